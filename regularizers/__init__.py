@@ -1,0 +1,1 @@
+"""What must not move, and how hard to hold it: importance, Fisher, quadratic anchors. torch only."""

@@ -1,0 +1,7 @@
+"""The service: learn each new period of data without forgetting the old ones, judge, release.
+
+Imports run one way: cli -> pipeline -> the steps -> {store, rehearsal, regularizers}. This file
+imports nothing, so that `updater status` starts fast and the training core stays small.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,288 @@
+"""Every setting, with its default and its rule. The one source of a default is the field here.
+
+Plain frozen dataclasses of the standard library, so that the training core can take them without
+the service's dependencies. `updater.config` reads `updater.toml` into them. A rule that is broken
+raises `ValueError("field: rule")`, which `updater.config` turns into an `InputError` that names
+the file, the value and the cure.
+
+Units: `_fraction` and `fraction` are 0..1, `_seconds` seconds, `_tokens` tokens.
+"""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+CALENDAR = ("day", "week", "month", "quarter", "year")
+FORMATS = ("jsonl", "csv", "parquet")
+POLICIES = ("none", "uniform", "balanced", "recent", "forgetting")
+REGULARIZERS = ("none", "l2", "ewc")
+ESTIMATORS = ("empirical", "sampled")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+APPROVALS = ("auto", "manual")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: must be one of {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not (math.isfinite(value) and value >= least):
+        raise ValueError(f"{name}: must be a finite number of at least {least:g}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: must be a finite number above 0")
+
+
+def _fraction(name: str, value: float, *, low_open: bool = False, high_open: bool = False) -> None:
+    low_ok = value > 0 if low_open else value >= 0
+    high_ok = value < 1 if high_open else value <= 1
+    if not (low_ok and high_ok):
+        raise ValueError(
+            f"{name}: must lie in {'(' if low_open else '['}0, 1{')' if high_open else ']'}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkspaceSettings:
+    """`name` is the MLflow experiment and the registered model: [A-Za-z0-9_-], at most 63."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError("name: must be 1 to 63 letters, digits, _ or -, a letter or digit first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What `scratch` builds. `architecture` is a preset's name or the path of a config.json.
+
+    `tokenizer` is a folder with tokenizer.json; without one a byte-level BPE of
+    `vocabulary_size` entries is trained on the first periods. `max_length_tokens` is the longest
+    prompt + completion; a longer example is quarantined by training with a count, never cut.
+    """
+
+    architecture: str = "nemotron-3-tiny"
+    vocabulary_size: int = 2048
+    tokenizer: str = ""
+    max_length_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        _at_least("vocabulary_size", self.vocabulary_size, 300)
+        _at_least("max_length_tokens", self.max_length_tokens, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldTemplates:
+    """Templates over the source's own columns, as in `"{text}\\nIntent:"`. `{{` is a brace."""
+
+    prompt: str
+    completion: str
+    id: str = ""
+    period: str = ""
+    date: str = ""
+    split: str = ""
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.period) == bool(self.date):
+            raise ValueError("period, date: exactly one of the two must be given")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """Where rows come from. An empty `format` is read off the suffix. `query` makes `uri` a
+    SQLAlchemy URL; it must use the bound parameters :period, or :start and :end."""
+
+    uri: str
+    fields: FieldTemplates
+    format: str = ""
+    query: str = ""
+
+    def __post_init__(self) -> None:
+        if self.format:
+            _one_of("format", self.format, FORMATS)
+        if not self.uri:
+            raise ValueError("uri: must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeriodSettings:
+    """Named periods by `order`, or calendar ones by `every` in `time_zone`."""
+
+    order: tuple[str, ...] = ()
+    every: str = ""
+    time_zone: str = "UTC"
+    holdout_splits: tuple[str, ...] = ()
+    holdout_fraction: float = 0.1
+    salt: str = "updater"
+    schedule: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.order) == bool(self.every):
+            raise ValueError("order, every: exactly one of the two must be given")
+        if self.every:
+            _one_of("every", self.every, CALENDAR)
+        if len(set(self.order)) != len(self.order):
+            raise ValueError("order: must name every period once")
+        _fraction("holdout_fraction", self.holdout_fraction, low_open=True, high_open=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsalSettings:
+    """`fraction` of all past train examples, or a `budget` of so many."""
+
+    policy: str = "balanced"
+    fraction: float | None = None
+    budget: int | None = None
+
+    DEFAULT_FRACTION = 0.1
+
+    def __post_init__(self) -> None:
+        _one_of("policy", self.policy, POLICIES)
+        if self.fraction is not None and self.budget is not None:
+            raise ValueError("fraction, budget: at most one of the two may be given")
+        if self.fraction is not None:
+            _fraction("fraction", self.fraction)
+        if self.budget is not None:
+            _at_least("budget", self.budget, 0)
+
+    def examples(self, num_past: int) -> int:
+        """How many past examples to rehearse when there are `num_past` of them."""
+        if self.policy == "none":
+            return 0
+        if self.budget is not None:
+            return min(self.budget, num_past)
+        fraction = self.DEFAULT_FRACTION if self.fraction is None else self.fraction
+        return round(fraction * num_past)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizerSettings:
+    """`strength` is lambda in strength/2 * sum_i importance_i (theta_i - anchor_i)^2, on top of
+    the mean loss per completion token."""
+
+    method: str = "ewc"
+    strength: float = 1e4
+    estimator: str = "empirical"
+    num_examples: int = 256
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, REGULARIZERS)
+        _one_of("estimator", self.estimator, ESTIMATORS)
+        _at_least("strength", self.strength, 0)
+        _at_least("num_examples", self.num_examples, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How to fine-tune. An epoch passes once over the new examples."""
+
+    adapt: str = "full"
+    epochs: int = 6
+    batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    warmup_fraction: float = 0.05
+    decay: str = "cosine"
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    precision: str = "32-true"
+    devices: int = 1
+    seed: int = 0
+    train_routers: bool = False
+    checkpoint_every_steps: int = 100
+
+    def __post_init__(self) -> None:
+        _one_of("adapt", self.adapt, ("full",))
+        _one_of("decay", self.decay, ("cosine", "linear", "constant"))
+        _one_of("precision", self.precision, PRECISIONS)
+        for name in ("epochs", "batch_size", "accumulate", "devices", "checkpoint_every_steps"):
+            _at_least(name, getattr(self, name), 1)
+        _positive("learning_rate", self.learning_rate)
+        _at_least("weight_decay", self.weight_decay, 0)
+        _at_least("gradient_clip", self.gradient_clip, 0)
+        _fraction("warmup_fraction", self.warmup_fraction, high_open=True)
+        _at_least("seed", self.seed, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchSettings:
+    """What differs when `scratch` trains from random weights."""
+
+    epochs: int = 20
+    learning_rate: float = 2e-3
+
+    def __post_init__(self) -> None:
+        _at_least("epochs", self.epochs, 1)
+        _positive("learning_rate", self.learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """`batch_size` examples a forward pass; `verify_examples` a period re-scored from the exported
+    folder in a clean process before a version may be promoted (0: all of them)."""
+
+    batch_size: int = 64
+    verify_examples: int = 256
+
+    def __post_init__(self) -> None:
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("verify_examples", self.verify_examples, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """`margin_fraction`: how much worse (absolute accuracy) a past period may be."""
+
+    margin_fraction: float = 0.02
+    confidence: float = 0.95
+    approval: str = "auto"
+    approval_timeout_seconds: int = 7 * 24 * 3600
+
+    def __post_init__(self) -> None:
+        _fraction("margin_fraction", self.margin_fraction, low_open=True, high_open=True)
+        if not 0.5 < self.confidence < 1:
+            raise ValueError("confidence: must lie in (0.5, 1)")
+        _one_of("approval", self.approval, APPROVALS)
+        _at_least("approval_timeout_seconds", self.approval_timeout_seconds, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Where state lives. Every key also as UPDATER_STORE_URL and so on: secrets only there, and
+    never in the digest. A relative SQLite path or folder is relative to the workspace."""
+
+    url: str = "sqlite:///store.db"
+    mlflow_uri: str = "sqlite:///mlflow.db"
+    mlflow_artifacts: str = ""
+    checkpoints: str = "checkpoints"
+    dvc_remote: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The whole configuration of a workspace."""
+
+    workspace: WorkspaceSettings
+    source: SourceSettings
+    periods: PeriodSettings
+    model: ModelSettings = field(default_factory=ModelSettings)
+    rehearsal: RehearsalSettings = field(default_factory=RehearsalSettings)
+    regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    scratch: ScratchSettings = field(default_factory=ScratchSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+
+    def as_dict(self) -> dict:
+        """The resolved configuration without `store`: what is recorded with an update."""
+        whole = dataclasses.asdict(self)
+        whole.pop("store")
+        return whole
