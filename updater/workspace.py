@@ -1,0 +1,167 @@
+"""A workspace: where everything of one model lies, and how its stores are opened.
+
+Not the configuration's meaning (`updater.settings`) and not the work (`updater.pipeline`). Every
+store is opened on first use, so that a command pays only for what it touches: `status` never
+imports torch, MLflow or DVC.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from updater import config
+from updater.errors import InputError, UpdateError
+from updater.settings import Settings
+
+if TYPE_CHECKING:
+    from store.aliases import Aliases
+    from store.checkpoints import Checkpoints
+    from store.datasets import Datasets
+    from store.ledger import Ledger
+    from store.registry import Registry
+    from updater.periods import Periods
+
+CONFIG_FILE = "updater.toml"
+
+
+class Workspace:
+    """The folder `root` with its settings; stores are properties."""
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        self.root = root
+        self.settings = settings
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        overrides: Sequence[str] = (),
+        environ: Mapping[str, str] = os.environ,
+    ) -> Workspace:
+        """The workspace at `root`, its configuration read and checked.
+
+        Raises:
+            InputError: `root` is no workspace, or its configuration breaks a rule.
+        """
+        root = root.expanduser().resolve()
+        if not (root / CONFIG_FILE).is_file():
+            raise InputError(
+                f"{root} is no workspace",
+                f"a workspace is a folder with {CONFIG_FILE}",
+                "make one with `updater init DIR`, or name one with --workspace DIR or "
+                "UPDATER_WORKSPACE",
+            )
+        return cls(root, config.load(root, overrides, environ))
+
+    @property
+    def actor(self) -> str:
+        """Who is acting, for the events: UPDATER_ACTOR, else the login name."""
+        named = os.environ.get("UPDATER_ACTOR", "").strip()
+        if named:
+            return named
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):
+            return f"uid {os.getuid()}"
+
+    @cached_property
+    def ledger_url(self) -> str:
+        return self._absolute_url(self.settings.store.url)
+
+    @cached_property
+    def mlflow_uri(self) -> str:
+        return self._absolute_url(self.settings.store.mlflow_uri)
+
+    @cached_property
+    def mlflow_artifacts(self) -> str:
+        """Where MLflow keeps artifacts; empty where an MLflow server decides."""
+        given = self.settings.store.mlflow_artifacts
+        if given:
+            return given if "://" in given else str(self.root / given)
+        is_server = self.mlflow_uri.startswith(("http://", "https://"))
+        return "" if is_server else str(self.root / "mlartifacts")
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        from store.ledger import open_ledger
+
+        return open_ledger(self.ledger_url)
+
+    @cached_property
+    def aliases(self) -> Aliases:
+        from store.aliases import Aliases
+
+        return Aliases(self.mlflow_uri, self.settings.workspace.name)
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        from store.datasets import Datasets
+
+        remote = self.settings.store.dvc_remote
+        if remote and "://" not in remote:
+            remote = str(self.root / remote)
+        return Datasets(self.root, remote)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        from store.checkpoints import Checkpoints
+
+        given = self.settings.store.checkpoints
+        location = given if "://" in given else str(self.root / given)
+        return Checkpoints(location, self.root / "cache" / "checkpoints")
+
+    @cached_property
+    def registry(self) -> Registry:
+        from store.registry import Registry
+
+        return Registry(self.mlflow_uri, self.mlflow_artifacts, self.settings.workspace.name)
+
+    @cached_property
+    def periods(self) -> Periods:
+        from updater.periods import Periods
+
+        return Periods(self.settings.periods)
+
+    def run_folder(self, update: str) -> Path:
+        """What the steps of one update leave for each other; made if it isn't there."""
+        folder = self.root / "runs" / update
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the workspace for one writer. The kernel drops it when the process dies.
+
+        `promote` and `rollback` don't take it: on-call must not wait for a training run; they
+        are safe by the ledger's compare-and-swap.
+
+        Raises:
+            UpdateError: another process holds it.
+        """
+        path = self.root / ".lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise UpdateError(
+                    f"another updater command is at work in {self.root} (process "
+                    f"{file.read().strip() or 'unknown'}); wait for it, or stop it and run again"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def _absolute_url(self, url: str) -> str:
+        prefix = "sqlite:///"
+        if url.startswith(prefix) and not url.startswith("sqlite:////"):
+            return f"{prefix}/{(self.root / url.removeprefix(prefix)).as_posix().lstrip('/')}"
+        return url
