@@ -34,9 +34,10 @@ CONFIG_FILE = "updater.toml"
 class Workspace:
     """The folder `root` with its settings; stores are properties."""
 
-    def __init__(self, root: Path, settings: Settings) -> None:
+    def __init__(self, root: Path, settings: Settings, *, progress: bool = False) -> None:
         self.root = root
         self.settings = settings
+        self.progress = progress
 
     @classmethod
     def open(
@@ -44,8 +45,12 @@ class Workspace:
         root: Path,
         overrides: Sequence[str] = (),
         environ: Mapping[str, str] = os.environ,
+        *,
+        progress: bool = False,
     ) -> Workspace:
         """The workspace at `root`, its configuration read and checked.
+
+        `progress` shows bars on stderr during long work.
 
         Raises:
             InputError: `root` is no workspace, or its configuration breaks a rule.
@@ -58,7 +63,7 @@ class Workspace:
                 "make one with `updater init DIR`, or name one with --workspace DIR or "
                 "UPDATER_WORKSPACE",
             )
-        return cls(root, config.load(root, overrides, environ))
+        return cls(root, config.load(root, overrides, environ), progress=progress)
 
     @property
     def actor(self) -> str:

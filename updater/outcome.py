@@ -1,0 +1,137 @@
+"""What the commands answer, read from the ledger: the JSON contracts of the command line.
+
+Not how it looks to people (`updater.cli.tables`). Imports neither torch nor MLflow nor DVC.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from store.ledger import Score, Update
+from updater import release
+from updater.workspace import Workspace
+
+
+def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
+    """The answer of `update`: verdict, reasons, scores, seconds."""
+    ledger = workspace.ledger
+    verdict = ledger.verdict(opened.id)
+    promoted = any(e.kind == "promoted" and e.update == opened.id for e in ledger.events())
+    return {
+        "update": opened.id,
+        "period": opened.period,
+        "base": opened.base,
+        "candidate": opened.candidate,
+        "verdict": verdict.verdict if verdict else None,
+        "reasons": list(verdict.reasons) if verdict else [],
+        "promoted": promoted,
+        "scores": _paired_scores(workspace, opened),
+        "seconds": {s.name: round(s.seconds, 3) for s in ledger.steps(opened.id) if s.seconds},
+    }
+
+
+def first(workspace: Workspace, opened: Update) -> dict[str, Any]:
+    """The answer of `scratch` and `adopt`."""
+    assert opened.candidate is not None, "a finished update has a candidate"
+    scores = workspace.ledger.scores(version=opened.candidate)
+    return {
+        "version": opened.candidate,
+        "deployed": release.deployed(workspace.ledger.events()) == opened.candidate,
+        "scores": {s.period: s.accuracy for s in scores if s.period in opened.config["datasets"]},
+        "update": opened.id,
+    }
+
+
+def status(workspace: Workspace) -> dict[str, Any]:
+    """The answer of `status`. `consistent` is whether MLflow's aliases say what the events say."""
+    ledger = workspace.ledger
+    deployed = release.deployed(ledger.events())
+    learnt = ledger.model_version(deployed).periods if deployed else []
+    return {
+        "deployed": deployed,
+        "learnt": learnt,
+        "due": workspace.periods.due(learnt, datetime.now(UTC)),
+        "unfinished": release.unfinished(ledger),
+        "awaiting_approval": release.awaiting_approval(ledger),
+        "consistent": release.consistent(ledger, workspace.aliases),
+    }
+
+
+def score_matrix(workspace: Workspace) -> dict[str, Any]:
+    """The answer of `scores`: rows are versions, columns the periods in their order."""
+    scores = current_scores(workspace)
+    periods = sorted({p for _, p in scores}, key=workspace.periods.ordinal)
+    versions = [v.id for v in workspace.ledger.model_versions()]
+    cells = [[scores.get((v, p)) for p in periods] for v in versions]
+    sizes = {p: s.num_examples for (_, p), s in scores.items()}
+    return {
+        "periods": periods,
+        "versions": versions,
+        "accuracy": [[cell.accuracy if cell else None for cell in row] for row in cells],
+        "num_examples": [sizes[p] for p in periods],
+    }
+
+
+def current_scores(workspace: Workspace) -> dict[tuple[str, str], Score]:
+    """(version, period) -> score on the period's newest dataset version that has been scored."""
+    newest = {d.id: n for n, d in enumerate(workspace.ledger.dataset_versions())}
+    scores = sorted(workspace.ledger.scores(), key=lambda s: newest[s.dataset_version])
+    return {(s.version, s.period): s for s in scores}
+
+
+def history(workspace: Workspace) -> dict[str, Any]:
+    """The answer of `history`: every event, oldest first."""
+    return {
+        "events": [
+            {
+                "id": e.id,
+                "at": e.at.astimezone(UTC).isoformat(timespec="seconds"),
+                "actor": e.actor,
+                "kind": e.kind,
+                "version": e.version,
+                "previous": e.previous,
+                "update": e.update,
+                "reason": e.reason,
+            }
+            for e in workspace.ledger.events()
+        ]
+    }
+
+
+def version(workspace: Workspace, name: str) -> dict[str, Any]:
+    """The answer of `show`: where a version comes from and what became of it."""
+    ledger = workspace.ledger
+    found = ledger.model_version(name)
+    verdict = ledger.verdict(found.update) if found.update else None
+    current = current_scores(workspace)
+    return {
+        "version": found.id,
+        "kind": found.kind,
+        "base": found.base,
+        "update": found.update,
+        "digest": found.digest,
+        "uri": found.uri,
+        "learnt": found.periods,
+        "dataset_versions": found.dataset_versions,
+        "created_at": found.created_at.astimezone(UTC).isoformat(timespec="seconds"),
+        "deployed": release.deployed(ledger.events()) == found.id,
+        "verdict": verdict.verdict if verdict else None,
+        "reasons": list(verdict.reasons) if verdict else [],
+        "scores": {p: s.accuracy for (v, p), s in current.items() if v == found.id},
+        "mlflow_run": found.run_id,
+    }
+
+
+def _paired_scores(workspace: Workspace, opened: Update) -> dict[str, dict[str, Any]]:
+    if opened.candidate is None:
+        return {}
+    ledger = workspace.ledger
+    base = {s.dataset_version: s for s in ledger.scores(version=opened.base)} if opened.base else {}
+    scores = {}
+    for mine in ledger.scores(version=opened.candidate):
+        theirs = base.get(mine.dataset_version)
+        scores[mine.period] = {
+            "base": theirs.accuracy if theirs else None,
+            "candidate": mine.accuracy,
+            "num_examples": mine.num_examples,
+        }
+    return scores

@@ -1,0 +1,138 @@
+"""Step evaluate: candidate, base and best versions have an outcome for every holdout example.
+
+Outcomes are files, one per checkpoint and dataset version, so that no version is ever scored
+twice on the same examples. Then the exported candidate is loaded in a clean process and must
+answer alike (`updater.verify`): an event "verified" says that it did.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.ledger import ModelVersion, Score, Update
+from updater.files import write_json
+from updater.verify import verify
+from updater.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(workspace: Workspace, update: Update) -> dict[str, Any]:
+    """The candidate and its base are scored on every period that the candidate should know."""
+    candidate = workspace.ledger.model_version(_candidate(workspace, update))
+    versions = candidate.dataset_versions
+    if update.base is not None:
+        score(workspace, workspace.ledger.model_version(update.base), versions)
+    scores = score(workspace, candidate, versions)
+    num_verified = verify_version(workspace, candidate)
+    return {
+        "accuracy": {s.period: s.accuracy for s in scores},
+        "num_verified": num_verified,
+    }
+
+
+def score(
+    workspace: Workspace, version: ModelVersion, dataset_versions: dict[str, str]
+) -> list[Score]:
+    """`version` has a score on each of these dataset versions; what it has already is kept."""
+    known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
+    missing = {p: d for p, d in dataset_versions.items() if not _whole(workspace, known.get(d))}
+    if missing:
+        workspace.ledger.record_scores(_measure(workspace, version, missing))
+        known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
+    return [known[d] for d in dataset_versions.values()]
+
+
+def verify_version(workspace: Workspace, version: ModelVersion) -> int:
+    """The event "verified" stands: a clean process gave the scores that `version` was judged by.
+
+    Returns: how many examples were compared.
+    """
+    ledger = workspace.ledger
+    for event in ledger.events(kind="verified"):
+        if event.version == version.id:
+            return int(event.payload["num_examples"])
+    workspace.checkpoints.verify(version.digest)
+    cases = [
+        {
+            "period": s.period,
+            "holdout": str(workspace.datasets.path(s.dataset_version, "holdout.parquet")),
+            "outcomes": str(workspace.root / s.outcomes),
+        }
+        for s in ledger.scores(version=version.id)
+        if s.period in version.periods
+    ]
+    spec = workspace.root / "cache" / f"verify-{version.id}.json"
+    spec.parent.mkdir(exist_ok=True)
+    evaluation = workspace.settings.evaluation
+    write_json(
+        spec,
+        {
+            "max_length_tokens": workspace.settings.model.max_length_tokens,
+            "batch_size": evaluation.batch_size,
+            "num_examples": evaluation.verify_examples,
+            "cases": cases,
+        },
+    )
+    num_examples = verify(workspace.checkpoints.local(version.digest), spec)
+    ledger.append(
+        "verified",
+        version.id,
+        actor=workspace.actor,
+        reason=f"a clean process answered {num_examples} examples as judged",
+        update=version.update,
+        payload={"num_examples": num_examples, "digest": version.digest},
+    )
+    return num_examples
+
+
+def _candidate(workspace: Workspace, update: Update) -> str:
+    step = workspace.ledger.step(update.id, "train")
+    assert step is not None, "the pipeline runs train first"
+    return str(step.result["version"])
+
+
+def _whole(workspace: Workspace, known: Score | None) -> bool:
+    return known is not None and (workspace.root / known.outcomes).exists()
+
+
+def _measure(
+    workspace: Workspace, version: ModelVersion, dataset_versions: dict[str, str]
+) -> list[Score]:
+    from updater.evaluate import outcomes
+    from updater.nemotron import checkpoint
+
+    model, tokenizer = checkpoint.load(workspace.checkpoints.local(version.digest))
+    scores = []
+    for period, dataset_version in dataset_versions.items():
+        holdout = pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))
+        table = outcomes(
+            model,
+            tokenizer,
+            holdout,
+            batch_size=workspace.settings.evaluation.batch_size,
+            max_length_tokens=workspace.settings.model.max_length_tokens,
+            progress=workspace.progress,
+        )
+        path = workspace.root / "outcomes" / f"{version.digest[:16]}-{dataset_version}.parquet"
+        _write(path, table)
+        scores.append(
+            Score(
+                version=version.id,
+                period=period,
+                dataset_version=dataset_version,
+                num_correct=sum(table["correct"].to_pylist()),
+                num_examples=table.num_rows,
+                outcomes=str(path.relative_to(workspace.root)),
+            )
+        )
+    return scores
+
+
+def _write(path: "Path", table: pa.Table) -> None:
+    path.parent.mkdir(exist_ok=True)
+    staged = path.with_name(f".{path.name}")
+    pq.write_table(table, staged)
+    staged.replace(path)

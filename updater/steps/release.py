@@ -1,0 +1,47 @@
+"""Step release: what the gate accepts is deployed, or waits for a person; then it is published.
+
+The promotion itself is `updater.release`'s. Publishing (scores, report and plots on the MLflow
+run) comes after, because the report tells what is deployed.
+"""
+
+from typing import Any
+
+from store.ledger import Update
+from updater import release
+from updater.steps.publish import publish
+from updater.workspace import Workspace
+
+
+def run(workspace: Workspace, update: Update, *, approve: bool = False) -> dict[str, Any]:
+    """An accepted candidate is deployed, unless approval is a person's and `approve` is not said.
+
+    Raises:
+        InputError: another version was deployed meanwhile: the update is out of date.
+    """
+    verdict = workspace.ledger.verdict(update.id)
+    assert verdict is not None, "the pipeline runs the gate first"
+    candidate = workspace.ledger.update(update.id).candidate
+    assert candidate is not None, "the pipeline runs train first"
+    wanted = update.kind == "update" or update.config["arguments"]["deploy"]
+    at_once = workspace.settings.gate.approval == "auto" or approve or update.base is None
+    promoted = wanted and verdict.verdict == "accepted" and at_once
+    if promoted:
+        release.promote(
+            workspace.ledger,
+            workspace.aliases,
+            candidate,
+            actor=workspace.actor,
+            reason=_reason(update, approve),
+            update=update.id,
+        )
+    else:
+        release.repair(workspace.ledger, workspace.aliases)
+    publish(workspace, update)
+    awaiting = wanted and not promoted and verdict.verdict in ("accepted", "review")
+    return {"promoted": promoted, "awaiting": awaiting}
+
+
+def _reason(update: Update, approve: bool) -> str:
+    if update.base is None:
+        return f"the first model, by {update.kind}"
+    return "accepted by the gate" + ("; approved by --yes" if approve else "")

@@ -1,0 +1,221 @@
+"""Step train: the candidate's checkpoint exists, is in the checkpoint store and is registered.
+
+For an update it starts at the base; for `scratch` at random weights of the configured
+architecture; `adopt` brings a finished checkpoint and trains nothing. The training itself is
+`updater.train`'s.
+"""
+
+import dataclasses
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rehearsal import window
+from store.ledger import ModelVersion, Update
+from updater.files import read_json, write_json
+from updater.settings import TrainingSettings
+from updater.steps import importance as importance_step
+from updater.steps.curve import Curve
+from updater.steps.rehearse import manifest_of
+from updater.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from regularizers.anchor import NoAnchor, QuadraticAnchor
+
+
+def run(workspace: Workspace, update: Update) -> dict[str, Any]:
+    """The candidate is a model version in the ledger and in MLflow."""
+    candidate, result = _KINDS[update.kind](workspace, update)
+    digest = workspace.checkpoints.add(candidate)
+    version = _register(workspace, update, digest)
+    shutil.rmtree(workspace.run_folder(update.id) / "training", ignore_errors=True)
+    return {"version": version, "digest": digest, **result}
+
+
+def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
+    assert update.base is not None
+    base = workspace.checkpoints.local(workspace.ledger.model_version(update.base).digest)
+    manifest = manifest_of(workspace, update)
+    rehearsed = None
+    if manifest.choices:
+        rehearsed = window.load(
+            manifest, lambda version: workspace.datasets.path(version, "train.parquet")
+        )
+    return _fit(workspace, update, base, workspace.settings.training, rehearsed)
+
+
+def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
+    from updater.nemotron import checkpoint
+
+    settings = workspace.settings
+    initial = workspace.run_folder(update.id) / "initial"
+    if not initial.exists():
+        examples = _new_examples(workspace, update)
+        texts = (
+            str(prompt) + str(completion)
+            for prompt, completion in zip(
+                examples["prompt"].to_pylist(), examples["completion"].to_pylist(), strict=True
+            )
+        )
+        checkpoint.create(
+            _architecture(workspace),
+            texts,
+            initial,
+            vocabulary_size=settings.model.vocabulary_size,
+            tokenizer=settings.model.tokenizer,
+            seed=settings.training.seed,
+        )
+    training = dataclasses.replace(
+        settings.training,
+        epochs=settings.scratch.epochs,
+        learning_rate=settings.scratch.learning_rate,
+        train_routers=True,
+    )
+    return _fit(workspace, update, initial, training, None)
+
+
+def _adopted(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
+    return Path(update.config["arguments"]["checkpoint"]), {"num_steps": 0}
+
+
+_KINDS = {"update": _fine_tune, "scratch": _from_scratch, "adopt": _adopted}
+
+
+def _architecture(workspace: Workspace) -> str:
+    """The preset's name, or the configured config.json's path with the workspace as its root."""
+    given = workspace.settings.model.architecture
+    path = workspace.root / given
+    return str(path) if path.is_file() else given
+
+
+def _fit(
+    workspace: Workspace,
+    update: Update,
+    start: Path,
+    training: TrainingSettings,
+    rehearsed: "pa.Table | None",
+) -> tuple[Path, dict[str, Any]]:
+    from updater.nemotron import checkpoint
+    from updater.train.fit import fit
+
+    folder = workspace.run_folder(update.id)
+    candidate = folder / "candidate"
+    result_file = folder / "fit.json"
+    if candidate.exists() and result_file.exists():
+        return candidate, read_json(result_file)
+    model, tokenizer = checkpoint.load(start)
+    new = _new_examples(workspace, update)
+    with Curve(workspace.registry, _run(workspace, update), folder) as curve:
+        done = fit(
+            model,
+            tokenizer,
+            new,
+            rehearsed,
+            training=training,
+            max_length_tokens=workspace.settings.model.max_length_tokens,
+            anchor=_anchor(workspace, update, model),
+            folder=folder / "training",
+            on_metrics=curve.add,
+            progress=workspace.progress,
+        )
+    checkpoint.export(model, start, candidate)
+    result = {
+        "num_steps": done.num_steps,
+        "num_examples": done.num_examples,
+        "num_tokens": done.num_tokens,
+        "num_new": new.num_rows,
+        "num_rehearsed": 0 if rehearsed is None else rehearsed.num_rows,
+        "training_seconds": done.seconds,
+    }
+    write_json(result_file, result)
+    return candidate, result
+
+
+def _anchor(workspace: Workspace, update: Update, model: Any) -> "QuadraticAnchor | NoAnchor":
+    from regularizers.anchor import REGULARIZERS
+    from regularizers.importance import Importance
+
+    regularizer = workspace.settings.regularizer
+    method = regularizer.method if update.kind == "update" and regularizer.strength else "none"
+    weights = None
+    if method in importance_step.NEEDS_IMPORTANCE:
+        weights = Importance.load(importance_step.path_of(workspace, update)).tensors
+    return REGULARIZERS[method](dict(model.named_parameters()), weights, regularizer.strength)
+
+
+def _new_examples(workspace: Workspace, update: Update) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    versions = update.config["datasets"].values()
+    return pa.concat_tables(
+        pq.read_table(workspace.datasets.path(version, "train.parquet")) for version in versions
+    )
+
+
+def _run(workspace: Workspace, update: Update) -> str:
+    """The MLflow run of this update, opened on first use and found again ever after."""
+    settings = workspace.settings
+    run_id = workspace.registry.open_run(
+        update.id,
+        run_name=f"{update.kind} {update.period}",
+        parameters={
+            "period": update.period,
+            "base": update.base or "none",
+            "rehearsal/policy": settings.rehearsal.policy,
+            "regularizer/method": settings.regularizer.method,
+            "regularizer/strength": settings.regularizer.strength,
+            **{f"training/{k}": v for k, v in dataclasses.asdict(settings.training).items()},
+        },
+        tags={"updater.kind": update.kind, "updater.period": update.period},
+    )
+    workspace.registry.log_config(run_id, update.config)
+    for period, version in update.config["datasets"].items():
+        workspace.registry.log_dataset(
+            run_id,
+            name=period,
+            digest=workspace.ledger.dataset_version(version).digest,
+            context="training",
+            uri=version,
+        )
+    return run_id
+
+
+def _register(workspace: Workspace, update: Update, digest: str) -> str:
+    """The version number of the candidate, the same however often it is asked for."""
+    run_id = _run(workspace, update)
+    learnt = dict(workspace.ledger.model_version(update.base).dataset_versions) if update.base else {}
+    learnt |= update.config["datasets"]
+    rehearsed = workspace.ledger.step(update.id, "rehearse")
+    version = workspace.registry.register(
+        run_id,
+        key=update.id,
+        checkpoint_uri=workspace.checkpoints.uri(digest),
+        checkpoint_digest=digest,
+        tags={
+            "update": update.id,
+            "base": update.base or "none",
+            "dataset_versions": " ".join(learnt.values()),
+            "rehearsal_manifest": rehearsed.result["digest"] if rehearsed else "none",
+        },
+        description=f"{update.kind} on {update.period}, from version {update.base or 'none'}",
+    )
+    workspace.ledger.record_model_version(
+        ModelVersion(
+            id=version,
+            kind=update.kind,
+            base=update.base,
+            update=update.id,
+            digest=digest,
+            uri=workspace.checkpoints.uri(digest),
+            periods=sorted(learnt, key=workspace.periods.ordinal),
+            dataset_versions=learnt,
+            run_id=run_id,
+            created_at=datetime.now(UTC),
+        )
+    )
+    workspace.ledger.set_candidate(update.id, version)
+    return version
