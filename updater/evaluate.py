@@ -1,0 +1,101 @@
+"""Outcomes: what a model says to every holdout example, in one forward pass per example.
+
+Under teacher forcing each completion token is predicted from the true tokens before it. If the
+most likely token is right at every position, greedy decoding would have walked the same path, and
+if it is wrong somewhere, greedy decoding would have left it there: so `correct` equals greedy
+decoding's exact match, at the cost of one pass. No judgement here (`updater.gate`). Called by the
+evaluate step of `updater.pipeline`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import PreTrainedTokenizerFast
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from updater.train.encode import Encoded, collate, completion_logits, encode
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("correct", pa.bool_()),
+        ("loss", pa.float32()),
+        ("predicted", pa.string()),
+    ]
+)
+
+
+def outcomes(
+    model: NemotronHForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    table: pa.Table,
+    *,
+    batch_size: int,
+    max_length_tokens: int,
+    progress: Callable[[int], None] | None = None,
+) -> pa.Table:
+    """One row per example of `table` (columns id, prompt, completion), in its order.
+
+    `correct`: the whole completion and its end of sequence are the greedy choice. `loss`: mean
+    negative log-likelihood per completion token, nats. `predicted`: the greedy choices under
+    teacher forcing, decoded without special tokens. An example longer than `max_length_tokens`
+    could not be learnt and is not asked: correct is false, loss and predicted are null.
+
+    `progress` is called with the number of examples done since its last call. The batch size
+    changes losses by rounding only (below 1e-4 in float32); `correct` can differ only where two
+    tokens' logits are that close. Equal logits: the smallest token id, as in `generate`.
+    """
+    encoded = encode(tokenizer, table, max_length_tokens=max_length_tokens)
+    losses, correct, choices = _forward(model, encoded, batch_size, progress)
+    ends = np.cumsum(encoded.completion_lengths)[:-1]
+    spoken = tokenizer.batch_decode(np.split(choices, ends), skip_special_tokens=True)
+    return _in_order(table, encoded, {"correct": correct, "loss": losses, "predicted": spoken})
+
+
+@torch.inference_mode()
+def _forward(
+    model: NemotronHForCausalLM,
+    encoded: Encoded,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean losses and correctness per encoded example, and all greedy choices, flat."""
+    model.eval()
+    lengths = encoded.completion_lengths
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    token_losses = np.empty(starts[-1], np.float32)
+    choices = np.empty(starts[-1], np.int64)
+    answers = np.empty(starts[-1], np.int64)
+    order = np.argsort(encoded.lengths, kind="stable")
+    for first in range(0, len(order), batch_size):
+        some = order[first : first + batch_size]
+        batch = collate(encoded, some).to(model.device)
+        logits_cv, tokens_c, _ = completion_logits(model, batch)
+        # Where this batch's completion tokens, example after example, lie in the flat arrays.
+        ends = np.cumsum(lengths[some])
+        places_c = np.arange(ends[-1]) + np.repeat(starts[some] - ends + lengths[some], lengths[some])
+        losses_c = torch.nn.functional.cross_entropy(logits_cv, tokens_c, reduction="none")
+        token_losses[places_c] = losses_c.cpu().numpy()
+        choices[places_c] = logits_cv.argmax(-1).cpu().numpy()
+        answers[places_c] = tokens_c.cpu().numpy()
+        if progress is not None:
+            progress(len(some))
+    if not len(order):
+        return np.empty(0, np.float32), np.empty(0, bool), choices
+    sums = np.add.reduceat(token_losses, starts[:-1], dtype=np.float64)
+    correct = np.logical_and.reduceat(choices == answers, starts[:-1])
+    return (sums / lengths).astype(np.float32), correct, choices
+
+
+def _in_order(table: pa.Table, encoded: Encoded, found: dict[str, object]) -> pa.Table:
+    """The found columns spread over the table's rows; nulls, or false, where nothing was found."""
+    places = np.full(len(table), -1, np.int64)
+    places[encoded.rows] = np.arange(len(encoded))
+    indices = pa.array(places, mask=places < 0)
+    columns = {"id": table["id"].combine_chunks()}
+    for name, values in found.items():
+        columns[name] = pa.array(values, SCHEMA.field(name).type).take(indices)
+    columns["correct"] = columns["correct"].fill_null(False)
+    return pa.table(columns, schema=SCHEMA)

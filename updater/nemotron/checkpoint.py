@@ -1,0 +1,215 @@
+"""Checkpoint folders: made from nothing, checked, loaded, exported.
+
+The folder is the contract: NVIDIA's config.json, a tokenizer, safetensors with the released
+names. An export is the base's folder with other numbers in it: the same files, the same shards,
+the same dtypes. transformers' own `save_pretrained` is not used, because it rewrites config.json
+in a form that serving stacks do not read, and drops the MTP layers. Called by the steps of
+`updater.pipeline` and by benchmarks.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers.models.nemotron_h.modeling_nemotron_h import (
+    NemotronHForCausalLM,
+    NemotronHMamba2Mixer,
+    NemotronHTopkRouter,
+)
+
+from updater.nemotron import files, presets
+from updater.nemotron import tokenizer as tokenizers
+from updater.nemotron.validate import check
+from updater.nemotron.weights import released, stays_float32
+
+__all__ = ["check", "create", "export", "freeze_routers", "load"]
+
+_SHARD_BYTES = 5_000_000_000  # about the size of a shard in NVIDIA's releases
+
+
+def create(
+    architecture: str,
+    texts: Iterable[str],
+    target: Path,
+    *,
+    vocabulary_size: int,
+    tokenizer: str = "",
+    seed: int,
+) -> Path:
+    """A checkpoint with random float32 weights stands at `target`, which is returned.
+
+    The same arguments make the same bytes. A byte-level BPE is trained on `texts`, unless
+    `tokenizer` names a folder with tokenizer.json, whose size is then the vocabulary's.
+    `vocabulary_size` counts the special tokens and the 256 bytes; few texts give fewer entries.
+    A checkpoint that stood at `target` is replaced.
+
+    Raises:
+        InputError: an unknown architecture, no texts, or a tokenizer that cannot be used.
+    """
+    presets.config_fields(architecture, vocabulary_size)  # complain before the work
+    with _renamed_when_whole(Path(target)) as folder:
+        if tokenizer:
+            ids = tokenizers.copy(Path(tokenizer), folder)
+        else:
+            ids = tokenizers.train(texts, folder, vocabulary_size=vocabulary_size)
+        fields = presets.config_fields(architecture, ids["vocab_size"]) | ids
+        fields["torch_dtype"] = "float32"
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            model = _build(fields)
+        tokenizers.write_json(folder / "config.json", fields)
+        special = {key: value for key, value in ids.items() if key != "vocab_size"}
+        tokenizers.write_json(folder / "generation_config.json", special)
+        _write_shards(dict(released(model)), folder)
+    return Path(target)
+
+
+def load(
+    folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[NemotronHForCausalLM, PreTrainedTokenizerFast]:
+    """The checkpoint in memory, in evaluation mode, computing what the released model computes.
+
+    Weights are cast to `dtype`, but the router, its correction bias, A_log, D and dt_bias stay
+    float32. No network, no code from the folder, no pickle. mtp.* tensors are left on disk.
+
+    Raises:
+        InputError: as `check`.
+    """
+    folder = Path(folder)
+    contents = check(folder)
+    with torch.device("meta"):
+        model = _build(contents.config)
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        tensor.data = tensor.data.to(torch.float32 if stays_float32(name) else dtype)
+    model.to_empty(device=device)
+    views = dict(released(model))
+    assert views.keys() <= contents.entries.keys(), "layout.py and transformers disagree"
+    for name, header in contents.headers.items():
+        with safe_open(folder / name, framework="pt", device=device) as stream:
+            for tensor_name in header.entries.keys() & views.keys():
+                views[tensor_name].copy_(stream.get_tensor(tensor_name))
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model.eval(), tokenizers.read(folder)
+
+
+def export(model: NemotronHForCausalLM, base: Path, target: Path) -> Path:
+    """`target` is the folder `base` with the weights of `model` in it, and is returned.
+
+    Every file that holds no weights is the base's, byte for byte; pickles stay behind. Tensors
+    keep their released names, shards, order and dtypes (float32 routers stay float32), and those
+    that transformers does not build (mtp.*) are the base's. The same model and base make the
+    same bytes. A shard at a time is in memory twice. What stood at `target` is replaced, and
+    until it is whole it is not there.
+
+    Raises:
+        InputError: `base` is not a whole checkpoint of the model's shape.
+    """
+    base = Path(base)
+    contents = check(base)
+    views = dict(released(model))
+    skipped = contents.headers.keys() | {p.name for p in base.iterdir() if _holds_weights(p)}
+    with _renamed_when_whole(Path(target)) as folder:
+        for source in sorted(base.iterdir()):
+            if source.name in skipped:
+                continue
+            copy = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy(source, folder / source.name)
+        for name, header in contents.headers.items():
+            with safe_open(base / name, framework="pt") as stream:
+                kept = {n: stream.get_tensor(n) for n in header.entries}
+            for tensor_name in kept.keys() & views.keys():
+                new = views[tensor_name].detach().to("cpu", kept[tensor_name].dtype)
+                if new.shape != kept[tensor_name].shape:
+                    raise AssertionError(f"{tensor_name}: the model is not of the base's shape")
+                kept[tensor_name] = new.contiguous()
+            save_file(kept, folder / name, metadata=header.metadata or None)
+    return Path(target)
+
+
+def freeze_routers(model: NemotronHForCausalLM) -> None:
+    """The routers' weights take no gradient: an update does not change which expert a token goes
+    to, but through the hidden states. (Their correction bias is a buffer and never trained.)"""
+    for module in model.modules():
+        if isinstance(module, NemotronHTopkRouter):
+            module.weight.requires_grad_(False)
+
+
+def _build(fields: dict[str, Any]) -> NemotronHForCausalLM:
+    if not torch.cuda.is_available():
+        # Without a GPU the pure PyTorch layers are the right ones: no advice to install kernels.
+        logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
+    model = NemotronHForCausalLM(presets.transformers_config(fields))
+    for module in model.modules():
+        if isinstance(module, NemotronHMamba2Mixer):
+            # transformers 5.23 clamps at time_step_min where the reference uses time_step_limit
+            # (huggingface/transformers#48989: KL 0.034 against the reference, 0.003 so mended).
+            module.time_step_limit = tuple(model.config.time_step_limit)
+    return model
+
+
+def _holds_weights(path: Path) -> bool:
+    return path.suffix in (*files.PICKLES, ".safetensors")
+
+
+def _write_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        if filled and filled + tensor.nbytes > _SHARD_BYTES:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor.contiguous()
+        filled += tensor.nbytes
+    if len(shards) == 1:
+        save_file(shards[0], folder / files.SINGLE, metadata={"format": "pt"})
+        return
+    where = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    tokenizers.write_json(folder / files.INDEX, index)
+
+
+@contextmanager
+def _renamed_when_whole(target: Path) -> Iterator[Path]:
+    """Hands out an empty folder that becomes `target` when the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}.partial"
+    replaced = target.parent / f".{target.name}.replaced"
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)  # safetensors writes files that only their owner can read
+            _flush(path)
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+        _flush(target.parent)
+    finally:
+        for leftover in (partial, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

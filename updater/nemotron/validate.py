@@ -1,0 +1,114 @@
+"""A checkpoint folder is looked over before any work: a pure read, cheap at any size.
+
+Reads config.json, the tokenizer's ids and the headers of the safetensors files, without torch.
+Not a proof that the numbers are right: digests of whole files are `store`'s matter. Called by
+`updater.nemotron.checkpoint` and by the commands that take a checkpoint.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from updater.errors import InputError
+from updater.nemotron import files, presets
+from updater.nemotron.layout import tensor_shapes
+
+# What can be trained from: a quantised release has no weights that an optimizer could move.
+_TRAINABLE = ("F32", "BF16", "F16")
+# transformers builds no multi-token-prediction layers: they pass from base to export untouched.
+_UNBUILT = ("mtp.",)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checked folder holds: config.json's fields, and each file's tensors."""
+
+    config: dict[str, Any]
+    headers: dict[str, files.Header]
+
+    @property
+    def entries(self) -> dict[str, files.Entry]:
+        """Every tensor in the folder, by its released name."""
+        return {name: e for h in self.headers.values() for name, e in h.entries.items()}
+
+
+def check(folder: Path) -> Contents:
+    """The folder is a whole Nemotron-H checkpoint, as far as can be told without reading weights.
+
+    Reads config.json, the size of the vocabulary and the headers of the safetensors files: cheap
+    at any size, and without torch.
+
+    Raises:
+        InputError: the first thing that is wrong, with its cure.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder", "must be a checkpoint folder")
+    config = presets.read_config(folder / "config.json")
+    shapes = tensor_shapes(config, where=str(folder / "config.json"))
+    _check_vocabulary(folder, config["vocab_size"])
+    names = files.weight_files(folder)
+    contents = Contents(config, {name: files.read_header(folder / name) for name in names})
+    entries = contents.entries
+    if sum(len(h.entries) for h in contents.headers.values()) != len(entries):
+        raise InputError(f"{folder}: a tensor is in two files", "each must be in one")
+    _check_index(folder, entries)
+    _check_tensors(folder, entries, shapes)
+    return contents
+
+
+def _check_vocabulary(folder: Path, vocab_size: int) -> None:
+    path = folder / "tokenizer.json"
+    cure = "fetch the checkpoint's own tokenizer.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        ids = [int(t["id"]) for t in fields.get("added_tokens", ())]
+        ids += fields["model"]["vocab"].values()
+        largest = max(ids)
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found", "must be there", cure) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{path}: {type(error).__name__}: {error}"
+        raise InputError(what, "must be a tokenizers file", cure) from None
+    if largest >= vocab_size:
+        what = f"{path}: has the token id {largest}, but config.json says vocab_size = {vocab_size}"
+        raise InputError(what, "token ids must lie below vocab_size", cure)
+
+
+def _check_index(folder: Path, entries: dict[str, files.Entry]) -> None:
+    index = folder / files.INDEX
+    if not index.exists():
+        return
+    found = {name: entry.file for name, entry in entries.items()}
+    listed = files.read_index(index)
+    for name in sorted(found.keys() | listed.keys()):
+        if found.get(name) != listed.get(name):
+            what = (
+                f"{index}: says that {name} is in {listed.get(name, 'no file')},"
+                f" but it is in {found.get(name, 'no file')}"
+            )
+            raise InputError(what, "index and files must agree", "fetch the checkpoint again")
+
+
+def _check_tensors(
+    folder: Path, entries: dict[str, files.Entry], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    cure = "give the whole checkpoint, with the config.json that belongs to it"
+    missing = [name for name in shapes if name not in entries]
+    if missing:
+        what = f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}"
+        raise InputError(what, "every tensor of config.json's shape must be there", cure)
+    extra = [n for n in entries if n not in shapes and not n.startswith(_UNBUILT)]
+    if extra:
+        what = f"{folder}: {len(extra)} tensors belong to no layer, the first is {extra[0]}"
+        raise InputError(what, "only tensors of config.json's shape and mtp.* may be there", cure)
+    for name, shape in shapes.items():
+        entry = entries[name]
+        if entry.shape != shape:
+            what = f"{folder / entry.file}: {name} has the shape {list(entry.shape)}"
+            raise InputError(what, f"config.json makes it {list(shape)}", cure)
+        if entry.dtype not in _TRAINABLE:
+            what = f"{folder / entry.file}: {name} is {entry.dtype}"
+            rule = f"weights must be {', '.join(_TRAINABLE)}"
+            raise InputError(what, rule, "train from the BF16 release and quantise afterwards")

@@ -1,0 +1,42 @@
+"""Between a model's memory and the released names on disk: one mapping, used both ways.
+
+transformers 5 keeps a layer's experts stacked in one tensor (experts, out, in) and calls the
+trunk `model.`; released checkpoints keep a tensor per expert and call it `backbone.`. Everything
+of ours in memory (anchors, importance, optimizer state) uses the in-memory names. Called by
+`updater.nemotron.checkpoint`.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+_EXPERTS = (".mixer.experts.up_proj", ".mixer.experts.down_proj")
+
+# Kept in float32 whatever the model's dtype: the router and its bias decide which expert a token
+# goes to, and the state's decay is an exponential of A_log. F32 on disk in Nano's release, and
+# what NVIDIA's AutoModel keeps (`_fp32_params`).
+_FLOAT32 = (".mixer.gate.weight", ".e_score_correction_bias", ".A_log", ".D", ".dt_bias")
+
+
+def is_experts(name: str) -> bool:
+    """Whether this in-memory tensor holds one slice per routed expert along its first axis."""
+    return name.endswith(_EXPERTS)
+
+
+def stays_float32(name: str) -> bool:
+    """Whether this in-memory tensor keeps float32 in a model of a smaller dtype."""
+    return name.endswith(_FLOAT32)
+
+
+def released(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each tensor of `model` under its released name, as a view: reading it exports, writing
+    into it loads."""
+    for name, tensor in model.state_dict().items():
+        name = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
+        if is_experts(name):
+            stem, kind = name.rsplit(".", 1)
+            for expert, view in enumerate(tensor):
+                yield f"{stem}.{expert}.{kind}.weight", view
+        else:
+            yield name, tensor

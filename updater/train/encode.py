@@ -1,0 +1,153 @@
+"""Examples to padded token batches, and the one loss: completion tokens, end of sequence included.
+
+Not a sampler (`rehearsal.mix` orders examples) and not a metric (`updater.evaluate`). Called by
+`updater.train.fit`, `updater.train.importance` and `updater.evaluate`.
+
+Shape suffixes: b examples of a batch, l positions, c completion tokens of a batch, v vocabulary,
+d hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+_TEXTS_AT_ONCE = 4096  # bounds the memory of the tokenizer's own objects
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples as token ids: prompt, completion, end of sequence.
+
+    `tokens` holds all examples one after the other, example i from `starts[i]` to
+    `starts[i + 1]`; the first `prompt_lengths[i]` of them are its prompt. `rows[i]` is its row in
+    the table it came from. `too_long` are the ids of the examples left out because prompt and
+    completion are longer than the limit: reported, never cut.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    prompt_lengths: np.ndarray
+    rows: np.ndarray
+    too_long: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per example, prompt and completion and end of sequence."""
+        return np.diff(self.starts)
+
+    @property
+    def completion_lengths(self) -> np.ndarray:
+        """Tokens per example that the loss counts: the completion and the end of sequence."""
+        return self.lengths - self.prompt_lengths
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded examples: `tokens_bl` int64, and `targets_bl` bool, true where a position
+    holds a completion token. Padding is exact without an attention mask: the model is causal."""
+
+    tokens_bl: torch.Tensor
+    targets_bl: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on `device`."""
+        return Batch(self.tokens_bl.to(device), self.targets_bl.to(device))
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, table: pa.Table, *, max_length_tokens: int
+) -> Encoded:
+    """Every example of `table` (columns id, prompt, completion) that is short enough, as tokens.
+
+    A prompt is encoded as a serving stack would encode it, a completion with nothing added.
+    """
+    prompts = _token_ids(tokenizer, table["prompt"], special=True)
+    completions = _token_ids(tokenizer, table["completion"], special=False)
+    end = [tokenizer.eos_token_id]
+    prompt_lengths = np.fromiter(map(len, prompts), np.int64, len(prompts))
+    lengths = prompt_lengths + np.fromiter(map(len, completions), np.int64, len(completions)) + 1
+    fits = lengths <= max_length_tokens
+    rows = np.flatnonzero(fits)
+    tokens = np.fromiter(
+        chain.from_iterable(chain(prompts[row], completions[row], end) for row in rows),
+        np.int32,
+        int(lengths[rows].sum()),
+    )
+    return Encoded(
+        tokens=tokens,
+        starts=np.concatenate([[0], np.cumsum(lengths[rows])]),
+        prompt_lengths=prompt_lengths[rows],
+        rows=rows,
+        too_long=tuple(str(table["id"][int(row)]) for row in np.flatnonzero(~fits)),
+    )
+
+
+def _token_ids(
+    tokenizer: PreTrainedTokenizerFast, texts: pa.ChunkedArray, *, special: bool
+) -> list[list[int]]:
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        some = texts.slice(start, _TEXTS_AT_ONCE).to_pylist()
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(some, add_special_tokens=special)
+        ids.extend(encoding.ids for encoding in encodings)
+    return ids
+
+
+def join(first: Encoded, second: Encoded) -> Encoded:
+    """The examples of both, those of `second` counted on from the end of `first`."""
+    return Encoded(
+        tokens=np.concatenate([first.tokens, second.tokens]),
+        starts=np.concatenate([first.starts, second.starts[1:] + first.starts[-1]]),
+        prompt_lengths=np.concatenate([first.prompt_lengths, second.prompt_lengths]),
+        rows=np.concatenate([first.rows, second.rows]),
+        too_long=first.too_long + second.too_long,
+    )
+
+
+def collate(encoded: Encoded, examples: Sequence[int] | np.ndarray) -> Batch:
+    """The named examples in this order, padded on the right to the longest of them."""
+    chosen = np.asarray(examples, dtype=np.int64)
+    lengths = encoded.lengths[chosen]
+    places_l = np.arange(int(lengths.max()))
+    inside_bl = places_l < lengths[:, None]
+    at_bl = np.where(inside_bl, encoded.starts[chosen][:, None] + places_l, 0)
+    tokens_bl = np.where(inside_bl, encoded.tokens[at_bl], 0).astype(np.int64)
+    targets_bl = inside_bl & (places_l >= encoded.prompt_lengths[chosen][:, None])
+    return Batch(torch.from_numpy(tokens_bl), torch.from_numpy(targets_bl))
+
+
+def completion_logits(
+    model: NemotronHForCausalLM, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """float32 logits_cv, tokens_c and examples_c of the batch's c completion tokens, in order.
+
+    Only these positions pass through lm_head: with a vocabulary of 131,072 the logits of a whole
+    batch would be by far its largest tensor.
+    """
+    hidden_bld = model.model(input_ids=batch.tokens_bl, use_cache=False).last_hidden_state
+    # The token at position l is predicted from position l - 1.
+    targets_bl = batch.targets_bl[:, 1:]
+    logits_cv = model.lm_head(hidden_bld[:, :-1][targets_bl]).float()
+    return logits_cv, batch.tokens_bl[:, 1:][targets_bl], targets_bl.nonzero()[:, 0]
+
+
+def negative_log_likelihood(
+    model: NemotronHForCausalLM, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """sums_b, the negative log-likelihood of each example's completion (nats, float32), and
+    counts_b, its completion tokens."""
+    logits_cv, tokens_c, examples_c = completion_logits(model, batch)
+    losses_c = functional.cross_entropy(logits_cv, tokens_c, reduction="none")
+    num_examples = len(batch.tokens_bl)
+    sums_b = losses_c.new_zeros(num_examples).index_add(0, examples_c, losses_c)
+    return sums_b, batch.targets_bl.sum(1)
