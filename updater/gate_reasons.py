@@ -1,0 +1,126 @@
+"""The gate's comparisons as sentences that a model owner can read.
+
+Called by `updater.gate`. Words only: nothing is judged here. Differences are in percentage points.
+"""
+
+from collections.abc import Sequence
+
+from updater.comparison import Comparison
+
+FIRST_MODEL = (
+    "This is a first model: there is no base to compare it with, so no past period can be worse "
+    "and nothing was tested."
+)
+
+
+def missing(period: str, reference: str) -> str:
+    """Why a candidate without this comparison can't be accepted."""
+    return (
+        f"{period}: there is no score of both the candidate and version {reference} on this "
+        "period. A missing score rejects; evaluate both and judge again."
+    )
+
+
+def failed(comparison: Comparison, confidence: float) -> str:
+    """What was shown to be too bad, and how surely."""
+    c = comparison
+    bound = f"at best {points(c.high)} with {_confidence(c, confidence)}"
+    if c.role == "new":
+        return (
+            f"{c.period}, the new period, got worse than with {_reference(c)} instead of better: "
+            f"{_change(c)}, {bound} ({_held(c)})."
+        )
+    return (
+        f"{c.period} is worse than with {_reference(c)} by more than the margin of "
+        f"{_margin(c)}: {_change(c)}, {bound} ({_held(c)})."
+    )
+
+
+def inconclusive(comparison: Comparison, confidence: float) -> str:
+    """What could not be shown either way, and how many holdout examples would show it."""
+    c = comparison
+    bounds = (
+        f"between {points(c.low)} and {points(c.high)} with {_confidence(c, confidence)} each way"
+    )
+    said = (
+        f"{c.period}, the new period, is not shown to be better than with {_reference(c)}"
+        if c.role == "new"
+        else f"{c.period} may be worse than with {_reference(c)} by more than the margin of "
+        f"{_margin(c)}"
+    )
+    return f"{said}: {_change(c)}, {bounds}. {_needed(c)}"
+
+
+def accepted(comparisons: Sequence[Comparison], confidence: float) -> list[str]:
+    """One sentence for the new period, and one for the past periods that names the least sure."""
+    sentences = [
+        f"{c.period}, the new period, improved over {_reference(c)}: {_change(c)}, at least "
+        f"{points(c.low)} with {_confidence(c, confidence)} ({_held(c)})."
+        for c in comparisons
+        if c.role == "new"
+    ]
+    past = [c for c in comparisons if c.role == "past"]
+    if past:
+        least = min(past, key=lambda c: (c.low, c.period, c.against))
+        num_periods = len({c.period for c in past})
+        whole = "The past period holds"
+        if num_periods > 1:
+            whole = f"{'Both' if num_periods == 2 else f'All {num_periods}'} past periods hold"
+        sentences.append(
+            f"{whole} within the margin of {_margin(least)}; the least sure is "
+            f"{least.period} against {_reference(least)}: {_change(least)}, at worst "
+            f"{points(least.low)} with {_confidence(least, confidence)} ({_held(least)})."
+        )
+    return sentences
+
+
+def points(fraction: float) -> str:
+    """A difference of fractions in percentage points, signed: 0.0123 is "+1.2 points"."""
+    rounded = round(100 * fraction, 1)
+    number = "0.0" if rounded == 0 else f"{rounded:+.1f}"
+    return f"{number} points"
+
+
+def percent(fraction: float) -> str:
+    """An accuracy: 0.8437 is "84.4 %"."""
+    return f"{100 * fraction:.1f} %"
+
+
+def _reference(c: Comparison) -> str:
+    best = ", the best deployed on it so far" if c.against == "best" else ""
+    return f"version {c.reference}{best}"
+
+
+def _change(c: Comparison) -> str:
+    before, after = percent(c.reference_accuracy), percent(c.candidate_accuracy)
+    return f"{before} became {after}, which is {points(c.difference)}"
+
+
+def _margin(c: Comparison) -> str:
+    return points(abs(c.threshold)).lstrip("+")
+
+
+def _confidence(c: Comparison, confidence: float) -> str:
+    family = " over all past tests together" if c.role == "past" else ""
+    return f"{100 * confidence:g} % confidence{family}"
+
+
+def _held(c: Comparison) -> str:
+    held = f"{c.num_examples:,} holdout examples" if c.num_examples > 1 else "1 holdout example"
+    return held if c.paired else f"{held}, not the same as the reference's"
+
+
+def _needed(c: Comparison) -> str:
+    held = f"{_held(c)} cannot tell"
+    if c.examples_needed is None:
+        return f"{held}; the two models answered too much alike for any number to be foretold."
+    if c.examples_needed > 1000 * c.num_examples:
+        return f"{held}, and no reachable number would: the difference sits on the line."
+    needed = _two_digits(c.examples_needed)
+    return f"{held}; about {needed:,} would, if these proportions stayed."
+
+
+def _two_digits(count: int) -> int:
+    """Rounded up to two leading digits: more would claim a precision that the estimate lacks."""
+    scale = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // scale) * scale
