@@ -3,11 +3,12 @@
 Not how it looks to people (`updater.cli.tables`). Imports neither torch nor MLflow nor DVC.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from store.ledger import Score, Update
-from updater import release
+from updater import release, statistics
 from updater.workspace import Workspace
 
 
@@ -119,6 +120,44 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
         "scores": {p: s.accuracy for (v, p), s in current.items() if v == found.id},
         "mlflow_run": found.run_id,
     }
+
+
+def periods(workspace: Workspace) -> dict[str, Any]:
+    """The answer of `periods`: each with its newest dataset version; due ones without."""
+    state = status(workspace)
+    newest = {d.period: d for d in workspace.ledger.dataset_versions()}
+    names = sorted({*newest, *state["due"]}, key=workspace.periods.ordinal)
+    counts = ("num_train", "num_holdout", "num_quarantined", "num_duplicates", "num_leaked")
+    return {
+        "periods": [
+            {
+                "period": period,
+                "dataset_version": newest[period].id if period in newest else None,
+                **{c: getattr(newest[period], c) if period in newest else None for c in counts},
+                "learnt": period in state["learnt"],
+            }
+            for period in names
+        ]
+    }
+
+
+def evaluation(workspace: Workspace, name: str, wanted: Sequence[str]) -> dict[str, Any]:
+    """The answer of `evaluate`: accuracy with its 95 % interval (Wilson 1927) per period."""
+    found = {p: s for (v, p), s in current_scores(workspace).items() if v == name}
+    chosen = workspace.periods.expand(wanted) if wanted else sorted(
+        found, key=workspace.periods.ordinal
+    )
+    scores = {}
+    for period in chosen:
+        score = found[period]
+        bounds = statistics.wilson(score.num_correct, score.num_examples)
+        scores[period] = {
+            "accuracy": score.accuracy,
+            "low": bounds.low,
+            "high": bounds.high,
+            "num_examples": score.num_examples,
+        }
+    return {"version": name, "scores": scores}
 
 
 def _paired_scores(workspace: Workspace, opened: Update) -> dict[str, dict[str, Any]]:

@@ -4,105 +4,78 @@ The decision is `updater.gate.decide`, a pure function; here its inputs are gath
 verdict is written down, in the ledger and on the MLflow run.
 """
 
+import dataclasses
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from store.ledger import ModelVersion, Score, Update
+from store.ledger import Update
 from updater import gate, release
+from updater.outcomes import find, outcomes
 from updater.steps.rehearse import past_versions
 from updater.workspace import Workspace
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The update has its verdict. `approval` says whether a person has to answer."""
-    ledger = workspace.ledger
-    candidate = ledger.model_version(_candidate(workspace, update))
     settings = workspace.settings.gate
-    verdict = gate.decide(
-        comparisons(workspace, update, candidate),
-        gate.Rule(margin_fraction=settings.margin_fraction, confidence=settings.confidence),
-        expected=_expected(workspace, update),
-    )
-    ledger.record_verdict(
+    rule = gate.Rule(margin_fraction=settings.margin_fraction, confidence=settings.confidence)
+    verdict = _decide(workspace, update, rule)
+    judged = verdict.as_dict()
+    workspace.ledger.record_verdict(
         update.id,
         verdict.verdict,
-        reasons=list(verdict.reasons),
-        comparisons=[comparison.as_dict() for comparison in verdict.comparisons],
-        rule=verdict.rule.as_dict(),
+        reasons=judged["reasons"],
+        comparisons=judged["comparisons"],
+        rule=dataclasses.asdict(rule),
     )
     needs_person = verdict.verdict == "review" or (
-        verdict.verdict == "accepted" and settings.approval == "manual"
+        verdict.verdict == "accepted" and settings.approval == "manual" and update.base is not None
     )
     return {
         "verdict": verdict.verdict,
-        "reasons": list(verdict.reasons),
+        "reasons": judged["reasons"],
         "approval": "needed" if needs_person else "none",
         "approval_timeout_seconds": settings.approval_timeout_seconds,
     }
 
 
-def comparisons(
-    workspace: Workspace, update: Update, candidate: ModelVersion
-) -> list[gate.Paired]:
+def _decide(workspace: Workspace, update: Update, rule: gate.Rule) -> gate.Verdict:
     """The candidate against its base on every period, and against the best on every past one."""
     if update.base is None:
-        return []
+        return gate.decide([], rule, past=[], new=None, base=None)
     past = past_versions(workspace, update)
-    pairs = []
-    for period, dataset_version in candidate.dataset_versions.items():
-        role = "past" if period in past else "new"
-        mine = _score(workspace, candidate.id, dataset_version)
-        base = _score(workspace, update.base, dataset_version)
-        references = {"base": base}
-        if role == "past":
-            references["best"] = _best(workspace, base)
-        for against, reference in references.items():
-            if against == "best" and reference.version == base.version:
-                continue
-            pairs.append(
-                gate.pair(
-                    _outcomes(workspace, reference),
-                    _outcomes(workspace, mine),
-                    period=period,
-                    role=role,
-                    against=against,
-                    reference=reference.version,
-                )
-            )
-    return pairs
+    datasets = {**past, **update.config["datasets"]}
+    best = _best(workspace, past, update.base)
+    references = [(period, "base", update.base) for period in datasets]
+    references += [(period, "best", version) for period, version in best.items()]
+    candidate = _candidate(workspace, update)
+    pairs = [
+        gate.pair(
+            outcomes(workspace, find(workspace, reference, datasets[period])),
+            outcomes(workspace, find(workspace, candidate, datasets[period])),
+            period=period,
+            role="past" if period in past else "new",
+            against="base" if against == "base" else "best",
+            reference=reference,
+        )
+        for period, against, reference in references
+    ]
+    return gate.decide(
+        pairs, rule, past=list(past), new=update.period, base=update.base, best=best
+    )
 
 
-def _expected(workspace: Workspace, update: Update) -> dict[str, str]:
-    """Period -> role of every period that must be judged; empty for a first model."""
-    if update.base is None:
-        return {}
-    roles = dict.fromkeys(past_versions(workspace, update), "past")
-    return {**roles, update.period: "new"}
+def _best(workspace: Workspace, past: dict[str, str], base: str) -> dict[str, str]:
+    """Past period -> the version ever deployed that did better on it than the base, if any did."""
+    ever = release.deployments_ever(workspace.ledger.events())
+    accuracy = {
+        (s.version, s.period): s.accuracy
+        for s in workspace.ledger.scores()
+        if past.get(s.period) == s.dataset_version
+    }
+    return gate.best_deployed(accuracy, ever, base)
 
 
 def _candidate(workspace: Workspace, update: Update) -> str:
     candidate = workspace.ledger.update(update.id).candidate
     assert candidate is not None, "the pipeline runs train first"
     return candidate
-
-
-def _score(workspace: Workspace, version: str, dataset_version: str) -> Score:
-    scores = workspace.ledger.scores(version=version)
-    return next(s for s in scores if s.dataset_version == dataset_version)
-
-
-def _best(workspace: Workspace, base: Score) -> Score:
-    """The score of the version that did best on this period among all ever deployed."""
-    ever = set(release.deployments_ever(workspace.ledger.events()))
-    rivals = [
-        s
-        for s in workspace.ledger.scores(period=base.period)
-        if s.dataset_version == base.dataset_version and s.version in ever
-    ]
-    return max([base, *rivals], key=lambda s: s.accuracy)
-
-
-def _outcomes(workspace: Workspace, score: Score) -> dict[str, bool]:
-    table = pq.read_table(workspace.root / score.outcomes, columns=["id", "correct"])
-    return dict(zip(table["id"].to_pylist(), table["correct"].to_pylist(), strict=True))

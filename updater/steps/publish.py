@@ -37,7 +37,3 @@ def publish(workspace: Workspace, update: Update) -> None:
     registry.close_run(version.run_id)
     shutil.rmtree(folder)
 
-
-def holdout(workspace: Workspace, dataset_version: str) -> pa.Table:
-    """The holdout examples of a dataset version."""
-    return pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))

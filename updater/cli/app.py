@@ -1,0 +1,256 @@
+"""The command line's frame: global options, one error boundary, one way to answer.
+
+Not the commands (the other files of this package) and not the work. Exit codes: 0 done (a
+rejection is a result), 1 failed and may be run again, 2 bad input or configuration, 3 with
+--fail-on-reject where the gate did not accept, 130 interrupted.
+"""
+
+import difflib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+
+from updater import __version__
+from updater.errors import InputError, UpdateError
+
+if TYPE_CHECKING:
+    from updater.workspace import Workspace
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOT_ACCEPTED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+
+@dataclass
+class Session:
+    """What the global options say; handed to every command as `click.Context.obj`."""
+
+    folder: Path = Path()
+    as_json: bool = False
+    quiet: bool = False
+    traceback: bool = False
+    overrides: tuple[str, ...] = ()
+
+    def workspace(self) -> "Workspace":
+        """The workspace that the command works on. Raises: InputError."""
+        from updater.workspace import Workspace
+
+        progress = not self.quiet and sys.stderr.isatty()
+        return Workspace.open(self.folder, self.overrides, progress=progress)
+
+    def answer(self, value: dict[str, Any], show: Callable[[Console], None]) -> None:
+        """One JSON object for programs, or what `show` prints for people; always on stdout."""
+        if self.as_json:
+            click.echo(json.dumps(value, allow_nan=False))
+        else:
+            show(Console(highlight=False))
+
+
+def _set_folder(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.ensure_object(Session).folder = value
+
+
+def _set_flag(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        setattr(context.ensure_object(Session), str(parameter.name), True)
+
+
+def _set_overrides(context: click.Context, _: click.Parameter, value: Sequence[str]) -> None:
+    if value:
+        context.ensure_object(Session).overrides += tuple(value)
+
+
+def _global_options() -> list[click.Option]:
+    """The options that every command takes, before or after its name."""
+    return [
+        click.Option(
+            ["--workspace", "folder"],
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            callback=_set_folder,
+            expose_value=False,
+            help="The workspace; else UPDATER_WORKSPACE, else the current folder.",
+        ),
+        click.Option(
+            ["--set", "overrides"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=_set_overrides,
+            expose_value=False,
+            help="Override one setting for this run, as in --set training.epochs=2.",
+        ),
+        click.Option(
+            ["--json", "as_json"],
+            is_flag=True,
+            callback=_set_flag,
+            expose_value=False,
+            help="Answer with one JSON object on the last line of stdout.",
+        ),
+        click.Option(
+            ["--quiet", "quiet"],
+            is_flag=True,
+            callback=_set_flag,
+            expose_value=False,
+            help="No progress on stderr.",
+        ),
+        click.Option(
+            ["--traceback", "traceback"],
+            is_flag=True,
+            callback=_set_flag,
+            expose_value=False,
+            help="Show where an error arose, for a bug report.",
+        ),
+    ]
+
+
+class Command(click.Command):
+    """A command that also takes the global options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _global_options()
+        self.no_args_is_help = False
+
+
+class Group(click.Group):
+    """The commands, with the nearest name offered for one that doesn't exist."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _global_options()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they were written down, which is the order of a life cycle."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            cure = f"did you mean {near[0]}?" if near else "see `updater --help`"
+            raise click.UsageError(f"no command {args[0]!r}: {cure}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def many_periods(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --periods P..., for a command with parameters `periods` and `more`.
+
+    click's options take a fixed number of words: the first follows --periods, the others are the
+    command's last arguments.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        function = click.argument("more", nargs=-1, metavar="")(function)
+        return click.option(
+            "--periods",
+            multiple=True,
+            required=required,
+            metavar="P...",
+            help="Period ids; FIRST..LAST is a range.",
+        )(function)
+
+    return decorate
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="updater")
+@click.pass_context
+def app(context: click.Context) -> None:
+    """Keep a deployed Nemotron 3 model up to date without letting it forget.
+
+    \b
+    A first model:   updater init DIR; updater scratch --periods P1 P2 --deploy
+    A new period:    updater update P3
+    At 3 a.m.:       updater rollback --reason "wrong answers since noon"
+    """
+    session = context.ensure_object(Session)
+    _log_to_stderr(session)
+
+
+def _log_to_stderr(session: Session) -> None:
+    handler = RichHandler(
+        console=Console(stderr=True, highlight=False),
+        show_path=False,
+        show_level=False,
+        log_time_format="%H:%M:%S",
+    )
+    logger = logging.getLogger("updater")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.WARNING if session.quiet else logging.INFO)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of one command; every error becomes one line on stderr here."""
+    _load_commands()
+    session = Session(folder=Path(os.environ.get("UPDATER_WORKSPACE") or "."))
+    try:
+        code = app.main(
+            arguments if arguments is None else list(arguments),
+            prog_name="updater",
+            standalone_mode=False,
+            obj=session,
+        )
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        return _fail(session, _usage(error), EXIT_BAD_INPUT)
+    except InputError as error:
+        return _fail(session, str(error), EXIT_BAD_INPUT)
+    except UpdateError as error:
+        return _fail(session, str(error), EXIT_FAILED)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(session, "interrupted; run the same command to go on", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        return _other(session, error)
+
+
+def _other(session: Session, error: Exception) -> int:
+    """The stores' own errors, and whatever nobody foresaw."""
+    from store.errors import NotFoundError, SchemaError, StoreError
+
+    if isinstance(error, SchemaError | NotFoundError):
+        return _fail(session, str(error), EXIT_BAD_INPUT)
+    if isinstance(error, StoreError | OSError):
+        return _fail(session, str(error), EXIT_FAILED)
+    name = type(error).__name__
+    return _fail(session, f"{name}: {error} (a defect; --traceback shows where)", EXIT_FAILED)
+
+
+def _usage(error: click.ClickException) -> str:
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    return f"{message} Try `{context.command_path} --help`." if context else message
+
+
+def _fail(session: Session, message: str, code: int) -> int:
+    if session.traceback:
+        traceback.print_exc()
+    click.echo(f"updater: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _load_commands() -> None:
+    """Importing these files adds their commands to `app`; each is cheap to import."""
+    from updater.cli import read, releases, tour, work  # noqa: F401

@@ -1,0 +1,179 @@
+"""Commands that look and change nothing, but for scores that they have to measure first."""
+
+from pathlib import Path
+
+import click
+
+from updater.cli import tables
+from updater.cli.app import Session, app, many_periods
+
+
+@app.command()
+@click.pass_obj
+def status(session: Session) -> None:
+    """Show what is deployed, learnt, due, unfinished and awaiting approval.
+
+    `consistent` is whether MLflow's aliases agree with the ledger's events.
+
+    \b
+    Example: updater status --json
+    """
+    from updater import outcome
+
+    workspace = session.workspace()
+    answer = outcome.status(workspace)
+    session.answer(answer, lambda console: tables.status(console, answer))
+
+
+@app.command()
+@click.pass_obj
+def periods(session: Session) -> None:
+    """List the periods with their dataset versions and counts.
+
+    \b
+    Example: updater periods
+    """
+    from updater import outcome
+
+    answer = outcome.periods(session.workspace())
+    session.answer(answer, lambda console: tables.periods(console, answer))
+
+
+@app.command()
+@click.pass_obj
+def scores(session: Session) -> None:
+    """Show the score matrix: the accuracy of every version on every period.
+
+    \b
+    Example: updater scores
+    """
+    from updater import outcome
+
+    workspace = session.workspace()
+    answer = outcome.score_matrix(workspace)
+    deployed = outcome.status(workspace)["deployed"] if not session.as_json else None
+    session.answer(answer, lambda console: tables.score_matrix(console, answer, deployed))
+
+
+@app.command()
+@click.pass_obj
+def history(session: Session) -> None:
+    """Show every event: promotions, rollbacks, approvals, with who, when and why.
+
+    \b
+    Example: updater history
+    """
+    from updater import outcome
+
+    answer = outcome.history(session.workspace())
+    session.answer(answer, lambda console: tables.history(console, answer))
+
+
+@app.command()
+@click.argument("version")
+@click.pass_obj
+def show(session: Session, version: str) -> None:
+    """Show one VERSION: where it comes from, its verdict and its scores.
+
+    \b
+    Example: updater show 3
+    """
+    from updater import outcome
+
+    answer = outcome.version(session.workspace(), version)
+    session.answer(answer, lambda console: tables.version(console, answer))
+
+
+@app.command()
+@click.argument("version")
+@many_periods(required=False)
+@click.pass_obj
+def evaluate(
+    session: Session, version: str, periods: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    """Score VERSION on periods (all versioned ones by default), with 95 % intervals.
+
+    What has been scored before is not scored again.
+
+    \b
+    Example: updater evaluate 3 --periods 2026-01 2026-02
+    """
+    from updater import outcome, scoring
+
+    workspace = session.workspace()
+    with workspace.lock():
+        scoring.evaluate(workspace, version, periods + more)
+    answer = outcome.evaluation(workspace, version, periods + more)
+    session.answer(answer, lambda console: tables.evaluation(console, answer))
+
+
+@app.command()
+@click.argument("first")
+@click.argument("second")
+@click.pass_obj
+def compare(session: Session, first: str, second: str) -> None:
+    """Compare two versions on the same examples, period by period.
+
+    The difference is SECOND's accuracy less FIRST's, with its 95 % interval (Tango 1998), and
+    the examples that flipped either way.
+
+    \b
+    Example: updater compare 2 3
+    """
+    from updater import scoring
+
+    workspace = session.workspace()
+    with workspace.lock():
+        answer = scoring.compare(workspace, first, second)
+    session.answer(answer, lambda console: tables.comparison(console, answer))
+
+
+@app.command()
+@click.argument("version")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where the page goes; report-VERSION.html by default.",
+)
+@click.pass_obj
+def report(session: Session, version: str, output: Path | None) -> None:
+    """Write a self-contained HTML page on VERSION: verdict, scores, forgetting, lineage.
+
+    \b
+    Example: updater report 3 -o report.html
+    """
+    from updater.files import write_text
+    from updater.report.collect import collect
+    from updater.report.page import render
+
+    workspace = session.workspace()
+    path = output or Path(f"report-{version}.html")
+    write_text(path, render(collect(workspace, version)))
+    answer = {"version": version, "report": str(path.resolve())}
+    session.answer(answer, lambda console: console.print(f"The report is {path.resolve()}"))
+
+
+@app.command()
+@click.argument("version")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.pass_obj
+def export(session: Session, version: str, folder: Path) -> None:
+    """Copy VERSION's checkpoint folder to DIR, as a serving stack loads it.
+
+    \b
+    Example: updater export 3 ./serving/model
+    """
+    from updater.errors import InputError
+
+    workspace = session.workspace()
+    found = workspace.ledger.model_version(version)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder} is there already", "an export never overwrites", "name a new folder"
+        )
+    workspace.checkpoints.verify(found.digest)
+    workspace.checkpoints.export(found.digest, folder)
+    answer = {"version": version, "folder": str(folder.resolve()), "digest": found.digest}
+    session.answer(answer, lambda console: console.print(f"Version {version} is in {folder}"))

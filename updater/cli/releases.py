@@ -1,0 +1,100 @@
+"""Commands that decide by hand what is deployed. They import no torch and wait for no training."""
+
+import click
+
+from updater.cli import tables
+from updater.cli.app import Session, app
+
+reason_option = click.option(
+    "--reason", required=True, metavar="TEXT", help="Why; it stands in the history for ever."
+)
+
+
+@app.command()
+@click.argument("version")
+@reason_option
+@click.option("--force", is_flag=True, help="Against the gate's verdict, or over another base.")
+@click.pass_obj
+def promote(session: Session, version: str, reason: str, force: bool) -> None:
+    """Deploy VERSION.
+
+    Refused, unless forced, when the gate did not accept it or when its base is not what is
+    deployed.
+
+    \b
+    Example: updater promote 3 --reason "accepted by the owner" --force
+    """
+    from updater import release
+
+    workspace = session.workspace()
+    done = release.promote(
+        workspace.ledger,
+        workspace.aliases,
+        version,
+        actor=workspace.actor,
+        reason=reason,
+        force=force,
+    )
+    session.answer(*tables.released(done))
+
+
+@app.command()
+@click.option("--to", metavar="VERSION", help="A version that was deployed before.")
+@reason_option
+@click.pass_obj
+def rollback(session: Session, to: str | None, reason: str) -> None:
+    """Deploy what was deployed before; again, and it walks further back.
+
+    \b
+    Examples: updater rollback --reason "wrong answers since noon"
+              updater rollback --to 1 --reason "the last good one"
+    """
+    from updater import release
+
+    workspace = session.workspace()
+    done = release.rollback(
+        workspace.ledger, workspace.aliases, to=to, actor=workspace.actor, reason=reason
+    )
+    session.answer(*tables.released(done))
+
+
+@app.command()
+@click.argument("update")
+@reason_option
+@click.pass_obj
+def approve(session: Session, update: str, reason: str) -> None:
+    """Deploy the candidate of an UPDATE that waits for a person.
+
+    \b
+    Example: updater approve 2026-04-1a2b3c4d --reason "looked at the flips"
+    """
+    from updater import release
+
+    workspace = session.workspace()
+    done = release.approve(
+        workspace.ledger, workspace.aliases, update, actor=workspace.actor, reason=reason
+    )
+    session.answer(*tables.released(done))
+
+
+@app.command()
+@click.argument("update")
+@reason_option
+@click.pass_obj
+def reject(session: Session, update: str, reason: str) -> None:
+    """Turn down the candidate of an UPDATE that waits for a person.
+
+    \b
+    Example: updater reject 2026-04-1a2b3c4d --reason "refunds got worse"
+    """
+    from updater import release
+
+    workspace = session.workspace()
+    release.reject(
+        workspace.ledger, workspace.aliases, update, actor=workspace.actor, reason=reason
+    )
+    deployed = release.deployed(workspace.ledger.events())
+    answer = {"update": update, "rejected": True, "deployed": deployed}
+    session.answer(
+        answer, lambda console: console.print(f"Turned down; version {deployed} stays deployed.")
+    )

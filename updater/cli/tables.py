@@ -1,0 +1,202 @@
+"""How answers look to people: small rich tables, percent with one digit, words for verdicts."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from store.ledger import DatasetVersion, Update
+    from updater.release import Release
+    from updater.workspace import Workspace
+
+VERDICT_STYLE = {"accepted": "bold green", "rejected": "bold red", "review": "bold yellow"}
+
+
+def percent(fraction: float | None) -> str:
+    """81.3 %, or a dash for what has not been measured."""
+    return "–" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def points(difference: float | None) -> str:
+    """+1.2, in percent points."""
+    return "–" if difference is None else f"{100 * difference:+.1f}"
+
+
+def names(console: Console, found: Sequence[str], nothing: str) -> None:
+    console.print("\n".join(found) if found else nothing, markup=False)
+
+
+def initialised(console: Console, workspace: "Workspace") -> None:
+    console.print(f"Workspace [bold]{workspace.settings.workspace.name}[/] is in {workspace.root}")
+    console.print("Next: `updater scratch --periods P... --deploy` or `updater adopt CHECKPOINT`")
+
+
+def first(console: Console, workspace: "Workspace", done: "Update") -> None:
+    from updater import outcome
+
+    answer = outcome.first(workspace, done)
+    state = "deployed" if answer["deployed"] else "not deployed"
+    console.print(f"Version [bold]{answer['version']}[/] ({state})")
+    _scores(console, {p: {"accuracy": a} for p, a in answer["scores"].items()})
+
+
+def ingested(console: Console, workspace: "Workspace", version: "DatasetVersion") -> None:
+    console.print(
+        f"[bold]{version.id}[/]: {version.num_train} train, {version.num_holdout} holdout; "
+        f"{version.num_quarantined} quarantined, {version.num_duplicates} duplicates, "
+        f"{version.num_leaked} leaked"
+    )
+    if version.num_quarantined:
+        path = workspace.datasets.path(version.id, "quarantine.parquet")
+        console.print(f"Quarantined rows with their reasons: {path}")
+
+
+def update(console: Console, workspace: "Workspace", done: "Update") -> None:
+    from updater import outcome
+
+    answer = outcome.update(workspace, done)
+    style = VERDICT_STYLE[answer["verdict"]]
+    promoted = "promoted" if answer["promoted"] else "not promoted"
+    console.print(
+        f"Update {done.id}: version {answer['candidate']} is "
+        f"[{style}]{answer['verdict']}[/], {promoted}"
+    )
+    for reason in answer["reasons"]:
+        console.print(f"  {reason}", markup=False)
+    _scores(console, answer["scores"])
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in answer["seconds"].items())
+    console.print(seconds, style="dim")
+    if answer["verdict"] == "review" and not answer["promoted"]:
+        console.print(f"Decide: `updater approve {done.id} --reason TEXT` or `updater reject ...`")
+    console.print(f"Report: `updater report {answer['candidate']}`")
+
+
+def step(console: Console, opened: "Update", name: str, result: dict[str, Any]) -> None:
+    console.print(f"{opened.id}: {name} is done")
+    for key, value in result.items():
+        text = str(value)
+        console.print(f"  {key}: {text if len(text) < 120 else text[:117] + '...'}", markup=False)
+
+
+def status(console: Console, answer: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for key, value in answer.items():
+        if isinstance(value, list):
+            shown = ", ".join(value) or "–"
+        elif isinstance(value, bool):
+            shown = "yes" if value else "[bold red]no[/]: run `updater status --repair`"
+        else:
+            shown = "–" if value is None else f"[bold]{escape(str(value))}[/]"
+        table.add_row(key.replace("_", " "), shown)
+    console.print(table)
+
+
+def periods(console: Console, answer: dict[str, Any]) -> None:
+    columns = ("dataset_version", "num_train", "num_holdout", "num_quarantined", "learnt")
+    table = _table("period", *(c.replace("num_", "").replace("_", " ") for c in columns))
+    for period in answer["periods"]:
+        cells = [period[column] for column in columns]
+        shown = ["yes" if c is True else "" if c in (False, None) else str(c) for c in cells]
+        table.add_row(period["period"], *shown)
+    console.print(table)
+
+
+def score_matrix(console: Console, answer: dict[str, Any], deployed: str | None) -> None:
+    table = _table("version", *answer["periods"])
+    for version, row in zip(answer["versions"], answer["accuracy"], strict=True):
+        name = f"[bold]{version} (deployed)[/]" if version == deployed else version
+        table.add_row(name, *(percent(cell) for cell in row))
+    table.add_section()
+    table.add_row("examples", *(str(n) for n in answer["num_examples"]), style="dim")
+    console.print(table)
+
+
+def history(console: Console, answer: dict[str, Any]) -> None:
+    table = _table("id", "at (UTC)", "actor", "what", "version", "reason")
+    for event in answer["events"]:
+        at = event["at"].replace("T", " ").removesuffix("+00:00")
+        cells = (event["id"], at, event["actor"], event["kind"], event["version"], event["reason"])
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
+    console.print(table)
+
+
+def version(console: Console, answer: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for key, value in answer.items():
+        if key in ("scores", "reasons"):
+            continue
+        shown = ", ".join(value) if isinstance(value, list) else value
+        shown = ", ".join(value.values()) if isinstance(value, dict) else shown
+        table.add_row(key.replace("_", " "), "–" if shown is None else escape(str(shown)))
+    console.print(table)
+    for reason in answer["reasons"]:
+        console.print(f"  {reason}", markup=False)
+    _scores(console, {p: {"accuracy": a} for p, a in answer["scores"].items()})
+
+
+def evaluation(console: Console, answer: dict[str, Any]) -> None:
+    table = _table("period", "accuracy", "95 % interval", "examples")
+    for period, score in answer["scores"].items():
+        bounds = f"{percent(score['low'])} .. {percent(score['high'])}"
+        table.add_row(period, percent(score["accuracy"]), bounds, str(score["num_examples"]))
+    console.print(table)
+
+
+def comparison(console: Console, answer: dict[str, Any]) -> None:
+    table = _table(
+        "period",
+        f"version {answer['first']}",
+        f"version {answer['second']}",
+        "difference",
+        "95 % interval",
+        "right → wrong",
+        "wrong → right",
+        "examples",
+    )
+    for period, row in answer["periods"].items():
+        table.add_row(
+            period,
+            percent(row["first"]),
+            percent(row["second"]),
+            points(row["difference"]),
+            f"{points(row['low'])} .. {points(row['high'])}",
+            str(row["negative_flips"]),
+            str(row["positive_flips"]),
+            str(row["num_examples"]),
+        )
+    console.print(table)
+
+
+def released(done: "Release") -> tuple[dict[str, Any], Callable[[Console], None]]:
+    """The answer of `promote`, `rollback` and `approve`, for programs and for people."""
+    answer = {"deployed": done.deployed, "previous": done.previous}
+
+    def show(console: Console) -> None:
+        before = f"was {done.previous}" if done.previous else "the first"
+        console.print(f"Version [bold]{done.deployed}[/] is deployed ({before})")
+
+    return answer, show
+
+
+def _scores(console: Console, scores: dict[str, dict[str, Any]]) -> None:
+    if not scores:
+        return
+    columns = list(next(iter(scores.values())))
+    table = _table("period", *(c.removeprefix("num_") for c in columns))
+    for period, row in scores.items():
+        table.add_row(
+            period, *(str(v) if c.startswith("num_") else percent(v) for c, v in row.items())
+        )
+    console.print(table)
+
+
+def _table(first_column: str, *columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(first_column, overflow="fold")
+    for column in columns:
+        words = column in ("what", "reason", "actor", "dataset version", "at (UTC)")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
+    return table

@@ -1,0 +1,36 @@
+"""Outcome files: what a version answered on a dataset version, right or wrong, by example.
+
+Not their making (`updater.evaluate`) nor their judging (`updater.gate`).
+"""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.errors import NotFoundError
+from store.ledger import Score
+from updater.workspace import Workspace
+
+
+def find(workspace: Workspace, version: str, dataset_version: str) -> Score:
+    """The score of `version` on `dataset_version`.
+
+    Raises:
+        NotFoundError: it has not been measured.
+    """
+    for score in workspace.ledger.scores(version=version):
+        if score.dataset_version == dataset_version:
+            return score
+    raise NotFoundError(
+        f"version {version} has no score on {dataset_version}: run `updater evaluate {version}`"
+    )
+
+
+def outcomes(workspace: Workspace, score: Score) -> list[tuple[str, bool]]:
+    """(example id, right or wrong) for every holdout example behind `score`."""
+    table = pq.read_table(workspace.root / score.outcomes, columns=["id", "correct"])
+    return list(zip(table["id"].to_pylist(), table["correct"].to_pylist(), strict=True))
+
+
+def holdout(workspace: Workspace, dataset_version: str) -> pa.Table:
+    """The holdout examples of a dataset version."""
+    return pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))
