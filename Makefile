@@ -1,0 +1,45 @@
+# Two commands do all the set-up: `make demo` and `make test`. `make setup` is what they share.
+# Needs: Python 3.11 or 3.12 with venv, git, make. PYTHON=... chooses another interpreter.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# uv does not read pip's settings: a folder of wheels that pip is told of is passed on.
+FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+export UV_FIND_LINKS ?= $(FIND_LINKS)
+
+.PHONY: help setup demo up test check bench clean
+
+help: ## Show these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## Make .venv with everything, from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: setup ## The tour: two updates, one rejection, one rollback, a report
+	$(BIN)/updater demo demo-workspace
+
+up: setup ## Airflow and MLflow on the demo's workspace, until Ctrl-C
+	$(BIN)/updater --workspace demo-workspace up
+
+check: setup ## Lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup check ## All checks and all tests, with coverage
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+bench: setup ## The benchmarks, side by side with the usual way; results in bench/results
+	for file in bench/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) demo-workspace .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache
