@@ -144,8 +144,8 @@ def periods(workspace: Workspace) -> dict[str, Any]:
 def evaluation(workspace: Workspace, name: str, wanted: Sequence[str]) -> dict[str, Any]:
     """The answer of `evaluate`: accuracy with its 95 % interval (Wilson 1927) per period."""
     found = {p: s for (v, p), s in current_scores(workspace).items() if v == name}
-    chosen = workspace.periods.expand(wanted) if wanted else sorted(
-        found, key=workspace.periods.ordinal
+    chosen = (
+        workspace.periods.expand(wanted) if wanted else sorted(found, key=workspace.periods.ordinal)
     )
     scores = {}
     for period in chosen:

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOT_ACCEPTED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+SECTIONS = {
+    "Start": ("demo", "init", "adopt", "scratch"),
+    "Update": ("due", "ingest", "update", "step"),
+    "Look": ("status", "periods", "scores", "history", "show", "evaluate", "compare", "report"),
+    "Release": ("promote", "rollback", "approve", "reject", "export"),
+    "Serve": ("up",),
+}
+
 
 @dataclass
 class Session:
@@ -131,8 +139,16 @@ class Group(click.Group):
         self.params += _global_options()
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which they were written down, which is the order of a life cycle."""
-        return list(self.commands)
+        """In the order of a model's life, not of the alphabet."""
+        return [name for names in SECTIONS.values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands under a heading for each thing that people come to do."""
+        for section, names in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl(
+                    [(name, self.commands[name].get_short_help_str(70)) for name in names]
+                )
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -11,7 +11,7 @@ from updater.cli.app import Session, app, many_periods
 @app.command()
 @click.pass_obj
 def status(session: Session) -> None:
-    """Show what is deployed, learnt, due, unfinished and awaiting approval.
+    """Show what is deployed, due and waiting.
 
     `consistent` is whether MLflow's aliases agree with the ledger's events.
 
@@ -28,7 +28,7 @@ def status(session: Session) -> None:
 @app.command()
 @click.pass_obj
 def periods(session: Session) -> None:
-    """List the periods with their dataset versions and counts.
+    """List the periods with their counts.
 
     \b
     Example: updater periods
@@ -42,7 +42,7 @@ def periods(session: Session) -> None:
 @app.command()
 @click.pass_obj
 def scores(session: Session) -> None:
-    """Show the score matrix: the accuracy of every version on every period.
+    """Show the accuracy of every version by period.
 
     \b
     Example: updater scores
@@ -58,7 +58,7 @@ def scores(session: Session) -> None:
 @app.command()
 @click.pass_obj
 def history(session: Session) -> None:
-    """Show every event: promotions, rollbacks, approvals, with who, when and why.
+    """Show who promoted what, when and why.
 
     \b
     Example: updater history
@@ -73,7 +73,7 @@ def history(session: Session) -> None:
 @click.argument("version")
 @click.pass_obj
 def show(session: Session, version: str) -> None:
-    """Show one VERSION: where it comes from, its verdict and its scores.
+    """Show one VERSION: lineage, verdict, scores.
 
     \b
     Example: updater show 3
@@ -91,7 +91,9 @@ def show(session: Session, version: str) -> None:
 def evaluate(
     session: Session, version: str, periods: tuple[str, ...], more: tuple[str, ...]
 ) -> None:
-    """Score VERSION on periods (all versioned ones by default), with 95 % intervals.
+    """Score VERSION on periods, with intervals.
+
+    On every versioned period by default; the intervals are at 95 %.
 
     What has been scored before is not scored again.
 
@@ -112,7 +114,7 @@ def evaluate(
 @click.argument("second")
 @click.pass_obj
 def compare(session: Session, first: str, second: str) -> None:
-    """Compare two versions on the same examples, period by period.
+    """Compare two versions period by period.
 
     The difference is SECOND's accuracy less FIRST's, with its 95 % interval (Tango 1998), and
     the examples that flipped either way.
@@ -139,7 +141,9 @@ def compare(session: Session, first: str, second: str) -> None:
 )
 @click.pass_obj
 def report(session: Session, version: str, output: Path | None) -> None:
-    """Write a self-contained HTML page on VERSION: verdict, scores, forgetting, lineage.
+    """Write a page on VERSION, with its plots.
+
+    Self-contained HTML: verdict, scores, forgetting, flips, lineage.
 
     \b
     Example: updater report 3 -o report.html
@@ -160,7 +164,7 @@ def report(session: Session, version: str, output: Path | None) -> None:
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.pass_obj
 def export(session: Session, version: str, folder: Path) -> None:
-    """Copy VERSION's checkpoint folder to DIR, as a serving stack loads it.
+    """Copy VERSION's checkpoint to DIR, for serving.
 
     \b
     Example: updater export 3 ./serving/model

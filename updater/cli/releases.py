@@ -43,7 +43,9 @@ def promote(session: Session, version: str, reason: str, force: bool) -> None:
 @reason_option
 @click.pass_obj
 def rollback(session: Session, to: str | None, reason: str) -> None:
-    """Deploy what was deployed before; again, and it walks further back.
+    """Deploy what was deployed before.
+
+    Again, and it walks further back.
 
     \b
     Examples: updater rollback --reason "wrong answers since noon"
@@ -63,7 +65,7 @@ def rollback(session: Session, to: str | None, reason: str) -> None:
 @reason_option
 @click.pass_obj
 def approve(session: Session, update: str, reason: str) -> None:
-    """Deploy the candidate of an UPDATE that waits for a person.
+    """Deploy the candidate of a waiting UPDATE.
 
     \b
     Example: updater approve 2026-04-1a2b3c4d --reason "looked at the flips"
@@ -82,7 +84,7 @@ def approve(session: Session, update: str, reason: str) -> None:
 @reason_option
 @click.pass_obj
 def reject(session: Session, update: str, reason: str) -> None:
-    """Turn down the candidate of an UPDATE that waits for a person.
+    """Turn down the candidate of a waiting UPDATE.
 
     \b
     Example: updater reject 2026-04-1a2b3c4d --reason "refunds got worse"

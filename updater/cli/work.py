@@ -9,6 +9,7 @@ from updater.cli import tables
 from updater.cli.app import EXIT_NOT_ACCEPTED, Session, app, many_periods
 from updater.errors import InputError
 
+
 @app.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @click.option(
@@ -20,7 +21,9 @@ from updater.errors import InputError
 )
 @click.pass_obj
 def init(session: Session, folder: Path, config_file: Path | None) -> None:
-    """Make a workspace in DIR: configuration, data repository, ledger, MLflow.
+    """Make a workspace in DIR.
+
+    It gets its configuration, data repository, ledger and MLflow store.
 
     Run it again at any time: it keeps what is there, and brings an older ledger's schema up to
     date.
@@ -42,7 +45,7 @@ def init(session: Session, folder: Path, config_file: Path | None) -> None:
 def adopt(
     session: Session, checkpoint: str, periods: tuple[str, ...], more: tuple[str, ...]
 ) -> None:
-    """Register an existing checkpoint folder as the deployed version.
+    """Register an existing checkpoint as the deployed version.
 
     The periods it already knows are ingested, and it is scored on them.
 
@@ -65,7 +68,9 @@ def adopt(
 def scratch(
     session: Session, periods: tuple[str, ...], more: tuple[str, ...], deploy: bool
 ) -> None:
-    """Train a new checkpoint of the configured architecture on these periods.
+    """Train a new model on these periods.
+
+    It has the configured architecture and starts at random weights.
 
     \b
     Example: updater scratch --periods 2026-01 2026-02 2026-03 --deploy
@@ -83,7 +88,7 @@ def scratch(
 @click.argument("period")
 @click.pass_obj
 def ingest(session: Session, period: str) -> None:
-    """Pull PERIOD's rows from the source and version them; nothing is trained.
+    """Pull and version PERIOD's rows; train nothing.
 
     \b
     Example: updater ingest 2026-04
@@ -105,7 +110,9 @@ def ingest(session: Session, period: str) -> None:
 @click.option("--fail-on-reject", is_flag=True, help="Exit 3 where the gate did not accept.")
 @click.pass_obj
 def update(session: Session, period: str, yes: bool, fail_on_reject: bool) -> int:
-    """Learn PERIOD: ingest, rehearse, train, evaluate, judge, release.
+    """Learn PERIOD without forgetting the others.
+
+    Ingest, rehearse, importance, train, evaluate, gate, release.
 
     Killed, it goes on when it is run again; finished, it is returned as it was.
 
@@ -138,7 +145,7 @@ def step(
     period: str | None,
     partition: str | None,
 ) -> None:
-    """Run one step of an update, as the Airflow DAG does.
+    """Run one step of an update, as Airflow does.
 
     `step ingest` opens the update and names its ID; then rehearse, importance, train, evaluate,
     gate and release take it. Every step may be run again at any time.
@@ -177,7 +184,7 @@ def step(
 @app.command()
 @click.pass_obj
 def due(session: Session) -> None:
-    """List the periods that have closed and are not yet learnt.
+    """List the periods that are closed and not learnt.
 
     \b
     Example: updater due --json
@@ -186,4 +193,3 @@ def due(session: Session) -> None:
 
     found = outcome.status(session.workspace())["due"]
     session.answer({"due": found}, lambda console: tables.names(console, found, "Nothing is due."))
-

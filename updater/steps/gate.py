@@ -59,9 +59,7 @@ def _decide(workspace: Workspace, update: Update, rule: gate.Rule) -> gate.Verdi
         )
         for period, against, reference in references
     ]
-    return gate.decide(
-        pairs, rule, past=list(past), new=update.period, base=update.base, best=best
-    )
+    return gate.decide(pairs, rule, past=list(past), new=update.period, base=update.base, best=best)
 
 
 def _best(workspace: Workspace, past: dict[str, str], base: str) -> dict[str, str]:

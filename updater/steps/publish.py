@@ -3,12 +3,7 @@
 Everything here can be made again from the ledger and the workspace; nothing is decided by it.
 """
 
-import dataclasses
 import shutil
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from store.ledger import Update
 from updater.workspace import Workspace
@@ -36,4 +31,3 @@ def publish(workspace: Workspace, update: Update) -> None:
     registry.log_artifacts(version.run_id, folder)
     registry.close_run(version.run_id)
     shutil.rmtree(folder)
-

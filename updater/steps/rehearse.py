@@ -72,9 +72,7 @@ def _past(workspace: Workspace, update: Update) -> list[Past]:
 
 def _cursors(workspace: Workspace, update: Update) -> dict[str, int]:
     """Where the base's own update stopped reading each period: windows never start over."""
-    base: ModelVersion | None = (
-        workspace.ledger.model_version(update.base) if update.base else None
-    )
+    base: ModelVersion | None = workspace.ledger.model_version(update.base) if update.base else None
     while base is not None:
         step = workspace.ledger.step(base.update, "rehearse") if base.update else None
         if step is not None and step.state == "finished":

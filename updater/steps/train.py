@@ -187,7 +187,9 @@ def _run(workspace: Workspace, update: Update) -> str:
 def _register(workspace: Workspace, update: Update, digest: str) -> str:
     """The version number of the candidate, the same however often it is asked for."""
     run_id = _run(workspace, update)
-    learnt = dict(workspace.ledger.model_version(update.base).dataset_versions) if update.base else {}
+    learnt = (
+        dict(workspace.ledger.model_version(update.base).dataset_versions) if update.base else {}
+    )
     learnt |= update.config["datasets"]
     rehearsed = workspace.ledger.step(update.id, "rehearse")
     version = workspace.registry.register(

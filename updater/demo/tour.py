@@ -1,0 +1,154 @@
+"""The tour behind `updater demo`: the main job on support tickets that drift by month.
+
+A small Nemotron-H model learns three months of tickets and is deployed. Then: an update with EWC
+and rehearsal, which the gate promotes; one by fine-tuning alone, which it rejects because the
+model forgets; a rollback; and the report. Everything is the real thing, only small; killed and
+started again, it goes on where it was.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from store.ledger import Update
+from updater import outcome, pipeline, release
+from updater.demo import tickets
+from updater.errors import UpdateError
+from updater.files import write_text
+from updater.initialise import init_workspace
+from updater.report.collect import collect
+from updater.report.page import render
+from updater.settings import RegularizerSettings, RehearsalSettings
+from updater.workspace import CONFIG_FILE, Workspace
+
+FIRST_MONTHS = ("2026-01", "2026-02", "2026-03")
+CAREFUL_MONTH, CARELESS_MONTH = "2026-04", "2026-05"
+NUM_PER_MONTH = 1200
+SEED = 0
+log = logging.getLogger("updater")
+
+CONFIG = """\
+# The demo's workspace: support tickets, to be sorted into queues.
+[workspace]
+name = "tickets"
+
+[model]
+architecture = "nemotron-3-tiny"
+vocabulary_size = 1024
+
+[source]
+uri = "tickets.jsonl"
+[source.fields]
+id = "{id}"
+prompt = "{text}\\nQueue:"
+completion = " {category}"
+date = "{date}"
+subject = "{customer}"
+
+[periods]
+every = "month"
+holdout_fraction = 0.25
+schedule = "0 3 1 * *"
+
+[rehearsal]
+policy = "balanced"
+fraction = 0.3
+
+[regularizer]
+method = "ewc"
+
+[gate]
+margin_fraction = 0.05
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tour:
+    """What the tour showed; the answers are those of the commands."""
+
+    first: dict[str, Any]
+    careful: dict[str, Any]
+    careless: dict[str, Any]
+    rolled_back: dict[str, Any]
+    report: Path
+    workspace: Workspace
+
+
+def run(folder: Path, *, progress: bool, say: Callable[[str], None]) -> Tour:
+    """The tour has been taken in the workspace `folder`.
+
+    Raises:
+        InputError: `folder` holds another workspace.
+        UpdateError: a step failed, or the gate did not judge as the tour says it does.
+    """
+    workspace = _workspace(folder, progress=progress)
+    with workspace.lock():
+        say("1/5  A first model learns January to March, and is deployed.")
+        first = pipeline.scratch(workspace, FIRST_MONTHS, deploy=True)
+        say("2/5  April arrives: an update with EWC and rehearsal.")
+        careful = pipeline.update(workspace, CAREFUL_MONTH)
+        say("3/5  May arrives: fine-tuning on May alone, with nothing to hold the past.")
+        careless = pipeline.update(_careless(workspace), CARELESS_MONTH)
+    answers = [outcome.update(workspace, done) for done in (careful, careless)]
+    for answer, wanted in zip(answers, ("accepted", "rejected"), strict=True):
+        if answer["verdict"] != wanted:
+            raise UpdateError(
+                f"the demo expected the gate to say {wanted} of update {answer['update']}, and it "
+                f"said {answer['verdict']}: {'; '.join(answer['reasons'])}"
+            )
+    say("4/5  On-call rolls back April's version.")
+    rolled_back = _roll_back(workspace, careful)
+    say("5/5  The report.")
+    report = workspace.root / f"report-{careful.candidate}.html"
+    write_text(report, render(collect(workspace, str(careful.candidate))))
+    return Tour(
+        first=outcome.first(workspace, first),
+        careful=answers[0],
+        careless=answers[1],
+        rolled_back=rolled_back,
+        report=report,
+        workspace=workspace,
+    )
+
+
+def mean_accuracy(answer: dict[str, Any], who: str, *, past: bool) -> float:
+    """The mean accuracy of `who` ("base" or "candidate") on the past periods, or on the new."""
+    cells = [s[who] for p, s in answer["scores"].items() if (p != answer["period"]) == past]
+    return sum(cells) / len(cells)
+
+
+def _workspace(folder: Path, *, progress: bool) -> Workspace:
+    folder = folder.expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / CONFIG_FILE).exists():
+        months = [*FIRST_MONTHS, CAREFUL_MONTH, CARELESS_MONTH]
+        tickets.write(folder / "tickets.jsonl", months, NUM_PER_MONTH, SEED)
+        write_text(folder / CONFIG_FILE, CONFIG)
+    init_workspace(folder)
+    return Workspace.open(folder, progress=progress)
+
+
+def _careless(workspace: Workspace) -> Workspace:
+    """The same workspace, its training holding on to nothing."""
+    settings = dataclasses.replace(
+        workspace.settings,
+        rehearsal=RehearsalSettings(policy="none"),
+        regularizer=RegularizerSettings(method="none"),
+    )
+    return Workspace(workspace.root, settings, progress=workspace.progress)
+
+
+def _roll_back(workspace: Workspace, careful: Update) -> dict[str, Any]:
+    """What is deployed is the version before April's; taking the tour twice rolls back once."""
+    deployed = release.deployed(workspace.ledger.events())
+    if deployed == careful.candidate:
+        done = release.rollback(
+            workspace.ledger,
+            workspace.aliases,
+            actor=workspace.actor,
+            reason="the demo's on-call exercise",
+        )
+        return {"deployed": done.deployed, "previous": done.previous}
+    return {"deployed": deployed, "previous": careful.candidate}
