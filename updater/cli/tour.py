@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def demo(session: Session, folder: Path) -> None:
     """Take the tour on tickets that drift by month.
 
-    A first model, a good update, a bad one, a rollback, a report. Makes a workspace in DIR (demo-workspace by default); about four minutes on two cores.
+    A first model, a good update, a bad one, a rollback, a report. Makes a
+    workspace in DIR (demo-workspace by default); about four minutes on two cores.
 
     \b
     Example: updater demo

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from store.ledger import DatasetVersion
+from updater.progress import bar
 from updater.workspace import Workspace
 
 
@@ -30,14 +31,16 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
         shutil.rmtree(staging)
     staging.mkdir()
     try:
-        summary = ingest(
-            workspace.settings,
-            workspace.root,
-            period,
-            staging,
-            past_holdouts=_past_holdouts(workspace, period),
-            expected_schema=_expected_schema(workspace, period),
-        )
+        with bar(f"rows of {period}", None, shown=workspace.progress) as progress:
+            summary = ingest(
+                workspace.settings,
+                workspace.root,
+                period,
+                staging,
+                past_holdouts=_past_holdouts(workspace, period),
+                expected_schema=_expected_schema(workspace, period),
+                progress=progress,
+            )
         commit = workspace.datasets.commit(period, staging, f"Period {period}")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
