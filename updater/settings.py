@@ -11,9 +11,15 @@ Units: `_fraction` and `fraction` are 0..1, `_seconds` seconds, `_tokens` tokens
 import dataclasses
 import math
 import re
+import zoneinfo
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from updater.templates import Template
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+# A period's id becomes a file's name, a git tag and an MLflow key: `man git-check-ref-format`.
+PERIOD_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock$)[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 CALENDAR = ("day", "week", "month", "quarter", "year")
 FORMATS = ("jsonl", "csv", "parquet")
 POLICIES = ("none", "uniform", "balanced", "recent", "forgetting")
@@ -55,7 +61,9 @@ class WorkspaceSettings:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise ValueError("name: must be 1 to 63 letters, digits, _ or -, a letter or digit first")
+            raise ValueError(
+                "name: must be 1 to 63 letters, digits, _ or -, a letter or digit first"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +98,16 @@ class FieldTemplates:
     subject: str = ""
 
     def __post_init__(self) -> None:
+        for name, text in dataclasses.asdict(self).items():
+            try:
+                columns = Template(text).columns
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            if name in ("id", "prompt") and text and not columns:
+                raise ValueError(f"{name}: must name at least one column, as in {{column}}")
+        for name in ("prompt", "completion"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name}: must not be empty")
         if bool(self.period) == bool(self.date):
             raise ValueError("period, date: exactly one of the two must be given")
 
@@ -128,8 +146,20 @@ class PeriodSettings:
             raise ValueError("order, every: exactly one of the two must be given")
         if self.every:
             _one_of("every", self.every, CALENDAR)
-        if len(set(self.order)) != len(self.order):
-            raise ValueError("order: must name every period once")
+        for period in self.order:
+            if not PERIOD_ID.fullmatch(period):
+                raise ValueError(
+                    f"order: {period!r} must be 1 to 64 letters, digits, ., _ or -, begin with a "
+                    "letter or digit, and have no '..', no '.' at its end and no '.lock'"
+                )
+        if len({period.lower() for period in self.order}) != len(self.order):
+            raise ValueError("order: must name every period once, in whatever case")
+        try:
+            zoneinfo.ZoneInfo(self.time_zone)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(
+                "time_zone: must be a zone of the IANA database, such as UTC or Europe/Berlin"
+            ) from None
         _fraction("holdout_fraction", self.holdout_fraction, low_open=True, high_open=True)
 
 
@@ -282,7 +312,23 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
 
     def as_dict(self) -> dict:
-        """The resolved configuration without `store`: what is recorded with an update."""
+        """The resolved configuration without `store` and without the source's password: what is
+        recorded with an update."""
         whole = dataclasses.asdict(self)
         whole.pop("store")
+        whole["source"]["uri"] = without_password(self.source.uri)
         return whole
+
+
+def without_password(uri: str) -> str:
+    """`uri` with *** in the place of its password, if it has one."""
+    password = password_in(uri)
+    return uri.replace(f":{password}@", ":***@", 1) if password else uri
+
+
+def password_in(uri: str) -> str:
+    """The password that stands in `uri` as written; empty if there is none."""
+    try:
+        return urlsplit(uri).password or ""
+    except ValueError:  # no URL: a path with brackets in it, for example
+        return ""

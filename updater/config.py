@@ -1,0 +1,233 @@
+"""`updater.toml`, the environment and `--set` become one checked `Settings`.
+
+Not the meaning of a setting, nor its default: both stand in `updater.settings`. Called by
+`updater.workspace` (load) and by whatever records a configuration (digest).
+
+Later wins: the file, then the environment, then `--set`. Every key that is not a list can stand
+in the environment as UPDATER_SECTION_KEY, such as UPDATER_TRAINING_EPOCHS, UPDATER_STORE_URL or
+UPDATER_SOURCE_FIELDS_PROMPT; an empty variable counts as not set.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from updater.config_keys import Key, Leaf, leaves, nearest, sections, spell, variable
+from updater.errors import InputError
+from updater.settings import Settings, password_in, without_password
+
+CONFIG_FILE = "updater.toml"
+
+TYPE_NAMES = {
+    str: 'text in quotes, as in "abc"',
+    int: "a whole number, as in 3",
+    float: "a number, as in 0.5",
+    bool: "true or false",
+    tuple: 'a list of texts, as in ["a", "b"]',
+}
+
+
+class Given(NamedTuple):
+    """One value and the words for where it stands. `is_text`: its place has no types."""
+
+    value: Any
+    where: str
+    is_text: bool = False
+
+
+def load(
+    folder: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ
+) -> Settings:
+    """The configuration of the workspace at `folder`, checked whole before any work.
+
+    Args:
+        folder: the workspace; its `updater.toml` is read.
+        overrides: `section.key=value`; the value as TOML writes it, a bare word is a text, and
+            `none` takes away a setting that need not be given.
+        environ: where UPDATER_SECTION_KEY is looked up.
+
+    Raises:
+        InputError: the file is missing or no TOML, or a key, type or rule is wrong. Everything
+            that is wrong is named at once.
+    """
+    path = folder / CONFIG_FILE
+    reader = _Reader(str(path))
+    reader.take_file(_parse(path))
+    reader.take_environment(environ)
+    reader.take_overrides(overrides)
+    settings = reader.build(Settings, ())
+    problems = reader.problems
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        listed = " ".join(f"({n}) {problem}" for n, problem in enumerate(problems, start=1))
+        raise InputError(f"{len(problems)} things are wrong in the configuration: {listed}")
+    return typing.cast(Settings, settings)
+
+
+def digest(settings: Settings) -> str:
+    """The SHA-256, in hex, of the canonical JSON of all settings but `store`."""
+    text = json.dumps(settings.as_dict(), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing",
+            "a workspace has its configuration there",
+            "make a workspace with `updater init DIR`",
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        cure = "mend that line: a section is [name], a setting is key = value, texts have quotes"
+        raise InputError(f"{path} is not TOML: {error}", "", cure) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read: {error}", "it must be text in UTF-8") from None
+
+
+class _Reader:
+    """Gathers values from their places, then builds the settings. `problems`: what was wrong."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.given: dict[Key, Given] = {}
+        self.problems: list[InputError] = []
+
+    def take_file(self, table: Mapping[str, Any], section: Key = ()) -> None:
+        for name, value in table.items():
+            key = (*section, name)
+            where = f"{self.path}: {spell(key)}"
+            if key in sections() and isinstance(value, dict):
+                self.take_file(value, key)
+            elif key in sections():
+                self._note(f"{where} is {_show(value)}", "it must be a table, its keys below it")
+            elif key not in leaves():
+                self._note(f"{where} is unknown", *nearest(key))
+            else:
+                self.given[key] = Given(value, f"{where} = {_show(value)}")
+                self._refuse_secret(key, value, where)
+
+    def _refuse_secret(self, key: Key, value: Any, where: str) -> None:
+        """A configuration file is shared and committed: a password in it is everybody's."""
+        is_url = key[0] == "store" or key == ("source", "uri")
+        if is_url and isinstance(value, str) and password_in(value):
+            self._note(
+                f"{where} holds a password",
+                "a secret must not stand in the configuration file",
+                f"take it out and set the whole value as {variable(key)} in the environment",
+            )
+
+    def take_environment(self, environ: Mapping[str, str]) -> None:
+        known = {variable(key): key for key, leaf in leaves().items() if leaf.kind is not tuple}
+        prefixes = tuple(f"{variable(section)}_" for section in sections())
+        for name, value in sorted(environ.items()):
+            if not value or not name.startswith(prefixes):
+                continue
+            if name in known:
+                where = f"{name}={without_password(value)} in the environment"
+                self.given[known[name]] = Given(value, where, is_text=True)
+                continue
+            near = difflib.get_close_matches(name, known, n=1)
+            self._note(
+                f"{name} in the environment is unknown",
+                "it must be UPDATER_SECTION_KEY, for a key that is not a list",
+                f"did you mean {near[0]}, else unset it" if near else "unset it",
+            )
+
+    def take_overrides(self, overrides: Sequence[str]) -> None:
+        for text in overrides:
+            name, equals, value = text.partition("=")
+            key = tuple(part.strip() for part in name.split("."))
+            if not equals:
+                self._note(f"--set {text}", "it must be section.key=value, as training.epochs=2")
+            elif key in leaves():
+                where = f"--set {name.strip()}={without_password(value)}"
+                self.given[key] = Given(value.strip(), where, is_text=True)
+            else:
+                self._note(f"--set {name.strip()} is unknown", *nearest(key))
+
+    def build(self, cls: type, section: Key) -> Any:
+        """An instance of `cls` from what was given; None once its problems are noted."""
+        hints = typing.get_type_hints(cls)
+        arguments: dict[str, Any] = {}
+        is_whole = True
+        for field in dataclasses.fields(cls):
+            key = (*section, field.name)
+            if key in sections():
+                arguments[field.name] = self.build(hints[field.name], key)
+                is_whole &= arguments[field.name] is not None
+            elif key in self.given:
+                try:
+                    arguments[field.name] = _typed(self.given[key], leaves()[key])
+                except TypeError as error:
+                    self._note(self.given[key].where, str(error))
+                    is_whole = False
+            elif field.default is dataclasses.MISSING:
+                is_whole = False
+                self._note(
+                    f"{self.path}: {spell(key)} is missing",
+                    f"it must be given: {TYPE_NAMES[leaves()[key].kind]}",
+                    f"write `{field.name} = ...` below [{'.'.join(section)}]",
+                )
+        return self._checked(cls, arguments, section) if is_whole else None
+
+    def _checked(self, cls: type, arguments: dict[str, Any], section: Key) -> Any:
+        try:
+            return cls(**arguments)
+        except ValueError as error:
+            names, _, rule = str(error).partition(": ")
+        keys = [(*section, name) for name in names.split(", ")]
+        found = [self.given[key].where for key in keys if key in self.given]
+        spelled = ", ".join(spell(key) for key in keys)
+        self._note(
+            " and ".join(found) or f"{self.path}: {spelled} not given", rule, f"change {spelled}"
+        )
+        return None
+
+    def _note(self, what: str, rule: str = "", cure: str = "") -> None:
+        self.problems.append(InputError(what, rule, cure))
+
+
+def _typed(given: Given, leaf: Leaf) -> Any:
+    """The value of a key, of its type; a whole number is right where a number is wanted.
+
+    Raises:
+        TypeError: it is of another type; the message is the rule. A boolean is no number.
+    """
+    value = given.value
+    if given.is_text:
+        if leaf.is_optional and value == "none":
+            return None
+        value = _from_text(value, leaf)
+    if leaf.kind is float and type(value) is int:
+        value = float(value)
+    elif leaf.kind is tuple and type(value) is list and all(type(v) is str for v in value):
+        value = tuple(value)
+    if type(value) is not leaf.kind:
+        raise TypeError(f"it must be {TYPE_NAMES[leaf.kind]}")
+    return value
+
+
+def _from_text(text: str, leaf: Leaf) -> Any:
+    """What a text from a shell stands for: what TOML reads in it, else the text itself."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    is_other = leaf.kind is str and type(parsed["value"]) is not str  # 42, 2026-01-31
+    return text if is_other or len(parsed) > 1 else parsed["value"]
+
+
+def _show(value: Any) -> str:
+    """A value in an error, as TOML writes it, cut to a line."""
+    shown = json.dumps(value, default=str, ensure_ascii=False)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -1,0 +1,309 @@
+"""Periods: their ids, order and bounds in time, and which of them are due.
+
+Not what a period holds (the dataset versions) nor what has been learnt (the ledger). Called by
+the workspace's commands, the ingest and, through `updater due`, the DAG.
+
+A named period stands in `periods.order`. A calendar period is a day (2026-01-31), an ISO week
+(2026-W05), a month (2026-01), a quarter (2018-Q2) or a year (2026) of the configured time zone.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from updater.errors import InputError
+from updater.settings import PeriodSettings
+
+# Chosen: every id has a year of four digits, and its bounds, in any zone, fit Python's dates.
+FIRST_YEAR, LAST_YEAR = 1000, 9998
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """How one kind of calendar period is written and where it begins."""
+
+    pattern: str  # one group for each number that `first_day` takes
+    example: str
+    spell: Callable[[date], str]
+    first_day: Callable[..., date]  # ValueError when there is no such period
+    longest_days: int
+
+
+def _spell_week(day: date) -> str:
+    year, week, _ = day.isocalendar()
+    return f"{year:04d}-W{week:02d}"
+
+
+CALENDARS = {
+    "day": Calendar(
+        pattern="([0-9]{4})-([0-9]{2})-([0-9]{2})",
+        example="2026-01-31",
+        spell=lambda day: f"{day.year:04d}-{day.month:02d}-{day.day:02d}",
+        first_day=date,
+        longest_days=1,
+    ),
+    "week": Calendar(
+        pattern="([0-9]{4})-W([0-9]{2})",
+        example="2026-W05",
+        spell=_spell_week,
+        first_day=lambda year, week: date.fromisocalendar(year, week, 1),
+        longest_days=7,
+    ),
+    "month": Calendar(
+        pattern="([0-9]{4})-([0-9]{2})",
+        example="2026-01",
+        spell=lambda day: f"{day.year:04d}-{day.month:02d}",
+        first_day=lambda year, month: date(year, month, 1),
+        longest_days=31,
+    ),
+    "quarter": Calendar(
+        pattern="([0-9]{4})-Q([1-4])",
+        example="2018-Q2",
+        spell=lambda day: f"{day.year:04d}-Q{(day.month + 2) // 3}",
+        first_day=lambda year, quarter: date(year, 3 * quarter - 2, 1),
+        longest_days=92,
+    ),
+    "year": Calendar(
+        pattern="([0-9]{4})",
+        example="2026",
+        spell=lambda day: f"{day.year:04d}",
+        first_day=lambda year: date(year, 1, 1),
+        longest_days=366,
+    ),
+}
+
+
+class Periods:
+    """The periods of one workspace."""
+
+    def __init__(self, settings: PeriodSettings) -> None:
+        self.order = settings.order
+        self.every = settings.every
+        self.zone = ZoneInfo(settings.time_zone)
+        self._calendar = CALENDARS.get(settings.every)
+
+    def check(self, period: str) -> str:
+        """`period`, when it is one.
+
+        Raises:
+            InputError: it is none; the nearest one or the way to write it is named.
+        """
+        if self._calendar is not None:
+            self._first_day(period)
+        elif period not in self.order:
+            near = difflib.get_close_matches(period, self.order, n=1)
+            raise InputError(
+                f"{period!r} is no period",
+                f"it must be one of periods.order: {', '.join(self.order)}",
+                f"did you mean {near[0]}" if near else "add it to periods.order in updater.toml",
+            )
+        return period
+
+    def ordinal(self, period: str) -> int:
+        """The period's number, growing with time: 1 for the first named one; 202601, 20182.
+
+        Raises:
+            InputError: it is no period.
+        """
+        self.check(period)
+        if self._calendar is None:
+            return self.order.index(period) + 1
+        return int("".join(re.findall("[0-9]+", period)))
+
+    def bounds(self, period: str) -> tuple[datetime, datetime] | None:
+        """When a calendar period begins and the next one does, at midnight in the time zone and
+        aware of it; the end is not in it. None for a named period.
+
+        Raises:
+            InputError: it is no period.
+        """
+        self.check(period)
+        if self._calendar is None:
+            return None
+        return self._midnight(self._first_day(period)), self._midnight(self._day_after(period))
+
+    def of(self, when: date | datetime) -> str:
+        """The calendar period in which `when` lies; a time without a zone is in the configured one.
+
+        Raises:
+            InputError: the periods are named, or the year is not in 1000 to 9998.
+        """
+        if self._calendar is None:
+            raise InputError(
+                f"{when} names no period",
+                "named periods have no dates",
+                f"name one of {', '.join(self.order)}",
+            )
+        day = self._local_day(when) if isinstance(when, datetime) else when
+        period = self._calendar.spell(day)
+        self._first_day(period)
+        return period
+
+    def closed(self, period: str, now: datetime) -> bool:
+        """Whether the period is over at `now`. A named period has no end: it is closed.
+
+        Raises:
+            InputError: it is no period.
+        """
+        bounds = self.bounds(period)
+        return bounds is None or bounds[1].astimezone(UTC) <= self._instant(now)
+
+    def after(self, period: str) -> str | None:
+        """The next period; None after the last.
+
+        Raises:
+            InputError: it is no period.
+        """
+        self.check(period)
+        if self._calendar is None:
+            return next(iter(self.order[self.ordinal(period) :]), None)
+        following = self._day_after(period)
+        return self._calendar.spell(following) if following.year <= LAST_YEAR else None
+
+    def between(self, first: str, last: str) -> list[str]:
+        """Every period from `first` to `last`, both among them, in order.
+
+        Raises:
+            InputError: one of them is no period, or `last` is before `first`.
+        """
+        if self.ordinal(last) < self.ordinal(first):
+            raise InputError(
+                f"{first}..{last} holds no period",
+                "a range runs from the earlier period to the later",
+                f"write {last}..{first}",
+            )
+        found = [first]
+        while found[-1] != last:
+            found.append(str(self.after(found[-1])))
+        return found
+
+    def expand(self, arguments: Sequence[str]) -> list[str]:
+        """The periods that a command's arguments name, as given, each once; `a..b` is a range.
+
+        Raises:
+            InputError: an argument names no period.
+        """
+        found: list[str] = []
+        for argument in arguments:
+            first, dots, last = argument.partition("..")
+            found += self.between(first, last) if dots else [self.check(argument)]
+        return list(dict.fromkeys(found))
+
+    def due(
+        self, learnt: Sequence[str], now: datetime, available: Iterable[str] | None = None
+    ) -> list[str]:
+        """The periods that have closed and are not yet learnt, in order.
+
+        Named periods: all of `periods.order` that are not learnt. Calendar periods: those after
+        the newest one learnt; where none is, the closed ones of `available`. Where `available`
+        is given, only what is in it.
+
+        Raises:
+            InputError: a name in `learnt` or `available` is no calendar period.
+        """
+        wanted = None if available is None else set(available)
+        if self._calendar is None:
+            found = [period for period in self.order if period not in learnt]
+        elif learnt:
+            found = self._closed_after(max(learnt, key=self.ordinal), now)
+        else:
+            ordered = sorted(wanted or (), key=self.ordinal)
+            found = [period for period in ordered if self.closed(period, now)]
+        return [period for period in found if wanted is None or period in wanted]
+
+    def for_partition(self, key: str) -> str:
+        """The period that an Airflow partition key stands for.
+
+        A period's own id stands for itself. An instant, which a cron timetable gives, stands for
+        the calendar period that was the last to close by then; without a zone it is in ours.
+
+        Raises:
+            InputError: it is neither.
+        """
+        if self._calendar is None:
+            return self.check(key)
+        try:
+            return self.check(key)
+        except InputError as error:
+            if not (when := _parse(key)):
+                raise InputError(
+                    f"partition key {key!r} names no period", error.rule, "or give an ISO 8601 time"
+                ) from None
+        first = self._first_day(self.of(when))
+        return self.check(self._calendar.spell(first - timedelta(days=1)))
+
+    def _closed_after(self, period: str, now: datetime) -> list[str]:
+        found: list[str] = []
+        following = self.after(period)
+        while following is not None and self.closed(following, now):
+            found.append(following)
+            following = self.after(following)
+        return found
+
+    def _first_day(self, period: str) -> date:
+        """The first day of a calendar period.
+
+        Raises:
+            InputError: it is no calendar period of this kind.
+        """
+        calendar = CALENDARS[self.every]
+        match = re.fullmatch(calendar.pattern, period)
+        numbers = [int(group) for group in match.groups()] if match else [0]
+        if FIRST_YEAR <= numbers[0] <= LAST_YEAR:
+            try:
+                return calendar.first_day(*numbers)
+            except ValueError:
+                pass
+        when = _parse(period)
+        is_near = when is not None and FIRST_YEAR < when.year < LAST_YEAR
+        raise InputError(
+            f"{period!r} is no period",
+            f"periods.every is {self.every!r}: a period is written as {calendar.example}, in the "
+            f"years {FIRST_YEAR} to {LAST_YEAR}",
+            f"did you mean {calendar.spell(when)}" if when is not None and is_near else "",
+        )
+
+    def _day_after(self, period: str) -> date:
+        """The first day of the period that follows a calendar one."""
+        calendar = CALENDARS[self.every]
+        inside = self._first_day(period) + timedelta(days=calendar.longest_days)
+        match = re.fullmatch(calendar.pattern, calendar.spell(inside))
+        assert match, "a calendar's pattern matches what it spells"
+        return calendar.first_day(*map(int, match.groups()))
+
+    def _midnight(self, day: date) -> datetime:
+        """The first midnight of a day: where clocks skip it, the instant at which they do."""
+        return datetime.combine(day, time(), self.zone)
+
+    def _instant(self, when: datetime) -> datetime:
+        """In UTC, as two times of one zone would be compared by their clocks' faces."""
+        return (when if when.tzinfo else when.replace(tzinfo=self.zone)).astimezone(UTC)
+
+    def _local_day(self, when: datetime) -> date:
+        """The day in whose bounds an instant lies.
+
+        That is the clock's date, but where clocks go back over midnight (Newfoundland until
+        2011, at 00:01): there the day has begun although clocks show the day before again.
+        """
+        try:
+            instant = self._instant(when)
+            day = instant.astimezone(self.zone).date()
+            following = self._midnight(day + timedelta(days=1))
+            return following.date() if following.astimezone(UTC) <= instant else day
+        except OverflowError:
+            return when.date()
+
+
+def _parse(text: str) -> datetime | date | None:
+    """A date or a time in ISO 8601; None if `text` is neither."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
