@@ -1,0 +1,124 @@
+"""Another program that runs beside us until it is stopped: its log, its health, its processes.
+
+Not a supervisor: nothing is restarted. Called by `updater.local`, which says which programs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+TAIL_BYTES = 4000
+ORPHANED_SECONDS = 3  # for what left the program's session: tasks, which report before they end
+ASKED_SECONDS = 15  # for the program, told as by Ctrl-C
+TOLD_SECONDS = 5  # after SIGTERM, before SIGKILL
+
+
+class Daemon:
+    """One program in a session of its own, so that Ctrl-C in the terminal reaches us alone.
+
+    `is_healthy` asks the program whether it serves; it may raise OSError or ValueError for "no".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        log: Path,
+        is_healthy: Callable[[], bool],
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._is_healthy = is_healthy
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                list(command),
+                env=dict(environ),
+                cwd=log.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def is_healthy(self) -> bool:
+        try:
+            return self._is_healthy()
+        except (OSError, ValueError):
+            return False
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    def tail(self) -> str:
+        """The last lines of the log."""
+        text = self.log.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace")
+        return "\n".join(text.splitlines()[-25:])
+
+    def stop(self) -> None:
+        """None of its processes runs any more, whatever session they moved to.
+
+        First what left the session (Airflow's tasks, which thereby stop their commands and can
+        still report), then the program as by Ctrl-C, then whatever is left, at last by SIGKILL.
+        """
+        try:
+            program = psutil.Process(self._process.pid)
+            family = [*program.children(recursive=True), program]
+        except psutil.NoSuchProcess:
+            family = []
+        moved = [process for process in family if _group(process) not in (self._process.pid, None)]
+        _send(moved, signal.SIGTERM)
+        psutil.wait_procs(moved, timeout=ORPHANED_SECONDS)
+        if self._process.poll() is None:
+            family = _united(family, psutil.Process(self._process.pid).children(recursive=True))
+            self._process.send_signal(signal.SIGINT)
+        _, alive = psutil.wait_procs(family, timeout=ASKED_SECONDS)
+        alive = _united(alive, _members(self._process.pid))
+        _send(alive, signal.SIGTERM)
+        _, alive = psutil.wait_procs(alive, timeout=TOLD_SECONDS)
+        _send(alive, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=TOLD_SECONDS)
+        self._process.wait()
+
+
+def fetch(url: str, *, timeout_seconds: float = 5.0) -> bytes:
+    """The body at `url` on this machine, past any proxy. Raises OSError: none, or HTTP >= 400."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=timeout_seconds) as answer:
+        body: bytes = answer.read()
+    return body
+
+
+def _group(process: psutil.Process) -> int | None:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
+def _members(group: int) -> list[psutil.Process]:
+    """The processes of a group, whosever children they have become."""
+    return [process for process in psutil.process_iter() if _group(process) == group]
+
+
+def _united(
+    some: Sequence[psutil.Process], others: Sequence[psutil.Process]
+) -> list[psutil.Process]:
+    return list({process.pid: process for process in (*some, *others)}.values())
+
+
+def _send(processes: Sequence[psutil.Process], number: int) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
