@@ -13,11 +13,11 @@ from typing import Any
 from rehearsal.policies import POLICIES, Past
 from rehearsal.quota import split
 
-CURSOR_UNITS = 2**53
-"""A cursor is a place in a file in hash order as a fraction of it, in units of 2^-53. So it means
-the same place (in the space of hashes) when the period's dataset version gets more or fewer
-examples, names a row exactly while there are fewer than 2^53 of them, and stays an exact integer
-in every JSON reader."""
+CURSOR_UNITS = 2**40
+"""A cursor is how far round a period's file has been used: full rounds, and the place of the next
+window as a fraction of the file, in units of 2^-40. So it names the same place (in the space of
+hashes) when the period's next dataset version has more or fewer examples, names a row exactly
+while there are at most 2^40 of them, and tells which period is furthest behind."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The choices of one update, and `cursors`: for each period ever chosen from, where the next
+    """The choices of one update, and `cursors`: for each period planned over so far, where the next
     update goes on (see CURSOR_UNITS)."""
 
     policy: str
@@ -108,11 +108,15 @@ def plan(
 
     Raises:
         ValueError: an unknown policy, a negative budget or size, a period given twice, or a
-            cursor outside 0 .. CURSOR_UNITS - 1.
+            negative cursor.
     """
     cursors = dict(cursors or {})
     _check(past, policy, cursors)
-    ordered = sorted(past, key=lambda one: (cursors.get(one.period, 0), one.period))
+    # A period that is new joins the round that the one furthest behind is in.
+    known = [cursors[one.period] for one in past if one.period in cursors and one.num_train]
+    begin = min(known, default=0) // CURSOR_UNITS * CURSOR_UNITS
+    cursors |= {one.period: cursors.get(one.period, begin) for one in past}
+    ordered = sorted(past, key=lambda one: (cursors[one.period], one.period))
     capacities = {one.period: one.num_train for one in ordered}
     weights = POLICIES[policy](ordered)
     quotas = _nobody_starves(split(budget, weights, capacities), weights, capacities)
@@ -120,15 +124,14 @@ def plan(
     for one in sorted(past, key=lambda one: (one.ordinal, one.period)):
         count = quotas[one.period]
         if count:
-            start = cursors.get(one.period, 0) * one.num_train // CURSOR_UNITS
+            rounds, place = divmod(cursors[one.period], CURSOR_UNITS)
+            start = place * one.num_train // CURSOR_UNITS
             choices.append(Choice(one.period, one.dataset_version, one.num_train, start, count))
-            cursors[one.period] = _cursor((start + count) % one.num_train, one.num_train)
+            # Rounded up, so that rounding down on the way back gives the same row again.
+            cursors[one.period] = -(
+                -(rounds * one.num_train + start + count) * CURSOR_UNITS // one.num_train
+            )
     return Manifest(policy, budget, tuple(choices), cursors)
-
-
-def _cursor(row: int, num_train: int) -> int:
-    # Rounded up, so that rounding down on the way back gives the same row again.
-    return -(-row * CURSOR_UNITS // num_train)
 
 
 def _nobody_starves(
@@ -150,5 +153,5 @@ def _check(past: Sequence[Past], policy: str, cursors: Mapping[str, int]) -> Non
     if len(set(periods)) != len(periods):
         raise ValueError(f"a period is given twice: {sorted(periods)}")
     for period, cursor in cursors.items():
-        if not 0 <= cursor < CURSOR_UNITS:
-            raise ValueError(f"cursor of {period!r} is {cursor}: must be in 0..{CURSOR_UNITS - 1}")
+        if cursor < 0:
+            raise ValueError(f"the cursor of {period!r} is {cursor}: must be at least 0")

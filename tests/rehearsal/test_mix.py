@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -32,6 +32,7 @@ def cases(draw):
     )
 
 
+@settings(deadline=None)
 @given(cases())
 def test_an_epoch_passes_once_over_everything_in_one_ratio(batches):
     found = list(batches)
@@ -48,6 +49,7 @@ def test_an_epoch_passes_once_over_everything_in_one_ratio(batches):
         assert batch == [i for i in batch if i < batches.num_new] + batch[len(batch) - here :]
 
 
+@settings(deadline=None)
 @given(cases(), st.integers(0, 3), st.data())
 def test_resumes_with_the_very_batches_that_were_left(batches, epoch, data):
     batches.set_epoch(epoch)

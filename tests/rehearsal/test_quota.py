@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rehearsal.quota import split
@@ -24,6 +24,7 @@ def problems(draw: st.DrawFn) -> tuple[int, dict[str, float], dict[str, int]]:
     return draw(st.integers(0, 1500)), weights, capacities
 
 
+@settings(deadline=None)
 @given(problems())
 def test_adds_up_and_stays_within_capacity(problem):
     total, weights, capacities = problem
@@ -35,6 +36,7 @@ def test_adds_up_and_stays_within_capacity(problem):
     assert sum(counts.values()) == min(total, open_capacity)
 
 
+@settings(deadline=None)
 @given(problems())
 def test_names_below_capacity_are_within_one_of_one_common_rate(problem):
     """Water-filling: there is a rate r with count within 1 of min(r * weight, capacity)."""
@@ -50,6 +52,7 @@ def test_names_below_capacity_are_within_one_of_one_common_rate(problem):
                 assert least_rate <= Fraction(counts[lagging] + 1) / exact[lagging]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 500), st.lists(st.integers(1, 100), min_size=1, max_size=8))
 def test_no_further_than_one_from_the_exact_share_when_nothing_is_full(total, sizes):
     weights = {str(i): float(size) for i, size in enumerate(sizes)}
