@@ -9,15 +9,14 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from store.dvc_calls import plain_errors, quiet, remote_call
+from store.dvc_calls import plain_errors, quiet
 from store.errors import NotFoundError, StoreError
-from store.retry import with_backoff
+from store.remote import ask, without_secrets
 
 REMOTE = "updater"  # our name for it in DVC's configuration
 CHUNK_BYTES = 1 << 20
@@ -29,7 +28,7 @@ class DataCache:
     def __init__(self, root: Path, remote: str = "") -> None:
         self.root = root
         self.remote = remote
-        self._shown = re.sub(r"//[^/@]*@", "//", remote)
+        self._shown = without_secrets(remote)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Any]:
@@ -124,11 +123,7 @@ class DataCache:
                 "UPDATER_STORE_DVC_REMOTE"
             )
         infos = {HashInfo("md5", md5) for md5 in wanted}
-        result = with_backoff(
-            lambda: remote_call(lambda: verb(infos, remote=REMOTE)),
-            on=(ConnectionError, TimeoutError),
-            what=f"the DVC remote {self._shown}",
-        )
+        result = ask(lambda: verb(infos, remote=REMOTE), f"the DVC remote {self._shown}")
         if result.failed:
             raise StoreError(
                 f"{len(result.failed)} of {len(infos)} objects could not be copied "

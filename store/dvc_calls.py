@@ -6,16 +6,13 @@ Nothing about what is asked of it (that is `store.data_cache`, the one caller).
 import contextlib
 import errno
 import logging
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from store.errors import StoreError
 
-Result = TypeVar("Result")
 _LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
@@ -75,23 +72,3 @@ def _disk(error: OSError, root: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk of {root} is full ({error}); free some space and run the same again"
     return f"the data repository {root} can't be used: {error}"
-
-
-def remote_call(call: Callable[[], Result]) -> Result:
-    """`call()`; what the clients of object stores raise is told apart by name, because
-    boto and its like are optional and have exceptions of their own.
-
-    Raises:
-        ConnectionError: no connection, or no answer in time.
-        StoreError: any other refusal.
-    """
-    from dvc.exceptions import DvcException
-
-    try:
-        return call()
-    except (OSError, DvcException):
-        raise
-    except Exception as error:
-        if re.search("Connect|Timeout", type(error).__name__):
-            raise ConnectionError(str(error)) from error
-        raise StoreError(f"the DVC remote refused: {type(error).__name__}: {error}") from error
