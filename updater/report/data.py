@@ -1,0 +1,221 @@
+"""What the report shows, as plain values: `collect` fills it, `page` and the figures read it.
+
+No reading of files and no drawing here, so that every picture can be tried on made-up data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from updater import metrics
+from updater.metrics import Chain, Flip
+
+
+@dataclass(frozen=True)
+class Version:
+    """One row of the score matrix. `learnt` are all the periods it knows, in their order;
+    `verdict` is None while its update has none; `was_deployed` is "ever"."""
+
+    id: str
+    kind: str
+    base: str | None
+    learnt: tuple[str, ...]
+    verdict: str | None
+    was_deployed: bool
+    created_at: str
+    update: str | None = None
+    digest: str = ""
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score: so many right of so many holdout examples, at least one."""
+
+    num_correct: int
+    num_examples: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.num_correct / self.num_examples
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """From this event on, users had `version`. `kind` is promoted or rolled_back."""
+
+    at: str
+    kind: str
+    version: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The gate's verdict with the rule that it followed. `comparisons` are `Comparison.as_dict`s as
+    the ledger keeps them."""
+
+    verdict: str
+    reasons: tuple[str, ...]
+    comparisons: tuple[Mapping[str, Any], ...]
+    margin_fraction: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class PeriodFlips:
+    """What flipped on one period between base and version. `negative` and `positive` are the first
+    few in hash order, which is a random sample of them."""
+
+    period: str
+    num_examples: int
+    num_negative: int
+    num_positive: int
+    negative: tuple[Flip, ...] = ()
+    positive: tuple[Flip, ...] = ()
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows `start`, `start + 1`, ... (`count`, wrapping round) of a period's train examples."""
+
+    period: str
+    dataset_version: str
+    num_train: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What was shown again: the manifest's policy, budget and windows."""
+
+    policy: str
+    budget: int
+    windows: tuple[Window, ...]
+
+    @property
+    def num_examples(self) -> int:
+        return sum(window.count for window in self.windows)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset version that the version has learnt, with its counts."""
+
+    period: str
+    id: str
+    num_train: int
+    num_holdout: int
+    num_quarantined: int
+    num_duplicates: int
+    num_leaked: int
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything about one version. `versions` and `deployments` are oldest first, `periods` in
+    their order; `scores` is keyed by (version, period); a missing score is no key; `curve` is
+    metric -> points (step, value); `flips` is None where there is no base to flip from."""
+
+    workspace: str
+    version: str
+    made_at: str
+    versions: tuple[Version, ...]
+    periods: tuple[str, ...]
+    scores: Mapping[tuple[str, str], Cell]
+    deployments: tuple[Deployment, ...] = ()
+    judgement: Judgement | None = None
+    flips: tuple[PeriodFlips, ...] | None = None
+    rehearsed: Rehearsed | None = None
+    curve: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    step_seconds: tuple[tuple[str, float], ...] = ()
+    datasets: tuple[Dataset, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_digest: str = ""
+
+    def find(self, version: str) -> Version:
+        """The row of `version`.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for row in self.versions:
+            if row.id == version:
+                return row
+        raise KeyError(version)
+
+    @property
+    def subject(self) -> Version:
+        """The version that the report is on."""
+        return self.find(self.version)
+
+    @property
+    def deployed(self) -> str | None:
+        """What users have now."""
+        return self.deployments[-1].version if self.deployments else None
+
+    @property
+    def new_periods(self) -> tuple[str, ...]:
+        """What the version learnt that its base had not."""
+        base = self.subject.base
+        known = self.find(base).learnt if base is not None else ()
+        return tuple(period for period in self.subject.learnt if period not in known)
+
+    def lineage(self) -> tuple[Version, ...]:
+        """The version's bases, oldest first, then itself."""
+        rows = [self.subject]
+        while (base := rows[-1].base) is not None:
+            rows.append(self.find(base))
+        return tuple(reversed(rows))
+
+    def accuracy(self, version: str, period: str) -> float | None:
+        cell = self.scores.get((version, period))
+        return None if cell is None else cell.accuracy
+
+    def chain(self) -> Chain:
+        """The score matrix along the version's line of descent, for `updater.metrics`."""
+        rows = self.lineage()
+        return Chain(
+            versions=tuple(row.id for row in rows),
+            periods=self.periods,
+            accuracy=tuple(
+                tuple(self.accuracy(row.id, period) for period in self.periods) for row in rows
+            ),
+            learnt_at=tuple(
+                next((i for i, row in enumerate(rows) if period in row.learnt), None)
+                for period in self.periods
+            ),
+        )
+
+    def summary(self) -> dict[str, float]:
+        """The numbers that fit one line, by name, as fractions and counts. What can't be known is
+        not in it: MLflow takes no NaN."""
+        chain = self.chain()
+        worst = metrics.worst(chain)
+        found: dict[str, float | None] = {
+            "average_accuracy": metrics.average(chain),
+            "worst_accuracy": None if worst is None else worst[1],
+            "average_forgetting": metrics.average_forgetting(chain),
+            "backward_transfer": metrics.backward_transfer(chain),
+            "forward_transfer": metrics.forward_transfer(chain),
+        }
+        if self.flips is not None:
+            found["num_negative_flips"] = sum(f.num_negative for f in self.flips)
+            found["num_positive_flips"] = sum(f.num_positive for f in self.flips)
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def known_at(deployments: Sequence[Deployment], data: ReportData) -> list[tuple[str, ...]]:
+    """For each deployment, the periods that any version deployed until then had learnt.
+
+    After a rollback the periods of the version that was taken back still count: users had been
+    served them, so their loss must show.
+    """
+    known: set[str] = set()
+    rows = []
+    for deployment in deployments:
+        known |= set(data.find(deployment.version).learnt)
+        rows.append(tuple(period for period in data.periods if period in known))
+    return rows

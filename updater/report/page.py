@@ -1,0 +1,152 @@
+"""The report as one HTML page that needs nothing else: no script, no font, no picture from outside.
+
+`render` is called by `updater report` and by the pipeline's publishing. The layout is in
+`template.html`; every text from outside goes through Jinja's escaping.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from updater import metrics
+from updater.gate_reasons import percent, points
+from updater.report import style
+from updater.report.data import ReportData
+from updater.report.figures import FIGURES
+
+_MOST_TEXT = 600  # characters of a prompt in the flips' tables; the whole is in the dataset version
+VERDICTS = {"accepted": "Accepted", "rejected": "Rejected", "review": "Needs a person's review"}
+
+
+def render(data: ReportData) -> str:
+    """The page on `data.version`, a whole HTML document."""
+    chain = data.chain()
+    return _template().render(
+        data=data,
+        subject=data.subject,
+        figures={
+            name: Markup(style.inline_svg(figure, name, picture.description))
+            for name, picture in FIGURES.items()
+            if (figure := picture.draw(data)) is not None
+        },
+        headline=_headline(data),
+        standing=_standing(data),
+        tiles=_tiles(data),
+        lineage=data.lineage(),
+        forgotten=metrics.forgetting(chain),
+        present=chain.present,
+        summary=data.summary(),
+        total_seconds=sum(seconds for _, seconds in data.step_seconds),
+        config=json.dumps(data.config, indent=2, ensure_ascii=False, default=str),
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": lambda value: "–" if value is None else percent(value),
+        "points": lambda value: "–" if value is None else points(value),
+        "count": lambda value: f"{value:,}",
+        "seconds": _seconds,
+        "moment": lambda at: at[:16].replace("T", " "),
+        "cut": lambda text: text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…",
+    }
+    return environment.get_template("template.html")
+
+
+def _headline(data: ReportData) -> tuple[str, str]:
+    """(a class for the colour, the verdict in words)."""
+    if data.judgement is None:
+        return "none", "Not judged yet"
+    return data.judgement.verdict, VERDICTS[data.judgement.verdict]
+
+
+def _standing(data: ReportData) -> str:
+    """What users have, seen from this version."""
+    now = data.deployed
+    if now is None:
+        return "Nothing is deployed yet."
+    if now == data.version:
+        return "Users have this version now."
+    if data.subject.was_deployed:
+        return f"Users had this version; now they have version {now}."
+    return f"Users never had this version; they have version {now}."
+
+
+def _tiles(data: ReportData) -> list[dict[str, Any]]:
+    """The few numbers at the top: a name, the number, and what it means."""
+    summary, subject = data.summary(), data.subject
+    num = len(subject.learnt)
+    tiles = [
+        {
+            "name": "Mean accuracy",
+            "value": _maybe(percent, summary.get("average_accuracy")),
+            "note": f"over {'the period' if num == 1 else f'all {num} periods'} it has learnt",
+        }
+    ]
+    if subject.base is not None:
+        tiles += [_new_period_tile(data, period) for period in data.new_periods[:1]]
+    worst = metrics.worst(data.chain())
+    if worst is not None and num > 1:
+        note = style.shortened(worst[0], 34)
+        tiles.append({"name": "Weakest period", "value": percent(worst[1]), "note": note})
+    if "average_forgetting" in summary:
+        tiles += [
+            {
+                "name": "Forgetting",
+                "value": points(summary["average_forgetting"]).removeprefix("+"),
+                "note": "best score so far minus present, mean over past periods",
+            },
+            {
+                "name": "Backward transfer",
+                "value": _maybe(points, summary.get("backward_transfer")),
+                "note": "change on past periods since each was learnt",
+            },
+        ]
+    if data.flips is not None:
+        lost, won = (round(summary[f"num_{sign}_flips"]) for sign in ("negative", "positive"))
+        tiles.append(
+            {
+                "name": "Flips",
+                "value": f"{lost:,} lost, {won:,} won",
+                "note": "right answers that became wrong, and the reverse",
+            }
+        )
+    return tiles
+
+
+def _new_period_tile(data: ReportData, period: str) -> dict[str, Any]:
+    base = data.subject.base
+    assert base is not None
+    before = _maybe(percent, data.accuracy(base, period))
+    return {
+        "name": f"New period {style.shortened(period, 18)}",
+        "value": _maybe(percent, data.accuracy(data.version, period)),
+        "note": f"{before} with version {base}, before learning it",
+    }
+
+
+def _maybe(words: Any, value: float | None) -> str:
+    return "–" if value is None else words(value)
+
+
+def _seconds(seconds: float) -> str:
+    """65 is "1 min 5 s"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
