@@ -81,7 +81,7 @@ def _global_options() -> list[click.Option]:
     """The options that every command takes, before or after its name."""
     return [
         click.Option(
-            ["--workspace", "folder"],
+            ["--workspace", "workspace_folder"],
             type=click.Path(path_type=Path),
             metavar="DIR",
             callback=_set_folder,

@@ -9,8 +9,9 @@ from updater.cli.app import Session, app, many_periods
 
 
 @app.command()
+@click.option("--repair", is_flag=True, help="Move MLflow's aliases to what the ledger says.")
 @click.pass_obj
-def status(session: Session) -> None:
+def status(session: Session, repair: bool) -> None:
     """Show what is deployed, due and waiting.
 
     `consistent` is whether MLflow's aliases agree with the ledger's events.
@@ -18,9 +19,11 @@ def status(session: Session) -> None:
     \b
     Example: updater status --json
     """
-    from updater import outcome
+    from updater import outcome, release
 
     workspace = session.workspace()
+    if repair:
+        release.repair(workspace.ledger, workspace.aliases)
     answer = outcome.status(workspace)
     session.answer(answer, lambda console: tables.status(console, answer))
 

@@ -37,8 +37,13 @@ def demo(session: Session, folder: Path) -> None:
 
 
 @app.command()
-@click.option("--airflow-port", default=8080, show_default=True, metavar="PORT")
-@click.option("--mlflow-port", default=5000, show_default=True, metavar="PORT")
+@click.option(
+    "--airflow-port",
+    default=8080,
+    metavar="PORT",
+    help="8080 by default; the next free one where it is taken.",
+)
+@click.option("--mlflow-port", default=5000, metavar="PORT", help="5000 by default; likewise.")
 @click.pass_obj
 def up(session: Session, airflow_port: int, mlflow_port: int) -> int:
     """Start Airflow and MLflow until Ctrl-C.
@@ -46,7 +51,7 @@ def up(session: Session, airflow_port: int, mlflow_port: int) -> int:
     For a first look and for development. Prints both addresses and the login.
 
     \b
-    Example: updater --workspace demo-workspace up
+    Example: updater up --workspace demo-workspace
     """
     from updater import local
 
