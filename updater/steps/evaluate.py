@@ -5,6 +5,7 @@ twice on the same examples. Then the exported candidate is loaded in a clean pro
 answer alike (`updater.verify`): an event "verified" says that it did.
 """
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -129,6 +130,7 @@ def _measure(
                 num_correct=sum(table["correct"].to_pylist()),
                 num_examples=table.num_rows,
                 outcomes=str(path.relative_to(workspace.root)),
+                created_at=datetime.now(UTC),
             )
         )
     return scores

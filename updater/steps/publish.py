@@ -4,30 +4,54 @@ Everything here can be made again from the ledger and the workspace; nothing is 
 """
 
 import shutil
+from pathlib import Path
 
 from store.ledger import Update
+from updater import outcome
+from updater.files import write_json, write_text
 from updater.workspace import Workspace
 
 
 def publish(workspace: Workspace, update: Update) -> None:
-    """The update's MLflow run holds its scores and artifacts, and is closed."""
-    ledger, registry = workspace.ledger, workspace.registry
-    assert update.kind, "an update of the ledger"
-    candidate = ledger.update(update.id).candidate
-    assert candidate is not None, "the pipeline runs train first"
-    version = ledger.model_version(candidate)
-    scores = {s.period: s.accuracy for s in ledger.scores(version=candidate)}
-    ordinals = {period: workspace.periods.ordinal(period) for period in scores}
-    registry.log_scores(version.run_id, scores, ordinals)
-    verdict = ledger.verdict(update.id)
-    assert verdict is not None, "the pipeline runs the gate first"
-    registry.set_version_tags(candidate, {"verdict": verdict.verdict})
-    from updater.report.collect import collect
+    """The update's MLflow run holds its scores and artifacts, and is closed.
 
-    data = collect(workspace, candidate)
-    registry.log_summary(version.run_id, data.summary())
-    folder = workspace.run_folder(update.id) / "report"
-    _draw(data, folder)
-    registry.log_artifacts(version.run_id, folder)
-    registry.close_run(version.run_id)
-    shutil.rmtree(folder)
+    Raises:
+        UnreachableError: MLflow can't be reached; run it again.
+    """
+    ledger, registry = workspace.ledger, workspace.registry
+    candidate = ledger.update(update.id).candidate
+    verdict = ledger.verdict(update.id)
+    assert candidate is not None and verdict is not None, "the pipeline runs train and gate first"
+    run_id = ledger.model_version(candidate).run_id
+    scores = {
+        period: score.accuracy
+        for (version, period), score in outcome.current_scores(workspace).items()
+        if version == candidate
+    }
+    ordinals = {period: workspace.periods.ordinal(period) for period in scores}
+    registry.log_scores(run_id, scores, ordinals)
+    registry.set_version_tags(candidate, {"verdict": verdict.verdict})
+    folder = workspace.run_folder(update.id)
+    registry.log_summary(run_id, _draw(workspace, candidate, folder / "report"))
+    registry.log_artifacts(run_id, folder / "report")
+    registry.close_run(run_id)
+    shutil.rmtree(folder / "report")
+
+
+def _draw(workspace: Workspace, version: str, folder: Path) -> dict[str, float]:
+    """Report, pictures and tables are in `folder`; the figures that a run table shows come back."""
+    from updater.report import figures
+    from updater.report.collect import collect
+    from updater.report.page import render
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    data = collect(workspace, version)
+    write_text(folder / "report.html", render(data))
+    figures.save_all(data, folder)
+    write_json(folder / "score_matrix.json", outcome.score_matrix(workspace))
+    for name in ("manifest.json", "train_metrics.jsonl"):
+        made = folder.parent / name
+        if made.exists():
+            shutil.copyfile(made, folder / name)
+    return data.summary()

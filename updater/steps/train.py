@@ -6,6 +6,7 @@ architecture; `adopt` brings a finished checkpoint and trains nothing. The train
 """
 
 import dataclasses
+import logging
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from updater.steps import importance as importance_step
 from updater.steps.curve import Curve
 from updater.steps.rehearse import manifest_of
 from updater.workspace import Workspace
+
+log = logging.getLogger("updater")
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,6 +124,13 @@ def _fit(
             on_metrics=curve.add,
             progress=workspace.progress,
         )
+    if done.too_long:
+        log.warning(
+            "%s: %d examples of more than %d tokens were left out of training",
+            update.id,
+            len(done.too_long),
+            workspace.settings.model.max_length_tokens,
+        )
     checkpoint.export(model, start, candidate)
     result = {
         "num_steps": done.num_steps,
@@ -128,6 +138,7 @@ def _fit(
         "num_tokens": done.num_tokens,
         "num_new": new.num_rows,
         "num_rehearsed": 0 if rehearsed is None else rehearsed.num_rows,
+        "num_too_long": len(done.too_long),
         "training_seconds": done.seconds,
     }
     write_json(result_file, result)
