@@ -5,13 +5,12 @@ transaction per method, one writer at a time; recording a fact again changes not
 step may run twice. Called by the steps, the release logic and the read commands.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import ColumnElement, select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -28,22 +27,17 @@ from store.ledger.records import (
     Update,
     VerdictRecord,
 )
+from store.ledger.sessions import Sessions
 from store.ledger.tables import (
     DatasetVersionRow,
     EventRow,
     ModelVersionRow,
     PeriodRow,
-    Row,
     ScoreRow,
     StepRow,
     UpdateRow,
     VerdictRow,
 )
-
-AnyRecord = TypeVar("AnyRecord")
-
-# Longer than any transaction of ours; a client that hangs with the lock is then named, not joined.
-LOCK_TIMEOUT_SECONDS = 20
 
 
 def now() -> datetime:
@@ -75,7 +69,7 @@ class Ledger:
     """
 
     def __init__(self, database: Database, *, clock: Callable[[], datetime] = now) -> None:
-        self._database = database
+        self._sessions = Sessions(database)
         self._clock = clock
 
     # Periods and their data
@@ -84,7 +78,7 @@ class Ledger:
         self, id: str, ordinal: int, start_at: datetime | None, end_at: datetime | None
     ) -> None:
         """The period is known, with this place and these bounds (they may be corrected)."""
-        with self._write() as session:
+        with self._sessions.write() as session:
             row = session.scalars(select(PeriodRow).where(PeriodRow.id == id)).one_or_none()
             if row is None:
                 row = PeriodRow(id=id)
@@ -93,7 +87,7 @@ class Ledger:
 
     def periods(self) -> list[Period]:
         """Every known period, by ordinal."""
-        return sorted(self._all(PeriodRow, Period), key=lambda period: period.ordinal)
+        return sorted(self._sessions.all(PeriodRow, Period), key=lambda period: period.ordinal)
 
     def record_dataset_version(self, version: DatasetVersion) -> None:
         """The dataset version is recorded.
@@ -102,19 +96,19 @@ class Ledger:
             NotFoundError: its period is not known.
             ConflictError: it is recorded with other content.
         """
-        with self._write() as session:
+        with self._sessions.write() as session:
             find(session, PeriodRow, version.period)
             keep(session, DatasetVersionRow, version, key=("id",))
 
     def dataset_version(self, id: str) -> DatasetVersion:
         """The dataset version. Raises: NotFoundError: there is none; lists those there are."""
-        with self._read() as session:
+        with self._sessions.read() as session:
             return find(session, DatasetVersionRow, id).record(DatasetVersion)
 
     def dataset_versions(self, period: str | None = None) -> list[DatasetVersion]:
         """The dataset versions, of one period or of all."""
         where = [] if period is None else [DatasetVersionRow.period == period]
-        return self._all(DatasetVersionRow, DatasetVersion, *where)
+        return self._sessions.all(DatasetVersionRow, DatasetVersion, *where)
 
     def latest_dataset_version(self, period: str) -> DatasetVersion | None:
         """The period's newest dataset version, or None."""
@@ -130,7 +124,7 @@ class Ledger:
             NotFoundError: its base or dataset version is not known.
             ConflictError: its id stands for another update.
         """
-        with self._write() as session:
+        with self._sessions.write() as session:
             find(session, DatasetVersionRow, update.dataset_version)
             if update.base is not None:
                 find(session, ModelVersionRow, update.base)
@@ -141,12 +135,14 @@ class Ledger:
 
     def update(self, id: str) -> Update:
         """The update. Raises: NotFoundError: there is none; lists those there are."""
-        with self._read() as session:
+        with self._sessions.read() as session:
             return find(session, UpdateRow, id).record(Update)
 
     def updates(self, period: str | None = None) -> list[Update]:
         """The updates, of one period or of all."""
-        return self._all(UpdateRow, Update, *([] if period is None else [UpdateRow.period == period]))
+        return self._sessions.all(
+            UpdateRow, Update, *([] if period is None else [UpdateRow.period == period])
+        )
 
     def set_candidate(self, update_id: str, version: str) -> None:
         """The update has made `version`.
@@ -155,7 +151,7 @@ class Ledger:
             NotFoundError: no such update or version.
             ConflictError: it has made another one.
         """
-        with self._write() as session:
+        with self._sessions.write() as session:
             find(session, ModelVersionRow, version)
             row = find(session, UpdateRow, update_id)
             if row.candidate not in (None, version):
@@ -171,7 +167,7 @@ class Ledger:
         Raises:
             NotFoundError: no such update.
         """
-        with self._write() as session:
+        with self._sessions.write() as session:
             find(session, UpdateRow, update)
             row = _step(session, update, name)
             if row is None:
@@ -190,27 +186,177 @@ class Ledger:
             ConflictError: it was never started, or is finished with another result.
             ValueError: `result` is no plain JSON.
         """
-        with self._write() as session:
+        with self._sessions.write() as session:
             row = _step(session, update, name)
             if row is None:
                 raise ConflictError(f"step {name} of update {update} can't finish: never started")
-            first = row.finished_at or self._clock()
-            spent = seconds if row.seconds is None else row.seconds
-            row.state = "finished"
-            if row.finished_at is None:
-                row.result = result
-            finished = dataclasses.replace(
-                row.record(Step), result=result, finished_at=first, seconds=spent
-            )
-            row.finished_at, row.seconds = first, spent
-            return keep(session, StepRow, finished, key=("update", "name")).record(Step)
+            if row.state == "finished":
+                again = dataclasses.replace(row.record(Step), result=result)
+                return keep(session, StepRow, again, key=("update", "name")).record(Step)
+            row.state, row.result, row.seconds = "finished", result, seconds
+            row.finished_at = self._clock()
+            session.flush()
+            session.refresh(row)
+            return row.record(Step)
 
     def step(self, update: str, name: str) -> Step | None:
         """The step, or None where it was never started."""
-        with self._read() as session:
+        with self._sessions.read() as session:
             row = _step(session, update, name)
             return None if row is None else row.record(Step)
 
     def steps(self, update: str) -> list[Step]:
         """The update's steps that were ever started."""
-        return self._all(StepRow, Step, StepRow.update == update)
+        return self._sessions.all(StepRow, Step, StepRow.update == update)
+
+    # Versions, how they did, and what the gate said
+
+    def record_model_version(self, version: ModelVersion) -> None:
+        """The version is recorded.
+
+        Raises:
+            NotFoundError: its base or update is not known.
+            ConflictError: it is recorded with other content.
+        """
+        with self._sessions.write() as session:
+            if version.base is not None:
+                find(session, ModelVersionRow, version.base)
+            if version.update is not None:
+                find(session, UpdateRow, version.update)
+            keep(session, ModelVersionRow, version, key=("id",))
+
+    def model_version(self, id: str) -> ModelVersion:
+        """The version. Raises: NotFoundError: there is none; lists those there are."""
+        with self._sessions.read() as session:
+            return find(session, ModelVersionRow, id).record(ModelVersion)
+
+    def model_versions(self) -> list[ModelVersion]:
+        """Every version."""
+        return self._sessions.all(ModelVersionRow, ModelVersion)
+
+    def record_scores(self, scores: Sequence[Score]) -> None:
+        """All of the scores are recorded, or none where one of them is refused.
+
+        Raises:
+            NotFoundError: a version or dataset version is not known.
+            ConflictError: one is recorded with another count.
+        """
+        with self._sessions.write() as session:
+            for score in scores:
+                find(session, ModelVersionRow, score.version)
+                find(session, DatasetVersionRow, score.dataset_version)
+                keep(session, ScoreRow, score, key=("version", "dataset_version"))
+
+    def scores(self, version: str | None = None, period: str | None = None) -> list[Score]:
+        """The scores, of one version or period or of all."""
+        where = [] if version is None else [ScoreRow.version == version]
+        where += [] if period is None else [ScoreRow.period == period]
+        return self._sessions.all(ScoreRow, Score, *where)
+
+    def record_verdict(
+        self,
+        update: str,
+        verdict: str,
+        *,
+        reasons: list[str],
+        comparisons: list[dict[str, Any]],
+        rule: dict[str, Any],
+    ) -> VerdictRecord:
+        """The gate's verdict on the update is recorded, once for ever.
+
+        Raises:
+            NotFoundError: no such update.
+            ConflictError: another verdict is recorded.
+            ValueError: a number in it is not finite.
+        """
+        record = VerdictRecord(
+            update=update,
+            verdict=verdict,
+            reasons=reasons,
+            comparisons=comparisons,
+            rule=rule,
+            created_at=self._clock(),
+        )
+        with self._sessions.write() as session:
+            find(session, UpdateRow, update)
+            return keep(session, VerdictRow, record, key=("update",)).record(VerdictRecord)
+
+    def verdict(self, update: str) -> VerdictRecord | None:
+        """The gate's verdict on the update, or None before there is one."""
+        known = self._sessions.all(VerdictRow, VerdictRecord, VerdictRow.update == update)
+        return known[0] if known else None
+
+    def verdicts(self) -> list[VerdictRecord]:
+        """Every verdict."""
+        return self._sessions.all(VerdictRow, VerdictRecord)
+
+    # Events
+
+    def append(
+        self,
+        kind: str,
+        version: str | None = None,
+        *,
+        actor: str,
+        reason: str,
+        update: str | None = None,
+        payload: dict[str, Any] | None = None,
+    ) -> Event:
+        """The event has happened. Each call is another event.
+
+        Raises:
+            ValueError: a release (use `append_release`), or a decision without its update.
+            ConflictError: a second decision ("approved", "rejected") on one update.
+        """
+        fields = self._event(kind, version, actor, reason, update) | {"payload": payload or {}}
+        with self._sessions.write() as session:
+            return events.append(session, fields)
+
+    def append_release(
+        self,
+        kind: str,
+        version: str,
+        *,
+        expected_deployed: str | None,
+        actor: str,
+        reason: str,
+        update: str | None = None,
+        payload: dict[str, Any] | None = None,
+    ) -> Event:
+        """`version` is deployed by an event "promoted" or "rolled_back", if `expected_deployed`
+        was deployed until this very transaction. An update is promoted once for ever: a second
+        promotion in its name gives back the first event and changes nothing.
+
+        Raises:
+            NotFoundError: no such version.
+            ConflictError: another version is deployed; nothing was appended.
+            ValueError: `kind` is no release.
+        """
+        fields = self._event(kind, version, actor, reason, update) | {"payload": payload or {}}
+        with self._sessions.write() as session:
+            return events.append_release(session, fields, expected=expected_deployed)
+
+    def events(self, kind: str | None = None) -> list[Event]:
+        """The events, of one kind or of all."""
+        chosen = select(EventRow).order_by(EventRow.id)
+        if kind is not None:
+            chosen = chosen.where(EventRow.kind == kind)
+        with self._sessions.read() as session:
+            return [row.record(Event) for row in session.scalars(chosen)]
+
+    def _event(
+        self, kind: str, version: str | None, actor: str, reason: str, update: str | None
+    ) -> dict[str, Any]:
+        return {
+            "at": self._clock(),
+            "actor": actor,
+            "kind": kind,
+            "version": version,
+            "update": update,
+            "reason": reason,
+        }
+
+
+def _step(session: Session, update: str, name: str) -> StepRow | None:
+    chosen = select(StepRow).where(StepRow.update == update, StepRow.name == name)
+    return session.scalars(chosen).one_or_none()

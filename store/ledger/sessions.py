@@ -1,0 +1,69 @@
+"""The ledger's transactions: readers see one state, and there is one writer at a time.
+
+Used by `store.ledger.ledger` alone, which opens one for each of its methods.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, select, text
+from sqlalchemy.orm import Session
+
+from store.database import Database
+from store.ledger.tables import (
+    DatasetVersionRow,
+    ModelVersionRow,
+    PeriodRow,
+    ScoreRow,
+    StepRow,
+    UpdateRow,
+    VerdictRow,
+)
+
+Record = TypeVar("Record")
+Ordered = TypeVar(
+    "Ordered",
+    PeriodRow,
+    DatasetVersionRow,
+    UpdateRow,
+    StepRow,
+    ModelVersionRow,
+    ScoreRow,
+    VerdictRow,
+)
+
+# Longer than any transaction of ours: who waits for it waits for a client that hangs.
+LOCK_TIMEOUT_SECONDS = 20
+
+
+class Sessions:
+    """Transactions on `database`. They raise what `Database.read` and `Database.write` do."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one state of the ledger."""
+        with self._database.read() as connection, Session(connection) as session:
+            yield session
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Session]:
+        """The one writing session: on SQLite by its nature, on PostgreSQL by this lock."""
+        with self._database.write() as connection:
+            if not self._database.is_sqlite:
+                connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
+                connection.execute(text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
+            with Session(connection) as session:
+                yield session
+                session.flush()
+
+    def all(
+        self, table: type[Ordered], record: type[Record], *where: ColumnElement[bool]
+    ) -> list[Record]:
+        """The rows that meet `where` as records, in the order in which they arrived."""
+        with self.read() as session:
+            rows = session.scalars(select(table).where(*where).order_by(table.row))
+            return [row.record(record) for row in rows]
