@@ -7,8 +7,6 @@ decoding's exact match, at the cost of one pass. No judgement here (`updater.gat
 evaluate step of `updater.pipeline`.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -16,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.train.encode import Encoded, collate, completion_logits, encode
+from updater.train.progress import Progress
 
 SCHEMA = pa.schema(
     [
@@ -34,7 +33,7 @@ def outcomes(
     *,
     batch_size: int,
     max_length_tokens: int,
-    progress: Callable[[int], None] | None = None,
+    progress: bool = False,
 ) -> pa.Table:
     """One row per example of `table` (columns id, prompt, completion), in its order.
 
@@ -43,8 +42,7 @@ def outcomes(
     teacher forcing, decoded without special tokens. An example longer than `max_length_tokens`
     could not be learnt and is not asked: correct is false, loss and predicted are null.
 
-    `progress` is called with the number of examples done since its last call. The batch size
-    changes losses by rounding only (below 1e-4 in float32); `correct` can differ only where two
+    `progress` shows a line on stderr. The batch size changes losses by rounding only (below 1e-4 in float32); `correct` can differ only where two
     tokens' logits are that close. Equal logits: the smallest token id, as in `generate`.
     """
     encoded = encode(tokenizer, table, max_length_tokens=max_length_tokens)
@@ -59,7 +57,7 @@ def _forward(
     model: NemotronHForCausalLM,
     encoded: Encoded,
     batch_size: int,
-    progress: Callable[[int], None] | None,
+    progress: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean losses and correctness per encoded example, and all greedy choices, flat."""
     model.eval()
@@ -69,6 +67,7 @@ def _forward(
     choices = np.empty(starts[-1], np.int64)
     answers = np.empty(starts[-1], np.int64)
     order = np.argsort(encoded.lengths, kind="stable")
+    shown = Progress("evaluate", len(order), shown=progress)
     for first in range(0, len(order), batch_size):
         some = order[first : first + batch_size]
         batch = collate(encoded, some).to(model.device)
@@ -80,8 +79,8 @@ def _forward(
         token_losses[places_c] = losses_c.cpu().numpy()
         choices[places_c] = logits_cv.argmax(-1).cpu().numpy()
         answers[places_c] = tokens_c.cpu().numpy()
-        if progress is not None:
-            progress(len(some))
+        shown.add(len(some))
+    shown.close()
     if not len(order):
         return np.empty(0, np.float32), np.empty(0, bool), choices
     sums = np.add.reduceat(token_losses, starts[:-1], dtype=np.float64)

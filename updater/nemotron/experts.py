@@ -1,0 +1,86 @@
+"""Experts that saw no token stay where they are, and how many tokens each expert saw.
+
+AdamW moves a weight whose gradient is zero: by what is left of its momentum, and by weight decay
+(0.0068 a step at learning rate 0.01, measured). For an expert that no token of a step was routed
+to, that is drift without evidence. transformers stacks a layer's experts in one tensor, so the
+optimizer cannot be told by leaving a gradient out; the idle slices are put back after the step
+instead. Called by `updater.train.fit` and `updater.train.importance`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRouter
+
+from updater.nemotron.weights import is_experts
+
+
+class IdleExperts:
+    """Holds idle experts through one optimizer step: `find`, `silence`, step, `put_back`.
+
+    An expert is idle when its slice of the gradient is exactly zero: then no token that the loss
+    depends on was routed to it (or its output could not change the loss, and it stays too).
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._experts = [p for name, p in parameters.items() if is_experts(name)]
+        self._idle: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    @torch.no_grad()
+    def find(self) -> None:
+        """Which experts are idle is known. Call it when the loss's gradient is complete, before
+        anything else is added to it."""
+        self._idle = []
+        for parameter in self._experts:
+            if parameter.grad is not None:
+                used = parameter.grad.flatten(1).any(1)
+                if not bool(used.all()):
+                    self._idle.append((parameter, (~used).nonzero()[:, 0]))
+
+    @torch.no_grad()
+    def silence(self, optimizer: torch.optim.Optimizer) -> None:
+        """Idle experts have no gradient again, whatever was added since `find`, so that they do
+        not count in the gradient's norm; and what the step will overwrite is kept."""
+        self._kept = []
+        for parameter, idle in self._idle:
+            assert parameter.grad is not None
+            parameter.grad[idle] = 0
+            state = optimizer.state.get(parameter, {})
+            moments = [t for t in state.values() if torch.is_tensor(t) and t.shape == parameter.shape]
+            for tensor in (parameter, *moments):
+                self._kept.append((tensor, idle, tensor[idle].clone()))
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Idle experts and their optimizer state are bit for bit what they were before the step."""
+        for tensor, idle, values in self._kept:
+            tensor[idle] = values
+        self._idle, self._kept = [], []
+
+
+@contextmanager
+def routed_tokens(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """Hands out {mixer's name: tokens routed to each expert, int64}, filled by every forward pass
+    in the block. Padding counts as tokens: use batches without any."""
+    counts: dict[str, torch.Tensor] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, NemotronHTopkRouter):
+            mixer = name.removesuffix(".gate")
+            counts[mixer] = torch.zeros(module.num_experts, dtype=torch.int64)
+            handles.append(module.register_forward_hook(_counter(counts[mixer])))
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _counter(counts: torch.Tensor) -> Callable[..., None]:
+    def count(_module: nn.Module, _inputs: object, output: tuple[torch.Tensor, ...]) -> None:
+        counts.add_(torch.bincount(output[2].flatten(), minlength=len(counts)).cpu())
+
+    return count

@@ -1,0 +1,109 @@
+"""The optimizer step as Lightning calls it: loss, anchor, clipping, AdamW, idle experts put back.
+
+Not the run (`updater.train.fit` sets it up) and not its bookkeeping (`updater.train.record`).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from updater.nemotron.experts import IdleExperts
+from updater.settings import TrainingSettings
+from updater.train.encode import negative_log_likelihood
+from updater.train.record import Record
+from updater.train.schedule import MicroBatch, rate_fraction
+
+
+class Anchor(Protocol):
+    """What holds weights where they are: `regularizers.anchor`'s classes."""
+
+    def penalty(self, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The penalty at these parameters, a scalar."""
+        ...
+
+    def add_gradient(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """The penalty's gradient is added to each parameter's `.grad`."""
+        ...
+
+
+class Learner(LightningModule):
+    """One model under training. `trained` are the parameters that take a gradient, by their
+    in-memory names. `record` is set by the caller before the first step."""
+
+    def __init__(
+        self,
+        model: NemotronHForCausalLM,
+        training: TrainingSettings,
+        *,
+        num_steps: int,
+        anchor: Anchor,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = adamw(self.trained, training)
+        self.record: Record
+        self._training, self._num_steps, self._anchor = training, num_steps, anchor
+        self._idle = IdleExperts(self.trained)
+
+    def penalty(self) -> torch.Tensor:
+        """The anchor's penalty at the present weights."""
+        return self._anchor.penalty(self.trained)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The one optimizer, made before, so that a saved state could be put into it."""
+        return self.optimizer
+
+    def transfer_batch_to_device(
+        self, batch: MicroBatch, device: torch.device, dataloader_idx: int
+    ) -> MicroBatch:
+        """The same batch with its tensors on `device`."""
+        return batch.to(device)
+
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
+        """The loss of one micro-batch, float32."""
+        sums_b, counts_b = negative_log_likelihood(self.model, batch.batch)
+        self.record.saw(batch, sums_b.detach(), counts_b)
+        return sums_b.sum() / batch.normaliser
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The anchor pulls, once per step: the loss's gradient is accumulated and unscaled, and
+        not yet clipped."""
+        self._idle.find()
+        self._anchor.add_gradient(self.trained)
+        self._idle.silence(self.optimizer)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One optimizer step at its learning rate; idle experts stay; the step is recorded."""
+        step = self.record.counters.num_steps
+        rate = self._training.learning_rate * rate_fraction(step, self._num_steps, self._training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        super().optimizer_step(*args, **kwargs)
+        self._idle.put_back()
+        self.record.stepped(rate)
+
+
+def adamw(
+    parameters: Mapping[str, nn.Parameter], training: TrainingSettings
+) -> torch.optim.Optimizer:
+    """AdamW over the parameters. No decay on vectors: norms, biases, A_log, D, dt_bias (Mamba's
+    reference and NVIDIA's AutoModel leave those out).
+
+    beta2 0.95 as in NVIDIA's Nemotron 3 recipes.
+    """
+
+    def group(chosen: Iterable[nn.Parameter], weight_decay: float) -> dict[str, Any]:
+        return {"params": list(chosen), "weight_decay": weight_decay}
+
+    groups = [
+        group((p for p in parameters.values() if p.ndim >= 2), training.weight_decay),
+        group((p for p in parameters.values() if p.ndim < 2), 0.0),
+    ]
+    # Lightning cannot clip between a fused step and its own unscaling of float16 gradients.
+    fused = training.precision != "16-mixed"
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=fused)

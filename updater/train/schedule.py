@@ -1,0 +1,106 @@
+"""Which batch comes at which optimizer step, and at which learning rate: a pure plan of the run.
+
+No tensors of the model and no Lightning. Called by `updater.train.fit`.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import torch
+
+from rehearsal.mix import MixedBatchSampler
+from updater.settings import TrainingSettings
+from updater.train.encode import Batch, Encoded, collate
+
+FINAL_FRACTION = 0.1
+"""Cosine and linear decay end at this part of the peak: what Ibrahim et al. 2024 (arXiv
+2403.08763) and NVIDIA's Nemotron 3 recipes (1e-5 to 1e-6) use."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass. `num_new` of its examples, the first ones, are new; the others are
+    rehearsed. `normaliser`: what its summed loss is divided by, so that after accumulation the
+    gradient is that of the mean over all completion tokens of the optimizer step."""
+
+    batch: Batch
+    num_new: int
+    num_tokens: int
+    normaliser: float
+
+    def to(self, device: torch.device | str) -> "MicroBatch":
+        """The same with its tensors on `device`."""
+        return replace(self, batch=self.batch.to(device))
+
+
+class Plan:
+    """The micro-batches of a whole run, from any optimizer step on.
+
+    Args:
+        encoded: the new examples, then the rehearsed ones.
+        num_new: how many of them are new.
+        training: epochs, batch size, accumulation, seed.
+    """
+
+    def __init__(self, encoded: Encoded, num_new: int, training: TrainingSettings) -> None:
+        self._encoded, self._num_new, self._training = encoded, num_new, training
+        self.num_examples = len(encoded) * training.epochs
+        self._num_batches = len(self._sampler()) * training.epochs
+        self.num_steps = math.ceil(self._num_batches / training.accumulate)
+
+    def num_batches(self, first_step: int) -> int:
+        """How many micro-batches come from this optimizer step on."""
+        return max(self._num_batches - first_step * self._training.accumulate, 0)
+
+    def batches(self, first_step: int) -> Iterator[MicroBatch]:
+        """The micro-batches from this optimizer step (0-based) on, the same in every process."""
+        chosen = self._chosen(first_step * self._training.accumulate)
+        sizes = self._encoded.completion_lengths
+        while window := list(islice(chosen, self._training.accumulate)):
+            num_tokens = sum(int(sizes[batch].sum()) for batch in window)
+            for batch in window:
+                yield MicroBatch(
+                    batch=collate(self._encoded, batch),
+                    num_new=int((np.asarray(batch) < self._num_new).sum()),
+                    num_tokens=int(self._encoded.lengths[batch].sum()),
+                    # Lightning divides every loss by `accumulate`.
+                    normaliser=num_tokens / self._training.accumulate,
+                )
+
+    def _sampler(self) -> MixedBatchSampler:
+        return MixedBatchSampler(
+            self._num_new,
+            len(self._encoded) - self._num_new,
+            batch_size=self._training.batch_size,
+            seed=self._training.seed,
+            lengths=self._encoded.lengths.tolist(),
+        )
+
+    def _chosen(self, first_batch: int) -> Iterator[list[int]]:
+        sampler = self._sampler()
+        epoch, batch = divmod(first_batch, len(sampler))
+        sampler.load_state_dict({"epoch": epoch, "batch": batch})
+        for number in range(epoch, self._training.epochs):
+            sampler.set_epoch(number)
+            yield from sampler
+
+
+def rate_fraction(step: int, num_steps: int, training: TrainingSettings) -> float:
+    """The learning rate at optimizer step `step` (0-based) as a part of the peak, in (0, 1].
+
+    It rises linearly over `warmup_fraction` of the steps, then falls to `FINAL_FRACTION` at the
+    end along a cosine or a line, or stays.
+    """
+    num_warmup = round(training.warmup_fraction * num_steps)
+    if step < num_warmup:
+        return (step + 1) / (num_warmup + 1)
+    passed = (step - num_warmup) / max(num_steps - num_warmup, 1)
+    shape = {
+        "constant": 1.0,
+        "linear": 1 - passed,
+        "cosine": (1 + math.cos(math.pi * min(passed, 1.0))) / 2,
+    }[training.decay]
+    return FINAL_FRACTION + (1 - FINAL_FRACTION) * max(shape, 0.0)

@@ -1,0 +1,82 @@
+"""What of a training run survives a kill: one safetensors file, replaced whole or not at all.
+
+Holds the trained weights, the optimizer's state and the counters; frozen weights are the base's.
+No pickle, so a state file from anywhere can run no code. Not a model checkpoint: that is
+`updater.nemotron.checkpoint`'s. Called by `updater.train.fit`.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+FILE = "training.safetensors"
+_RECORD = "training"
+
+
+@dataclass
+class Counters:
+    """How far a run is. `seconds` is time spent on what is counted here: a killed run's unsaved
+    steps are not in it."""
+
+    num_steps: int = 0
+    num_examples: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+
+
+def save(
+    folder: Path,
+    fingerprint: str,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    counters: Counters,
+    losses: list[float],
+) -> None:
+    """The run's state is on the disk; until then the state before is."""
+    tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    for name, parameter in parameters.items():
+        tensors[f"parameter/{name}"] = parameter.detach()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer/{key}/{name}"] = value
+    record = json.dumps({"fingerprint": fingerprint, **dataclasses.asdict(counters)})
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{FILE}.partial"
+    save_file({n: t.contiguous() for n, t in tensors.items()}, partial, metadata={_RECORD: record})
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    partial.replace(folder / FILE)
+
+
+@torch.no_grad()
+def restore(
+    folder: Path,
+    fingerprint: str,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> tuple[Counters, list[float]]:
+    """Parameters and optimizer are as they were saved, and so are the counters and losses that
+    are returned; all untouched and at zero where there is no state of this very run."""
+    try:
+        with safe_open(folder / FILE, framework="pt") as stream:
+            record = json.loads((stream.metadata() or {}).get(_RECORD, "{}"))
+            if record.pop("fingerprint", None) != fingerprint:
+                return Counters(), []
+            for name in stream.keys():  # noqa: SIM118 - not a dict
+                kind, _, rest = name.partition("/")
+                if kind == "parameter":
+                    parameters[rest].copy_(stream.get_tensor(name))
+                elif kind == "optimizer":
+                    key, _, owner = rest.partition("/")
+                    optimizer.state[parameters[owner]][key] = stream.get_tensor(name)
+            return Counters(**record), stream.get_tensor("losses").tolist()
+    except (FileNotFoundError, SafetensorError):
+        # Nothing saved yet, or a disk that lost its end: training begins again.
+        return Counters(), []
