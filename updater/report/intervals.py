@@ -35,7 +35,7 @@ def gate_intervals(data: ReportData) -> Figure | None:
     parts = [part for part in (new, past) if part]
     heights = [_ROW * len(part) + 40 for part in parts]
     with style.styled():
-        figure = style.new_figure(620, sum(heights))
+        figure = style.new_figure(style.WIDTH, sum(heights))
         rows = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)
         for axes, part in zip(rows[:, 0], parts, strict=True):
             _forest(axes, part, judgement.margin_fraction if part is past else None)
@@ -49,7 +49,7 @@ def _forest(axes: Axes, comparisons: Sequence[Mapping[str, Any]], margin: float 
         axes.plot([low, high], [row, row], color=colour, lw=2.2, solid_capstyle="butt", alpha=0.55)
         axes.plot([here], [row], mark, color=colour, ms=6.5, mec=style.SURFACE, mew=0.8)
         axes.annotate(
-            f"{here:+.1f}",
+            style.signed(here),
             (max(high, here), row),
             (6, 0),
             textcoords="offset points",
@@ -95,7 +95,7 @@ def forgetting(data: ReportData) -> Figure | None:
     if not lost:
         return None
     with style.styled():
-        figure = style.new_figure(620, _ROW * len(lost) + 52)
+        figure = style.new_figure(style.WIDTH, _ROW * len(lost) + 52)
         axes = figure.add_subplot()
         for row, (period, loss) in enumerate(lost.items()):
             present = chain.present[period]
@@ -118,7 +118,7 @@ def _dumbbell(axes: Axes, row: int, best: float, now: float) -> None:
     axes.plot([best], [row], "o", mfc=style.SURFACE, mec=style.MUTED, mew=1.3, ms=6)
     axes.plot([now], [row], "o", color=colour, ms=6.5)
     axes.annotate(
-        f"{now - best:+.1f}",
+        style.signed(now - best),
         (max(best, now), row),
         (9, 0),
         textcoords="offset points",

@@ -4,6 +4,7 @@ Called by `figures`.
 """
 
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -12,64 +13,80 @@ from updater.report import style
 from updater.report.data import ReportData, Version
 
 _SCALE = LinearSegmentedColormap.from_list("accuracy", style.HEAT)
+_LONGEST_NAME = 24  # characters
 _LIGHTNESS_TURN = 0.55  # from here on up white text reads better; chosen by looking
 
 
 def score_matrix(data: ReportData) -> Figure:
-    """Every score there is. A period that a version has not learnt is set small and pale; what it
-    learnt first is framed; the version of the report has a bar at its left."""
+    """Every score there is. A period that a version has not learnt is set small and without colour;
+    what it learnt first is framed; the version of the report has a bar at its left."""
     rows, columns = len(data.versions), len(data.periods)
-    width = max(30.0, min(84.0, 620 / max(1, columns)))
+    width = max(30.0, min(84.0, 580 / max(1, columns)))
     height = 22.0 if rows <= 12 else 19.0
     with style.styled():
-        figure = style.new_figure(150 + width * columns + 20, 110 + height * rows)
+        figure = style.new_figure(140 + width * columns, 110 + height * rows)
         axes = figure.add_subplot()
+        _fill(axes, data)
         for i, version in enumerate(data.versions):
-            for j in range(columns):
-                _cell(axes, data, version, (i, j), size=8.5 if width >= 40 else 7.5)
-            _frame_what_is_new(axes, data, version, i)
+            for j, period in enumerate(data.periods):
+                _number(axes, data, version, period, (i, j), 8.5 if width >= 40 else 7.5)
         subject = [v.id for v in data.versions].index(data.version)
         axes.add_patch(
             Rectangle((-0.62, subject - 0.5), 0.08, 1, color=style.BLUE, lw=0, clip_on=False)
         )
-        _label(axes, data, slanted=width < 60)
+        longest = max(len(style.shortened(p, _LONGEST_NAME)) for p in data.periods)
+        _label(axes, data, slanted=width < 5.5 * longest)
     return figure
 
 
-def _cell(
-    axes: Axes, data: ReportData, version: Version, place: tuple[int, int], size: float
+def _fill(axes: Axes, data: ReportData) -> None:
+    """The cells without their numbers: coloured, framed, or empty boxes."""
+    coloured, colours, frames, frame_colours, boxes = [], [], [], [], []
+    for i, version in enumerate(data.versions):
+        known = data.find(version.base).learnt if version.base is not None else ()
+        for j, period in enumerate(data.periods):
+            value = data.accuracy(version.id, period)
+            if value is None or period not in version.learnt:
+                boxes.append(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94))
+                continue
+            coloured.append(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94))
+            colours.append(_SCALE(value))
+            if period not in known:
+                frames.append(Rectangle((j - 0.43, i - 0.4), 0.86, 0.8))
+                frame_colours.append(_on(value))
+    axes.add_collection(PatchCollection(coloured, facecolors=colours, linewidths=0))
+    axes.add_collection(PatchCollection(boxes, facecolors="none", edgecolors=style.GRID, lw=0.8))
+    axes.add_collection(
+        PatchCollection(frames, facecolors="none", edgecolors=frame_colours, linewidths=1.1)
+    )
+
+
+def _number(
+    axes: Axes, data: ReportData, version: Version, period: str, place: tuple[int, int], size: float
 ) -> None:
+    value, learnt = data.accuracy(version.id, period), period in version.learnt
     i, j = place
-    cell = data.scores.get((version.id, data.periods[j]))
-    learnt = data.periods[j] in version.learnt
-    corner, inner = (j - 0.48, i - 0.47), (0.96, 0.94)
-    if cell is None:
-        axes.add_patch(Rectangle(corner, *inner, fc="none", ec=style.GRID, lw=0.8, ls=":"))
-        axes.text(j, i, "–", ha="center", va="center", size=size, color=style.MUTED)
-        return
-    value = cell.accuracy
-    if learnt:
-        axes.add_patch(Rectangle(corner, *inner, fc=_SCALE(value), lw=0))
-        colour = style.ON_DARK if value > _LIGHTNESS_TURN else style.ON_LIGHT
-    else:
-        axes.add_patch(Rectangle(corner, *inner, fc="none", ec=style.GRID, lw=0.8))
-        colour, size = style.MUTED, size - 1
-    axes.text(j, i, _number(value), ha="center", va="center", size=size, color=colour)
+    colour = _on(value) if learnt and value is not None else style.MUTED
+    axes.text(
+        j,
+        i,
+        _percent(value),
+        ha="center",
+        va="center",
+        size=size if learnt else size - 1,
+        color=colour,
+        in_layout=False,
+    )
 
 
-def _frame_what_is_new(axes: Axes, data: ReportData, version: Version, i: int) -> None:
-    known = data.find(version.base).learnt if version.base is not None else ()
-    for j, period in enumerate(data.periods):
-        if period in version.learnt and period not in known:
-            axes.add_patch(
-                Rectangle((j - 0.45, i - 0.43), 0.9, 0.86, fc="none", ec=style.INK, lw=1.3)
-            )
+def _on(value: float) -> str:
+    return style.ON_DARK if value > _LIGHTNESS_TURN else style.ON_LIGHT
 
 
 def _label(axes: Axes, data: ReportData, *, slanted: bool) -> None:
     axes.set_xlim(-0.7, len(data.periods) - 0.5)
     axes.set_ylim(len(data.versions) - 0.5, -0.5)
-    names = [style.shortened(period, 24) for period in data.periods]
+    names = [style.shortened(period, _LONGEST_NAME) for period in data.periods]
     axes.set_xticks(range(len(names)), names, rotation=45 if slanted else 0)
     if slanted:
         for label in axes.get_xticklabels():
@@ -96,6 +113,8 @@ def _row_name(data: ReportData, version: Version) -> str:
     return f"version {style.shortened(version.id, 12)}{state}"
 
 
-def _number(value: float) -> str:
+def _percent(value: float | None) -> str:
     """Percent with one digit; 100 without, to stay narrow."""
+    if value is None:
+        return "–"
     return "100" if value == 1 else f"{100 * value:.1f}"

@@ -5,6 +5,7 @@
 """
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {
         "percent": lambda value: "–" if value is None else percent(value),
-        "points": lambda value: "–" if value is None else points(value),
+        "points": lambda value: "–" if value is None else _minus(points(value)),
+        "minus": _minus,
         "count": lambda value: f"{value:,}",
         "seconds": _seconds,
         "moment": lambda at: at[:16].replace("T", " "),
@@ -105,12 +107,12 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
         tiles += [
             {
                 "name": "Forgetting",
-                "value": points(summary["average_forgetting"]).removeprefix("+"),
+                "value": _minus(points(summary["average_forgetting"])).removeprefix("+"),
                 "note": "best score so far minus present, mean over past periods",
             },
             {
                 "name": "Backward transfer",
-                "value": _maybe(points, summary.get("backward_transfer")),
+                "value": _minus(_maybe(points, summary.get("backward_transfer"))),
                 "note": "change on past periods since each was learnt",
             },
         ]
@@ -119,8 +121,8 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
         tiles.append(
             {
                 "name": "Flips",
-                "value": f"{lost:,} lost, {won:,} won",
-                "note": "right answers that became wrong, and the reverse",
+                "value": f"−{lost:,}  +{won:,}",
+                "note": "right answers that became wrong, and wrong ones that became right",
             }
         )
     return tiles
@@ -139,6 +141,11 @@ def _new_period_tile(data: ReportData, period: str) -> dict[str, Any]:
 
 def _maybe(words: Any, value: float | None) -> str:
     return "–" if value is None else words(value)
+
+
+def _minus(text: str) -> str:
+    """Hyphens before a number as real minus signs."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
 
 
 def _seconds(seconds: float) -> str:

@@ -40,18 +40,20 @@ _ROLES = {
     UNSURE: "unsure",
 }
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+WIDTH = 720.0  # points; the page's column is as wide
 _CSS_PX_PER_POINT = 4 / 3
+_LEAST_PX_PER_POINT = 0.9  # the smallest type that can still be read on a phone, by looking
 _PARAMETERS: Any = {  # matplotlib's own type for it names 300 literals
     "svg.fonttype": "none",  # text stays text: searchable, selectable and small
     "svg.hashsalt": "updater",  # the same data give the same bytes
     "font.family": "DejaVu Sans",  # comes with matplotlib; wider than the fonts shown, so all fits
-    "font.size": 8.5,
+    "font.size": 9,
     "text.parse_math": False,  # a period may be called "cost_$"
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
     "axes.facecolor": "none",
-    "axes.titlesize": 8.5,
+    "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -110,15 +112,20 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     for colour, role in _ROLES.items():
         text = text.replace(colour, f"var(--{role})")
     width = float(figure.get_figwidth()) * 72
-    natural, least = width * _CSS_PX_PER_POINT, width * 1.05
+    natural, least = width * _CSS_PX_PER_POINT, width * _LEAST_PX_PER_POINT
     box = re.search(r'viewBox="([^"]+)"', text)
     assert box is not None, "matplotlib writes a viewBox"
     opening = (
         f'<svg role="img" aria-label="{_attribute(description)}" viewBox="{box.group(1)}" '
-        f'style="width:min(100%,{natural:.0f}px);min-width:{min(natural, least):.0f}px" '
+        f'style="width:min(100%,{natural:.0f}px);min-width:{least:.0f}px" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return opening + text[text.index(">") + 1 :].strip()
+
+
+def signed(points: float) -> str:
+    """A difference in points, with a real minus: -1.25 is "−1.2"."""
+    return f"{points:+.1f}".replace("-", "−")
 
 
 def shortened(text: str, most: int = 22) -> str:
