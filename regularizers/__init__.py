@@ -1,1 +1,4 @@
-"""What must not move, and how hard to hold it: importance, Fisher, quadratic anchors. torch only."""
+"""What must not move, and how hard to hold it: importance, Fisher, quadratic anchors.
+
+Imports torch, numpy and safetensors only; knows neither the model nor the data.
+"""

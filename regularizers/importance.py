@@ -1,0 +1,155 @@
+"""How much each weight matters, what it was estimated from, and a file that keeps both.
+
+Names are the in-memory names of the parameters. Does not estimate (`fisher` does) and does not
+hold weights (`anchor` does). The importance step saves, the trainer loads.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Importance:
+    """name -> float32 >= 0, and where it comes from.
+
+    Attributes:
+        tensors: of the parameters' names and shapes.
+        estimator: a name in `fisher.ESTIMATORS`.
+        num_examples: how many examples it is the mean over.
+        checkpoint_digest: of the weights that it was estimated at.
+        data_digest: of the examples that it was estimated on.
+
+    Raises:
+        ValueError: a tensor is not float32, or has a negative or non-finite entry.
+    """
+
+    tensors: Mapping[str, Tensor]
+    estimator: str
+    num_examples: int
+    checkpoint_digest: str
+    data_digest: str
+
+    def __post_init__(self) -> None:
+        for name, tensor in self.tensors.items():
+            if tensor.dtype != torch.float32:
+                raise ValueError(f"importance of {name!r} is {tensor.dtype}: must be float32")
+            if not bool(((tensor >= 0) & tensor.isfinite()).all()):
+                raise ValueError(f"importance of {name!r} must be finite and at least 0")
+
+
+def save(importance: Importance, path: Path) -> None:
+    """`path` holds the importance as safetensors, whole or not at all.
+
+    Raises:
+        OSError: the folder is not there, or the disk is full; nothing is left behind.
+    """
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in importance.tensors.items()}
+    about = {name: getattr(importance, name) for name in _ABOUT} | {"sha256": _digest(tensors)}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(tensors, partial, {"importance": json.dumps(about, sort_keys=True)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path, parameters: Mapping[str, Tensor] | None = None) -> Importance:
+    """What `save` wrote, bit for bit, on the CPU.
+
+    Args:
+        path: the file.
+        parameters: name -> parameter; given, every one that needs a gradient must be there with
+            its shape, and no other.
+
+    Raises:
+        ValueError: the file is damaged, is no importance, or does not fit `parameters`.
+        FileNotFoundError: no such file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["importance"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.pop("sha256") != _digest(tensors):
+            raise ValueError("its tensors are not those that were saved")
+        found = Importance(tensors, **about)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is no importance, or damaged ({reason}); delete it") from error
+    if parameters is not None:
+        _check_fit(path, tensors, parameters)
+    return found
+
+
+def normalise_by_evidence(importance: Importance, tokens: Mapping[str, Tensor]) -> Importance:
+    """The importance of each expert as if every expert had been routed its fair share of tokens.
+
+    Our own definition. Only tokens routed to an expert reach its Fisher, which so grows with their
+    number: F_e is replaced by F_e * (T / E) / t_e, where t_e of the T routed tokens went to expert
+    e of E. Under balanced routing nothing changes. An expert without a token has no evidence, which
+    is not "unimportant": it takes the mean over the experts that have some, entry by entry.
+
+    Args:
+        importance: as estimated.
+        tokens: name of a fused expert tensor (E, ., .) -> how many tokens were routed to each
+            expert, (E,), on the examples of the estimate. Other tensors stay as they are.
+
+    Raises:
+        ValueError: a name or shape that does not fit, a negative count, or no token at all.
+    """
+    tensors = dict(importance.tensors)
+    for name, count in tokens.items():
+        if name not in tensors:
+            raise ValueError(f"tokens are given for {name!r}, of which there is no importance")
+        tensors[name] = _per_expert(name, tensors[name], count)
+    return dataclasses.replace(importance, tensors=tensors)
+
+
+_ABOUT = ("estimator", "num_examples", "checkpoint_digest", "data_digest")
+
+
+def _per_expert(name: str, fisher: Tensor, count: Tensor) -> Tensor:
+    if fisher.dim() != 3 or count.shape != fisher.shape[:1]:
+        shapes = f"{tuple(fisher.shape)} with tokens {tuple(count.shape)}"
+        raise ValueError(f"{name!r} has shape {shapes}: must be (E, ., .) with (E,)")
+    count = count.to(fisher.device, torch.float64)
+    if bool((count < 0).any()) or not bool((count > 0).any()):
+        raise ValueError(f"tokens of {name!r} must be at least 0, and of one expert above 0")
+    seen = count > 0
+    scale = torch.where(seen, count.mean() / count, torch.zeros_like(count)).float()
+    normalised = fisher * scale[:, None, None]
+    normalised[~seen] = normalised[seen].mean(dim=0)
+    return normalised
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of every name, shape and content, in order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].reshape(-1).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_fit(path: Path, tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    wanted = {name: tuple(p.shape) for name, p in parameters.items() if p.requires_grad}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(
+                f"{path}: importance of {name!r} has shape {found.get(name, 'none')}, the model's "
+                f"is {wanted.get(name, 'none')}; estimate it again for this checkpoint"
+            )
