@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def rows(num_per_period: int = 240, seed: int = 0) -> list[dict[str, str]]:
     return made
 
 
-def lay_out(folder: Path, extra: str = "") -> Path:
+def _lay_out(folder: Path, extra: str = "") -> Path:
     """A folder with source, architecture and configuration, ready for `updater init`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.json").write_text(json.dumps(ARCHITECTURE))
@@ -106,6 +107,11 @@ def lay_out(folder: Path, extra: str = "") -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture(scope="session")
+def lay_out() -> Callable[[Path], Path]:
+    return _lay_out
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return lay_out(tmp_path / "ws")
+    return _lay_out(tmp_path / "ws")

@@ -15,14 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import updater.evaluate
-import updater.ingest
-import updater.nemotron.checkpoint
-import updater.report.collect
-import updater.report.figures
-import updater.report.page
-import updater.train.fit
-import updater.train.importance
 from updater import pipeline
 from updater.workspace import Workspace
 
