@@ -74,7 +74,9 @@ def _forward(
         logits_cv, tokens_c, _ = completion_logits(model, batch)
         # Where this batch's completion tokens, example after example, lie in the flat arrays.
         ends = np.cumsum(lengths[some])
-        places_c = np.arange(ends[-1]) + np.repeat(starts[some] - ends + lengths[some], lengths[some])
+        places_c = np.arange(ends[-1]) + np.repeat(
+            starts[some] - ends + lengths[some], lengths[some]
+        )
         losses_c = torch.nn.functional.cross_entropy(logits_cv, tokens_c, reduction="none")
         token_losses[places_c] = losses_c.cpu().numpy()
         choices[places_c] = logits_cv.argmax(-1).cpu().numpy()

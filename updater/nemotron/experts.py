@@ -49,7 +49,9 @@ class IdleExperts:
             assert parameter.grad is not None
             parameter.grad[idle] = 0
             state = optimizer.state.get(parameter, {})
-            moments = [t for t in state.values() if torch.is_tensor(t) and t.shape == parameter.shape]
+            moments = [
+                t for t in state.values() if torch.is_tensor(t) and t.shape == parameter.shape
+            ]
             for tensor in (parameter, *moments):
                 self._kept.append((tensor, idle, tensor[idle].clone()))
 

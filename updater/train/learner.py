@@ -44,7 +44,8 @@ class Learner(LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._named = dict(model.named_parameters())
+        self.trained = {n: p for n, p in self._named.items() if p.requires_grad}
         self.optimizer = adamw(self.trained, training)
         self.record: Record
         self._training, self._num_steps, self._anchor = training, num_steps, anchor
@@ -52,7 +53,7 @@ class Learner(LightningModule):
 
     def penalty(self) -> torch.Tensor:
         """The anchor's penalty at the present weights."""
-        return self._anchor.penalty(self.trained)
+        return self._anchor.penalty(self._named)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The one optimizer, made before, so that a saved state could be put into it."""
@@ -74,7 +75,7 @@ class Learner(LightningModule):
         """The anchor pulls, once per step: the loss's gradient is accumulated and unscaled, and
         not yet clipped."""
         self._idle.find()
-        self._anchor.add_gradient(self.trained)
+        self._anchor.add_gradient(self._named)
         self._idle.silence(self.optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -34,6 +34,10 @@ class Progress:
         if self._shown and time.monotonic() - self._written_at >= pause:
             self._write(note)
 
+    def reach(self, num_examples: int) -> None:
+        """So many are done in all."""
+        self.add(num_examples - self._done)
+
     def close(self, note: str = "") -> None:
         """The last state is written and the line ended, if any line was begun."""
         if self._shown and self._written:
