@@ -73,7 +73,7 @@ def init_workspace(
     from store.datasets import Datasets
     from store.ledger import migrate
 
-    Datasets.create(folder, workspace.datasets.remote)
+    Datasets.create(folder, workspace.dvc_remote)
     migrate(workspace.ledger_url)
     workspace.registry.create()
     return workspace

@@ -1,16 +1,17 @@
-"""Progress bars on stderr, with how fast and how long still. Nothing where nobody watches."""
+"""A progress bar for work that is not training (which has its own): nothing where nobody watches."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
 def bar(title: str, total: int | None, *, shown: bool) -> Iterator[Callable[[int], None] | None]:
-    """A function that moves the bar on by so many, or None where it is not shown.
+    """A function that moves the bar on by so many, or None off a terminal.
 
     `total` None is work of unknown length.
     """
-    if not shown:
+    if not (shown and sys.stderr.isatty()):
         yield None
         return
     from rich.console import Console

@@ -106,13 +106,16 @@ class Workspace:
         return Aliases(self.mlflow_uri, self.settings.workspace.name)
 
     @cached_property
+    def dvc_remote(self) -> str:
+        """Where dataset versions are pushed; empty where nowhere."""
+        given = self.settings.store.dvc_remote
+        return str(self.root / given) if given and "://" not in given else given
+
+    @cached_property
     def datasets(self) -> Datasets:
         from store.datasets import Datasets
 
-        remote = self.settings.store.dvc_remote
-        if remote and "://" not in remote:
-            remote = str(self.root / remote)
-        return Datasets(self.root, remote)
+        return Datasets(self.root, self.dvc_remote)
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

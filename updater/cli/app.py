@@ -51,8 +51,7 @@ class Session:
         """The workspace that the command works on. Raises: InputError."""
         from updater.workspace import Workspace
 
-        progress = not self.quiet and sys.stderr.isatty()
-        return Workspace.open(self.folder, self.overrides, progress=progress)
+        return Workspace.open(self.folder, self.overrides, progress=not self.quiet)
 
     def answer(self, value: dict[str, Any], show: Callable[[Console], None]) -> None:
         """One JSON object for programs, or what `show` prints for people; always on stdout."""

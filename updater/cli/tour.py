@@ -27,12 +27,11 @@ def demo(session: Session, folder: Path) -> None:
     \b
     Example: updater demo
     """
-    import sys
-
     from updater.demo import tour
 
-    progress = not session.quiet and sys.stderr.isatty()
-    taken = tour.run(folder, progress=progress, say=lambda text: click.echo(text, err=True))
+    taken = tour.run(
+        folder, progress=not session.quiet, say=lambda text: click.echo(text, err=True)
+    )
     session.answer(_answer(taken), lambda console: _show(console, taken))
 
 

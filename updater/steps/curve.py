@@ -64,10 +64,9 @@ class Curve:
                 self._sent_at = time.monotonic()
 
     def _send(self) -> None:
-        while self._unsent:
-            step, metrics = self._unsent[0]
-            self._registry.log_metrics(self._run_id, metrics, step)
-            self._unsent.pop(0)
+        if self._unsent:
+            self._registry.log_curve(self._run_id, self._unsent)
+            self._unsent.clear()
         self._sent_at = time.monotonic()
 
     def _cut_torn_line(self) -> None:

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from store.ledger import ModelVersion, Score, Update
 from updater.files import write_json
-from updater.progress import bar
 from updater.verify import verify
 from updater.workspace import Workspace
 
@@ -110,16 +109,14 @@ def _measure(
     scores = []
     for period, dataset_version in dataset_versions.items():
         holdout = pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))
-        title = f"version {version.id} on {period}"
-        with bar(title, holdout.num_rows, shown=workspace.progress) as progress:
-            table = outcomes(
-                model,
-                tokenizer,
-                holdout,
-                batch_size=workspace.settings.evaluation.batch_size,
-                max_length_tokens=workspace.settings.model.max_length_tokens,
-                progress=progress,
-            )
+        table = outcomes(
+            model,
+            tokenizer,
+            holdout,
+            batch_size=workspace.settings.evaluation.batch_size,
+            max_length_tokens=workspace.settings.model.max_length_tokens,
+            progress=workspace.progress,
+        )
         path = workspace.root / "outcomes" / f"{version.digest[:16]}-{dataset_version}.parquet"
         _write(path, table)
         scores.append(

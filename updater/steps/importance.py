@@ -24,14 +24,10 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The base's importance is in the cache, unless the method holds weights without one."""
     if not needed(workspace):
         return {"estimator": None, "num_examples": 0}
-    path = path_of(workspace, update)
-    sample = _sample(workspace, update)
-    if not path.exists():
-        _estimate(workspace, update, sample, path)
     return {
         "estimator": workspace.settings.regularizer.estimator,
-        "num_examples": sum(choice.count for choice in sample.choices),
-        "digest": path.stem,
+        "num_examples": _sample(workspace, update).num_examples,
+        "digest": cached(workspace, update).stem,
     }
 
 
@@ -41,8 +37,15 @@ def needed(workspace: Workspace) -> bool:
     return regularizer.method in NEEDS_IMPORTANCE and regularizer.strength > 0
 
 
-def path_of(workspace: Workspace, update: Update) -> Path:
-    """Where the importance of this update's base lies, or will."""
+def cached(workspace: Workspace, update: Update) -> Path:
+    """The file with the importance of this update's base, estimated now if it isn't there."""
+    path = _path(workspace, update)
+    if not path.exists():
+        _estimate(workspace, update, _sample(workspace, update), path)
+    return path
+
+
+def _path(workspace: Workspace, update: Update) -> Path:
     assert update.base is not None, "only an update of a base holds weights"
     regularizer = workspace.settings.regularizer
     key = {
@@ -74,6 +77,7 @@ def _sample(workspace: Workspace, update: Update) -> Manifest:
 
 
 def _estimate(workspace: Workspace, update: Update, sample: Manifest, path: Path) -> None:
+    from regularizers import importance as weights
     from updater.nemotron import checkpoint
     from updater.train.importance import estimate
 
@@ -83,7 +87,7 @@ def _estimate(workspace: Workspace, update: Update, sample: Manifest, path: Path
     examples = window.load(
         sample, lambda version: workspace.datasets.path(version, "train.parquet")
     )
-    importance = estimate(
+    estimated = estimate(
         model,
         tokenizer,
         examples,
@@ -94,4 +98,4 @@ def _estimate(workspace: Workspace, update: Update, sample: Manifest, path: Path
         progress=workspace.progress,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    importance.save(path)
+    weights.save(estimated, path)

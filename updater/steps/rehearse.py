@@ -27,7 +27,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     return {
         "policy": manifest.policy,
         "budget": manifest.budget,
-        "num_examples": sum(choice.count for choice in manifest.choices),
+        "num_examples": manifest.num_examples,
         "digest": manifest.digest,
         "manifest": manifest.to_json(),
     }

@@ -26,7 +26,7 @@ log = logging.getLogger("updater")
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from regularizers.anchor import NoAnchor, QuadraticAnchor
+    from regularizers.anchor import Regularizer
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
@@ -145,16 +145,18 @@ def _fit(
     return candidate, result
 
 
-def _anchor(workspace: Workspace, update: Update, model: Any) -> "QuadraticAnchor | NoAnchor":
+def _anchor(workspace: Workspace, update: Update, model: Any) -> "Regularizer":
     from regularizers.anchor import REGULARIZERS
-    from regularizers.importance import Importance
+    from regularizers import importance
 
     regularizer = workspace.settings.regularizer
     method = regularizer.method if update.kind == "update" and regularizer.strength else "none"
+    parameters = dict(model.named_parameters())
     weights = None
     if method in importance_step.NEEDS_IMPORTANCE:
-        weights = Importance.load(importance_step.path_of(workspace, update)).tensors
-    return REGULARIZERS[method](dict(model.named_parameters()), weights, regularizer.strength)
+        path = importance_step.cached(workspace, update)
+        weights = importance.load(path, parameters).tensors
+    return REGULARIZERS[method](parameters, weights, regularizer.strength)
 
 
 def _new_examples(workspace: Workspace, update: Update) -> "pa.Table":
