@@ -42,13 +42,15 @@ def outcomes(
     teacher forcing, decoded without special tokens. An example longer than `max_length_tokens`
     could not be learnt and is not asked: correct is false, loss and predicted are null.
 
-    `progress` shows a line on stderr. The batch size changes losses by rounding only (below 1e-4 in float32); `correct` can differ only where two
-    tokens' logits are that close. Equal logits: the smallest token id, as in `generate`.
+    `progress` shows a line on stderr. The batch size changes losses by rounding only (below 1e-4
+    in float32); `correct` can differ only where two tokens' logits are that close. Equal logits:
+    the smallest token id, as in `generate`.
     """
     encoded = encode(tokenizer, table, max_length_tokens=max_length_tokens)
     losses, correct, choices = _forward(model, encoded, batch_size, progress)
     ends = np.cumsum(encoded.completion_lengths)[:-1]
-    spoken = tokenizer.batch_decode(np.split(choices, ends), skip_special_tokens=True)
+    pieces = [piece.tolist() for piece in np.split(choices, ends)] if len(encoded) else []
+    spoken = tokenizer.batch_decode(pieces, skip_special_tokens=True)
     return _in_order(table, encoded, {"correct": correct, "loss": losses, "predicted": spoken})
 
 
@@ -74,9 +76,8 @@ def _forward(
         logits_cv, tokens_c, _ = completion_logits(model, batch)
         # Where this batch's completion tokens, example after example, lie in the flat arrays.
         ends = np.cumsum(lengths[some])
-        places_c = np.arange(ends[-1]) + np.repeat(
-            starts[some] - ends + lengths[some], lengths[some]
-        )
+        shift = starts[some] - (ends - lengths[some])
+        places_c = np.arange(ends[-1]) + np.repeat(shift, lengths[some])
         losses_c = torch.nn.functional.cross_entropy(logits_cv, tokens_c, reduction="none")
         token_losses[places_c] = losses_c.cpu().numpy()
         choices[places_c] = logits_cv.argmax(-1).cpu().numpy()

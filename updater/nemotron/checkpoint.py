@@ -153,7 +153,8 @@ def _build(fields: dict[str, Any]) -> NemotronHForCausalLM:
         if isinstance(module, NemotronHMamba2Mixer):
             # transformers 5.23 clamps at time_step_min where the reference uses time_step_limit
             # (huggingface/transformers#48989: KL 0.034 against the reference, 0.003 so mended).
-            module.time_step_limit = tuple(model.config.time_step_limit)
+            low, high = model.config.time_step_limit
+            module.time_step_limit = (low, high)
     return model
 
 
@@ -173,7 +174,7 @@ def _write_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     if len(shards) == 1:
         save_file(shards[0], folder / files.SINGLE, metadata={"format": "pt"})
         return
-    where = {}
+    where: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})

@@ -16,6 +16,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRout
 
 from updater.nemotron.weights import is_experts
 
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # torch.optim.AdamW's, per weight
+
 
 class IdleExperts:
     """Holds idle experts through one optimizer step: `find`, `silence`, step, `put_back`.
@@ -49,10 +51,7 @@ class IdleExperts:
             assert parameter.grad is not None
             parameter.grad[idle] = 0
             state = optimizer.state.get(parameter, {})
-            moments = [
-                t for t in state.values() if torch.is_tensor(t) and t.shape == parameter.shape
-            ]
-            for tensor in (parameter, *moments):
+            for tensor in (parameter, *(state[key] for key in _MOMENTS if key in state)):
                 self._kept.append((tensor, idle, tensor[idle].clone()))
 
     @torch.no_grad()

@@ -79,7 +79,9 @@ def tensor_shapes(fields: Mapping[str, Any], *, where: str) -> dict[str, tuple[i
     _check_divisions(fields, letters, where)
     hidden = fields["hidden_size"]
     mixers = {"M": _mamba, "*": _attention, "E": _experts, "-": _mlp}
-    shapes = {"backbone.embeddings.weight": (fields["vocab_size"], hidden)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "backbone.embeddings.weight": (fields["vocab_size"], hidden)
+    }
     for index, letter in enumerate(letters):
         layer = f"backbone.layers.{index}"
         shapes[f"{layer}.norm.weight"] = (hidden,)

@@ -121,8 +121,8 @@ class Record:
 
     def _stop(self, step: int, loss: float, what: str) -> None:
         raise UpdateError(
-            f"training stopped at step {step} of {self._plan.num_steps}: the loss {loss:.4g} {what},"
-            f" at learning rate {self._rate:.3g}. Nothing of it was released. Lower"
+            f"training stopped at step {step} of {self._plan.num_steps}: the loss {loss:.4g}"
+            f" {what}, at learning rate {self._rate:.3g}. Nothing of it was released. Lower"
             " training.learning_rate, raise training.warmup_fraction, set training.gradient_clip"
             " (1.0), or lower regularizer.strength"
         )
