@@ -185,7 +185,7 @@ class _Reader:
             return cls(**arguments)
         except ValueError as error:
             names, _, rule = str(error).partition(": ")
-        keys = [(*section, name) for name in names.split(", ")]
+        keys = [(*section, *name.split(".")) for name in names.split(", ")]
         found = [self.given[key].where for key in keys if key in self.given]
         spelled = ", ".join(spell(key) for key in keys)
         self._note(

@@ -245,7 +245,7 @@ class TrainingSettings:
 class ScratchSettings:
     """What differs when `scratch` trains from random weights."""
 
-    epochs: int = 20
+    epochs: int = 8
     learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
@@ -310,6 +310,14 @@ class Settings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+
+    def __post_init__(self) -> None:
+        if self.source.fields.date and not self.periods.every:
+            raise ValueError("source.fields.date: needs periods.every; named periods have no dates")
+        if bool(self.source.fields.split) != bool(self.periods.holdout_splits):
+            raise ValueError(
+                "source.fields.split, periods.holdout_splits: must both be given or neither"
+            )
 
     def as_dict(self) -> dict:
         """The resolved configuration without `store` and without the source's password: what is

@@ -1,0 +1,197 @@
+"""One row of the source becomes an example, or is quarantined, or is of another period.
+
+Not what only the whole period can show (duplicates, leaks, an id used twice): that is `spool`'s.
+Called by `updater.ingest`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from updater.errors import InputError
+from updater.ingest.schema import TypeCounts
+from updater.periods import Periods
+from updater.settings import Settings
+from updater.sources import Batch, Fault
+from updater.templates import ABSENT, RenderError, Template
+
+MAX_ID_CHARS = 512
+# Chosen, not measured: some hundred times the longest prompt that a model of ours takes.
+MAX_TEXT_CHARS = 1_000_000
+# Chosen, so that a bad value can be read and the quarantine doesn't swell with it.
+MAX_VALUE_CHARS = 10_000
+MAX_UNKNOWN_PERIODS = 20
+
+
+class Example(NamedTuple):
+    """`holdout` is None where the split is made by hash."""
+
+    id: str
+    prompt: str
+    completion: str
+    subject: str | None
+    holdout: bool | None
+    file: str
+    line: int
+
+
+class Quarantined(NamedTuple):
+    """A row of quarantine.parquet."""
+
+    file: str
+    line: int
+    field: str
+    rule: str
+    value: str
+
+
+class _FaultyError(Exception):
+    """Carries a fault out of the row in which it was found."""
+
+    def __init__(self, field: str, rule: str, value: object) -> None:
+        self.fault = Fault(field, rule, _show(value))
+
+
+class Mapper:
+    """Maps batches by the templates, and counts what it saw.
+
+    Args:
+        settings: of the workspace.
+        periods: its periods.
+        period: the one that is ingested.
+    """
+
+    def __init__(self, settings: Settings, periods: Periods, period: str) -> None:
+        fields = settings.source.fields
+        self._templates = {name: Template(text) for name, text in vars(fields).items() if text}
+        self._when = "period" if fields.period else "date"
+        in_when = {column.name: column for column in self._templates[self._when].columns}
+        named = {c.name: c for template in self._templates.values() for c in template.columns}
+        self._when_columns = list(in_when.values())
+        self._other_columns = [c for name, c in named.items() if name not in in_when]
+        self.period = period
+        self._holdout_splits = frozenset(settings.periods.holdout_splits)
+        # Dates come again and again; the size is chosen to hold a year of days.
+        self._period_of = lru_cache(maxsize=512)(_period_reader(periods, self._when))
+        self.types: TypeCounts = Counter()
+        self.existing: set[str] = set()
+        self.num_rows = self.num_skipped = self.num_unknown_periods = 0
+        self.unknown_periods: list[str] = []
+
+    def map(self, batch: Batch) -> tuple[list[Example], list[Quarantined]]:
+        """The examples of the wanted period and the rows that can't be one, as they come."""
+        examples: list[Example] = []
+        quarantined: list[Quarantined] = []
+        for line, values in batch.rows:
+            try:
+                if isinstance(values, Fault):
+                    raise _FaultyError(*values)
+                if self._is_wanted(values, batch):
+                    examples.append(self._example(values, batch, line))
+                else:
+                    self.num_skipped += 1
+            except _FaultyError as error:
+                quarantined.append(Quarantined(batch.file, line, *error.fault))
+        self.num_rows += len(batch.rows) + batch.num_pruned
+        self.num_skipped += batch.num_pruned
+        return examples, quarantined
+
+    def _is_wanted(self, values: Mapping[str, Any], batch: Batch) -> bool:
+        """Whether the row is of the period; notes a period that nobody knows."""
+        self._count(self._when_columns, values, batch)
+        text = self._render(self._when, values)
+        try:
+            found = self._period_of(text)
+        except (ValueError, OverflowError) as error:
+            rule = error.rule if isinstance(error, InputError) else "must be a date in ISO 8601"
+            raise _FaultyError(self._when, rule, text) from None
+        if found is None:
+            self.num_unknown_periods += 1
+            if text not in self.unknown_periods:
+                first = sorted([*self.unknown_periods, _readable(text)])
+                self.unknown_periods = first[:MAX_UNKNOWN_PERIODS]
+        return found == self.period
+
+    def _example(self, values: Mapping[str, Any], batch: Batch, line: int) -> Example:
+        self._count(self._other_columns, values, batch)
+        holdout = None
+        if "split" in self._templates:
+            holdout = self._render("split", values) in self._holdout_splits
+        prompt = self._text("prompt", values)
+        completion = self._text("completion", values)
+        if "id" in self._templates:
+            id_ = self._text("id", values, MAX_ID_CHARS)
+        else:
+            id_ = _content_id(prompt, completion)
+        subject = self._subject(values) if "subject" in self._templates else None
+        return Example(id_, prompt, completion, subject, holdout, batch.file, line)
+
+    def _count(self, columns: list, values: Mapping[str, Any], batch: Batch) -> None:
+        types = self.types
+        for column in columns:
+            value = column.value(values)
+            types[column.name, type(value)] += 1
+            if value is ABSENT:
+                self.existing.update(batch.columns or values)
+
+    def _render(self, field: str, values: Mapping[str, Any]) -> str:
+        try:
+            return self._templates[field].render(values)
+        except RenderError as error:
+            rule = f"column {error.column} {error.rule}"
+            raise _FaultyError(field, rule, error.value) from None
+
+    def _text(self, field: str, values: Mapping[str, Any], most: int = MAX_TEXT_CHARS) -> str:
+        """A rendered text that Parquet, a tokenizer and a database can hold."""
+        text = self._render(field, values)
+        if len(text) > most:
+            raise _FaultyError(field, f"must be at most {most} characters", text)
+        if not text.strip():
+            raise _FaultyError(field, "must not be blank", text)
+        if "\0" in text:
+            raise _FaultyError(field, "must not hold the character NUL", text)
+        if not text.isascii() and _readable(text) != text:
+            raise _FaultyError(field, "must be UTF-8", text)
+        return text
+
+    def _subject(self, values: Mapping[str, Any]) -> str | None:
+        """Whose data it is; None where the row doesn't say."""
+        try:
+            return self._text("subject", values, MAX_ID_CHARS)
+        except _FaultyError as error:
+            if error.fault.value.strip():
+                raise
+            return None
+
+
+def _period_reader(periods: Periods, when: str) -> Callable[[str], str | None]:
+    """Text -> its period, or None for a name that isn't in the order. ValueError: malformed."""
+    if when == "date":
+        return lambda text: periods.of(datetime.fromisoformat(text))
+    if periods.every:
+        return periods.check
+    known = frozenset(periods.order)
+    return lambda text: text if text in known else None
+
+
+def _content_id(prompt: str, completion: str) -> str:
+    """The id of an example whose source has none: 128 bits of SHA-256, in hex."""
+    text = f"{len(prompt)}:{prompt}{completion}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        value = json.dumps(value, default=repr, ensure_ascii=False)
+    return _readable(value[:MAX_VALUE_CHARS])
+
+
+def _readable(text: str) -> str:
+    """`text` with what isn't UTF-8 in it spelt out."""
+    return text.encode(errors="backslashreplace").decode()

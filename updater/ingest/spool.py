@@ -1,0 +1,237 @@
+"""A period's examples on disk while it is ingested: what only all of them together can show.
+
+An id used for two contents, exact duplicates, train examples whose prompt stands in a holdout,
+the split by hash, the order by hash. DuckDB does it out of core: memory is bounded by a setting,
+not by the number of rows. Not the reading of rows (`rows`) nor Parquet (`write`). Called by
+`updater.ingest`.
+
+The outcome depends on the set of rows, never on their order.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from updater.errors import InputError
+from updater.ingest.rows import Example, Quarantined
+
+# Chosen by measurement with bench/ingest.py: less makes the sort of 10^6 rows slower, more lets
+# memory grow with the rows. Two threads are what the smallest machine that we serve has.
+MEMORY_LIMIT = "96MB"
+THREADS = 2
+BATCH_ROWS = 8192
+
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("subject", pa.string()),
+        ("holdout", pa.bool_()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+    ]
+)
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("field", pa.string()),
+        ("rule", pa.string()),
+        ("value", pa.string()),
+    ]
+)
+TABLES = """
+create table rows (
+    key ubigint, id varchar, prompt varchar, completion varchar, subject varchar, holdout boolean,
+    content uhugeint, question uhugeint, file varchar, line bigint);
+create table quarantine (
+    file varchar, line bigint, field varchar, rule varchar, value varchar);
+create table held (question uhugeint);
+create table dropped (row_id bigint);
+"""
+# `content` and `question` are MD5 as numbers; the length keeps ("ab", "c") and ("a", "bc") apart.
+ADD = """
+insert into rows select
+    md5_number_lower($salt || ':' || id), id, prompt, completion, subject,
+    coalesce(holdout, md5_number_lower($salt || ':holdout:' || prompt) < $threshold::ubigint),
+    md5_number(length(prompt) || ':' || prompt || completion), md5_number(prompt), file, line
+from incoming
+"""
+# Of one id with several contents the one with the least digest stays: which of them is right
+# can't be known, and the choice must not hang on their order.
+FIND_CONFLICTS = """
+create table conflicts as
+with torn as (select key from rows group by key having min(content) <> max(content)),
+     kept as (select id, min(content) as content from rows where key in (from torn) group by id)
+select rows.rowid as row_id, rows.id, file, line
+from rows join kept on rows.id = kept.id and rows.content <> kept.content
+"""
+DROP_CONFLICTS = """
+insert into quarantine select file, line, 'id',
+    'must be unique: another row has this id with another prompt or completion', id from conflicts;
+insert into dropped select row_id from conflicts;
+"""
+DROP_DUPLICATES = """
+insert into dropped
+with kept as (select rowid as row_id, * from rows where rowid not in (from dropped)),
+     repeated as (select content, holdout from kept group by all having count(*) > 1)
+select row_id from (
+    select row_id, row_number() over (
+        partition by content, holdout order by key, id, subject nulls last, row_id) as place
+    from kept semi join repeated using (content, holdout))
+where place > 1
+"""
+DROP_LEAKED = """
+insert into dropped
+with kept as (select rowid as row_id, * from rows where rowid not in (from dropped))
+select row_id from kept where not holdout and question in (
+    select question from kept where holdout union all from held)
+"""
+SORTED = """
+select key, id, prompt, completion, subject from rows
+where holdout = $holdout and rowid not in (from dropped) order by key, id
+"""
+
+
+class Counts(NamedTuple):
+    """Examples that were dropped, and those that stay."""
+
+    num_conflicts: int
+    num_duplicates: int
+    num_leaked: int
+    num_train: int
+    num_holdout: int
+
+
+class Spool:
+    """Examples and quarantined rows in a database in `folder`, which is the caller's to remove.
+
+    Args:
+        folder: an empty folder, with room for the period's rows twice over.
+        salt: of the hashes.
+        holdout_fraction: of the prompts, where an example doesn't say its split.
+
+    Raises:
+        duckdb.Error: the disk is full or can't be written, from every method.
+    """
+
+    def __init__(self, folder: Path, *, salt: str, holdout_fraction: float) -> None:
+        config: dict[str, Any] = {
+            "memory_limit": MEMORY_LIMIT,
+            "threads": THREADS,
+            "temp_directory": str(folder / "spill"),
+            "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,
+        }
+        self._parameters = {"salt": salt, "threshold": holdout_threshold(holdout_fraction)}
+        self._connection = duckdb.connect(str(folder / "rows.duckdb"), config=config)
+        self._connection.execute(TABLES)
+
+    def close(self) -> None:
+        """The database is closed; its files remain."""
+        self._connection.close()
+
+    def add(self, examples: Sequence[Example], quarantined: Sequence[Quarantined]) -> None:
+        """The examples are in the spool, the rest in the quarantine."""
+        if examples:
+            self._insert(ADD, _table(examples, EXAMPLE_SCHEMA), self._parameters)
+        if quarantined:
+            table = _table(quarantined, QUARANTINE_SCHEMA)
+            self._insert("insert into quarantine from incoming", table)
+
+    def hold(self, holdouts: Iterable[Path]) -> None:
+        """No train example will have a prompt of these holdout.parquet files.
+
+        Raises:
+            InputError: one of them is gone or broken.
+        """
+        query = "insert into held select md5_number(prompt) from incoming"
+        for path in holdouts:
+            try:
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(BATCH_ROWS, columns=["prompt"]):
+                        self._insert(query, pa.Table.from_batches([batch]))
+            except (OSError, pa.ArrowInvalid, KeyError) as error:
+                rule = "the holdout of an earlier period must be whole"
+                raise InputError(f"{path}: {error}", rule, "ingest that period again") from error
+
+    def settle(self) -> Counts:
+        """Conflicts are quarantined; duplicates and leaks are dropped. Call it once, last."""
+        execute = self._connection.execute
+        execute(FIND_CONFLICTS)
+        execute(DROP_CONFLICTS)
+        dropped = [self._count("dropped")]
+        for step in (DROP_DUPLICATES, DROP_LEAKED):
+            execute(step)
+            dropped.append(self._count("dropped"))
+        num_holdout = self._count("rows where holdout and rowid not in (from dropped)")
+        return Counts(
+            num_conflicts=dropped[0],
+            num_duplicates=dropped[1] - dropped[0],
+            num_leaked=dropped[2] - dropped[1],
+            num_train=self._count("rows") - dropped[2] - num_holdout,
+            num_holdout=num_holdout,
+        )
+
+    def examples(self, *, holdout: bool) -> Iterator[pa.RecordBatch]:
+        """The examples that stay, sorted by (key, id)."""
+        return self._batches(SORTED, {"holdout": holdout})
+
+    def quarantined(self) -> Iterator[pa.RecordBatch]:
+        """The quarantined rows, sorted by file, line and field."""
+        return self._batches("from quarantine order by all")
+
+    def num_quarantined(self) -> int:
+        """Rows in the quarantine so far."""
+        return self._count("quarantine")
+
+    def commonest_faults(self, most: int = 3) -> list[tuple[str, str, int]]:
+        """(field, rule, rows) of the quarantine, the commonest first."""
+        query = (
+            "select field, rule, count(*) as n from quarantine group by all "
+            "order by n desc, field, rule limit $most"
+        )
+        return self._connection.execute(query, {"most": most}).fetchall()
+
+    def _batches(self, query: str, parameters: object = None) -> Iterator[pa.RecordBatch]:
+        return iter(self._connection.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS))
+
+    def _count(self, what: str) -> int:
+        row = self._connection.execute(f"select count(*) from {what}").fetchone()
+        return int(row[0]) if row else 0
+
+    def _insert(self, query: str, incoming: pa.Table, parameters: object = None) -> None:
+        self._connection.register("incoming", incoming)
+        self._connection.execute(query, parameters)
+        self._connection.unregister("incoming")
+
+
+def key_of(salt: str, id_: str) -> int:
+    """An example's key: the low 64 bits of MD5(salt + ":" + id), as DuckDB's md5_number_lower."""
+    return _low_64(f"{salt}:{id_}")
+
+
+def is_holdout(salt: str, prompt: str, fraction: float) -> bool:
+    """Whether the split by hash holds this prompt out; equal prompts are on one side."""
+    return _low_64(f"{salt}:holdout:{prompt}") < holdout_threshold(fraction)
+
+
+def holdout_threshold(fraction: float) -> int:
+    """The hashes below it are held out."""
+    return min(int(fraction * 2**64), 2**64 - 1)
+
+
+def _low_64(text: str) -> int:
+    return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[8:], "little")
+
+
+def _table(rows: Sequence[tuple], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)

@@ -1,0 +1,110 @@
+"""JSONL and CSV, line by line, in memory that a file's length doesn't change.
+
+Called by `updater.sources.files`. The number of a row is that of its first line in the file.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, BinaryIO
+
+from updater.errors import InputError
+from updater.sources.batch import BATCH_ROWS, Batch, Fault, Wanted
+
+# Chosen, not measured: far above any example, far below a machine's memory.
+MAX_LINE_BYTES = 16 << 20
+CHUNK_BYTES = 1 << 20
+BOM = b"\xef\xbb\xbf"
+
+
+def read_jsonl(stream: BinaryIO, name: str, wanted: Wanted) -> Iterator[Batch]:
+    """One JSON object a line; blank lines are none. A line that is not one becomes a fault."""
+    decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+    numbered = ((n, line) for n, line in enumerate(_lines(stream), 1) if not line.isspace())
+    while lines := list(islice(numbered, BATCH_ROWS)):
+        yield Batch(name, [(n, _object(line, decode)) for n, line in lines])
+
+
+def _object(line: bytes, decode: Any) -> dict[str, Any] | Fault:
+    if len(line) > MAX_LINE_BYTES:
+        return Fault("", f"must be at most {MAX_LINE_BYTES} bytes", _readable(line))
+    try:
+        value = decode(line.decode())
+    except UnicodeDecodeError:
+        return Fault("", "must be UTF-8", _readable(line))
+    except (ValueError, RecursionError) as error:
+        return Fault("", f"must be JSON: {error}", _readable(line))
+    return value if type(value) is dict else Fault("", "must be a JSON object", _readable(line))
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def read_csv(stream: BinaryIO, name: str, wanted: Wanted) -> Iterator[Batch]:
+    """Comma-separated rows below a header, quoted as in RFC 4180; blank lines are none.
+
+    Raises:
+        InputError: the header has an empty or a repeated name.
+    """
+    lines = (line.decode(errors="surrogateescape") for line in _lines(stream))
+    reader = csv.reader(lines, strict=True)
+    header = _header(reader, name)
+    numbered = _records(reader, header)
+    while rows := list(islice(numbered, BATCH_ROWS)):
+        yield Batch(name, rows, columns=tuple(header))
+
+
+def _header(reader: Any, name: str) -> list[str]:
+    try:
+        header: list[str] = next(reader, [])
+    except csv.Error as error:
+        raise InputError(
+            f"{name}: line 1: {error}", "it must be the names of the columns"
+        ) from None
+    wrong = sorted({c for c in header if not c.strip() or header.count(c) > 1})
+    if wrong:
+        raise InputError(
+            f"{name}: the header names {', '.join(map(repr, wrong))} emptily or twice",
+            "every column must have a name of its own",
+            "mend the first line of the file",
+        )
+    return header
+
+
+def _records(reader: Any, header: list[str]) -> Iterator[tuple[int, dict[str, str] | Fault]]:
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, Fault("", f"must be CSV: {error}", "")
+            continue
+        if len(record) == len(header):
+            yield line, dict(zip(header, record, strict=True))
+        elif record:
+            rule = f"must have {len(header)} fields, as the header has"
+            yield line, Fault("", rule, ",".join(record))
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines with their line ends; of one that is too long only the first bytes, and one more than
+    are allowed. A byte order mark is taken off."""
+    chunk = stream.read(CHUNK_BYTES).removeprefix(BOM)
+    tail = b""
+    while chunk:
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            yield (tail + line + b"\n") if tail else line + b"\n"
+            tail = b""
+        tail = (tail + rest)[: MAX_LINE_BYTES + 1]
+        chunk = stream.read(CHUNK_BYTES)
+    if tail:
+        yield tail
+
+
+def _readable(line: bytes) -> str:
+    return line.decode(errors="backslashreplace").strip()
