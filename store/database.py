@@ -10,7 +10,6 @@ import sqlite3
 import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,30 @@ class UtcTime(sa.types.TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class PlainJson(sa.types.TypeDecorator[Any]):
+    """JSON that every database keeps and gives back alike: see `plain`."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return plain(value)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON gives it back: tuples are lists, the keys of dictionaries strings.
+
+    Raises:
+        ValueError: JSON has no such value; NaN and infinity are none (PostgreSQL refuses them).
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{error}; must be plain JSON, its numbers finite: leave out what is not known"
+        ) from error
 
 
 class Database:
@@ -165,13 +188,10 @@ def _reason(error: exc.DBAPIError) -> str:
 
 
 def _engine(url: sa.URL, *, wal: bool) -> Engine:
-    to_json = partial(json.dumps, allow_nan=False)  # PostgreSQL refuses NaN; so does SQLite, then
     if url.get_backend_name() != "sqlite":
         seconds = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
-        return sa.create_engine(
-            url, json_serializer=to_json, pool_pre_ping=True, connect_args=seconds
-        )
-    engine = sa.create_engine(url, json_serializer=to_json)
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=seconds)
+    engine = sa.create_engine(url)
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _: Any) -> None:

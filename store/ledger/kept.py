@@ -4,13 +4,12 @@ Works within the transaction of a `Ledger` method, which is its one caller, and 
 """
 
 import dataclasses
-import json
 from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from sqlalchemy.types import JSON
 
+from store.database import PlainJson, plain
 from store.errors import ConflictError, NotFoundError
 from store.ledger.tables import DatasetVersionRow, ModelVersionRow, PeriodRow, Row, UpdateRow
 
@@ -75,19 +74,13 @@ def _fields(record: Any) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def _as_kept(table: type[Row], column: str, value: Any) -> Any:
-    """The value as the database will give it back: JSON knows no tuples and no integer keys."""
-    if isinstance(table.__table__.columns[column].type, JSON):
-        return json.loads(_json(column, value))
-    return value
-
-
-def _json(column: str, value: Any) -> str:
+    """The value as the database will give it back, to compare it with what is there."""
+    if not isinstance(table.__table__.columns[column].type, PlainJson):
+        return value
     try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{column}: {error}; must be plain JSON, numbers finite: leave out what is not known"
-        ) from error
+        return plain(value)
+    except ValueError as error:
+        raise ValueError(f"{column}: {error}") from error
 
 
 def _short(value: object) -> str:

@@ -20,9 +20,9 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import JSON, Integer, Text
+from sqlalchemy.types import Integer, Text
 
-from store.database import UtcTime
+from store.database import PlainJson, UtcTime
 from store.ledger.records import STEP_STATES, UPDATE_KINDS, VERDICTS
 
 Record = TypeVar("Record")
@@ -50,10 +50,10 @@ class Row(DeclarativeBase):
         int: BigInteger,
         float: Float(53),
         datetime: UtcTime,
-        dict[str, Any]: JSON,
-        dict[str, str]: JSON,
-        list[str]: JSON,
-        list[dict[str, Any]]: JSON,
+        dict[str, Any]: PlainJson,
+        dict[str, str]: PlainJson,
+        list[str]: PlainJson,
+        list[dict[str, Any]]: PlainJson,
     }
 
     def record(self, kind: type[Record]) -> Record:

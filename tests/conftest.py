@@ -1,0 +1,187 @@
+"""What tests of several packages share: real databases, and a ledger with a story in it."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from store.ledger import DatasetVersion, Ledger, ModelVersion, Update, migrate, open_ledger
+from store.ledger.tables import Row
+
+POSTGRES = os.environ.get(
+    "UPDATER_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/test"
+)
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def missing(service: str, error: Exception) -> None:
+    """Skip for want of a service; under CI=true its absence is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{service} is missing, and CI needs it: {error}")
+    pytest.skip(f"{service} can't be reached: {error}")
+
+
+@contextlib.contextmanager
+def new_database() -> Iterator[str]:
+    """The URL of a database of its own on the PostgreSQL server; gone afterwards."""
+    server = make_url(POSTGRES)
+    plain = server.set(drivername="postgresql").render_as_string(hide_password=False)
+    name = f"updater_{uuid.uuid4().hex[:12]}"
+    try:
+        connection = psycopg.connect(plain, autocommit=True, connect_timeout=3)
+    except psycopg.OperationalError as error:
+        missing("PostgreSQL", error)
+    with connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        try:
+            yield server.set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """An empty PostgreSQL database, for this test alone."""
+    with new_database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _shared_ledger_url() -> Iterator[str]:
+    with new_database() as url:
+        migrate(url)
+        yield url
+
+
+@pytest.fixture
+def postgres_ledger_url(_shared_ledger_url: str) -> str:
+    """A migrated, empty ledger on PostgreSQL. One for all tests, emptied before each: making one
+    takes half a second."""
+    plain = make_url(_shared_ledger_url).set(drivername="postgresql")
+    with psycopg.connect(plain.render_as_string(hide_password=False)) as connection:
+        for table in reversed(Row.metadata.sorted_tables):  # faster than TRUNCATE, which syncs
+            connection.execute(f'DELETE FROM "{table.name}"')
+    return _shared_ledger_url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database: every test that takes it runs on both."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a migrated, empty ledger: every test that takes it runs on both."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_ledger_url"))
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    migrate(url)
+    return url
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Ledger:
+    return open_ledger(ledger_url)
+
+
+class Story:
+    """Writes into a ledger what the steps would have: one period and one update per version."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def dataset(self, period: str, number: int = 1) -> DatasetVersion:
+        """Dataset version `PERIOD@vN` of a period that may be new."""
+        ordinal = len(self.ledger.periods())
+        if period not in [p.id for p in self.ledger.periods()]:
+            self.ledger.record_period(period, ordinal, START, START + timedelta(days=31))
+        version = DatasetVersion(
+            id=f"{period}@v{number}",
+            period=period,
+            commit="c0ffee",
+            digest=f"{period}{number}",
+            num_train=90,
+            num_holdout=10,
+            num_quarantined=3,
+            num_duplicates=1,
+            num_leaked=0,
+            schema={"prompt": "string"},
+            created_at=START,
+        )
+        self.ledger.record_dataset_version(version)
+        return version
+
+    def update(self, id: str, base: str | None, *, kind: str = "") -> Update:
+        """An update called `id` of the period `p-ID`, with ingest finished."""
+        update = self.ledger.open_update(
+            Update(
+                id=id,
+                kind=kind or ("scratch" if base is None else "update"),
+                period=f"p-{id}",
+                base=base,
+                dataset_version=self.dataset(f"p-{id}").id,
+                config={"training": {"seed": 0}},
+                config_digest="d1",
+                candidate=None,
+                created_at=START,
+            )
+        )
+        self.step(id, "ingest")
+        return update
+
+    def step(self, update: str, name: str, result: dict | None = None) -> None:
+        self.ledger.start_step(update, name)
+        self.ledger.finish_step(update, name, result or {}, 0.5)
+
+    def version(self, id: str, base: str | None, *, update: str | None = None) -> ModelVersion:
+        """Version `id`, made by `update`, which has it for its candidate."""
+        version = ModelVersion(
+            id=id,
+            kind="scratch" if base is None else "update",
+            base=base,
+            update=update,
+            digest=f"sha-{id}",
+            uri=f"checkpoints/sha-{id}",
+            periods=["p"],
+            dataset_versions={"p": "p@v1"},
+            run_id=f"run-{id}",
+            created_at=START,
+        )
+        self.ledger.record_model_version(version)
+        if update is not None:
+            self.ledger.set_candidate(update, id)
+            self.step(update, "train", {"version": id})
+        return version
+
+    def judge(self, update: str, verdict: str, *, verified: bool = True) -> None:
+        """The gate's verdict on the update, and its candidate verified in a clean process."""
+        if verified:
+            candidate = self.ledger.update(update).candidate
+            self.ledger.append("verified", candidate, actor="t", reason="same", update=update)
+        self.ledger.record_verdict(update, verdict, reasons=["why"], comparisons=[], rule={})
+
+    def candidate(self, id: str, base: str | None, verdict: str = "accepted") -> str:
+        """Version `id` from update `u-ID`, judged and verified, not yet released: the update."""
+        update = self.update(f"u-{id}", base)
+        self.version(id, base, update=update.id)
+        self.judge(update.id, verdict)
+        return update.id
+
+
+@pytest.fixture
+def story_of() -> Callable[[Ledger], Story]:
+    return Story
+
+
+@pytest.fixture
+def story(ledger: Ledger) -> Story:
+    return Story(ledger)
