@@ -31,9 +31,9 @@ def ask(action: Callable[[], Result], what: str) -> Result:
     return with_backoff(lambda: _told(action, what), on=(ConnectionError, TimeoutError), what=what)
 
 
-def without_secrets(url: str) -> str:
-    """`url` with no user and password in it, to be shown."""
-    return re.sub(r"//[^/@]*@", "//", url)
+def without_secrets(text: str) -> str:
+    """`text`, a URL or a sentence with URLs, with no user and password in it, to be shown."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def _told(action: Callable[[], Result], what: str) -> Result:

@@ -60,3 +60,4 @@ def test_a_refusal_is_told_at_once(error: Exception, told: type[Exception]) -> N
 def test_passwords_are_not_shown() -> None:
     assert without_secrets("ssh://me:secret@host/x") == "ssh://host/x"
     assert without_secrets("/a@b/c") == "/a@b/c"
+    assert without_secrets("http://host refused me@b") == "http://host refused me@b"

@@ -1,0 +1,111 @@
+"""How MLflow is opened and asked: silently, not for ever, and with its failures in our words.
+
+Nothing about what is kept in it (that is `store.registry`, the one caller). MLflow is imported on
+the first question, which takes two seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from store.errors import ConflictError, NotFoundError, StoreError
+from store.remote import ask, without_secrets
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+Result = TypeVar("Result")
+
+# What the user has set wins. MLflow would ask a dead server 8 times, for minutes, where
+# `store.retry` asks 4 times; its telemetry would call out from machines that must not.
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
+
+
+class Mlflow:
+    """MLflow at `uri`: a server's http(s) address or a database URL."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self.is_server = uri.startswith(("http://", "https://"))
+        self.shown = f"MLflow at {without_secrets(self.uri)}"
+
+    def ask(self, question: Callable[[MlflowClient], Result]) -> Result:
+        """What `question(client)` answers. It may be asked again, so it must be safe to repeat.
+
+        Raises:
+            UnreachableError: no answer, however often it was asked.
+            NotFoundError: MLflow has nothing of that name or number.
+            ConflictError: what is asked contradicts what MLflow keeps already.
+            StoreError: any other refusal.
+        """
+        try:
+            return ask(lambda: self._translated(question), self.shown)
+        except OSError as error:
+            raise StoreError(f"{self.shown}: {error}") from error
+
+    def _translated(self, question: Callable[[MlflowClient], Result]) -> Result:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of deprecated calls that MLflow makes
+            client = self._client
+            from mlflow.exceptions import MlflowException
+
+            try:
+                return question(client)
+            except MlflowException as error:
+                raise _plain(error, self.shown) from error
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        if not self.is_server:
+            self._probe()
+        from mlflow import MlflowClient
+
+        for logger in ("mlflow", "alembic"):  # what goes wrong is raised; the rest is chatter
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def _probe(self) -> None:
+        """The database answers. MLflow itself would try for two minutes before it says no."""
+        import sqlalchemy as sa
+
+        from store.database import Database
+
+        with Database(self.uri, name="MLflow's database", wal=False).read() as connection:
+            sa.inspect(connection).get_table_names()
+
+
+def _plain(error: MlflowException, shown: str) -> Exception:
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import RetryError, Timeout
+
+    said = without_secrets(str(error.message).strip().splitlines()[0])
+    if error.error_code in PASSING_CODES or any(
+        isinstance(cause, NoConnection | Timeout | RetryError) for cause in _causes(error)
+    ):
+        return ConnectionError(said)
+    if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        return NotFoundError(f"{shown}: {said}")
+    if error.error_code == "RESOURCE_ALREADY_EXISTS" or "Changing param values" in said:
+        return ConflictError(f"{shown}: {said}")
+    return StoreError(f"{shown} refused: {said}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,0 +1,398 @@
+"""Runs and versions in a real MLflow: SQLite, and a server on the loopback."""
+
+import itertools
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from store.errors import ConflictError, NotFoundError, StoreError, UnreachableError
+from store.registry import Registry
+
+_names = (f"tickets-{n}" for n in itertools.count())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One for the module: to make MLflow's tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterator[str]:
+    Registry(database, "", "tables").create()
+    folder = tmp_path_factory.mktemp("server")
+    uri = f"http://127.0.0.1:{free_port()}"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database),
+        *("--artifacts-destination", str(folder / "artifacts"), "--workers", "1"),
+        *("--host", "127.0.0.1", "--port", uri.rpartition(":")[2]),
+    ]
+    quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=quiet, start_new_session=True
+        )
+    try:
+        wait_for(f"{uri}/health", process, folder / "log")
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the MLflow server did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(params=["embedded", "server"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
+    if request.param == "server":
+        made = Registry(request.getfixturevalue("server"), "", next(_names))
+    else:
+        made = embedded_at(request.getfixturevalue("database"), tmp_path)
+    made.create()
+    return made
+
+
+@pytest.fixture
+def embedded(database: str, tmp_path: Path) -> Registry:
+    made = embedded_at(database, tmp_path)
+    made.create()
+    return made
+
+
+def embedded_at(database: str, tmp_path: Path) -> Registry:
+    return Registry(database, str(tmp_path / "my artifacts"), next(_names))
+
+
+def run_of(registry: Registry, key: str = "u1", **parameters: object) -> str:
+    return registry.open_run(
+        key, run_name=f"update {key}", parameters=parameters, tags={"kind": "update"}
+    )
+
+
+def register(registry: Registry, run_id: str, key: str = "u1", digest: str = "d" * 64) -> str:
+    return registry.register(
+        run_id,
+        key=key,
+        checkpoint_uri=f"file:///store/{digest}",
+        checkpoint_digest=digest,
+        tags={"base": "none"},
+        description="first",
+    )
+
+
+def client_of(registry: Registry):
+    return registry._mlflow._client
+
+
+def artifacts(registry: Registry, run_id: str, path: str | None = None) -> list[str]:
+    return [f.path for f in client_of(registry).list_artifacts(run_id, path)]
+
+
+def read_artifact(registry: Registry, run_id: str, path: str) -> str:
+    return Path(client_of(registry).download_artifacts(run_id, path)).read_text()
+
+
+def test_an_update_as_mlflow_shows_it(registry: Registry, tmp_path: Path) -> None:
+    registry.create()
+    run_id = run_of(registry, period="2018-Q2", learning_rate=1e-3)
+    registry.log_config(run_id, {"training": {"epochs": 6}})
+    registry.log_dataset(
+        run_id, name="2018-Q2", digest="a" * 32 + ".dir", context="training", uri="2018-Q2@v1"
+    )
+    registry.log_metrics(run_id, {"loss": 2.5, "examples_per_second": 100.0}, 1)
+    registry.log_curve(run_id, [(step, {"loss": 1 / step}) for step in range(2, 6)])
+    registry.log_scores(run_id, {"2018-Q2": 0.5, "2018-Q3": 0.75}, {"2018-Q2": 0, "2018-Q3": 1})
+    registry.log_summary(run_id, {"forgetting": 0.25, "flips": 3, "verdict": "accepted", "x": None})
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("<html>")
+    registry.log_artifacts(run_id, tmp_path / "report")
+    registry.log_artifacts(run_id, tmp_path / "report", "plots")
+    registry.close_run(run_id)
+
+    run = client_of(registry).get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "update u1"
+    assert run.data.params == {"period": "2018-Q2", "learning_rate": "0.001"}
+    assert run.data.metrics["accuracy/2018-Q3"] == 0.75
+    assert (run.data.metrics["forgetting"], run.data.metrics["flips"]) == (0.25, 3)
+    assert run.data.tags["verdict"] == "accepted"
+    assert run.data.tags["kind"] == "update"
+    assert "x" not in run.data.tags | run.data.metrics
+    assert history(registry, run_id, "loss") == [
+        (1, 2.5),
+        (2, 1 / 2),
+        (3, 1 / 3),
+        (4, 1 / 4),
+        (5, 1 / 5),
+    ]
+    assert history(registry, run_id, "accuracy_by_period") == [(0, 0.5), (1, 0.75)]
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("2018-Q2", "a" * 32 + ".dir")
+    assert json.loads(given.dataset.source) == {"url": "2018-Q2@v1"}
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    assert json.loads(read_artifact(registry, run_id, "config.json")) == {"training": {"epochs": 6}}
+    assert {"report.html", "plots"} <= set(artifacts(registry, run_id))
+
+
+def history(registry: Registry, run_id: str, name: str) -> list[tuple[int, float]]:
+    points = client_of(registry).get_metric_history(run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def test_said_twice_is_kept_once(registry: Registry) -> None:
+    for _ in range(2):
+        run_id = run_of(registry, epochs=6)
+        registry.log_scores(run_id, {"a": 0.5, "b": 0.25}, {"a": 0, "b": 1})
+        registry.log_summary(run_id, {"forgetting": 0.5})
+        registry.log_dataset(run_id, name="a", digest="x", context="training", uri="a@v1")
+        version = register(registry, run_id)
+    client = client_of(registry)
+    assert version == "1"
+    assert len(client.search_runs([registry._experiment])) == 1
+    assert len(client.search_model_versions(f"name = '{registry.name}'")) == 1
+    assert history(registry, run_id, "accuracy_by_period") == [(0, 0.5), (1, 0.25)]
+    assert history(registry, run_id, "accuracy/a") == [(0, 0.5)]
+    assert history(registry, run_id, "forgetting") == [(0, 0.5)]
+    assert len(client.get_run(run_id).inputs.dataset_inputs) == 1
+
+
+def test_a_score_that_changed_is_the_newer_point(registry: Registry) -> None:
+    run_id = run_of(registry)
+    for score in (0.75, 0.5, 0.5):
+        registry.log_scores(run_id, {"a": score}, {"a": 0})
+        time.sleep(0.002)  # MLflow tells points of one step apart by the millisecond
+    assert client_of(registry).get_run(run_id).data.metrics == {
+        "accuracy/a": 0.5,
+        "accuracy_by_period": 0.5,
+    }
+    assert history(registry, run_id, "accuracy/a") == [(0, 0.5), (0, 0.75)]
+
+
+def test_a_closed_run_is_opened_again(registry: Registry) -> None:
+    run_id = run_of(registry, "killed")
+    registry.close_run(run_id, "FAILED")
+    assert run_of(registry, "killed") == run_id
+    assert client_of(registry).get_run(run_id).info.status == "RUNNING"
+    assert run_of(registry, "other") != run_id
+
+
+def test_versions_point_and_carry_their_lineage(registry: Registry) -> None:
+    run_id = run_of(registry)
+    first = register(registry, run_id)
+    second = register(registry, run_of(registry, "u2"), "u2", "e" * 64)
+    assert (first, second) == ("1", "2")
+    registry.set_version_tags(first, {"verdict": "accepted"})
+    version = client_of(registry).get_model_version(registry.name, first)
+    assert version.tags == {
+        "base": "none",
+        "verdict": "accepted",
+        "updater.key": "u1",
+        "checkpoint_digest": "d" * 64,
+        "checkpoint_uri": f"file:///store/{'d' * 64}",
+    }
+    assert version.description == "first"
+    assert version.source == f"runs:/{run_id}/model"
+    assert json.loads(read_artifact(registry, run_id, "model/checkpoint.json")) == {
+        "uri": f"file:///store/{'d' * 64}",
+        "digest": "d" * 64,
+    }
+    with pytest.raises(ConflictError, match="never changes its checkpoint"):
+        register(registry, run_id, "u1", "f" * 64)
+
+
+def test_killed_between_the_artifact_and_the_version(
+    embedded: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = run_of(embedded)
+    with monkeypatch.context() as patch:
+        patch.setattr(client_of(embedded), "create_model_version", stop)
+        with pytest.raises(KeyboardInterrupt):
+            register(embedded, run_id)
+    assert register(embedded, run_id) == "1"
+    assert register(embedded, run_id) == "1"
+
+
+def test_an_answer_that_was_lost_makes_no_second_one(
+    embedded: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run and the version were made, and the connection broke before we were told."""
+    monkeypatch.setattr("store.retry.time.sleep", lambda _: None)
+    client = client_of(embedded)
+    for name in ("create_run", "create_model_version"):
+        monkeypatch.setattr(client, name, losing_the_first_answer(getattr(client, name)))
+    run_id = run_of(embedded)
+    assert register(embedded, run_id) == "1"
+    assert len(client.search_runs([embedded._experiment])) == 1
+    assert len(client.search_model_versions(f"name = '{embedded.name}'")) == 1
+
+
+def losing_the_first_answer(real):
+    lost = iter([ConnectionResetError("peer")])
+
+    def wrapped(*args, **kwargs):
+        answer = real(*args, **kwargs)
+        for error in lost:
+            raise error
+        return answer
+
+    return wrapped
+
+
+def stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_long_and_many_parameters(registry: Registry) -> None:
+    parameters = {"order": "x" * 7000, **{f"p{n}": n for n in range(150)}}
+    run_id = run_of(registry, **parameters)
+    kept = client_of(registry).get_run(run_id).data.params
+    assert kept["order"] == "x" * 6000
+    assert len(kept) == 151
+    assert json.loads(read_artifact(registry, run_id, "parameters.json"))["order"] == "x" * 7000
+
+
+def test_another_value_of_a_parameter_is_a_conflict(registry: Registry) -> None:
+    run_of(registry, epochs=6)
+    with pytest.raises(ConflictError, match="epochs"):
+        run_of(registry, epochs=7)
+
+
+def test_many_periods_and_many_steps(embedded: Registry) -> None:
+    run_id = run_of(embedded)
+    periods = {f"p{n}": n / 1000 for n in range(700)}
+    embedded.log_scores(run_id, periods, {p: n for n, p in enumerate(periods)})
+    assert len(history(embedded, run_id, "accuracy_by_period")) == 700
+    embedded.log_curve(run_id, [(step, {"loss": 1.0, "lr": 0.1}) for step in range(600)])
+    assert len(history(embedded, run_id, "lr")) == 600
+
+
+def test_what_is_not_finite(embedded: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    run_id = run_of(embedded)
+    with caplog.at_level(logging.WARNING):
+        embedded.log_metrics(run_id, {"loss": float("nan"), "lr": 0.1}, 7)
+    assert "loss at step 7" in caplog.text
+    for value in (float("nan"), float("inf"), -0.1, 1.1):
+        with pytest.raises(ValueError, match=r"accuracy of a.*\[0, 1\]"):
+            embedded.log_scores(run_id, {"a": value}, {"a": 0})
+    with pytest.raises(ValueError, match="forgetting: nan"):
+        embedded.log_summary(run_id, {"forgetting": float("nan"), "other": 1.0})
+    assert client_of(embedded).get_run(run_id).data.metrics == {"lr": 0.1}
+
+
+@pytest.mark.parametrize("ordinals", [{}, {"a": 0}, {"a": 1, "b": 1}])
+def test_every_period_needs_an_ordinal_of_its_own(
+    embedded: Registry, ordinals: dict[str, int]
+) -> None:
+    with pytest.raises(ValueError, match="must give each of"):
+        embedded.log_scores("run", {"a": 0.5, "b": 0.5}, ordinals)
+
+
+def test_bad_keys_and_digests(embedded: Registry) -> None:
+    for key in ("", "it's", 'a"b', "a`b"):
+        with pytest.raises(ValueError, match="key"):
+            run_of(embedded, key)
+        with pytest.raises(ValueError, match="key"):
+            register(embedded, "run", key)
+    with pytest.raises(ValueError, match="36 characters"):
+        embedded.log_dataset("run", name="a", digest="d" * 64, context="training", uri="a@v1")
+
+
+def test_what_is_not_there(registry: Registry, database: str) -> None:
+    with pytest.raises(NotFoundError):
+        registry.close_run("f" * 32)
+    with pytest.raises(NotFoundError):
+        registry.set_version_tags("99", {"a": "b"})
+    nameless = Registry(registry._mlflow.uri, "", "never-made")
+    with pytest.raises(NotFoundError, match="no active experiment never-made; run `updater init`"):
+        run_of(nameless)
+
+
+def test_what_mlflow_refuses(registry: Registry) -> None:
+    with pytest.raises(StoreError, match="refused"):
+        run_of(registry, **{"bad\nname": 1})
+
+
+def test_links_lead_people_there(registry: Registry) -> None:
+    run_id = run_of(registry)
+    run, version = registry.links(run_id), registry.links("3")
+    assert f"runs/{run_id}" in run
+    assert f"models/{registry.name}/versions/3" in version
+    if registry._mlflow.is_server:
+        with urllib.request.urlopen(run.partition("#")[0], timeout=10) as page:
+            assert page.status == 200
+    else:
+        assert f"mlflow ui --backend-store-uri {registry._mlflow.uri}" in run
+
+
+def test_a_server_that_is_not_there_is_told_in_seconds() -> None:
+    registry = Registry(f"http://me:secret@127.0.0.1:{free_port()}", "", "x")
+    started = time.monotonic()
+    with pytest.raises(UnreachableError, match="MLflow at http://127") as told:
+        registry.create()
+    assert "secret" not in str(told.value)
+    assert time.monotonic() - started < 15
+
+
+def test_databases_that_can_not_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.retry.time.sleep", lambda _: None)
+    (tmp_path / "text.db").write_text("this is no database" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Registry(f"sqlite:///{tmp_path}/text.db", "", "x").create()
+    with pytest.raises(UnreachableError):
+        Registry(f"sqlite:///{tmp_path}/none/mlflow.db", "", "x").create()
+    with pytest.raises(StoreError, match="no database URL"):
+        Registry("nonsense", "", "x").create()
+
+
+def test_an_artifact_folder_that_takes_nothing(database: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    registry = Registry(database, str(tmp_path / "file" / "artifacts"), next(_names))
+    registry.create()
+    run_id = run_of(registry)
+    with pytest.raises(StoreError, match="MLflow at sqlite"):
+        registry.log_config(run_id, {})
+
+
+def test_nothing_is_printed_from_the_first_table_on(tmp_path: Path) -> None:
+    """In a process of its own: logging as a user has it."""
+    script = f"""
+from pathlib import Path
+from store.registry import Registry
+registry = Registry("sqlite:///{tmp_path}/mlflow.db", "{tmp_path}/artifacts", "x")
+registry.create()
+run = registry.open_run("k", run_name="n", parameters={{"a": 1}})
+registry.log_scores(run, {{"a": 0.5}}, {{"a": 0}})
+registry.register(
+    run, key="k", checkpoint_uri="file:///x", checkpoint_digest="d", tags={{}}, description=""
+)
+registry.close_run(run)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
