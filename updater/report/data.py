@@ -13,13 +13,15 @@ from updater.metrics import Chain, Flip
 
 @dataclass(frozen=True)
 class Version:
-    """One row of the score matrix. `learnt` are all the periods it knows, in their order;
-    `verdict` is None while its update has none; `was_deployed` is "ever"."""
+    """One row of the score matrix. `learnt` are all the periods it knows, in their order, `new`
+    those of them that its own update taught it (perhaps again, from new data); `verdict` is None
+    while its update has none; `was_deployed` is "ever"."""
 
     id: str
     kind: str
     base: str | None
     learnt: tuple[str, ...]
+    new: tuple[str, ...]
     verdict: str | None
     was_deployed: bool
     created_at: str
@@ -117,7 +119,8 @@ class Dataset:
 class ReportData:
     """Everything about one version. `versions` and `deployments` are oldest first, `periods` in
     their order; `scores` is keyed by (version, period); a missing score is no key; `curve` is
-    metric -> points (step, value); `flips` is None where there is no base to flip from."""
+    metric -> points (step, value); `flips` is None where there is no base to flip from, and
+    `flips_unknown` are learnt periods on which base and version have no outcomes in common."""
 
     workspace: str
     version: str
@@ -128,6 +131,7 @@ class ReportData:
     deployments: tuple[Deployment, ...] = ()
     judgement: Judgement | None = None
     flips: tuple[PeriodFlips, ...] | None = None
+    flips_unknown: tuple[str, ...] = ()
     rehearsed: Rehearsed | None = None
     curve: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     step_seconds: tuple[tuple[str, float], ...] = ()
@@ -155,13 +159,6 @@ class ReportData:
     def deployed(self) -> str | None:
         """What users have now."""
         return self.deployments[-1].version if self.deployments else None
-
-    @property
-    def new_periods(self) -> tuple[str, ...]:
-        """What the version learnt that its base had not."""
-        base = self.subject.base
-        known = self.find(base).learnt if base is not None else ()
-        return tuple(period for period in self.subject.learnt if period not in known)
 
     def lineage(self) -> tuple[Version, ...]:
         """The version's bases, oldest first, then itself."""

@@ -1,7 +1,7 @@
 """Every picture of a report by name: for the page, and as files for MLflow.
 
-The drawing is in `matrix`, `intervals` and `timelines`. Called by `page` and the pipeline's
-publishing.
+The drawing is in `matrix`, `intervals`, `panels` and `timelines`. Called by `page`
+and the pipeline's publishing.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,8 @@ from updater.report import style
 from updater.report.data import ReportData
 from updater.report.intervals import forgetting, gate_intervals
 from updater.report.matrix import score_matrix
-from updater.report.timelines import accuracy_over_versions, as_deployed, training_curve
+from updater.report.panels import accuracy_over_versions
+from updater.report.timelines import as_deployed, training_curve
 
 __all__ = [
     "FIGURES",

@@ -94,11 +94,11 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
         {
             "name": "Mean accuracy",
             "value": _maybe(percent, summary.get("average_accuracy")),
-            "note": f"over {'the period' if num == 1 else f'all {num} periods'} it has learnt",
+            "note": f"over {_all(num)} it has learnt",
         }
     ]
     if subject.base is not None:
-        tiles += [_new_period_tile(data, period) for period in data.new_periods[:1]]
+        tiles += [_new_period_tile(data, period) for period in subject.new[:1]]
     worst = metrics.worst(data.chain())
     if worst is not None and num > 1:
         note = style.shortened(worst[0], 34)
@@ -137,6 +137,10 @@ def _new_period_tile(data: ReportData, period: str) -> dict[str, Any]:
         "value": _maybe(percent, data.accuracy(data.version, period)),
         "note": f"{before} with version {base}, before learning it",
     }
+
+
+def _all(num_periods: int) -> str:
+    return {1: "the period", 2: "both periods"}.get(num_periods, f"all {num_periods} periods")
 
 
 def _maybe(words: Any, value: float | None) -> str:

@@ -25,7 +25,7 @@ BLUE = "#0a6ebd"
 GOOD = "#00805c"
 BAD = "#cf4a00"
 UNSURE = "#8a6d00"
-ON_DARK, ON_LIGHT = "#f7fafc", "#10202e"  # text on a heatmap cell, the same in light and dark
+ON_DARK, ON_LIGHT = "#ffffff", "#000000"  # text on a heatmap cell, the same in light and dark
 LOW, HIGH = "#fff3d6", "#08306b"  # the ends of the heatmap's scale; see `HEAT`
 HEAT = (LOW, "#d9e8c9", "#86c5c3", "#3a8fbb", "#1c5a9c", HIGH)  # lightness falls evenly
 

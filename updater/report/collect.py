@@ -1,0 +1,196 @@
+"""From the ledger and the workspace's files to a `ReportData`.
+
+Reads only; nothing is measured, judged or repaired here. Called by `updater report` and by the
+pipeline's publishing. Imports neither torch nor MLflow.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from rehearsal.manifest import Manifest
+from store.ledger import Ledger, ModelVersion, Score
+from updater.outcomes import holdout as read_holdout
+from updater.report import flips
+from updater.report.data import (
+    Cell,
+    Dataset,
+    Deployment,
+    Judgement,
+    Rehearsed,
+    ReportData,
+    Version,
+    Window,
+)
+from updater.workspace import Workspace
+
+_RELEASES = ("promoted", "rolled_back")
+
+
+def collect(
+    workspace: Workspace,
+    version: str,
+    *,
+    holdout: Callable[[str], pa.Table] | None = None,
+) -> ReportData:
+    """All that the report on `version` shows, as of now.
+
+    Args:
+        holdout: dataset version -> its holdout examples; DVC's by default. Asked for only where an
+            example flipped.
+
+    Raises:
+        NotFoundError: no such version.
+        OSError, pyarrow.ArrowInvalid: a file of the workspace can't be read.
+    """
+    ledger = workspace.ledger
+    subject = ledger.model_version(version)
+    versions = ledger.model_versions()
+    deployments = _deployments(ledger)
+    update = ledger.update(subject.update) if subject.update is not None else None
+    known, unknown = flips.against_base(
+        workspace,
+        subject,
+        _learnt(ledger, subject),
+        holdout or (lambda dataset: read_holdout(workspace, dataset)),
+    )
+    scores = _scores(ledger, subject)
+    shown = {p for v in versions for p in v.dataset_versions} | {period for _, period in scores}
+    return ReportData(
+        workspace=workspace.settings.workspace.name,
+        version=version,
+        made_at=_moment(datetime.now(UTC)),
+        versions=tuple(_version(ledger, v, {d.version for d in deployments}) for v in versions),
+        periods=tuple(period.id for period in ledger.periods() if period.id in shown),
+        scores=scores,
+        deployments=deployments,
+        judgement=_judgement(ledger, subject),
+        flips=known,
+        flips_unknown=unknown,
+        rehearsed=_rehearsed(ledger, subject),
+        curve={} if update is None else _curve(workspace.root / "runs" / update.id),
+        step_seconds=_step_seconds(ledger, subject),
+        datasets=tuple(_dataset(ledger, d) for d in _learnt(ledger, subject).values()),
+        config={} if update is None else update.config,
+        config_digest="" if update is None else update.config_digest,
+    )
+
+
+def _version(ledger: Ledger, version: ModelVersion, ever_deployed: set[str]) -> Version:
+    verdict = ledger.verdict(version.update) if version.update is not None else None
+    learnt = tuple(_learnt(ledger, version))
+    taught = _taught(ledger, version)
+    return Version(
+        id=version.id,
+        kind=version.kind,
+        base=version.base,
+        learnt=learnt,
+        new=tuple(period for period in learnt if period in taught),
+        verdict=None if verdict is None else verdict.verdict,
+        was_deployed=version.id in ever_deployed,
+        created_at=_moment(version.created_at),
+        update=version.update,
+        digest=version.digest,
+        run_id=version.run_id,
+    )
+
+
+def _taught(ledger: Ledger, version: ModelVersion) -> set[str]:
+    """The periods whose dataset version the base had not learnt: new ones, and new data of old."""
+    before = ledger.model_version(version.base).dataset_versions if version.base is not None else {}
+    return {p for p, dataset in version.dataset_versions.items() if before.get(p) != dataset}
+
+
+def _learnt(ledger: Ledger, version: ModelVersion) -> dict[str, str]:
+    """Period -> dataset version of what it has learnt, in the periods' order."""
+    learnt = version.dataset_versions
+    return {p.id: learnt[p.id] for p in ledger.periods() if p.id in learnt}
+
+
+def _deployments(ledger: Ledger) -> tuple[Deployment, ...]:
+    return tuple(
+        Deployment(_moment(e.at), e.kind, e.version, e.actor, e.reason)
+        for e in ledger.events()
+        if e.kind in _RELEASES and e.version is not None
+    )
+
+
+def _scores(ledger: Ledger, subject: ModelVersion) -> dict[tuple[str, str], Cell]:
+    """One score for each version and period: on the dataset version that the report's version has
+    learnt where there is one, so that a column compares like with like; else on the newest."""
+    newest = {dataset.id: n for n, dataset in enumerate(ledger.dataset_versions())}
+
+    def preference(score: Score) -> tuple[bool, int]:
+        same = subject.dataset_versions.get(score.period) == score.dataset_version
+        return same, newest[score.dataset_version]
+
+    return {
+        (score.version, score.period): Cell(score.num_correct, score.num_examples)
+        for score in sorted(ledger.scores(), key=preference)
+    }
+
+
+def _judgement(ledger: Ledger, subject: ModelVersion) -> Judgement | None:
+    verdict = ledger.verdict(subject.update) if subject.update is not None else None
+    if verdict is None:
+        return None
+    return Judgement(
+        verdict=verdict.verdict,
+        reasons=tuple(verdict.reasons),
+        comparisons=tuple(verdict.comparisons),
+        margin_fraction=verdict.rule["margin_fraction"],
+        confidence=verdict.rule["confidence"],
+    )
+
+
+def _rehearsed(ledger: Ledger, subject: ModelVersion) -> Rehearsed | None:
+    step = ledger.step(subject.update, "rehearse") if subject.update is not None else None
+    if step is None or step.state != "finished":
+        return None
+    manifest = Manifest.from_json(step.result["manifest"])
+    windows = tuple(
+        Window(c.period, c.dataset_version, c.num_train, c.start, c.count) for c in manifest.choices
+    )
+    return Rehearsed(manifest.policy, manifest.budget, windows)
+
+
+def _curve(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:
+    """Metric -> points by rising step; the newest of those that a resumed training repeated."""
+    path = folder / "train_metrics.jsonl"
+    if not path.exists():
+        return {}
+    whole, _, _ = path.read_text("utf-8").rpartition("\n")  # after it, a line still being written
+    curve: dict[str, dict[int, float]] = {}
+    for line in whole.splitlines():
+        point = json.loads(line)
+        step = int(point.pop("step"))
+        for name, value in point.items():
+            if math.isfinite(value):
+                curve.setdefault(name, {})[step] = float(value)
+    return {name: tuple(sorted(points.items())) for name, points in curve.items()}
+
+
+def _step_seconds(ledger: Ledger, subject: ModelVersion) -> tuple[tuple[str, float], ...]:
+    steps = ledger.steps(subject.update) if subject.update is not None else []
+    return tuple((step.name, step.seconds) for step in steps if step.seconds is not None)
+
+
+def _dataset(ledger: Ledger, id: str) -> Dataset:
+    found = ledger.dataset_version(id)
+    return Dataset(
+        period=found.period,
+        id=found.id,
+        num_train=found.num_train,
+        num_holdout=found.num_holdout,
+        num_quarantined=found.num_quarantined,
+        num_duplicates=found.num_duplicates,
+        num_leaked=found.num_leaked,
+    )
+
+
+def _moment(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="seconds")
