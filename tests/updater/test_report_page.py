@@ -392,10 +392,10 @@ def test_what_was_not_measured_is_said_and_never_nan():
 
 
 def test_a_version_that_is_out_of_use_or_never_released_says_what_users_have():
-    data = history(3)
-    older = dataclasses.replace(data, version="2", judgement=None, flips=None, rehearsed=None)
-    assert "Users had this version; now they have version 3." in visible(render(older))
-    nothing = dataclasses.replace(data, deployments=())
+    data = history(2)
+    older = dataclasses.replace(data, version="1", judgement=None, flips=None, rehearsed=None)
+    assert "Users had this version; now they have version 2." in visible(render(older))
+    nothing = dataclasses.replace(first_model(), deployments=())
     assert "Nothing is deployed yet." in visible(render(nothing))
 
 

@@ -59,6 +59,7 @@ def _template() -> jinja2.Template:
         "percent": lambda value: "–" if value is None else percent(value),
         "points": lambda value: "–" if value is None else _minus(points(value)),
         "minus": _minus,
+        "p_value": lambda p: "< 0.0001" if p < 1e-4 else f"{p:.2g}",
         "count": lambda value: f"{value:,}",
         "seconds": _seconds,
         "moment": lambda at: at[:16].replace("T", " "),
