@@ -205,9 +205,10 @@ class Ledger:
             row = _step(session, update, name)
             return None if row is None else row.record(Step)
 
-    def steps(self, update: str) -> list[Step]:
-        """The update's steps that were ever started."""
-        return self._sessions.all(StepRow, Step, StepRow.update == update)
+    def steps(self, update: str | None = None) -> list[Step]:
+        """The steps that were ever started, of one update or of all."""
+        where = [] if update is None else [StepRow.update == update]
+        return self._sessions.all(StepRow, Step, *where)
 
     # Versions, how they did, and what the gate said
 

@@ -1,0 +1,354 @@
+"""Releases: promote, roll back, approve, reject, and the aliases that follow from them.
+
+The event is the fact and is written first; MLflow's aliases are moved to what the events say
+after it. Killed in between, `consistent` is False, and running the command again (or any other
+that releases) repairs it. Not the gate (`updater.gate`), and no torch, MLflow or DVC: on-call
+needs an answer in a second. Called by the command line, step release and the read commands.
+"""
+
+from dataclasses import dataclass
+
+from store.aliases import Aliases
+from store.errors import ConflictError
+from store.ledger import Event, Ledger, ModelVersion, Update
+from updater.errors import InputError
+from updater.standing import (
+    awaiting_approval,
+    candidate,
+    candidate_awaiting,
+    decision,
+    deployed,
+    deployments,
+    deployments_ever,
+    last_release,
+    promotion,
+    unfinished,
+)
+
+__all__ = [
+    "Release",
+    "approve",
+    "awaiting_approval",
+    "candidate",
+    "consistent",
+    "deployed",
+    "deployments",
+    "deployments_ever",
+    "promote",
+    "reject",
+    "repair",
+    "rollback",
+    "unfinished",
+]
+
+# Each round is one release by somebody else between our reading and our writing.
+MOST_ROUNDS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What is deployed now, and the event by which it came with what was deployed before it."""
+
+    deployed: str | None
+    previous: str | None
+    event: Event
+
+
+def promote(
+    ledger: Ledger,
+    aliases: Aliases,
+    version: str,
+    *,
+    actor: str,
+    reason: str,
+    update: str | None = None,
+    force: bool = False,
+) -> Release:
+    """`version` is deployed, and the aliases say so.
+
+    Where it is deployed already nothing is appended. With `update` it is promoted in the name of
+    that update, once for ever: later calls repair the aliases and change nothing else. `force`
+    overrides the gate and the base; what it overrode is kept with the event.
+
+    Raises:
+        InputError: no reason; the version is not verified; or, without `force`, it was not
+            accepted, or its base is not what is deployed.
+        NotFoundError: no such version or update.
+        ConflictError: somebody else released meanwhile; nothing was changed.
+        UnreachableError, StoreError: ledger or MLflow. If it was MLflow, the version may be
+            deployed with the alias not moved: run it again.
+    """
+    reason = _given(reason)
+    found = ledger.model_version(version)
+    events = ledger.events()
+    now = last_release(events)
+    event = promotion(events, _maker(ledger, update, version)) if update else None
+    if event is None and now is not None and now.version == version:
+        event = now
+    if event is None:
+        _check_verified(events, version)
+        objections = _objections(ledger, events, found)
+        if objections and not force:
+            raise objections[0]
+        event = ledger.append_release(
+            "promoted",
+            version,
+            expected_deployed=deployed(events),
+            actor=actor,
+            reason=reason,
+            update=update,
+            payload={"overridden": [error.what for error in objections]},
+        )
+    return _settled(ledger, aliases, event)
+
+
+def rollback(
+    ledger: Ledger, aliases: Aliases, *, to: str | None = None, actor: str, reason: str
+) -> Release:
+    """What was deployed before is deployed again, and the aliases say so; or `to` is.
+
+    Each call walks one deployment further back. A rollback whose event was written but whose
+    alias was not moved is finished, and not walked past.
+
+    Raises:
+        InputError: no reason, nothing to go back to, or `to` was never deployed or is now.
+        NotFoundError, ConflictError, UnreachableError, StoreError: as `promote`.
+    """
+    reason = _given(reason)
+    events = ledger.events()
+    now = last_release(events)
+    if now is None:
+        raise InputError(
+            "nothing is deployed",
+            "a rollback needs an earlier deployment",
+            "see `updater history`",
+        )
+    if _was_cut_short(now, aliases, to):
+        return _settled(ledger, aliases, now)
+    target = _before(events) if to is None else _earlier(ledger, events, to)
+    event = ledger.append_release(
+        "rolled_back", target, expected_deployed=now.version, actor=actor, reason=reason
+    )
+    return _settled(ledger, aliases, event)
+
+
+def approve(
+    ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reason: str
+) -> Release:
+    """The update's candidate is approved by a person and deployed. Safe to repeat.
+
+    Raises:
+        InputError: no reason; the update is not judged yet, rejected by the gate or by a person,
+            not verified, or its base is no longer what is deployed.
+        NotFoundError, ConflictError, UnreachableError, StoreError: as `promote`.
+    """
+    reason = _given(reason)
+    update = ledger.update(update_id)
+    events = ledger.events()
+    version = _judged_candidate(ledger, update)
+    if promotion(events, update) is None:
+        earlier = decision(events, update_id)
+        _check_not_rejected(ledger, update, earlier)
+        _check_verified(events, version)
+        stale = _stale(events, ledger.model_version(version))
+        if stale is not None:
+            raise stale
+        if earlier is None:
+            ledger.append("approved", version, actor=actor, reason=reason, update=update_id)
+    return promote(ledger, aliases, version, actor=actor, reason=reason, update=update_id)
+
+
+def reject(ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reason: str) -> None:
+    """A person has turned the update's candidate down; it is no candidate. Safe to repeat.
+
+    Raises:
+        InputError: no reason; the update is not judged yet, rejected by the gate, approved or
+            promoted.
+        NotFoundError, ConflictError, UnreachableError, StoreError: as `promote`.
+    """
+    reason = _given(reason)
+    update = ledger.update(update_id)
+    events = ledger.events()
+    version = _judged_candidate(ledger, update)
+    earlier = decision(events, update_id)
+    if earlier is None or earlier.kind != "rejected":
+        if promotion(events, update) is not None or earlier is not None:
+            raise InputError(
+                f"update {update_id} was {'promoted' if earlier is None else 'approved'} already",
+                "only what nobody has decided can be rejected",
+                "go back with `updater rollback --reason TEXT`",
+            )
+        _check_not_rejected(ledger, update, earlier)
+        ledger.append("rejected", version, actor=actor, reason=reason, update=update_id)
+    repair(ledger, aliases)
+
+
+def consistent(ledger: Ledger, aliases: Aliases) -> bool:
+    """Whether MLflow's aliases say what the events say.
+
+    While an update is between its verdict and the end of its release, its candidate may or may
+    not have the alias yet.
+
+    Raises:
+        UnreachableError, StoreError: ledger or MLflow.
+    """
+    if aliases.get("deployed") != deployed(ledger.events()):
+        return False
+    shown = aliases.get("candidate")
+    return shown == candidate(ledger) or shown == candidate_awaiting(ledger)
+
+
+def repair(ledger: Ledger, aliases: Aliases) -> bool:
+    """The aliases say what the events say; whether any had to be moved.
+
+    Of several at once the last one sees what all have written, so the aliases end right.
+
+    Raises:
+        UnreachableError, StoreError: ledger or MLflow.
+        ConflictError: others release faster than this can follow.
+    """
+    moved = False
+    for _ in range(MOST_ROUNDS):
+        wanted = {"deployed": deployed(ledger.events()), "candidate": candidate(ledger)}
+        wrong = {alias: v for alias, v in wanted.items() if aliases.get(alias) != v}
+        if not wrong:
+            return moved
+        for alias, version in wrong.items():
+            if version is None:
+                aliases.delete(alias)
+            else:
+                aliases.set(alias, version)
+        moved = True
+    raise ConflictError(
+        "the aliases don't stay as they are set: something else moves them. Stop it, and run the "
+        "command again."
+    )
+
+
+def _settled(ledger: Ledger, aliases: Aliases, event: Event) -> Release:
+    repair(ledger, aliases)
+    return Release(deployed=deployed(ledger.events()), previous=event.previous, event=event)
+
+
+def _given(reason: str) -> str:
+    if not reason.strip():
+        raise InputError("reason: empty", "whoever releases says why", "give --reason TEXT")
+    return reason.strip()
+
+
+def _maker(ledger: Ledger, update_id: str, version: str) -> Update:
+    """The update, which has `version` for its candidate."""
+    update = ledger.update(update_id)
+    if update.candidate != version:
+        raise InputError(
+            f"version {version} is not the candidate of update {update_id}",
+            f"its candidate is {update.candidate or 'not trained yet'}",
+            "promote that one, or leave the update out",
+        )
+    return update
+
+
+def _check_verified(events: list[Event], version: str) -> None:
+    if not any(e.kind == "verified" and e.version == version for e in events):
+        raise InputError(
+            f"version {version} is not verified",
+            "what is deployed must first have given its judged scores in a clean process; "
+            "--force does not change that",
+            f"run `updater evaluate {version}`",
+        )
+
+
+def _objections(ledger: Ledger, events: list[Event], version: ModelVersion) -> list[InputError]:
+    """What speaks against deploying the version, and force would override."""
+    return [o for o in (_unaccepted(ledger, events, version), _stale(events, version)) if o]
+
+
+def _unaccepted(ledger: Ledger, events: list[Event], version: ModelVersion) -> InputError | None:
+    update = version.update
+    decided = decision(events, update) if update else None
+    if decided is not None and decided.kind == "approved":
+        return None
+    force = f"`updater promote {version.id} --reason TEXT --force` overrides it"
+    if decided is not None:
+        what = f"update {update} was rejected by {decided.actor} ({decided.reason})"
+        return InputError(what, "what a person rejected is not deployed", force)
+    verdict = ledger.verdict(update) if update else None
+    if verdict is None:
+        return InputError(f"version {version.id} has no verdict yet", "the gate judges it", force)
+    if verdict.verdict == "review":
+        return InputError(
+            f"version {version.id} waits for a person: the gate could not tell",
+            "what is under review is approved or rejected",
+            f"run `updater approve {update} --reason TEXT`",
+        )
+    if verdict.verdict == "rejected":
+        what = f"version {version.id} was rejected by the gate ({'; '.join(verdict.reasons)})"
+        return InputError(what, "only what it accepts is deployed", force)
+    return None
+
+
+def _stale(events: list[Event], version: ModelVersion) -> InputError | None:
+    now = deployed(events)
+    if version.base == now:
+        return None
+    return InputError(
+        f"version {version.id} was made from {_named(version.base)}, but {_named(now)} is deployed",
+        "a version is compared with its base and replaces that one alone",
+        f"compare them, then `updater promote {version.id} --reason TEXT --force`",
+    )
+
+
+def _named(version: str | None) -> str:
+    return f"version {version}" if version is not None else "nothing"
+
+
+def _judged_candidate(ledger: Ledger, update: Update) -> str:
+    if update.candidate is None or ledger.verdict(update.id) is None:
+        raise InputError(
+            f"update {update.id} has no verdict yet",
+            "a person decides after the gate",
+            f"finish it with `updater update {update.period}`",
+        )
+    return update.candidate
+
+
+def _check_not_rejected(ledger: Ledger, update: Update, decided: Event | None) -> None:
+    """Neither a person nor the gate has said no."""
+    cure = f"`updater promote {update.candidate} --reason TEXT --force` overrides it"
+    if decided is not None and decided.kind == "rejected":
+        what = f"update {update.id} was rejected by {decided.actor} ({decided.reason})"
+        raise InputError(what, "an update is decided once", cure)
+    verdict = ledger.verdict(update.id)
+    if verdict is not None and verdict.verdict == "rejected":
+        what = f"update {update.id} was rejected by the gate ({'; '.join(verdict.reasons)})"
+        raise InputError(what, "only an update under review or accepted waits for a person", cure)
+
+
+def _was_cut_short(last: Event, aliases: Aliases, to: str | None) -> bool:
+    """Whether `last` is the rollback that is asked for, with its alias not moved yet."""
+    if last.kind != "rolled_back" or to not in (None, last.version):
+        return False
+    return aliases.get("deployed") == last.previous
+
+
+def _before(events: list[Event]) -> str:
+    stack = deployments(events)
+    if len(stack) < 2:
+        raise InputError(
+            f"version {stack[-1]} is where the deployments begin",
+            "a rollback needs one before it",
+            "name another with `updater promote VERSION --reason TEXT --force`",
+        )
+    return stack[-2]
+
+
+def _earlier(ledger: Ledger, events: list[Event], to: str) -> str:
+    ledger.model_version(to)
+    ever = deployments_ever(events)
+    if to not in ever or to == deployed(events):
+        raise InputError(
+            f"version {to} {'is deployed already' if to in ever else 'was never deployed'}",
+            f"a rollback goes to what was deployed before: {', '.join(ever)}",
+            "name one of them, or deploy another with `updater promote`",
+        )
+    return to
