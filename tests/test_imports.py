@@ -47,11 +47,15 @@ def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+            known = modules()
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from package import module` is an edge to the module, not to the package's names.
+            names |= {name if name in known else str(node.module) for name in whole}
     return names
 
 
 def graph() -> dict[str, set[str]]:
+    """Module -> our modules that it imports."""
     known = modules()
     return {
         name: {target for target in imported(path) if target in known and target != name}

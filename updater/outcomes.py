@@ -6,23 +6,8 @@ Not their making (`updater.evaluate`) nor their judging (`updater.gate`).
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.errors import NotFoundError
 from store.ledger import Score
 from updater.workspace import Workspace
-
-
-def find(workspace: Workspace, version: str, dataset_version: str) -> Score:
-    """The score of `version` on `dataset_version`.
-
-    Raises:
-        NotFoundError: it has not been measured.
-    """
-    for score in workspace.ledger.scores(version=version):
-        if score.dataset_version == dataset_version:
-            return score
-    raise NotFoundError(
-        f"version {version} has no score on {dataset_version}: run `updater evaluate {version}`"
-    )
 
 
 def outcomes(workspace: Workspace, score: Score) -> list[tuple[str, bool]]:

@@ -7,9 +7,11 @@ verdict is written down, in the ledger and on the MLflow run.
 import dataclasses
 from typing import Any
 
-from store.ledger import Update
+from store.ledger import Score, Update
 from updater import gate, release
-from updater.outcomes import find, outcomes
+from updater.comparison import Against, Role
+from updater.outcome import current_scores
+from updater.outcomes import outcomes
 from updater.steps.rehearse import past_versions
 from updater.workspace import Workspace
 
@@ -43,33 +45,67 @@ def _decide(workspace: Workspace, update: Update, rule: gate.Rule) -> gate.Verdi
     if update.base is None:
         return gate.decide([], rule, past=[], new=None, base=None)
     past = past_versions(workspace, update)
-    datasets = {**past, **update.config["datasets"]}
-    best = _best(workspace, past, update.base)
-    references = [(period, "base", update.base) for period in datasets]
-    references += [(period, "best", version) for period, version in best.items()]
+    judged = {**past, **update.config["datasets"]}
+    scores = current_scores(workspace)
+    best = _best(workspace, scores, past, update.base)
+    wanted = [(period, "base", update.base) for period in judged]
+    wanted += [(period, "best", version) for period, version in best.items()]
     candidate = _candidate(workspace, update)
-    pairs = [
-        gate.pair(
-            outcomes(workspace, find(workspace, reference, datasets[period])),
-            outcomes(workspace, find(workspace, candidate, datasets[period])),
-            period=period,
+    compared = [
+        _compare(
+            workspace,
+            scores.get((reference, period)),
+            scores.get((candidate, period)),
             role="past" if period in past else "new",
-            against="base" if against == "base" else "best",
-            reference=reference,
+            against="best" if against == "best" else "base",
         )
-        for period, against, reference in references
+        for period, against, reference in wanted
     ]
-    return gate.decide(pairs, rule, past=list(past), new=update.period, base=update.base, best=best)
+    found = [comparison for comparison in compared if comparison is not None]
+    return gate.decide(found, rule, past=list(past), new=update.period, base=update.base, best=best)
 
 
-def _best(workspace: Workspace, past: dict[str, str], base: str) -> dict[str, str]:
+def _compare(
+    workspace: Workspace,
+    reference: Score | None,
+    candidate: Score | None,
+    *,
+    role: Role,
+    against: Against,
+) -> gate.Paired | gate.Unpaired | None:
+    """Paired where both answered the same examples; None, which rejects, where a score lacks."""
+    if reference is None or candidate is None:
+        return None
+    if reference.dataset_version == candidate.dataset_version:
+        return gate.pair(
+            outcomes(workspace, reference),
+            outcomes(workspace, candidate),
+            period=candidate.period,
+            role=role,
+            against=against,
+            reference=reference.version,
+        )
+    return gate.Unpaired(
+        period=candidate.period,
+        role=role,
+        against=against,
+        reference=reference.version,
+        num_examples=candidate.num_examples,
+        num_right=candidate.num_correct,
+        reference_examples=reference.num_examples,
+        reference_right=reference.num_correct,
+    )
+
+
+def _best(
+    workspace: Workspace,
+    scores: dict[tuple[str, str], Score],
+    past: dict[str, str],
+    base: str,
+) -> dict[str, str]:
     """Past period -> the version ever deployed that did better on it than the base, if any did."""
     ever = release.deployments_ever(workspace.ledger.events())
-    accuracy = {
-        (s.version, s.period): s.accuracy
-        for s in workspace.ledger.scores()
-        if past.get(s.period) == s.dataset_version
-    }
+    accuracy = {key: score.accuracy for key, score in scores.items() if key[1] in past}
     return gate.best_deployed(accuracy, ever, base)
 
 

@@ -146,8 +146,8 @@ def _fit(
 
 
 def _anchor(workspace: Workspace, update: Update, model: Any) -> "Regularizer":
-    from regularizers.anchor import REGULARIZERS
     from regularizers import importance
+    from regularizers.anchor import REGULARIZERS
 
     regularizer = workspace.settings.regularizer
     method = regularizer.method if update.kind == "update" and regularizer.strength else "none"
