@@ -1,0 +1,175 @@
+"""What EWC adds to an optimizer step: the direct gradient, and beside it the penalty by autograd.
+
+    python bench/ewc_step.py               # both presets, about 3 minutes on 2 cores
+    python bench/ewc_step.py --rounds 5    # quicker, no results file
+
+Real Nemotron-H models (transformers' NemotronHForCausalLM) on the CPU with 2 threads, AdamW, one
+batch of 32 examples of 32 tokens. In every round each way takes one whole step (forward, backward,
+regularizer, clipping, optimizer), in turn, in an order that rotates; the learning rate is 0, so
+that all do the same work. Prints the ratios of a round's times and, for a full run, writes
+bench/results/ewc_step.md.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from regularizers.anchor import REGULARIZERS
+from updater.nemotron.presets import config_for
+
+PRESETS = {"nemotron-3-tiny": 60, "nemotron-3-small": 30}
+VOCABULARY_SIZE = 2048
+BATCH_SIZE, NUM_TOKENS = 32, 32
+STRENGTH = 1e4
+WARM_UP_ROUNDS = 3
+RESULTS = Path(__file__).parent / "results" / "ewc_step.md"
+
+Ways = dict[str, Callable[[], None]]
+
+
+class Subject:
+    """One model with an anchor close by, and a step of it in each way."""
+
+    def __init__(self, preset: str) -> None:
+        from transformers import NemotronHForCausalLM
+
+        torch.manual_seed(0)
+        self.model = NemotronHForCausalLM(config_for(preset, VOCABULARY_SIZE)).train()
+        self.parameters = dict(self.model.named_parameters())
+        self.num_parameters = sum(p.numel() for p in self.parameters.values())
+        self.anchor = {n: p.detach() + 1e-3 * torch.rand(p.shape) for n, p in self.named()}
+        self.importance = {n: 1e-4 * torch.rand(p.shape) for n, p in self.named()}
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
+        self.tokens = torch.randint(VOCABULARY_SIZE, (BATCH_SIZE, NUM_TOKENS))
+        direct = REGULARIZERS["ewc"](self.anchor, self.importance, STRENGTH)
+        nothing = REGULARIZERS["none"](self.anchor, None, STRENGTH)
+        self.ways: Ways = {
+            "none": lambda: self.step(nothing.add_gradient),
+            "ewc": lambda: self.step(direct.add_gradient),
+            "again": lambda: self.step(nothing.add_gradient),
+            "autograd": lambda: self.step(nothing.add_gradient, penalty=self.penalty),
+        }
+        self.alone = lambda: direct.add_gradient(self.parameters)
+
+    def named(self) -> list[tuple[str, Tensor]]:
+        return list(self.parameters.items())
+
+    def penalty(self) -> Tensor:
+        """The same penalty as a term of the loss, as it is usually written."""
+        terms = [(self.importance[n] * (p - self.anchor[n]) ** 2).sum() for n, p in self.named()]
+        return STRENGTH / 2 * torch.stack(terms).sum()
+
+    def step(
+        self, add_gradient: Callable[[dict[str, Tensor]], None], penalty: Callable | None = None
+    ) -> None:
+        self.optimizer.zero_grad()
+        loss = self.model(self.tokens, labels=self.tokens).loss
+        if penalty is not None:
+            loss = loss + penalty()
+        loss.backward()
+        add_gradient(self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+
+def timed(step: Callable[[], None]) -> tuple[float, float]:
+    """Wall and CPU seconds of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    step()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def rounds_of(ways: Ways, num_rounds: int) -> dict[str, np.ndarray]:
+    """way -> wall and CPU seconds, (num_rounds, 2): all ways once a round, the order rotates."""
+    names = list(ways)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for index in range(-WARM_UP_ROUNDS, num_rounds):
+        shift = index % len(names)
+        for name in names[shift:] + names[:shift]:
+            took = timed(ways[name])
+            if index >= 0:
+                seconds[name].append(took)
+    return {name: np.array(found) for name, found in seconds.items()}
+
+
+def ratio(ours: np.ndarray, none: np.ndarray) -> str:
+    """The median over rounds of the ratio within a round, with its bootstrap 95 % interval."""
+    random = np.random.default_rng(0)
+    each = ours / none
+    medians = np.median(random.choice(each, (2000, len(each))), axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return f"{np.median(each):.3f} ({low:.3f} .. {high:.3f})"
+
+
+def measure(preset: str, num_rounds: int) -> str:
+    """One line of the table."""
+    subject = Subject(preset)
+    seconds = rounds_of(subject.ways, num_rounds)
+    alone = np.median([timed(subject.alone)[0] for _ in range(3 * num_rounds)])
+    none, cpu = (seconds["none"][:, kind] for kind in (0, 1))
+    cells = [
+        f"{preset}, {subject.num_parameters / 1e6:.2f} M",
+        str(num_rounds),
+        f"{np.median(none) * 1e3:.0f} ms",
+        f"**{ratio(seconds['ewc'][:, 0], none)}**",
+        ratio(seconds["ewc"][:, 1], cpu),
+        ratio(seconds["autograd"][:, 0], none),
+        ratio(seconds["again"][:, 0], none),
+        f"{alone * 1e3:.2f} ms, {alone / np.median(none):.1%}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Measures, prints, and writes the results of a full run."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--rounds", type=int, default=0, help="instead of the full number")
+    given = arguments.parse_args()
+    torch.set_num_threads(2)
+    lines = [
+        "| model | rounds | a step without | EWC, direct gradient | the same, CPU "
+        "| EWC, penalty by autograd | the same step again | the direct gradient alone |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines))
+    for preset, num_rounds in PRESETS.items():
+        lines.append(measure(preset, given.rounds or num_rounds))
+        print(lines[-1], flush=True)
+    if not given.rounds:
+        RESULTS.write_text(_page(lines))
+
+
+def _page(lines: list[str]) -> str:
+    machine = f"Python {platform.python_version()}, torch {torch.__version__}, "
+    return "\n".join(
+        [
+            "# An optimizer step with EWC beside one without",
+            "",
+            f"`python bench/ewc_step.py`, {machine}{os.cpu_count()} cores, 2 threads, "
+            f"{time.strftime('%Y-%m-%d')}.",
+            "",
+            "A step is forward, backward, regularizer, clipping and AdamW on "
+            f"{BATCH_SIZE} examples of {NUM_TOKENS} tokens, float32. Ratios are to the step without, within a round of "
+            "all ways: the median over rounds, with the bootstrap 95 % interval of that median. "
+            "`the same step again` is the noise: twice the same, so 1 is right. Target: the direct "
+            "gradient at most 1.05. CPU is the same ratio of the process's CPU seconds, which other "
+            "work on the machine disturbs less.",
+            "",
+            *lines,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
