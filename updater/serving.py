@@ -42,7 +42,8 @@ class Completer:
             InputError: anything else.
         """
         limit = (params or {}).get("max_new_tokens", DEFAULT_NEW_TOKENS)
-        if isinstance(limit, bool) or int(limit) != limit or limit < 1:
+        # Numbers of NumPy and of JSON alike, as MLflow hands them on.
+        if isinstance(limit, bool) or not hasattr(limit, "__index__") or limit < 1:
             raise InputError(f"max_new_tokens: {limit!r}", "must be a whole number of at least 1")
         return [self._complete(prompt, int(limit)) for prompt in prompts_of(model_input)]
 

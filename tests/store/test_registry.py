@@ -27,15 +27,37 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+FIRST = """
+import sys
+from store.registry import Registry
+registry = Registry(sys.argv[1], sys.argv[2], "tables")
+registry.create()
+run = registry.open_run("k", run_name="n", parameters={"a": 1})
+registry.log_scores(run, {"a": 0.5}, {"a": 0})
+registry.register(
+    run, key="k", checkpoint_uri="file:///x", checkpoint_digest="d", tags={}, description=""
+)
+registry.close_run(run)
+"""
+
+
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One for the module: to make MLflow's tables takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, subprocess.CompletedProcess]:
+    """A database for the module, because to make MLflow's tables takes seconds, and what the
+    process that made it printed."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    command = [sys.executable, "-c", FIRST, uri, str(folder / "artifacts")]
+    return uri, subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def database(first: tuple[str, subprocess.CompletedProcess]) -> str:
+    return first[0]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterator[str]:
-    Registry(database, "", "tables").create()
     folder = tmp_path_factory.mktemp("server")
     uri = f"http://127.0.0.1:{free_port()}"
     command = [
@@ -181,24 +203,24 @@ def test_said_twice_is_kept_once(registry: Registry) -> None:
     assert len(client.get_run(run_id).inputs.dataset_inputs) == 1
 
 
-def test_a_score_that_changed_is_the_newer_point(registry: Registry) -> None:
-    run_id = run_of(registry)
+def test_a_score_that_changed_is_the_newer_point(embedded: Registry) -> None:
+    run_id = run_of(embedded)
     for score in (0.75, 0.5, 0.5):
-        registry.log_scores(run_id, {"a": score}, {"a": 0})
+        embedded.log_scores(run_id, {"a": score}, {"a": 0})
         time.sleep(0.002)  # MLflow tells points of one step apart by the millisecond
-    assert client_of(registry).get_run(run_id).data.metrics == {
+    assert client_of(embedded).get_run(run_id).data.metrics == {
         "accuracy/a": 0.5,
         "accuracy_by_period": 0.5,
     }
-    assert history(registry, run_id, "accuracy/a") == [(0, 0.5), (0, 0.75)]
+    assert history(embedded, run_id, "accuracy/a") == [(0, 0.5), (0, 0.75)]
 
 
-def test_a_closed_run_is_opened_again(registry: Registry) -> None:
-    run_id = run_of(registry, "killed")
-    registry.close_run(run_id, "FAILED")
-    assert run_of(registry, "killed") == run_id
-    assert client_of(registry).get_run(run_id).info.status == "RUNNING"
-    assert run_of(registry, "other") != run_id
+def test_a_closed_run_is_opened_again(embedded: Registry) -> None:
+    run_id = run_of(embedded, "killed")
+    embedded.close_run(run_id, "FAILED")
+    assert run_of(embedded, "killed") == run_id
+    assert client_of(embedded).get_run(run_id).info.status == "RUNNING"
+    assert run_of(embedded, "other") != run_id
 
 
 def test_versions_point_and_carry_their_lineage(registry: Registry) -> None:
@@ -267,13 +289,13 @@ def stop(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_long_and_many_parameters(registry: Registry) -> None:
+def test_long_and_many_parameters(embedded: Registry) -> None:
     parameters = {"order": "x" * 7000, **{f"p{n}": n for n in range(150)}}
-    run_id = run_of(registry, **parameters)
-    kept = client_of(registry).get_run(run_id).data.params
+    run_id = run_of(embedded, **parameters)
+    kept = client_of(embedded).get_run(run_id).data.params
     assert kept["order"] == "x" * 6000
     assert len(kept) == 151
-    assert json.loads(read_artifact(registry, run_id, "parameters.json"))["order"] == "x" * 7000
+    assert json.loads(read_artifact(embedded, run_id, "parameters.json"))["order"] == "x" * 7000
 
 
 def test_another_value_of_a_parameter_is_a_conflict(registry: Registry) -> None:
@@ -378,21 +400,9 @@ def test_an_artifact_folder_that_takes_nothing(database: str, tmp_path: Path) ->
         registry.log_config(run_id, {})
 
 
-def test_nothing_is_printed_from_the_first_table_on(tmp_path: Path) -> None:
+def test_nothing_is_printed_from_the_first_table_on(
+    first: tuple[str, subprocess.CompletedProcess],
+) -> None:
     """In a process of its own: logging as a user has it."""
-    script = f"""
-from pathlib import Path
-from store.registry import Registry
-registry = Registry("sqlite:///{tmp_path}/mlflow.db", "{tmp_path}/artifacts", "x")
-registry.create()
-run = registry.open_run("k", run_name="n", parameters={{"a": 1}})
-registry.log_scores(run, {{"a": 0.5}}, {{"a": 0}})
-registry.register(
-    run, key="k", checkpoint_uri="file:///x", checkpoint_digest="d", tags={{}}, description=""
-)
-registry.close_run(run)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert (done.stdout, done.stderr) == ("", "")
+    _, done = first
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
