@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from updater.cli.app import run
+from updater.cli import run
 
 pytestmark = pytest.mark.slow
 

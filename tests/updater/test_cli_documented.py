@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 
 from updater.cli import app as frame
+from updater.cli import main  # noqa: F401, loads the commands
 
 DOCS = (Path(__file__).parents[2] / "docs" / "commands.md").read_text("utf-8")
 GLOBAL = {"--workspace", "--set", "--json", "--quiet", "--traceback", "--help", "-h"}
 
-frame._load_commands()
 COMMANDS = frame.app.commands
 
 

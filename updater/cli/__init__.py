@@ -1,5 +1,5 @@
 """The command line: `main` is what the `updater` script runs."""
 
-from updater.cli.app import main
+from updater.cli.main import main, run
 
-__all__ = ["main"]
+__all__ = ["main", "run"]

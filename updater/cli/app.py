@@ -8,9 +8,6 @@ rejection is a result), 1 failed and may be run again, 2 bad input or configurat
 import difflib
 import json
 import logging
-import os
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,6 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from updater import __version__
-from updater.errors import InputError, UpdateError
 
 if TYPE_CHECKING:
     from updater.workspace import Workspace
@@ -205,67 +201,3 @@ def _log_to_stderr(session: Session) -> None:
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.WARNING if session.quiet else logging.INFO)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code."""
-    sys.exit(run(arguments))
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """The exit code of one command; every error becomes one line on stderr here."""
-    _load_commands()
-    session = Session(folder=Path(os.environ.get("UPDATER_WORKSPACE") or "."))
-    try:
-        code = app.main(
-            arguments if arguments is None else list(arguments),
-            prog_name="updater",
-            standalone_mode=False,
-            obj=session,
-        )
-        return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        return _fail(session, _usage(error), EXIT_BAD_INPUT)
-    except InputError as error:
-        return _fail(session, str(error), EXIT_BAD_INPUT)
-    except UpdateError as error:
-        return _fail(session, str(error), EXIT_FAILED)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail(session, "interrupted; run the same command to go on", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except Exception as error:
-        return _other(session, error)
-
-
-def _other(session: Session, error: Exception) -> int:
-    """The stores' own errors, and whatever nobody foresaw."""
-    from store.errors import NotFoundError, SchemaError, StoreError
-
-    if isinstance(error, SchemaError | NotFoundError):
-        return _fail(session, str(error), EXIT_BAD_INPUT)
-    if isinstance(error, StoreError | OSError):
-        return _fail(session, str(error), EXIT_FAILED)
-    name = type(error).__name__
-    return _fail(session, f"{name}: {error} (a defect; --traceback shows where)", EXIT_FAILED)
-
-
-def _usage(error: click.ClickException) -> str:
-    message = error.format_message()
-    context = getattr(error, "ctx", None)
-    return f"{message} Try `{context.command_path} --help`." if context else message
-
-
-def _fail(session: Session, message: str, code: int) -> int:
-    if session.traceback:
-        traceback.print_exc()
-    click.echo(f"updater: {' '.join(message.split())}", err=True)
-    return code
-
-
-def _load_commands() -> None:
-    """Importing these files adds their commands to `app`; each is cheap to import."""
-    from updater.cli import read, releases, tour, work  # noqa: F401

@@ -21,7 +21,8 @@ def publish(workspace: Workspace, update: Update) -> None:
     ledger, registry = workspace.ledger, workspace.registry
     candidate = ledger.update(update.id).candidate
     verdict = ledger.verdict(update.id)
-    assert candidate is not None and verdict is not None, "the pipeline runs train and gate first"
+    assert candidate is not None, "the pipeline runs train first"
+    assert verdict is not None, "the pipeline runs the gate first"
     run_id = ledger.model_version(candidate).run_id
     scores = {
         period: score.accuracy
