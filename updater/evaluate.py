@@ -39,8 +39,9 @@ def outcomes(
 
     `correct`: the whole completion and its end of sequence are the greedy choice. `loss`: mean
     negative log-likelihood per completion token, nats. `predicted`: the greedy choices under
-    teacher forcing, decoded without special tokens. An example longer than `max_length_tokens`
-    could not be learnt and is not asked: correct is false, loss and predicted are null.
+    teacher forcing, decoded up to the first end of sequence. An example longer than
+    `max_length_tokens` could not be learnt and is not asked: correct is false, loss and predicted
+    are null.
 
     `progress` shows a line on stderr. The batch size changes losses by rounding only (below 1e-4
     in float32); `correct` can differ only where two tokens' logits are that close. Equal logits:
@@ -49,8 +50,11 @@ def outcomes(
     encoded = encode(tokenizer, table, max_length_tokens=max_length_tokens)
     losses, correct, choices = _forward(model, encoded, batch_size, progress)
     ends = np.cumsum(encoded.completion_lengths)[:-1]
-    pieces = [piece.tolist() for piece in np.split(choices, ends)] if len(encoded) else []
-    spoken = tokenizer.batch_decode(pieces, skip_special_tokens=True)
+    pieces = np.split(choices, ends) if len(encoded) else []
+    spoken = tokenizer.batch_decode(
+        [_until(piece.tolist(), tokenizer.eos_token_id) for piece in pieces],
+        skip_special_tokens=True,
+    )
     return _in_order(table, encoded, {"correct": correct, "loss": losses, "predicted": spoken})
 
 
@@ -89,6 +93,10 @@ def _forward(
     sums = np.add.reduceat(token_losses, starts[:-1], dtype=np.float64)
     correct = np.logical_and.reduceat(choices == answers, starts[:-1])
     return (sums / lengths).astype(np.float32), correct, choices
+
+
+def _until(tokens: list[int], end: int) -> list[int]:
+    return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
 def _in_order(table: pa.Table, encoded: Encoded, found: dict[str, object]) -> pa.Table:

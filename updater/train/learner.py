@@ -105,6 +105,6 @@ def adamw(
         group((p for p in parameters.values() if p.ndim >= 2), training.weight_decay),
         group((p for p in parameters.values() if p.ndim < 2), 0.0),
     ]
-    # Lightning cannot clip between a fused step and its own unscaling of float16 gradients.
-    fused = training.precision != "16-mixed"
+    # Lightning refuses to clip before a fused step under mixed precision.
+    fused = training.precision == "32-true"
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=fused)

@@ -19,8 +19,8 @@ EVERY_STEPS = 10
 """Losses are read, and metrics handed out, once in so many steps: on a GPU each read waits."""
 
 DIVERGED_FACTOR = 2.0
-"""A mean loss above so many times the larger of the first one and ln(vocabulary), which is what
-guessing costs, is called divergence. Chosen, not derived: healthy runs stayed below 1.1 times."""
+"""A mean loss of EVERY_STEPS steps above so many times the larger of the first step's loss and
+ln(vocabulary), which is what guessing costs, is called divergence. Chosen, not derived."""
 
 Metrics = Callable[[int, dict[str, float]], None]
 
@@ -110,11 +110,11 @@ class Record:
 
     def _judge(self, num_read: int) -> None:
         recent = self.losses[-num_read:]
-        for back, loss in enumerate(reversed(recent)):
+        before = self.counters.num_steps - num_read
+        for step, loss in enumerate(recent, start=before + 1):
             if not math.isfinite(loss):
-                self._stop(self.counters.num_steps - back, loss, "is not a number")
-        first = self.losses[:EVERY_STEPS]
-        limit = DIVERGED_FACTOR * max(sum(first) / len(first), self._guessing)
+                self._stop(step, loss, "is not a number")
+        limit = DIVERGED_FACTOR * max(self.losses[0], self._guessing)
         mean = sum(recent) / len(recent)
         if mean > limit:
             self._stop(self.counters.num_steps, mean, f"diverged, it is above {limit:.3g}")

@@ -1,0 +1,111 @@
+"""A Nemotron-H small enough for tests (all four kinds of layer), and a language it can learn."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from updater.nemotron import checkpoint
+from updater.settings import TrainingSettings
+
+MICRO = {
+    "model_type": "nemotron_h",
+    "hybrid_override_pattern": "ME*-E",
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 8,
+    "n_groups": 2,
+    "conv_kernel": 4,
+    "chunk_size": 16,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "moe_shared_expert_intermediate_size": 32,
+    "intermediate_size": 32,
+    "routed_scaling_factor": 2.5,
+    "time_step_min": 0.001,
+}
+COLOURS = ["red", "green", "blue", "bright yellow"]
+
+
+def say(first: int, count: int) -> pa.Table:
+    """Examples: the colour of a thing is told by its first word, whatever the second is."""
+    numbers = range(first, first + count)
+    things = ["apple", "leaf", "sea", "sun"]
+    return pa.table(
+        {
+            "id": [f"e{n}" for n in numbers],
+            "prompt": [f"{things[n % 4]} {'very ' * (n % 3)}{n}\nColour:" for n in numbers],
+            "completion": [f" {COLOURS[n % 4]}" for n in numbers],
+        }
+    )
+
+
+def texts(table: pa.Table) -> list[str]:
+    """Prompt and completion of each row, as one text."""
+    pairs = zip(table["prompt"].to_pylist(), table["completion"].to_pylist(), strict=True)
+    return [prompt + completion for prompt, completion in pairs]
+
+
+@pytest.fixture(scope="session")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a config.json of the small architecture."""
+    path = tmp_path_factory.mktemp("micro") / "config.json"
+    path.write_text(json.dumps(MICRO))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def base(micro: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder with random weights. Not to be written to."""
+    target = tmp_path_factory.mktemp("base") / "checkpoint"
+    return checkpoint.create(micro, texts(say(0, 200)), target, vocabulary_size=400, seed=1)
+
+
+@pytest.fixture(scope="session")
+def language() -> Any:
+    """`language(first, count)`: that many examples."""
+    return say
+
+
+@pytest.fixture(scope="session")
+def quick() -> TrainingSettings:
+    """Settings by which the small model learns the language in seconds."""
+    return TrainingSettings(
+        epochs=6, batch_size=16, learning_rate=1e-2, train_routers=True, checkpoint_every_steps=7
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(base: Path, quick: TrainingSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder that has learnt most of the language. Not to be written to."""
+    from regularizers.anchor import NoAnchor
+    from updater.train.fit import fit
+
+    folder = tmp_path_factory.mktemp("trained")
+    model, tokenizer = checkpoint.load(base)
+    fit(
+        model,
+        tokenizer,
+        say(0, 160),
+        None,
+        training=quick,
+        max_length_tokens=64,
+        anchor=NoAnchor(),
+        folder=folder / "state",
+        progress=False,
+    )
+    return checkpoint.export(model, base, folder / "checkpoint")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Small tensors are fastest on one thread, and tests share the machine."""
+    torch.set_num_threads(1)

@@ -1,0 +1,72 @@
+"""A training run in a process of its own, which kills itself at an optimizer step.
+
+    python fit_driver.py BASE FOLDER KILL_AT ACCUMULATE
+
+Trains the checkpoint in BASE on a few examples, keeps its state in FOLDER, and writes
+FOLDER/weights.safetensors when it ends. KILL_AT 0: it is not killed.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from safetensors.torch import save_file
+
+from regularizers.anchor import QuadraticAnchor
+from updater.nemotron import checkpoint
+from updater.settings import TrainingSettings
+from updater.train.fit import fit
+
+SETTINGS = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "checkpoint_every_steps": 3}
+
+
+class Killer(QuadraticAnchor):
+    """An anchor that kills the process in the middle of one optimizer step."""
+
+    def __init__(self, model: torch.nn.Module, kill_at: int) -> None:
+        super().__init__(dict(model.named_parameters()), None, 0.05)
+        self.calls, self.kill_at = 0, kill_at
+
+    def add_gradient(self, parameters: dict[str, torch.Tensor]) -> None:
+        self.calls += 1
+        if self.calls == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().add_gradient(parameters)
+
+
+def examples(first: int, count: int) -> pa.Table:
+    numbers = range(first, first + count)
+    return pa.table(
+        {
+            "id": [str(n) for n in numbers],
+            "prompt": [f"{'very ' * (n % 4)}{n}\nColour:" for n in numbers],
+            "completion": [f" {['red', 'green'][n % 2]}" for n in numbers],
+        }
+    )
+
+
+def run(base: Path, folder: Path, kill_at: int, accumulate: int) -> None:
+    torch.set_num_threads(1)
+    model, tokenizer = checkpoint.load(base)
+    done = fit(
+        model,
+        tokenizer,
+        examples(0, 40),
+        examples(100, 20),
+        training=TrainingSettings(**SETTINGS, accumulate=accumulate),
+        max_length_tokens=64,
+        anchor=Killer(model, kill_at),
+        folder=folder,
+        progress=False,
+    )
+    weights = {name: t.contiguous() for name, t in model.state_dict().items()}
+    weights["losses"] = torch.tensor(done.losses, dtype=torch.float64)
+    weights["counts"] = torch.tensor([done.num_steps, done.num_examples, done.num_tokens])
+    save_file(weights, folder / "weights.safetensors")
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

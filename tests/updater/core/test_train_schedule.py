@@ -1,0 +1,97 @@
+"""Which batch comes when, and at which learning rate."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from updater.settings import TrainingSettings
+from updater.train.encode import Encoded
+from updater.train.schedule import FINAL_FRACTION, MicroBatch, Plan, rate_fraction
+
+
+def examples(count: int) -> Encoded:
+    lengths = np.random.default_rng(0).integers(3, 12, count)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    # Every token of example i is i: a batch tells which examples it holds.
+    tokens = np.repeat(np.arange(count), lengths).astype(np.int32)
+    prompts = np.maximum(lengths - 3, 1)
+    return Encoded(tokens, starts, prompts, np.arange(count), ())
+
+
+def members(batch: MicroBatch) -> list[int]:
+    return batch.batch.tokens_bl[:, 0].tolist()
+
+
+settings = st.builds(
+    TrainingSettings,
+    epochs=st.integers(1, 3),
+    batch_size=st.integers(1, 9),
+    accumulate=st.integers(1, 4),
+    seed=st.integers(0, 3),
+)
+
+
+@given(settings, st.integers(1, 30), st.integers(0, 30))
+def test_a_run_passes_over_every_example_once_an_epoch(
+    training: TrainingSettings, num_new: int, num_old: int
+) -> None:
+    plan = Plan(examples(num_new + num_old), num_new, training)
+    batches = list(plan.batches(0))
+    seen = [example for batch in batches for example in members(batch)]
+    assert sorted(seen) == sorted(list(range(num_new + num_old)) * training.epochs)
+    assert len(batches) == plan.num_batches(0)
+    assert plan.num_steps == -(-len(batches) // training.accumulate)
+    assert plan.num_examples == len(seen)
+    for batch in batches:
+        assert batch.num_new == sum(example < num_new for example in members(batch))
+        assert all(example < num_new for example in members(batch)[: batch.num_new])
+
+
+@given(settings, st.integers(1, 30), st.data())
+def test_from_any_step_the_rest_is_the_same(
+    training: TrainingSettings, count: int, data: st.DataObject
+) -> None:
+    plan = Plan(examples(count), count, training)
+    step = data.draw(st.integers(0, plan.num_steps))
+    whole = [members(batch) for batch in plan.batches(0)]
+    rest = [members(batch) for batch in plan.batches(step)]
+    assert rest == whole[step * training.accumulate :]
+    assert len(rest) == plan.num_batches(step)
+
+
+@given(settings, st.integers(1, 30))
+def test_accumulated_losses_add_up_to_the_mean_over_tokens(
+    training: TrainingSettings, count: int
+) -> None:
+    """Whatever the micro-batches' sizes: each token weighs 1 / (tokens of its optimizer step)."""
+    batches = list(Plan(examples(count), count, training).batches(0))
+    for first in range(0, len(batches), training.accumulate):
+        window = batches[first : first + training.accumulate]
+        tokens = [int(batch.batch.targets_bl.sum()) for batch in window]
+        for batch in window:
+            weight = 1 / batch.normaliser / training.accumulate
+            assert weight == pytest.approx(1 / sum(tokens))
+
+
+def test_the_rate_rises_and_falls_as_worked_by_hand() -> None:
+    training = TrainingSettings(warmup_fraction=0.2, decay="linear")
+    rates = [rate_fraction(step, 10, training) for step in range(10)]
+    low = FINAL_FRACTION
+    falls = [low + (1 - low) * (1 - passed / 8) for passed in range(8)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, *falls])
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
+@given(num_steps=st.integers(1, 200), warmup=st.floats(0, 0.9))
+def test_rates_stay_in_bounds(decay: str, num_steps: int, warmup: float) -> None:
+    training = dataclasses.replace(TrainingSettings(), decay=decay, warmup_fraction=warmup)
+    rates = [rate_fraction(step, num_steps, training) for step in range(num_steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+    peak = rates.index(max(rates))
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    if decay == "constant":
+        assert rates[-1] == 1 or num_steps <= round(warmup * num_steps)
