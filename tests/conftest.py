@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from store.ledger import DatasetVersion, Ledger, ModelVersion, Update, migrate, open_ledger
@@ -185,3 +186,35 @@ def story_of() -> Callable[[Ledger], Story]:
 @pytest.fixture
 def story(ledger: Ledger) -> Story:
     return Story(ledger)
+
+
+class MlflowTables:
+    """The registry's tables of an embedded MLflow, by MLflow's own definitions, at `url`.
+
+    Through MLflow itself they would take seconds; the aliases' own tests do that.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        from mlflow.store.model_registry.dbmodels import models
+
+        self.url, self.name = url, name
+        self._versions = models.SqlModelVersion
+        tables = [models.SqlRegisteredModel, models.SqlModelVersion, models.SqlRegisteredModelAlias]
+        self._engine = sa.create_engine(url, poolclass=sa.NullPool)
+        models.Base.metadata.create_all(self._engine, tables=[t.__table__ for t in tables])
+        with self._engine.begin() as connection:
+            connection.execute(sa.insert(models.SqlRegisteredModel).values(name=name))
+
+    def register(self, *versions: str) -> None:
+        with self._engine.begin() as connection:
+            for version in versions:
+                row = {"name": self.name, "version": int(version), "current_stage": "None"}
+                connection.execute(sa.insert(self._versions).values(row))
+
+
+@pytest.fixture
+def mlflow_tables(tmp_path: Path) -> MlflowTables:
+    """An embedded MLflow with the registered model `m` and its versions 1 to 9."""
+    tables = MlflowTables(f"sqlite:///{tmp_path / 'mlflow.db'}", "m")
+    tables.register(*"123456789")
+    return tables

@@ -107,11 +107,12 @@ def rollback(
 ) -> Release:
     """What was deployed before is deployed again, and the aliases say so; or `to` is.
 
-    Each call walks one deployment further back. A rollback whose event was written but whose
-    alias was not moved is finished, and not walked past.
+    Each call without `to` walks one deployment further back; but one whose event was written and
+    whose alias was not moved is finished, and not walked past. With `to` it is safe to repeat.
 
     Raises:
-        InputError: no reason, nothing to go back to, or `to` was never deployed or is now.
+        InputError: no reason, nothing to go back to, or `to` was never deployed or was just
+            promoted.
         NotFoundError, ConflictError, UnreachableError, StoreError: as `promote`.
     """
     reason = _given(reason)
@@ -123,7 +124,7 @@ def rollback(
             "a rollback needs an earlier deployment",
             "see `updater history`",
         )
-    if _was_cut_short(now, aliases, to):
+    if _was_done(now, aliases, to):
         return _settled(ledger, aliases, now)
     target = _before(events) if to is None else _earlier(ledger, events, to)
     event = ledger.append_release(
@@ -324,11 +325,14 @@ def _check_not_rejected(ledger: Ledger, update: Update, decided: Event | None) -
         raise InputError(what, "only an update under review or accepted waits for a person", cure)
 
 
-def _was_cut_short(last: Event, aliases: Aliases, to: str | None) -> bool:
-    """Whether `last` is the rollback that is asked for, with its alias not moved yet."""
-    if last.kind != "rolled_back" or to not in (None, last.version):
+def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:
+    """Whether `last` is the rollback that is asked for.
+
+    Without `to` only what aliases still show tells it from one that has to walk further back.
+    """
+    if last.kind != "rolled_back":
         return False
-    return aliases.get("deployed") == last.previous
+    return aliases.get("deployed") == last.previous if to is None else to == last.version
 
 
 def _before(events: list[Event]) -> str:
