@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from store.datasets import DatasetCommit, Datasets
-from store.errors import NotFoundError, StoreError
+from store.errors import NotFoundError, StoreError, UnreachableError
 from store.git import Git
 
 
@@ -388,3 +388,42 @@ def test_a_cache_folder_of_the_users_choice_is_used(
     datasets.commit("a", stage(root, "x"), "m")
     assert tmp_path / "shared" in datasets.path("a@v1", "train.parquet").parents
     assert json.loads(datasets._cache.object(datasets.get("a@v1").digest).read_text())
+
+
+def test_what_dvc_refuses_is_a_store_error(root: Path, datasets: Datasets) -> None:
+    (root / ".dvc" / "config").write_text("[core]\n    nonsense = true\n")
+    staging = stage(root, "x")
+    with pytest.raises(StoreError, match=r"DVC: .*nonsense"):
+        datasets.commit("a", staging, "m")
+    assert staging.exists()
+
+
+def test_a_remote_that_does_not_answer(
+    root: Path, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.retry.time.sleep", lambda _: None)
+    datasets.commit("a", stage(root, "x"), "m")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dvc.data_cloud.DataCloud.push", refuse)
+        with pytest.raises(UnreachableError, match=r"the DVC remote .* can't be reached"):
+            datasets.push()
+    assert datasets.push() == 2
+
+
+def test_staging_on_another_file_system_is_refused(
+    root: Path, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = stage(root, "x")
+
+    def cross(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cross)
+        with pytest.raises(ValueError, match="same file system"):
+            datasets.commit("a", staging, "m")
+    assert datasets.commit("a", staging, "m").version == "a@v1"
