@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from updater.errors import UpdateError
+from updater.errors import InputError, UpdateError
 from updater.nemotron.checkpoint import freeze_routers
 from updater.settings import TrainingSettings
 from updater.train import state
@@ -78,8 +78,12 @@ def fit(
     `on_metrics(step, metrics)` is called every few steps; steps that a kill made vain come twice.
 
     Raises:
+        InputError: `training.devices` is not 1.
         UpdateError: nothing to learn is short enough, or the loss is no number or has diverged.
     """
+    if training.devices != 1:
+        what = f"training.devices = {training.devices}"
+        raise InputError(what, "training runs on one device", "set it to 1")
     encoded = encode(tokenizer, new, max_length_tokens=max_length_tokens)
     num_new = len(encoded)
     if not num_new:
@@ -161,7 +165,7 @@ def _train(learner: Learner, plan: Plan, training: TrainingSettings, saver: _Sav
     with _quiet_lightning():
         trainer = Trainer(
             accelerator="auto",
-            devices=training.devices,
+            devices=1,
             precision=training.precision,  # type: ignore[arg-type]
             max_epochs=1,  # the plan's epochs are one stream, so that any step can be the first
             accumulate_grad_batches=training.accumulate,

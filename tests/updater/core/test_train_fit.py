@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor
-from updater.errors import UpdateError
+from updater.errors import InputError, UpdateError
 from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 from updater.train import state
@@ -279,6 +279,12 @@ def test_long_examples_are_left_out_and_named(base: Path, tmp_path: Path, langua
 def test_nothing_short_enough_is_an_error(base: Path, tmp_path: Path, language: Any) -> None:
     with pytest.raises(UpdateError, match="24 of 24 new examples are longer"):
         run(base, tmp_path, language(0, 24), max_length_tokens=2)
+
+
+def test_several_devices_are_refused(base: Path, tmp_path: Path, language: Any) -> None:
+    settings = dataclasses.replace(SHORT, devices=2)
+    with pytest.raises(InputError, match=r"training\.devices = 2"):
+        run(base, tmp_path, language(0, 8), training=settings)
 
 
 def test_it_is_quiet_and_leaves_no_files_of_lightnings(
