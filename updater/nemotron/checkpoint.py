@@ -74,17 +74,19 @@ def create(
 
 
 def load(
-    folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path, *, device: str | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[NemotronHForCausalLM, PreTrainedTokenizerFast]:
     """The checkpoint in memory, in evaluation mode, computing what the released model computes.
 
     Weights are cast to `dtype`, but the router, its correction bias, A_log, D and dt_bias stay
-    float32. No network, no code from the folder, no pickle. mtp.* tensors are left on disk.
+    float32. `device` None is the GPU where there is one. No network, no code from the folder, no
+    pickle. mtp.* tensors are left on disk.
 
     Raises:
         InputError: as `check`.
     """
     folder = Path(folder)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     contents = check(folder)
     with torch.device("meta"):
         model = _build(contents.config)

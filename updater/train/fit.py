@@ -164,7 +164,7 @@ def _train(learner: Learner, plan: Plan, training: TrainingSettings, saver: _Sav
     learner.train()
     with _quiet_lightning():
         trainer = Trainer(
-            accelerator="auto",
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=1,
             precision=training.precision,  # type: ignore[arg-type]
             max_epochs=1,  # the plan's epochs are one stream, so that any step can be the first
