@@ -18,6 +18,9 @@ from store.ledger.tables import Row
 POSTGRES = os.environ.get(
     "UPDATER_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/test"
 )
+# The tests run several at a time, and the models are tiny: threads that wait for each other by
+# spinning made a training step 20 times as slow. Read by torch when it is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 

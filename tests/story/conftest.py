@@ -66,19 +66,19 @@ fraction = 0.5
 method = "ewc"
 num_examples = 16
 [training]
-epochs = 8
+epochs = 6
 batch_size = 16
 learning_rate = 5e-3
 checkpoint_every_steps = 20
 [scratch]
-epochs = 12
+epochs = 10
 learning_rate = 5e-3
 [gate]
 margin_fraction = 0.2
 """
 
 
-def rows(num_per_period: int = 240, seed: int = 0) -> list[dict[str, str]]:
+def rows(num_per_period: int = 160, seed: int = 0) -> list[dict[str, str]]:
     """Short texts around a keyword of their period; the answer is what goes with the keyword."""
     rng = random.Random(seed)
     made = []

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate is a model version in the ledger and in MLflow."""
     candidate, result = _KINDS[update.kind](workspace, update)
-    digest = workspace.checkpoints.add(candidate)
+    # What we exported is never written in place again, so it may be linked instead of copied; an
+    # adopted folder is its owner's.
+    digest = workspace.checkpoints.add(candidate, frozen=update.kind != "adopt")
     version = _register(workspace, update, digest)
     shutil.rmtree(workspace.run_folder(update.id) / "training", ignore_errors=True)
     return {"version": version, "digest": digest, **result}
