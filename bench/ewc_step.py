@@ -159,11 +159,11 @@ def _page(lines: list[str]) -> str:
             f"{time.strftime('%Y-%m-%d')}.",
             "",
             "A step is forward, backward, regularizer, clipping and AdamW on "
-            f"{BATCH_SIZE} examples of {NUM_TOKENS} tokens, float32. Ratios are to the step without, within a round of "
-            "all ways: the median over rounds, with the bootstrap 95 % interval of that median. "
-            "`the same step again` is the noise: twice the same, so 1 is right. Target: the direct "
-            "gradient at most 1.05. CPU is the same ratio of the process's CPU seconds, which other "
-            "work on the machine disturbs less.",
+            f"{BATCH_SIZE} examples of {NUM_TOKENS} tokens, float32. Ratios are to the step "
+            "without, within a round of all ways: the median over rounds, with the bootstrap 95 % "
+            "interval of that median. `the same step again` is the noise: twice the same, so 1 is "
+            "right. CPU is the same ratio of the process's CPU seconds, which other work on the "
+            "machine disturbs less. Target: the direct gradient at most 1.05.",
             "",
             *lines,
             "",
