@@ -1,5 +1,4 @@
-"""Writing small files so that a reader sees the whole old one or the whole new one, never a half.
-"""
+"""Small files, written so that a reader sees the whole old one or the whole new one."""
 
 import json
 import os

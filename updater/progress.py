@@ -1,4 +1,4 @@
-"""A progress bar for work that is not training (which has its own): nothing where nobody watches."""
+"""A progress bar for work other than training: nothing where nobody watches."""
 
 import sys
 from collections.abc import Callable, Iterator

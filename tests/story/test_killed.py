@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from updater import outcome, pipeline
-from updater.initialise import init_workspace
 from updater.workspace import Workspace
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
@@ -49,8 +48,14 @@ def end_state(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_killed_everywhere_the_update_ends_as_if_it_had_not_been(folder: Path) -> None:
-    workspace = init_workspace(folder)
-    pipeline.scratch(workspace, ["north", "east"], deploy=True)
+    # In a process of its own: copying an open SQLite file drops this process's locks on it.
+    first = (
+        "import sys; from pathlib import Path; from updater import pipeline\n"
+        "from updater.initialise import init_workspace\n"
+        "workspace = init_workspace(Path(sys.argv[1]))\n"
+        "pipeline.scratch(workspace, ['north', 'east'], deploy=True)"
+    )
+    subprocess.run([sys.executable, "-c", first, str(folder)], check=True, capture_output=True)
     undisturbed = folder.with_name("undisturbed")
     shutil.copytree(folder, undisturbed, symlinks=True)
     pipeline.update(Workspace.open(undisturbed), "south")
