@@ -18,6 +18,19 @@ from typing import Any
 from updater import pipeline
 from updater.workspace import Workspace
 
+PRELOADED = (
+    "dvc.repo",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "updater.evaluate",
+    "updater.ingest",
+    "updater.nemotron.checkpoint",
+    "updater.report.collect",
+    "updater.report.figures",
+    "updater.report.page",
+    "updater.train.fit",
+    "updater.train.importance",
+)
 # (module, what to reach in it, before or after the call; which call)
 POINTS = [
     ("updater.ingest", "ingest", "after", 1),
@@ -90,6 +103,8 @@ def attempt(folder: Path, period: str, point: tuple[str, str, str, int] | None) 
 
 
 if __name__ == "__main__":
+    for module_name in PRELOADED:
+        importlib.import_module(module_name)
     workspace_folder, wanted = Path(sys.argv[1]), sys.argv[2]
     ended = [(str(point), attempt(workspace_folder, wanted, point)) for point in [*POINTS, None]]
     sys.stdout.write(json.dumps(ended) + "\n")
