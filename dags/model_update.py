@@ -182,6 +182,19 @@ class UpdaterCommand(BaseOperator):
         timer.start()
 
 
+class Approval(ApprovalOperator):
+    """ApprovalOperator whose answer reaches the tasks after it.
+
+    Airflow 3.3's keeps it to itself on Reject: it skips `approve` by an exception, so that what it
+    would return becomes no XCom.
+    """
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        fields = ("chosen_options", "params_input", "responded_by_user")
+        context["ti"].xcom_push(key="answer", value={name: event.get(name) for name in fields})
+        return super().execute_complete(context, event)
+
+
 def collect(stream: IO[str], lines: list[str]) -> None:
     lines.extend(line.rstrip("\n") for line in stream if line.strip())
 
@@ -209,7 +222,7 @@ def step_arguments(name: str, context: Context) -> tuple[list[str], str]:
 
 
 def approve_arguments(context: Context) -> tuple[list[str], str]:
-    who, reason = answer_of(context["ti"].xcom_pull(task_ids="approval"))
+    who, reason = answer_of(context["ti"].xcom_pull(task_ids="approval", key="answer"))
     return ["approve", update_of(context), "--reason", reason], who
 
 
@@ -218,7 +231,7 @@ def reject_arguments(context: Context) -> tuple[list[str], str]:
 
     The trigger rule lets this task run after a skipped `approve`, which is what Reject leaves.
     """
-    approval = context["ti"].xcom_pull(task_ids="approval")
+    approval = context["ti"].xcom_pull(task_ids="approval", key="answer")
     if approval["chosen_options"] != [ApprovalOperator.REJECT]:
         raise AirflowSkipException("the update was approved")
     who, reason = answer_of(approval)
@@ -236,8 +249,8 @@ def answer_of(approval: dict) -> tuple[str, str]:
     if not who:
         return "", "nobody answered in time in Airflow, where the default answer is Reject"
     words = ((approval.get("params_input") or {}).get("reason") or "").strip()
-    chosen = approval["chosen_options"][0].lower()
-    return who, f"{chosen} by {who} in Airflow" + (f": {words}" if words else "")
+    chosen = approval["chosen_options"][0]
+    return who, f"{chosen} was the answer of {who} in Airflow" + (f": {words}" if words else "")
 
 
 def question(gate: dict) -> str | None:
@@ -327,7 +340,7 @@ with DAG(
         UpdaterCommand(task_id=name, arguments=partial(step_arguments, name), **options)
         for name, options in STEPS.items()
     ]
-    approval = ApprovalOperator(
+    approval = Approval(
         task_id="approval",
         subject="May this model be released?",
         body="{{ ti.xcom_pull(task_ids='approval_needed') }}",
@@ -335,7 +348,6 @@ with DAG(
         defaults=ApprovalOperator.REJECT,
         response_timeout=timedelta(seconds=approval_seconds(CONFIGURATION)),
         execution_timeout=None,  # it would end the wait and not the work (airflow#55866)
-        retries=0,
     )
     approve = UpdaterCommand(task_id="approve", arguments=approve_arguments)
     reject = UpdaterCommand(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,24 +71,27 @@ class Daemon:
         First what left the session (Airflow's tasks, which thereby stop their commands and can
         still report), then the program as by Ctrl-C, then whatever is left, at last by SIGKILL.
         """
-        try:
-            program = psutil.Process(self._process.pid)
-            family = [*program.children(recursive=True), program]
-        except psutil.NoSuchProcess:
-            family = []
-        moved = [process for process in family if _group(process) not in (self._process.pid, None)]
+        family = self._family([])
+        moved = [one for one in family if _group(one) not in (self._process.pid, None)]
         _send(moved, signal.SIGTERM)
-        psutil.wait_procs(moved, timeout=ORPHANED_SECONDS)
+        _wait(moved, ORPHANED_SECONDS)
+        family = self._family(family)
         if self._process.poll() is None:
-            family = _united(family, psutil.Process(self._process.pid).children(recursive=True))
             self._process.send_signal(signal.SIGINT)
-        _, alive = psutil.wait_procs(family, timeout=ASKED_SECONDS)
-        alive = _united(alive, _members(self._process.pid))
-        _send(alive, signal.SIGTERM)
-        _, alive = psutil.wait_procs(alive, timeout=TOLD_SECONDS)
-        _send(alive, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=TOLD_SECONDS)
+        _wait(family, ASKED_SECONDS)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            family = [one for one in self._family(family) if _is_alive(one)]
+            _send(family, number)
+            _wait(family, TOLD_SECONDS)
         self._process.wait()
+
+    def _family(self, known: Sequence[psutil.Process]) -> list[psutil.Process]:
+        """`known`, and every process that now descends from the program or is in its group."""
+        found = [*known, *_members(self._process.pid)]
+        if self._process.poll() is None:
+            program = psutil.Process(self._process.pid)
+            found += [program, *program.children(recursive=True)]
+        return list({one.pid: one for one in found}.values())
 
 
 def fetch(url: str, *, timeout_seconds: float = 5.0) -> bytes:
@@ -110,10 +114,19 @@ def _members(group: int) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _group(process) == group]
 
 
-def _united(
-    some: Sequence[psutil.Process], others: Sequence[psutil.Process]
-) -> list[psutil.Process]:
-    return list({process.pid: process for process in (*some, *others)}.values())
+def _is_alive(process: psutil.Process) -> bool:
+    """Not ended. One whose parent has not asked for its exit code yet (a zombie) has."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait(processes: Sequence[psutil.Process], seconds: float) -> None:
+    """Return when all have ended, or the time is up."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(map(_is_alive, processes)):
+        time.sleep(0.05)
 
 
 def _send(processes: Sequence[psutil.Process], number: int) -> None:
