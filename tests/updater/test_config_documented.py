@@ -1,0 +1,39 @@
+"""docs/configuration.md names every key with its default, and the example of `init` is sound."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from updater import config
+from updater.initialise import EXAMPLE
+from updater.settings import Settings
+
+DOCS = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
+
+
+def keys() -> list[tuple[str, str, object]]:
+    sections = {f.name: f.type for f in dataclasses.fields(Settings)}
+    return [
+        (section, field.name, field.default)
+        for section, kind in sections.items()
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+    ]
+
+
+@pytest.mark.parametrize(("section", "key", "default"), keys(), ids=lambda v: str(v)[:30])
+def test_every_key_is_documented_with_its_default(section: str, key: str, default: object) -> None:
+    if (section, key) == ("source", "fields"):
+        return
+    names = (f"`{key}`", f"`{section}.{key}`")
+    lines = [line for line in DOCS.splitlines() if any(name in line for name in names)]
+    assert lines, f"[{section}] {key}"
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        found = {float(number) for number in re.findall(r"`(\d[\d.e-]*)`", "".join(lines))}
+        assert float(default) in found, f"[{section}] {key} = {default}: {lines}"
+
+
+def test_the_example_that_init_writes_is_sound(tmp_path: Path) -> None:
+    (tmp_path / "updater.toml").write_text(EXAMPLE.format(name="mine"), "utf-8")
+    assert config.load(tmp_path, (), {}).workspace.name == "mine"
