@@ -195,7 +195,13 @@ class RehearsalSettings:
 @dataclass(frozen=True, kw_only=True)
 class RegularizerSettings:
     """`strength` is lambda in strength/2 * sum_i importance_i (theta_i - anchor_i)^2, on top of
-    the mean loss per completion token."""
+    the mean loss per completion token.
+
+    1e4, chosen by measurement on CLINC150 (nemotron-3-tiny, two domains, then a third): beside
+    rehearsal 1e2 to 1e5 differ by no more than chance from no anchor at all (past and new
+    accuracy within 0.03 of it, one seed), and 1e6 costs 0.02 of both. Without rehearsal 1e4 and
+    1e5 hold 1 and 3 % of the past where fine-tuning alone holds 0.
+    """
 
     method: str = "ewc"
     strength: float = 1e4
@@ -211,7 +217,14 @@ class RegularizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How to fine-tune. An epoch passes once over the new examples."""
+    """How to fine-tune. An epoch passes once over the new examples.
+
+    `epochs`, `batch_size` and `learning_rate` are chosen by measurement on CLINC150
+    (nemotron-3-tiny taught banking and credit_cards, 0.866 right, then kitchen_and_dining with
+    half of the past rehearsed): past 0.84, new 0.81; 8 epochs at 1.5e-3 gave 0.83 and 0.80, for a
+    third more time. Fine-tuning alone leaves 0.003 of the past. One seed; the standard error of
+    each accuracy is 0.01.
+    """
 
     adapt: str = "full"
     epochs: int = 6
@@ -243,7 +256,11 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScratchSettings:
-    """What differs when `scratch` trains from random weights."""
+    """What differs when `scratch` trains from random weights (and that routers are trained).
+
+    Chosen by measurement on two domains of CLINC150, 3,000 examples: 0.83 right after 4 epochs,
+    0.86 after 8, at 2e-3; 0.86 at 1e-3 and 0.80 at 4e-3 after 8.
+    """
 
     epochs: int = 8
     learning_rate: float = 2e-3
