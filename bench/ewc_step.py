@@ -3,11 +3,12 @@
     python bench/ewc_step.py               # both presets, about 3 minutes on 2 cores
     python bench/ewc_step.py --rounds 5    # quicker, no results file
 
-Real Nemotron-H models (transformers' NemotronHForCausalLM) on the CPU with 2 threads, AdamW, one
-batch of 32 examples of 32 tokens. In every round each way takes one whole step (forward, backward,
-regularizer, clipping, optimizer), in turn, in an order that rotates; the learning rate is 0, so
-that all do the same work. Prints the ratios of a round's times and, for a full run, writes
-bench/results/ewc_step.md.
+Real Nemotron-H models (transformers' NemotronHForCausalLM) on the CPU, AdamW, one batch of 32
+examples of 32 tokens; 2 threads, or 1 on a machine that others use too (--threads 1), where
+threads that wait for each other measure the others. In every round each way takes one whole step
+(forward, backward, regularizer, clipping, optimizer), in turn, in an order that rotates; the
+learning rate is 0, so that all do the same work. Prints the ratios of a round's times and, for a
+full run, writes bench/results/ewc_step.md.
 """
 
 import argparse
@@ -134,8 +135,9 @@ def main() -> None:
     """Measures, prints, and writes the results of a full run."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=0, help="instead of the full number")
+    arguments.add_argument("--threads", type=int, default=2)
     given = arguments.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(given.threads)
     lines = [
         "| model | rounds | a step without | EWC, direct gradient | the same, CPU "
         "| EWC, penalty by autograd | the same step again | the direct gradient alone |",
@@ -150,12 +152,13 @@ def main() -> None:
 
 
 def _page(lines: list[str]) -> str:
+    threads = torch.get_num_threads()
     machine = f"Python {platform.python_version()}, torch {torch.__version__}, "
     return "\n".join(
         [
             "# An optimizer step with EWC beside one without",
             "",
-            f"`python bench/ewc_step.py`, {machine}{os.cpu_count()} cores, 2 threads, "
+            f"`python bench/ewc_step.py --threads {threads}`, {machine}{os.cpu_count()} cores, "
             f"{time.strftime('%Y-%m-%d')}.",
             "",
             "A step is forward, backward, regularizer, clipping and AdamW on "

@@ -9,7 +9,7 @@ The trainer takes a regularizer from `REGULARIZERS` and calls `add_gradient` and
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
@@ -148,9 +148,8 @@ def _snapshot(tensor: Tensor) -> Tensor:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """The memory of this rank's part, of at least one dimension."""
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local.detach().view(1) if local.dim() == 0 else local.detach()
+    """The memory of this rank's part."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _sharded_like(theta: Tensor, tensor: Tensor) -> Tensor:
@@ -179,8 +178,12 @@ def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if first.numel() == 0:
         return
     most = CHUNK_ELEMENTS.get(first.device.type, CHUNK_ELEMENTS["cuda"])
-    rows = max(1, most * first.shape[0] // first.numel())
-    for parts in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
+    if first.numel() <= most:
+        pieces: Iterable[tuple[Tensor, ...]] = [tensors]
+    else:
+        rows = max(1, most * first.shape[0] // first.numel())
+        pieces = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+    for parts in pieces:
         yield tuple(part.to(first.device, non_blocking=True) for part in parts)
 
 
