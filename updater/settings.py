@@ -199,8 +199,8 @@ class RegularizerSettings:
 
     1e4, chosen by measurement on CLINC150 (nemotron-3-tiny, two domains, then a third): beside
     rehearsal 1e2 to 1e5 differ by no more than chance from no anchor at all (past and new
-    accuracy within 0.03 of it, one seed), and 1e6 costs 0.01 to 0.02 of both. Without rehearsal 1e4 and
-    1e5 hold 1 and 3 % of the past where fine-tuning alone holds 0.
+    accuracy within 0.03 of it, one seed), and 1e6 costs 0.01 to 0.02 of both. Without
+    rehearsal 1e4 and 1e5 hold 1 and 3 % of the past where fine-tuning alone holds 0.
     """
 
     method: str = "ewc"
