@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import coverage
 import psutil
 import pytest
 
@@ -21,9 +22,18 @@ from updater import local
 from updater.daemon import Daemon
 from updater.errors import InputError, UpdateError
 
+PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 FAKE = Path(__file__).resolve().parents[1] / "dags" / "fake_updater.py"
 START = """
+import os
 import sys
+
+if os.environ.get("COVERAGE_PROCESS_START"):  # measured here too, where the tests are
+    import coverage
+
+    coverage.process_startup()
+    del os.environ["COVERAGE_PROCESS_START"]
+
 from pathlib import Path
 from updater.local import up
 
@@ -46,7 +56,9 @@ class Served:
     def __init__(self, folder: Path, mlflow_uri: str = "") -> None:
         self.workspace = folder / "workspace"
         self.workspace.mkdir()
-        (self.workspace / "updater.toml").write_text('[periods]\nevery = "month"\n')
+        (self.workspace / "updater.toml").write_text(
+            '[periods]\nevery = "month"\nschedule = "0 3 1 1 *"\n'
+        )
         script = folder / "updater"
         script.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
         script.chmod(0o755)
@@ -54,10 +66,12 @@ class Served:
         uri = mlflow_uri or f"sqlite:///{self.workspace / 'mlflow.db'}"
         self.taken = socket.create_server((local.HOST, 0))  # so `up` has to choose another port
         ports = [str(self.taken.getsockname()[1]), str(local.free_port(0))]
+        is_measured = coverage.Coverage.current() is not None
+        measured = {"COVERAGE_PROCESS_START": str(PROJECT)} if is_measured else {}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", START, str(self.workspace), *ports, uri],
-                env={**os.environ, "UPDATER_EXECUTABLE": str(script)},
+                env={**os.environ, **measured, "UPDATER_EXECUTABLE": str(script)},
                 stderr=log,
                 stdout=subprocess.DEVNULL,
             )
@@ -101,8 +115,8 @@ class Served:
         lines = (self.workspace / "calls.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
-    def trigger(self) -> str:
-        body = {"logical_date": None, "conf": {"period": "2026-04"}}
+    def trigger(self, **fields) -> str:
+        body = {"logical_date": None, **(fields or {"conf": {"period": "2026-04"}})}
         return self.call("POST", "/api/v2/dags/model_update/dagRuns", body)["dag_run_id"]
 
     def states(self, run: str) -> dict[str, str]:
@@ -177,9 +191,9 @@ def test_a_person_approves_and_is_named(served):
     assert (states["approve"], states["reject"]) == ("success", "skipped")
 
 
-def test_a_person_rejects(served):
+def test_a_person_rejects_what_a_partition_started(served):
     served.orders(gate=GATE)
-    run = served.trigger()
+    run = served.trigger(partition_key="2026-05-01T03:00:00")
     served.answer(run, "Reject", "")
     assert served.ended(run) == "success"
     last = served.calls()[-1]
