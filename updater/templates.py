@@ -42,11 +42,12 @@ class RenderError(ValueError):
 class Column:
     """One column that a template names, possibly a field inside it."""
 
-    __slots__ = ("name", "parts")
+    __slots__ = ("is_plain", "name", "parts")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.parts = tuple(name.replace("[", ".").replace("]", "").split("."))
+        self.is_plain = len(self.parts) == 1
 
     @property
     def root(self) -> str:
@@ -56,7 +57,7 @@ class Column:
     def value(self, row: Mapping[str, Any]) -> Any:
         """The row's value, or `ABSENT`. A column whose own name has the dots comes first."""
         found = row.get(self.name, ABSENT)
-        if found is not ABSENT or len(self.parts) == 1:
+        if found is not ABSENT or self.is_plain:
             return found
         found = row
         for part in self.parts:
@@ -97,18 +98,18 @@ class Template:
         """
         parts = []
         for literal, column, spec in self.pieces:
-            if literal:
-                parts.append(literal)
+            parts.append(literal)
             if column is not None:
-                parts.append(_text(column.name, column.value(row), spec))
+                value = column.value(row)
+                is_plain = type(value) is str and not spec and value and not value.isspace()
+                parts.append(value if is_plain else _text(column.name, value, spec))
         return "".join(parts)
 
 
 def _text(name: str, value: Any, spec: str) -> str:
-    if type(value) is str and not spec:
-        if not value or value.isspace():
-            raise RenderError(name, "must not be blank", value)
-        return value
+    """What is not simply a text that is there."""
+    if isinstance(value, str) and (not value or value.isspace()):
+        raise RenderError(name, "must not be blank", value)
     if value is ABSENT:
         raise RenderError(name, "must be there", None)
     if value is None or (isinstance(value, float) and math.isnan(value)):
