@@ -165,8 +165,11 @@ def _paired_scores(workspace: Workspace, opened: Update) -> dict[str, dict[str, 
         return {}
     ledger = workspace.ledger
     base = {s.dataset_version: s for s in ledger.scores(version=opened.base)} if opened.base else {}
+    judged = set(ledger.model_version(opened.candidate).dataset_versions.values())
     scores = {}
     for mine in ledger.scores(version=opened.candidate):
+        if mine.dataset_version not in judged:
+            continue  # measured later, for a comparison with a version that came after
         theirs = base.get(mine.dataset_version)
         scores[mine.period] = {
             "base": theirs.accuracy if theirs else None,

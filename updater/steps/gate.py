@@ -29,6 +29,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         comparisons=judged["comparisons"],
         rule=dataclasses.asdict(rule),
     )
+    _tell(workspace, update, verdict)
     needs_person = verdict.verdict == "review" or (
         verdict.verdict == "accepted" and settings.approval == "manual" and update.base is not None
     )
@@ -38,6 +39,20 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         "approval": "needed" if needs_person else "none",
         "approval_timeout_seconds": settings.approval_timeout_seconds,
     }
+
+
+def _tell(workspace: Workspace, update: Update, verdict: gate.Verdict) -> None:
+    """The history has the verdict, once."""
+    ledger = workspace.ledger
+    if not any(e.update == update.id for e in ledger.events(kind="judged")):
+        ledger.append(
+            "judged",
+            _candidate(workspace, update),
+            actor=workspace.actor,
+            reason=f"{verdict.verdict}: {verdict.reasons[0]}",
+            update=update.id,
+            payload={"verdict": verdict.verdict},
+        )
 
 
 def _decide(workspace: Workspace, update: Update, rule: gate.Rule) -> gate.Verdict:
