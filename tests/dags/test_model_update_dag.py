@@ -234,6 +234,71 @@ def test_a_killed_task_takes_its_command_along(airflow):
         assert all(is_alive(pid) for pid in pids)
         os.kill(process.pid, signal.SIGTERM)
         wait_for(lambda: not any(is_alive(pid) for pid in pids), seconds=10)
+    finally:  # the rest of the run takes a second for each task that is not run any more
+        os.killpg(process.pid, signal.SIGKILL)
+        output = process.communicate()[0]
+    assert "stopping updater" in output
+
+
+CONF = {"period": "2026-04"}
+RUNS = [
+    {"environ": {}, "conf": CONF, "fake": {"exits": {"rehearse": [2, 2]}}},
+    {"environ": {"UPDATER_DAG_RETRIES": "0"}, "conf": CONF, "fake": {"answers": {"ingest": "no"}}},
+    {"environ": {}, "conf": {}, "fake": {}},
+    {
+        "environ": {"UPDATER_DAG_STEP_HOURS": str(1 / 3600)},
+        "conf": CONF,
+        "fake": {"sleeps": {"ingest": 300}},
+    },
+    {"environ": {"UPDATER_EXECUTABLE": "/no/such/updater"}, "conf": CONF, "fake": {}},
+]
+
+
+@pytest.fixture(scope="module")
+def runs(make_airflow, tmp_path_factory):
+    return answer_of(make_airflow(tmp_path_factory.mktemp("runs")), MANY_RUNS, FILE, RUNS)
+
+
+def test_bad_input_is_not_tried_again(runs):
+    run = runs["runs"][0]
+    assert run["state"] == "failed"
+    assert [call["name"] for call in run["calls"]] == ["ingest", "rehearse"]
+    assert run["tasks"]["rehearse"] == ["failed", 1]
+    assert run["tasks"]["release"][0] == "upstream_failed"
+
+
+def test_an_answer_that_is_no_json_fails(runs):
+    assert runs["runs"][1]["tasks"]["ingest"] == ["failed", 1]
+    assert "no JSON object" in runs["output"]
+
+
+def test_a_run_without_a_period_says_so_and_calls_nothing(runs):
+    assert runs["runs"][2]["state"] == "failed"
+    assert runs["runs"][2]["calls"] == []
+    assert "this run names no period" in runs["output"]
+
+
+def test_a_task_past_its_time_takes_its_command_along(runs):
+    assert runs["runs"][3]["tasks"]["ingest"] == ["failed", 1]
+    assert not any(is_alive(pid) for pid in runs["runs"][3]["calls"][0]["pids"])
+
+
+def test_a_missing_command_says_so(runs):
+    assert runs["runs"][4]["state"] == "failed"
+    assert "/no/such/updater can't be started" in runs["output"]
+
+
+def test_a_killed_task_takes_its_command_along(airflow):
+    airflow.orders(sleeps={"ingest": 300})
+    process = airflow.start(
+        "dags", "test", "model_update", "-c", '{"period": "2026-04"}', UPDATER_DAG_RETRIES="0"
+    )
+    try:
+        wait_for(lambda: airflow.calls(), seconds=60)
+        pids = airflow.calls()[0]["pids"]
+        assert all(is_alive(pid) for pid in pids)
+        os.kill(process.pid, signal.SIGTERM)
+        wait_for(lambda: not any(is_alive(pid) for pid in pids), seconds=10)
         output = process.communicate(timeout=60)[0]
     finally:
         if process.poll() is None:
