@@ -106,10 +106,10 @@ class Mapper:
         text = self._render(self._when, values)
         try:
             found = self._period_of(text)
-        except (ValueError, OverflowError) as error:
-            years = f"of the years {FIRST_YEAR} to {LAST_YEAR}"
-            is_id = isinstance(error, InputError)
-            rule = error.rule if is_id else f"must be a date in ISO 8601, {years}"
+        except InputError as error:
+            raise _FaultyError(self._when, error.rule, text) from None
+        except (ValueError, OverflowError):
+            rule = f"must be a date in ISO 8601, of the years {FIRST_YEAR} to {LAST_YEAR}"
             raise _FaultyError(self._when, rule, text) from None
         if found is None:
             self.num_unknown_periods += 1
