@@ -4,6 +4,7 @@ importing Airflow reads its environment once and for all."""
 import importlib.util
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -59,9 +60,19 @@ def functions(path: Path, cases: dict) -> dict:
     }
 
 
+def parse_commands(lines: list[str]) -> None:
+    """Each `airflow ...` line has arguments that Airflow's own parser takes, or this exits."""
+    from airflow.cli.cli_parser import get_parser
+
+    for line in lines:
+        get_parser().parse_args(shlex.split(line)[1:])
+
+
 def main() -> None:
-    """Arguments: the DAG folder; JSON with "environments" to parse it in, and "cases"."""
+    """Arguments: the DAG folder; JSON with "commands" to parse, "environments" to parse the DAG
+    in, and "cases"."""
     folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
+    parse_commands(asked["commands"])
     result = {"parsed": []}
     for environment in asked["environments"]:
         os.environ.update(environment)

@@ -5,6 +5,7 @@ which Airflow needs its scheduler and server: tests/updater/test_local.py."""
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from updater.settings import GateSettings
 FILE = Path(__file__).resolve().parents[2] / "dags" / "model_update.py"
 INSPECT = Path(__file__).with_name("inspect_dag.py")
 MANY_RUNS = Path(__file__).with_name("many_runs.py")
+DOCS = (FILE.parents[1] / "docs" / "airflow.md").read_text("utf-8")
+COMMANDS = re.findall(r"^ +(airflow .*)$", DOCS, re.MULTILINE)
 STEPS = ["ingest", "rehearse", "importance", "train", "evaluate", "gate", "release"]
 SCHEDULED = """
 [periods]
@@ -69,7 +72,7 @@ def seen(make_airflow, tmp_path_factory):
     environments[1] |= {"UPDATER_DAG_START": "", "UPDATER_DAG_GPU_STEP_HOURS": ""}
     for environment, (_, more, _) in zip(environments[1:], WITHOUT_WORKSPACE, strict=True):
         environment |= more
-    asked = {"environments": environments, "cases": CASES}
+    asked = {"commands": COMMANDS, "environments": environments, "cases": CASES}
     return answer_of(make_airflow(tmp_path_factory.mktemp("seen")), INSPECT, FILE.parent, asked)
 
 
@@ -98,6 +101,15 @@ def test_the_file_imports_airflow_and_the_standard_library_only():
             if node.module.startswith("airflow"):
                 assert node.module.startswith(("airflow.sdk", "airflow.providers.standard"))
     assert roots - set(sys.stdlib_module_names) == {"airflow"}
+
+
+def test_the_docs_name_every_variable_and_task_and_only_commands_that_airflow_takes(seen):
+    assert len(COMMANDS) >= 6  # that Airflow takes them, `seen` has found out
+    variables = set(re.findall(r"UPDATER_[A-Z_]+", FILE.read_text()))
+    assert len(variables) == 8
+    assert variables == {name for name in variables if f"| `{name}` |" in DOCS}
+    tasks = seen["parsed"][0]["model_update"]["tasks"]
+    assert all(re.search(rf"^\| (.*, )?{name}\b", DOCS, re.MULTILINE) for name in tasks)
 
 
 def test_shape_with_a_schedule(seen):
