@@ -31,6 +31,8 @@ KEY = "updater.key"
 METRICS_AT_ONCE = 1000
 PARAMETERS_AT_ONCE = 100
 PARAMETER_CHARACTERS = 6000
+# MLflow's page guesses what an experiment is about; this is its view for trained models.
+SHOWN_AS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class Registry:
@@ -53,7 +55,9 @@ class Registry:
 
         def made(client: MlflowClient) -> None:
             if client.get_experiment_by_name(self.name) is None:
-                client.create_experiment(self.name, artifact_location=self._artifacts or None)
+                client.create_experiment(
+                    self.name, artifact_location=self._artifacts or None, tags=SHOWN_AS
+                )
             if not client.search_registered_models(f"name = '{self.name}'"):
                 client.create_registered_model(self.name)
 

@@ -69,7 +69,7 @@ class Daemon:
         """None of its processes runs any more, whatever session they moved to.
 
         First what left the session (Airflow's tasks, which thereby stop their commands and can
-        still report), then the program as by Ctrl-C, then whatever is left, at last by SIGKILL.
+        still report), then the program and its group as by Ctrl-C, then whatever is left, at last by SIGKILL.
         """
         family = self._family([])
         moved = [one for one in family if _group(one) not in (self._process.pid, None)]
@@ -77,7 +77,7 @@ class Daemon:
         _wait(moved, ORPHANED_SECONDS)
         family = self._family(family)
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+            os.killpg(self._process.pid, signal.SIGINT)
         _wait(family, ASKED_SECONDS)
         for number in (signal.SIGTERM, signal.SIGKILL):
             family = [one for one in self._family(family) if _is_alive(one)]

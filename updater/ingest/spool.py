@@ -21,10 +21,14 @@ from updater.errors import InputError
 from updater.ingest.rows import Example, Quarantined
 
 # Chosen by measurement with bench/ingest.py: with 80 MB the peak at 10^6 rows is 1.2 times that at
-# 10^5, with 128 MB 1.35 times; 10^7 rows still pass. A second thread saves no time here (the rows
-# are made by Python) and wants memory of its own: with 64 MB and two threads 10^6 rows fail.
+# 10^5, with 128 MB 1.35 times. A second thread saves no time here (the rows are made by Python) and
+# wants memory of its own: with 64 MB and two threads 10^6 rows fail.
 MEMORY_LIMIT = "80MB"
 THREADS = 1
+# Rows that one query judges or sorts: more rows are taken in ranges of their hashes, each range out
+# of the whole table. Chosen by measurement: 5 * 10^6 rows of 150 bytes can be sorted within the
+# limit, 10^7 can't, nor can 4 * 10^6 duplicates be dropped at once.
+RANGE_ROWS = 1_000_000
 BATCH_ROWS = 8192
 
 EXAMPLE_SCHEMA = pa.schema(
@@ -54,7 +58,6 @@ create table rows (
 create table quarantine (
     file varchar, line bigint, field varchar, rule varchar, value varchar);
 create table held (question uhugeint);
-create table dropped (row_id bigint);
 """
 # `content` and `question` are MD5 as numbers; the length keeps ("ab", "c") and ("a", "bc") apart.
 ADD = """
@@ -66,44 +69,48 @@ from incoming
 """
 # Of one id with several contents the one with the least digest stays: which of them is right
 # can't be known, and the choice must not hang on their order.
-FIND_CONFLICTS = """
-create table conflicts as
-with torn as (select key from rows group by key having min(content) <> max(content)),
-     kept as (select id, min(content) as content from rows where key in (from torn) group by id)
-select rows.rowid as row_id, rows.id, file, line
+SETTLE_IDS = """
+create or replace table kept as
+with torn as (
+    select key from rows where key between $first::ubigint and $last::ubigint
+    group by key having min(content) <> max(content))
+select id, min(content) as content from rows where key in (from torn) group by id
+"""
+QUARANTINE_CONFLICTS = """
+insert into quarantine select file, line, 'id',
+    'must be unique: another row has this id with another prompt or completion', rows.id
 from rows join kept on rows.id = kept.id and rows.content <> kept.content
 """
 DROP_CONFLICTS = """
-insert into quarantine select file, line, 'id',
-    'must be unique: another row has this id with another prompt or completion', id from conflicts;
-insert into dropped select row_id from conflicts;
+delete from rows using kept where rows.id = kept.id and rows.content <> kept.content
 """
 DROP_DUPLICATES = """
-insert into dropped
-with kept as (select rowid as row_id, * from rows where rowid not in (from dropped)),
-     repeated as (select content, holdout from kept group by all having count(*) > 1)
-select row_id from (
-    select row_id, row_number() over (
-        partition by content, holdout order by key, id, subject nulls last, row_id) as place
-    from kept semi join repeated using (content, holdout))
-where place > 1
+delete from rows where rowid in (
+    with near as (
+            select rowid as row_id, * from rows
+            where content between $first::uhugeint and $last::uhugeint),
+         repeated as (select content, holdout from near group by all having count(*) > 1),
+         placed as (
+            select row_id, row_number() over (
+                partition by content, holdout order by key, id, subject nulls last) as place
+            from near semi join repeated using (content, holdout))
+    select row_id from placed where place > 1)
 """
 DROP_LEAKED = """
-insert into dropped
-with kept as (select rowid as row_id, * from rows where rowid not in (from dropped))
-select row_id from kept where not holdout and question in (
-    select question from kept where holdout union all from held)
+delete from rows
+where not holdout and question between $first::uhugeint and $last::uhugeint and question in (
+    select question from (select question from rows where holdout union all from held)
+    where question between $first::uhugeint and $last::uhugeint)
 """
 SORTED = """
 select key, id, prompt, completion, subject from rows
-where holdout = $holdout and rowid not in (from dropped) order by key, id
+where holdout = $holdout and key between $first::ubigint and $last::ubigint order by key, id
 """
 
 
 class Counts(NamedTuple):
     """Examples that were dropped, and those that stay."""
 
-    num_conflicts: int
     num_duplicates: int
     num_leaked: int
     num_train: int
@@ -164,25 +171,31 @@ class Spool:
 
     def settle(self) -> Counts:
         """Conflicts are quarantined; duplicates and leaks are dropped. Call it once, last."""
-        execute = self._connection.execute
-        execute(FIND_CONFLICTS)
-        execute(DROP_CONFLICTS)
-        dropped = [self._count("dropped")]
-        for step in (DROP_DUPLICATES, DROP_LEAKED):
-            execute(step)
-            dropped.append(self._count("dropped"))
-        num_holdout = self._count("rows where holdout and rowid not in (from dropped)")
+        num_rows = [self._count("rows")]
+        steps = (
+            (64, (SETTLE_IDS, QUARANTINE_CONFLICTS, DROP_CONFLICTS)),
+            (128, (DROP_DUPLICATES,)),
+            (128, (DROP_LEAKED,)),
+        )
+        for bits, (judge, *consequences) in steps:
+            for limits in _ranges(num_rows[0], bits):
+                self._connection.execute(judge, limits)
+                for consequence in consequences:
+                    self._connection.execute(consequence)
+            num_rows.append(self._count("rows"))
+        num_holdout = self._count("rows where holdout")
         return Counts(
-            num_conflicts=dropped[0],
-            num_duplicates=dropped[1] - dropped[0],
-            num_leaked=dropped[2] - dropped[1],
-            num_train=self._count("rows") - dropped[2] - num_holdout,
+            num_duplicates=num_rows[1] - num_rows[2],
+            num_leaked=num_rows[2] - num_rows[3],
+            num_train=num_rows[3] - num_holdout,
             num_holdout=num_holdout,
         )
 
     def examples(self, *, holdout: bool) -> Iterator[pa.RecordBatch]:
         """The examples that stay, sorted by (key, id)."""
-        return self._batches(SORTED, {"holdout": holdout})
+        num_rows = self._count(f"rows where holdout = {holdout}")
+        for limits in _ranges(num_rows, 64):
+            yield from self._batches(SORTED, {"holdout": holdout, **limits})
 
     def quarantined(self) -> Iterator[pa.RecordBatch]:
         """The quarantined rows, sorted by file, line and field."""
@@ -227,6 +240,14 @@ def is_holdout(salt: str, prompt: str, fraction: float) -> bool:
 def holdout_threshold(fraction: float) -> int:
     """The hashes below it are held out."""
     return min(int(fraction * 2**64), 2**64 - 1)
+
+
+def _ranges(num_rows: int, bits: int) -> Iterator[dict[str, str]]:
+    """The least and the greatest hash of each range that holds about `RANGE_ROWS` of the rows."""
+    num_ranges = -(-num_rows // RANGE_ROWS)
+    for number in range(num_ranges):
+        first, after = ((n << bits) // num_ranges for n in (number, number + 1))
+        yield {"first": str(first), "last": str(after - 1)}
 
 
 def _low_64(text: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
 import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
 
 from store.errors import UnreachableError
 from store.retry import with_backoff
@@ -33,6 +34,10 @@ READERS = {"jsonl": read_jsonl, "csv": read_csv, "parquet": read_parquet}
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
+class _AwayError(Exception):
+    """A place did not answer; it may when it is asked again."""
+
+
 class SourceFile(NamedTuple):
     """One file of a source. `name` is what people see."""
 
@@ -44,6 +49,10 @@ class SourceFile(NamedTuple):
     @property
     def is_gzip(self) -> bool:
         return self.path.lower().endswith(".gz")
+
+    @property
+    def is_remote(self) -> bool:
+        return not isinstance(self.filesystem, LocalFileSystem)
 
 
 def find_files(source: SourceSettings, workspace: Path) -> list[SourceFile]:
@@ -60,18 +69,14 @@ def find_files(source: SourceSettings, workspace: Path) -> list[SourceFile]:
     uri = source.uri if "://" in source.uri else str(workspace / Path(source.uri).expanduser())
     shown = without_password(source.uri)
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        cure = "give a path, or a URL whose fsspec package is installed"
-        raise InputError(f"source.uri = {shown!r}: {error}", "", cure) from error
-    try:
-        paths = with_backoff(
-            lambda: _matches(filesystem, path, source.format), on=_passing(uri), what=shown
+        filesystem, path, paths = with_backoff(
+            lambda: _asked(uri, source.format), on=(_AwayError,), what=f"the source {shown}"
         )
     except UnreachableError as error:
         raise UpdateError(str(error)) from error
-    except PermissionError as error:
-        raise InputError(f"source.uri = {shown!r}: {error}", "it must be readable") from error
+    except (ImportError, ValueError, PermissionError) as error:
+        cure = "give a path, or a URL whose fsspec package is installed, that may be read"
+        raise InputError(f"source.uri = {shown!r}: {error}", "", cure) from error
     if not paths:
         raise InputError(
             f"source.uri = {shown!r}: nothing is there"
@@ -108,10 +113,15 @@ def read_files(files: list[SourceFile], wanted: Wanted) -> Iterator[Batch]:
             yield from READERS[file.format](stream, file.name, wanted)
 
 
-def _passing(uri: str) -> tuple[type[Exception], ...]:
-    """What may pass when a place is asked again. Remote file systems raise their own classes."""
-    is_local = "://" not in uri or uri.startswith(("file://", "local://", "memory://"))
-    return () if is_local else (OSError, RuntimeError, ConnectionError, TimeoutError)
+def _asked(uri: str, format_: str) -> tuple[Any, str, list[str]]:
+    """The file system, the path in it, and the files there."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return filesystem, path, _matches(filesystem, path, format_)
+    except (ImportError, ValueError, PermissionError):
+        raise
+    except Exception as error:  # remote file systems raise classes of their own
+        raise _AwayError(f"{type(error).__name__}: {error}") from error
 
 
 def _matches(filesystem: Any, path: str, format_: str) -> list[str]:
@@ -176,6 +186,11 @@ def _errors_named(file: SourceFile) -> Iterator[None]:
         if file.format == "parquet" and error.errno is None:  # Arrow's word for corrupt pages
             raise _not_parquet(file, error) from error
         raise UpdateError(f"{file.name} can't be read: {error}. Run it again.") from error
+    except Exception as error:
+        if not file.is_remote:
+            raise
+        reason = f"{type(error).__name__}: {error}"  # of a class of the file system's own
+        raise UpdateError(f"{file.name} broke off: {reason}. Run it again.") from error
 
 
 def _not_parquet(file: SourceFile, error: Exception) -> InputError:

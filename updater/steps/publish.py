@@ -33,7 +33,13 @@ def publish(workspace: Workspace, update: Update) -> None:
     registry.log_scores(run_id, scores, ordinals)
     registry.set_version_tags(candidate, {"verdict": verdict.verdict})
     folder = workspace.run_folder(update.id)
-    registry.log_summary(run_id, _draw(workspace, candidate, folder / "report"))
+    note = "\n".join([f"**{verdict.verdict}**", *(f"* {reason}" for reason in verdict.reasons)])
+    shown: dict[str, float | str | bool | None] = {
+        "verdict": verdict.verdict,
+        "mlflow.note.content": note,
+        **_draw(workspace, candidate, folder / "report"),
+    }
+    registry.log_summary(run_id, shown)
     registry.log_artifacts(run_id, folder / "report")
     registry.close_run(run_id)
     shutil.rmtree(folder / "report")

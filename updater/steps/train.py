@@ -185,18 +185,28 @@ def _run(workspace: Workspace, update: Update) -> str:
             "regularizer/strength": settings.regularizer.strength,
             **{f"training/{k}": v for k, v in dataclasses.asdict(settings.training).items()},
         },
-        tags={"updater.kind": update.kind, "updater.period": update.period},
+        tags={
+            "updater.kind": update.kind,
+            "updater.period": update.period,
+            "mlflow.user": workspace.actor,
+        },
     )
     workspace.registry.log_config(run_id, update.config)
-    for period, version in update.config["datasets"].items():
+    for version, context in _inputs(workspace, update):
+        dataset = workspace.ledger.dataset_version(version)
         workspace.registry.log_dataset(
-            run_id,
-            name=period,
-            digest=workspace.ledger.dataset_version(version).digest,
-            context="training",
-            uri=version,
+            run_id, name=dataset.period, digest=dataset.digest, context=context, uri=version
         )
     return run_id
+
+
+def _inputs(workspace: Workspace, update: Update) -> list[tuple[str, str]]:
+    """(dataset version, what the run does with it)."""
+    inputs = [(version, "training") for version in update.config["datasets"].values()]
+    if update.kind == "update":
+        choices = manifest_of(workspace, update).choices
+        inputs += [(choice.dataset_version, "rehearsal") for choice in choices]
+    return inputs
 
 
 def _register(workspace: Workspace, update: Update, digest: str) -> str:
