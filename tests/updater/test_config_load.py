@@ -1,0 +1,228 @@
+"""Reading updater.toml, the environment and --set: what is taken and what is refused, and how."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from updater import config
+from updater.config_keys import leaves, variable
+from updater.errors import InputError
+from updater.settings import Settings
+
+GOOD = """
+[workspace]
+name = "clinc"
+[source]
+uri = "rows.jsonl"
+[source.fields]
+prompt = "{text}\\nIntent:"
+completion = " {intent}"
+period = "{domain}"
+[periods]
+order = ["banking", "home"]
+"""
+
+
+def load(folder: Path, text: str = GOOD, *overrides: str, **environ: str) -> Settings:
+    (folder / "updater.toml").write_text(text, encoding="utf-8")
+    return config.load(folder, overrides, environ)
+
+
+def refused(folder: Path, text: str = GOOD, *overrides: str, **environ: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load(folder, text, *overrides, **environ)
+    message = str(caught.value)
+    assert "\n" not in message, "an error is one line"
+    return message
+
+
+def test_what_the_file_leaves_out_has_its_default(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert settings.periods.order == ("banking", "home")
+    assert settings.source.fields.prompt == "{text}\nIntent:"
+    assert settings.rehearsal.policy == "balanced"
+    assert settings.store.url == "sqlite:///store.db"
+
+
+def test_reading_takes_less_than_50_ms(tmp_path: Path) -> None:
+    load(tmp_path)
+    started = time.process_time()
+    config.load(tmp_path, (), {})
+    assert time.process_time() - started < 0.05
+
+
+def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:
+    message = refused(tmp_path, GOOD + '[rehearsal]\npolcy = "none"\n')
+    assert "updater.toml" in message
+    assert "[rehearsal] polcy" in message
+    assert "did you mean policy" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[trainin]\nepochs = 1\n", "did you mean training"),
+        ("[gate]\nepochs = 1\n", "did you mean [training] epochs"),
+        ("[gate]\nxyz = 1\n", "the keys of [gate] are margin_fraction"),
+        ("[gate]\nqqqqq = 1\n", "take it out"),
+        ("[gate]\nlearning_rat = 1\n", "did you mean [training] learning_rate"),
+        ("[training]\nepochs = true\n", "a whole number"),
+        ('[training]\nepochs = "3"\n', "a whole number"),
+        ("[training]\nepochs = 3.0\n", "a whole number"),
+        ('[training]\nlearning_rate = "high"\n', "a number"),
+        ("[training]\ntrain_routers = 1\n", "true or false"),
+        ("[training]\nepochs = 0\n", "epochs = 0. must be a finite number of at least 1"),
+        ("[training]\nlearning_rate = nan\n", "must be a finite number above 0"),
+        ("[rehearsal]\nfraction = 0.1\nbudget = 5\n", "at most one"),
+        ("[store]\nurl = 3\n", "text in quotes"),
+        ("[[training]]\nepochs = 1\n", "it must be a table"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_rule(tmp_path: Path, text: str, words: str) -> None:
+    assert words in refused(tmp_path, GOOD + text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('uri = "rows.jsonl"', "", "[source] uri is missing"),
+        ('name = "clinc"', 'name = "c l"', "letters, digits"),
+        ('period = "{domain}"', "", "exactly one of the two"),
+        ('period = "{domain}"', 'date = "{d}"', "named periods have no dates"),
+        ('"{text}\\nIntent:"', '"{text"', "expected '}'"),
+        ('"{text}\\nIntent:"', '"{}"', "must name a column"),
+        ('"{text}\\nIntent:"', '"{a!r}"', "must not convert"),
+        ('"{text}\\nIntent:"', '"{a:{b}}"', "braces inside"),
+        ('"{text}\\nIntent:"', '"text"', "at least one column"),
+        ('" {intent}"', '" "', "completion: must not be empty"[12:]),
+        ('["banking", "home"]', '["a", "A"]', "once"),
+        ('["banking", "home"]', '["a..b"]', "'a..b'"),
+        ('["banking", "home"]', '["a.lock"]', "'a.lock'"),
+        ('["banking", "home"]', '["a/b"]', "'a/b'"),
+        ('["banking", "home"]', '["a", 3]', "a list of texts"),
+        ('["banking", "home"]', '"banking"', "a list of texts"),
+        ("[periods]", '[periods]\ntime_zone = "Mars/North"', "IANA"),
+        ("[periods]", '[periods]\ntime_zone = "../../etc/passwd"', "IANA"),
+        ("[periods]", '[periods]\nholdout_splits = ["test"]', "both be given or neither"),
+    ],
+)
+def test_a_broken_rule_is_named(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in GOOD
+    assert words in refused(tmp_path, GOOD.replace(old, new))
+
+
+def test_everything_wrong_is_named_at_once(tmp_path: Path) -> None:
+    text = GOOD + '[rehearsal]\npolcy = "none"\n[training]\nepochs = true\n'
+    message = refused(tmp_path, text, "gate.confidence=0.2", UPDATER_STORE_UR="x")
+    assert message.startswith("4 things are wrong")
+    for words in ("polcy", "epochs = true", "--set gate.confidence=0.2", "UPDATER_STORE_URL"):
+        assert words in message
+
+
+def test_a_syntax_error_has_its_line(tmp_path: Path) -> None:
+    assert "line 2" in refused(tmp_path, "[workspace]\nname = clinc\n")
+
+
+def test_a_file_that_is_missing_or_unreadable_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="updater init"):
+        config.load(tmp_path, (), {})
+    (tmp_path / "updater.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="UTF-8"):
+        config.load(tmp_path, (), {})
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    (tmp_path / "updater.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert config.load(tmp_path, (), {}).workspace.name == "clinc"
+
+
+def test_set_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    text = GOOD + "[training]\nepochs = 3\nbatch_size = 3\nseed = 3\n"
+    settings = load(
+        tmp_path,
+        text,
+        "training.epochs=5",
+        UPDATER_TRAINING_EPOCHS="4",
+        UPDATER_TRAINING_BATCH_SIZE="4",
+    )
+    assert (settings.training.epochs, settings.training.batch_size, settings.training.seed) == (
+        5,
+        4,
+        3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("rehearsal.policy=none", "rehearsal", "policy", "none"),
+        ("workspace.name=42", "workspace", "name", "42"),
+        ("workspace.name=2026-01-31", "workspace", "name", "2026-01-31"),
+        ('workspace.name="a"', "workspace", "name", "a"),
+        ("training.learning_rate=1", "training", "learning_rate", 1.0),
+        ("training.train_routers=true", "training", "train_routers", True),
+        ('periods.order=["x", "y"]', "periods", "order", ("x", "y")),
+        ("rehearsal.fraction=none", "rehearsal", "fraction", None),
+        ("store.url=sqlite:///a=b.db", "store", "url", "sqlite:///a=b.db"),
+    ],
+)
+def test_an_override_is_read_as_its_key_wants(
+    tmp_path: Path, override: str, section: str, key: str, value: object
+) -> None:
+    found = getattr(getattr(load(tmp_path, GOOD, override), section), key)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_bad_override_is_named(tmp_path: Path) -> None:
+    assert "section.key=value" in refused(tmp_path, GOOD, "training.epochs")
+    assert "did you mean epochs" in refused(tmp_path, GOOD, "training.epoch=1")
+    assert "--set training.epochs=x" in refused(tmp_path, GOOD, "training.epochs=x")
+    assert "a list of texts" in refused(tmp_path, GOOD, "periods.order=a")
+
+
+def test_every_key_but_lists_stands_in_the_environment(tmp_path: Path) -> None:
+    names = {variable(key): key for key, leaf in leaves().items() if leaf.kind is str}
+    assert "UPDATER_STORE_MLFLOW_URI" in names
+    settings = load(tmp_path, UPDATER_SOURCE_FIELDS_PROMPT="{q}", UPDATER_STORE_URL="sqlite:///x")
+    assert settings.source.fields.prompt == "{q}"
+    assert settings.store.url == "sqlite:///x"
+    assert "UPDATER_PERIODS_ORDER" in refused(tmp_path, UPDATER_PERIODS_ORDER="a")
+
+
+def test_what_is_no_setting_in_the_environment_is_left_alone(tmp_path: Path) -> None:
+    load(
+        tmp_path,
+        UPDATER_WORKSPACE="/x",
+        UPDATER_ACTOR="me",
+        UPDATER_TEST_POSTGRES_URL="x",
+        UPDATER_STORE_URL="",
+        HOME="/",
+    )
+    assert "did you mean UPDATER_STORE_DVC_REMOTE" in refused(tmp_path, UPDATER_STORE_DVC_REMOT="x")
+
+
+def test_a_password_in_the_file_is_refused_and_never_shown(tmp_path: Path) -> None:
+    secret = "postgresql+psycopg://me:hunter2@db/updater"
+    message = refused(tmp_path, GOOD + f'[store]\nurl = "{secret}"\n')
+    assert "UPDATER_STORE_URL" in message
+    assert "hunter2" not in message
+    assert load(tmp_path, GOOD, UPDATER_STORE_URL=secret).store.url == secret
+    message = refused(tmp_path, GOOD.replace("rows.jsonl", secret))
+    assert "UPDATER_SOURCE_URI" in message
+    assert "hunter2" not in message
+    assert "hunter2" not in refused(tmp_path, GOOD, UPDATER_GATE_APPROVAL=secret)
+
+
+def test_the_digest_knows_every_setting_but_the_store_and_the_password(tmp_path: Path) -> None:
+    plain = config.digest(load(tmp_path))
+    assert re.fullmatch("[0-9a-f]{64}", plain)
+    assert plain == config.digest(load(tmp_path, GOOD, "store.url=sqlite:///other.db"))
+    assert plain != config.digest(load(tmp_path, GOOD, "training.epochs=99"))
+    first, second = (
+        load(tmp_path, GOOD, UPDATER_SOURCE_URI=f"postgresql://me:{p}@db/x") for p in ("one", "two")
+    )
+    assert config.digest(first) == config.digest(second)
+    assert first.as_dict()["source"]["uri"] == "postgresql://me:***@db/x"
+    assert "store" not in first.as_dict()

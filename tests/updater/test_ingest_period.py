@@ -1,0 +1,504 @@
+"""Ingest of a whole period: what is written, counted, dropped and refused, from real files."""
+
+import gzip
+import hashlib
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from updater.errors import InputError
+from updater.ingest import Summary, ingest, is_holdout, key_of
+from updater.ingest import spool as spool_module
+from updater.ingest.write import EXAMPLES, ROW_GROUP_ROWS, write_parquet
+from updater.settings import (
+    FieldTemplates,
+    PeriodSettings,
+    Settings,
+    SourceSettings,
+    WorkspaceSettings,
+)
+
+FIELDS = FieldTemplates(
+    id="{id}", prompt="{text}\nIntent:", completion=" {intent}", period="{domain}", split="{split}"
+)
+PERIODS = PeriodSettings(order=("home", "work"), holdout_splits=("test",))
+FILES = {"train.parquet", "holdout.parquet", "quarantine.parquet", "summary.json"}
+
+
+def made(
+    fields: FieldTemplates = FIELDS, periods: PeriodSettings = PERIODS, **source: str
+) -> Settings:
+    return Settings(
+        workspace=WorkspaceSettings(name="t"),
+        source=SourceSettings(**{"uri": "rows.jsonl", **source}, fields=fields),
+        periods=periods,
+    )
+
+
+def hashed(**fields: str) -> Settings:
+    """Settings without ids and splits of the source's own: both by hash."""
+    default = {"prompt": "{text}", "completion": "{intent}", "period": "{domain}"}
+    periods = PeriodSettings(order=("home", "work"), holdout_fraction=0.3)
+    return made(FieldTemplates(**{**default, **fields}), periods)
+
+
+def row(n: int, **changes: Any) -> dict[str, Any]:
+    side = "test" if n % 5 == 0 else "train"
+    plain = {"id": f"r{n}", "text": f"text {n}", "intent": f"i{n % 3}", "domain": "home"}
+    return {**plain, "split": side, **changes}
+
+
+def write(folder: Path, rows: list[dict[str, Any] | str], name: str = "rows.jsonl") -> None:
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
+    (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def run(
+    folder: Path, rows: list | None = None, given: Settings | None = None, **more: Any
+) -> Summary:
+    if rows is not None:
+        write(folder, rows)
+    staging = folder / f"staging-{len(list(folder.iterdir()))}"
+    summary = ingest(given or made(), folder, "home", staging, **more)
+    assert {path.name for path in staging.iterdir()} == FILES
+    return summary
+
+
+def newest(folder: Path) -> Path:
+    """The folder that the last `run` filled."""
+    return max(folder.glob("staging-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def table(folder: Path, name: str) -> list[dict[str, Any]]:
+    return pq.read_table(newest(folder) / f"{name}.parquet").to_pylist()
+
+
+def data(folder: Path) -> list[bytes]:
+    """The files that may not depend on the order of the source."""
+    return [(newest(folder) / name).read_bytes() for name in sorted(FILES - {"quarantine.parquet"})]
+
+
+def refused(folder: Path, rows: list | None = None, given: Settings | None = None, **m: Any) -> str:
+    if rows is not None:
+        write(folder, rows)
+    staging = folder / "refused"
+    with pytest.raises(InputError) as caught:
+        ingest(given or made(), folder, "home", staging, **m)
+    assert list(staging.iterdir()) == [], "nothing is left after an error"
+    return str(caught.value)
+
+
+ROWS: list = [row(n) for n in range(20)]
+
+
+def test_a_period_is_written_as_the_parts_agreed(tmp_path: Path) -> None:
+    summary = run(tmp_path, [*ROWS, row(99, domain="work"), row(98, domain="garden")])
+    train = pq.ParquetFile(newest(tmp_path) / "train.parquet")
+    expected = pa.schema([(f.name, f.type) for f in EXAMPLES])
+    assert pa.schema([(f.name, f.type) for f in train.schema_arrow]) == expected
+    assert train.metadata.row_group(0).column(0).compression == "ZSTD"
+    rows = table(tmp_path, "train") + table(tmp_path, "holdout")
+    assert {r["id"] for r in table(tmp_path, "holdout")} == {"r0", "r5", "r10", "r15"}
+    assert all(r["key"] == key_of("updater", r["id"]) for r in rows)
+    assert {r["prompt"] for r in rows} == {f"text {n}\nIntent:" for n in range(20)}
+    assert {r["subject"] for r in rows} == {None}
+    assert summary == Summary(
+        period="home",
+        num_train=16,
+        num_holdout=4,
+        num_quarantined=0,
+        num_duplicates=0,
+        num_leaked=0,
+        num_rows_read=22,
+        num_skipped=2,
+        num_unknown_periods=1,
+        unknown_periods=("garden",),
+        schema=dict.fromkeys(("domain", "id", "intent", "split", "text"), "string"),
+    )
+    assert Summary.read(newest(tmp_path)) == summary
+
+
+def test_bad_rows_are_quarantined_and_a_repeated_one_dropped(tmp_path: Path) -> None:
+    """The last block of the acceptance check, where no row is held out."""
+    rows: list = [row(n, split="train") for n in range(200)]
+    without = {k: v for k, v in row(0).items() if k != "text"}
+    summary = run(tmp_path, [*rows, "{not json", row(0, id="x1", text=None), without, rows[1]])
+    assert (summary.num_quarantined, summary.num_duplicates) == (3, 1)
+    assert (summary.num_train, summary.num_holdout) == (200, 0)
+    found = [(q["file"], q["line"], q["field"], q["value"]) for q in table(tmp_path, "quarantine")]
+    assert found == [
+        ("rows.jsonl", 201, "", "{not json"),
+        ("rows.jsonl", 202, "prompt", ""),
+        ("rows.jsonl", 203, "prompt", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "rule"),
+    [
+        ({"text": " \t"}, "prompt", "column text must not be blank"),
+        ({"text": ["a"]}, "prompt", "column text must be text, a number"),
+        ({"text": {"a": 1}}, "prompt", "column text must be text, a number"),
+        ({"text": "a\0b"}, "prompt", "must not hold the character NUL"),
+        ({"text": "\ud800"}, "prompt", "must be UTF-8"),
+        ({"text": "x" * 1_000_001}, "prompt", "must be at most 1000000 characters"),
+        ({"intent": None}, "completion", "column intent must not be null"),
+        ({"id": "x" * 513}, "id", "must be at most 512 characters"),
+        ({"id": ""}, "id", "column id must not be blank"),
+        ({"split": None}, "split", "column split must not be null"),
+        ({"domain": None}, "period", "column domain must not be null"),
+        ({"domain": " "}, "period", "column domain must not be blank"),
+    ],
+)
+def test_each_rule_of_a_row(tmp_path: Path, changes: dict, field: str, rule: str) -> None:
+    summary = run(tmp_path, [*ROWS, row(99, **changes)])
+    assert (summary.num_quarantined, summary.num_train) == (1, 16)
+    (bad,) = table(tmp_path, "quarantine")
+    assert (bad["line"], bad["field"]) == (21, field)
+    assert bad["rule"].startswith(rule)
+    assert len(bad["value"]) <= 10_000
+
+
+def test_values_that_are_not_texts_are_rendered(tmp_path: Path) -> None:
+    fields = {
+        "prompt": "{{{n:03d}}} {price:.1f} {flag} {user.name} {user[tags][0]} {a.b}",
+        "completion": "{n}",
+        "subject": "{user.name}",
+    }
+    plain = {"domain": "home", "price": 2, "flag": True, "a.b": "dotted", "intent": "x"}
+    rows: list = [{**plain, "n": n, "user": {"name": "Ada", "tags": ["x"]}} for n in range(40)]
+    bad: list = [
+        {**rows[0], "n": "text"},
+        {**rows[0], "user": {"name": "Ada", "tags": []}},
+        {**rows[0], "user": "Ada"},
+    ]
+    summary = run(tmp_path, rows + bad, hashed(**fields))
+    assert summary.num_quarantined == 3
+    rules = {q["rule"] for q in table(tmp_path, "quarantine")}
+    assert "column n must fit the format '03d'" in rules
+    by_completion = {
+        r["completion"]: r for r in table(tmp_path, "train") + table(tmp_path, "holdout")
+    }
+    assert by_completion["7"]["prompt"] == "{007} 2.0 true Ada x dotted"
+    assert by_completion["7"]["subject"] == "Ada"
+    assert summary.schema["user.name"] == "string"
+    assert summary.schema["n"] == "integer"
+
+
+def test_a_subject_may_be_missing_but_not_wrong(tmp_path: Path) -> None:
+    rows: list = [row(n, user=None if n % 2 else f"u{n}") for n in range(40)]
+    summary = run(tmp_path, [*rows, row(99, user=[1])], hashed(subject="{user}"))
+    assert summary.num_quarantined == 1
+    assert (
+        Counter(
+            r["subject"] is None for r in table(tmp_path, "train") + table(tmp_path, "holdout")
+        )[True]
+        == 20
+    )
+
+
+def test_an_example_without_an_id_gets_one_from_its_content(tmp_path: Path) -> None:
+    summary = run(tmp_path, [*ROWS, row(3, intent="new")], hashed())
+    assert summary.num_train + summary.num_holdout == 21
+    ids = {
+        r["completion"] + r["prompt"]: r["id"]
+        for r in table(tmp_path, "train") + table(tmp_path, "holdout")
+    }
+    content = b"6:text 3i0"
+    assert ids["i0text 3"] == hashlib.sha256(content).hexdigest()[:32]
+
+
+def test_an_id_of_two_contents_is_quarantined_but_for_one(tmp_path: Path) -> None:
+    rows = [*ROWS, row(1, intent="other"), row(1, intent="third"), row(1)]
+    summary = run(tmp_path, rows)
+    assert (summary.num_quarantined, summary.num_duplicates) == (3, 0)
+    assert [q["field"] for q in table(tmp_path, "quarantine")] == ["id"] * 3
+    kept = [r for r in table(tmp_path, "train") if r["id"] == "r1"]
+    assert len(kept) == 1
+    turned = run(tmp_path, rows[::-1])
+    assert [r for r in table(tmp_path, "train") if r["id"] == "r1"] == kept
+    assert turned == summary
+
+
+def test_duplicates_and_leaks(tmp_path: Path) -> None:
+    rows = [
+        *ROWS,
+        row(1),
+        row(1, id="z1"),
+        row(2, id="z2", split="test"),
+        row(0, id="z3", split="train", intent="other"),
+    ]
+    summary = run(tmp_path, rows)
+    assert (summary.num_duplicates, summary.num_leaked) == (2, 2), "r2 and z3 leak"
+    ids = {r["id"] for r in table(tmp_path, "train")}
+    expected = min(["r1", "z1"], key=lambda id_: (key_of("updater", id_), id_))
+    assert ids & {"r1", "z1"} == {expected}
+    assert not ids & {"r2", "z3"}
+
+
+def test_prompts_of_past_holdouts_are_not_trained_on(tmp_path: Path) -> None:
+    run(tmp_path, [row(n, domain="home") for n in (0, 1, 2)])
+    past = newest(tmp_path) / "holdout.parquet"
+    summary = run(tmp_path, [row(0, split="train"), *ROWS[1:]], past_holdouts=[past])
+    assert (summary.num_leaked, summary.num_holdout) == (1, 3)
+    for broken in (tmp_path / "none.parquet", tmp_path / "rows.jsonl"):
+        assert broken.name in refused(tmp_path, past_holdouts=[broken])
+
+
+def test_dates_decide_the_period_in_the_time_zone(tmp_path: Path) -> None:
+    fields = FieldTemplates(prompt="{text}", completion="{intent}", date="{at}")
+    periods = PeriodSettings(every="month", time_zone="Europe/Berlin", holdout_fraction=0.5)
+    inside = ["2026-01-01", "2025-12-31T23:00:00Z", "2026-01-31T23:59:59", "20260115"]
+    inside += ["2026-01-31 22:59:59+00:00"]
+    outside = ["2025-12-31", "2025-12-31T22:59:59Z", "2026-01-31T23:00:00Z", "2026-02-01"]
+    bad = ["yesterday", "2026-13-01", "0001-01-01", "9999-12-31T23:59:59-10:00", ""]
+    rows: list = [row(n, at=at) for n, at in enumerate([*inside, *outside, *bad])]
+    rows += [row(n, at="2026-01-02") for n in range(50, 60)]
+    write(tmp_path, rows)
+    summary = ingest(made(fields, periods), tmp_path, "2026-01", tmp_path / "s")
+    assert summary.num_train + summary.num_holdout == len(inside) + 10
+    assert (summary.num_skipped, summary.num_quarantined) == (len(outside), len(bad))
+
+
+def test_a_calendar_period_may_be_written_in_the_source(tmp_path: Path) -> None:
+    fields = FieldTemplates(prompt="{text}", completion="{intent}", period="{month}")
+    periods = PeriodSettings(every="month", holdout_fraction=0.5)
+    rows: list = [row(n, month="2026-01") for n in range(20)]
+    write(tmp_path, [*rows, row(30, month="2026-02"), row(31, month="2026-13")])
+    summary = ingest(made(fields, periods), tmp_path, "2026-01", tmp_path / "s")
+    assert (summary.num_skipped, summary.num_quarantined) == (1, 1)
+
+
+def test_formats_and_databases_give_the_same_period(tmp_path: Path) -> None:
+    rows = [row(n) for n in range(60)]
+    run(tmp_path, list(rows))
+    expected = data(tmp_path)
+    (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress((tmp_path / "rows.jsonl").read_bytes()))
+    (tmp_path / "r.csv").write_text(
+        "\n".join(",".join(r) for r in [list(rows[0]), *(list(r.values()) for r in rows)])
+    )
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "r.parquet", row_group_size=7)
+    with sqlite3.connect(tmp_path / "r.db") as database:
+        database.execute("create table r (id, text, intent, domain, split)")
+        values = [list(r.values()) for r in rows]
+        database.executemany("insert into r values (?, ?, ?, ?, ?)", values)
+    database.close()
+    query = "select * from r where domain = :period"
+    for source in (
+        {"uri": "r.jsonl.gz"},
+        {"uri": "r.csv"},
+        {"uri": "r.parquet"},
+        {"uri": "sqlite:///r.db", "query": query},
+    ):
+        run(tmp_path, None, made(**source))
+        assert data(tmp_path) == expected, source
+
+
+TEXTS = st.sampled_from(["a", "b", "c", "d", "e é", None, " "])
+SOURCE_ROWS = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from([f"i{n}" for n in range(12)]),
+        "text": TEXTS,
+        "intent": st.sampled_from(["x", "y"]),
+        "domain": st.sampled_from(["home", "home", "home", "work", "garden"]),
+        "split": st.sampled_from(["train", "test"]),
+        "user": st.sampled_from(["u", "v", None]),
+    }
+)
+GOOD_ROWS: list = [row(n, user=None) for n in range(100, 160)]
+PROPERTY = settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@PROPERTY
+@given(st.lists(SOURCE_ROWS, max_size=40), st.booleans(), st.randoms(use_true_random=False))
+def test_every_row_is_accounted_for_and_order_does_not_matter(
+    tmp_path_factory: pytest.TempPathFactory, rows: list, is_split: bool, shuffler: random.Random
+) -> None:
+    folder = tmp_path_factory.mktemp("property")
+    fields = {"prompt": "{text}", "completion": "{intent}", "subject": "{user}", "id": "{id}"}
+    given_ = hashed(**fields)
+    if is_split:
+        given_ = made(FieldTemplates(**fields, period="{domain}", split="{split}"))
+    source = [*rows, *GOOD_ROWS]
+    summary = run(folder, source, given_)
+    train, holdout = table(folder, "train"), table(folder, "holdout")
+    before = data(folder)
+    assert summary.num_rows_read == len(source)
+    assert summary.num_rows_read == (
+        summary.num_train
+        + summary.num_holdout
+        + summary.num_quarantined
+        + summary.num_duplicates
+        + summary.num_leaked
+        + summary.num_skipped
+    )
+    assert (len(train), len(holdout)) == (summary.num_train, summary.num_holdout)
+    assert len(table(folder, "quarantine")) == summary.num_quarantined
+    assert not {r["prompt"] for r in train} & {r["prompt"] for r in holdout}
+    for side in (train, holdout):
+        assert len({(r["prompt"], r["completion"]) for r in side}) == len(side)
+        assert side == sorted(side, key=lambda r: (r["key"], r["id"].encode()))
+    if not is_split:
+        assert all(is_holdout("updater", r["prompt"], 0.3) for r in holdout)
+        assert not any(is_holdout("updater", r["prompt"], 0.3) for r in train)
+    shuffler.shuffle(source)
+    assert run(folder, source, given_) == summary
+    assert data(folder) == before
+
+
+def test_the_hash_split_holds_out_the_configured_fraction() -> None:
+    """A binomial of n = 20,000 at 0.1: five standard deviations, false alarm below 6e-7."""
+    held = sum(is_holdout("salt", f"prompt {n}", 0.1) for n in range(20_000))
+    assert abs(held - 2000) < 5 * (20_000 * 0.1 * 0.9) ** 0.5
+    assert held != sum(is_holdout("other", f"prompt {n}", 0.1) for n in range(20_000))
+
+
+def test_keys_are_those_of_the_architecture() -> None:
+    """MD5("salt:id"), its last eight bytes as a little-endian number."""
+    digest = hashlib.md5(b"salt:id").digest()
+    assert key_of("salt", "id") == sum(byte << 8 * n for n, byte in enumerate(digest[8:]))
+
+
+def test_row_groups_are_full_however_the_rows_come(tmp_path: Path) -> None:
+    num_rows = 2 * ROW_GROUP_ROWS + 3
+    ids = [f"{n:06d}" for n in range(num_rows)]
+    columns = [pa.array(range(num_rows), pa.uint64()), *[pa.array(ids)] * 3]
+    columns.append(pa.nulls(num_rows, pa.string()))
+    whole = pa.Table.from_arrays(columns, names=EXAMPLES.names)
+    for name, size in (("a", 1000), ("b", ROW_GROUP_ROWS), ("c", num_rows), ("d", 7777)):
+        write_parquet(tmp_path / name, whole.to_batches(max_chunksize=size), EXAMPLES)
+    metadata = pq.read_metadata(tmp_path / "a")
+    sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    assert sizes == [ROW_GROUP_ROWS, ROW_GROUP_ROWS, 3]
+    assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1
+
+
+def test_judging_and_sorting_in_ranges_of_the_hashes_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conflict, repeated, leaked = row(1, intent="x"), row(2, id="z"), row(0, split="train")
+    rows = [*ROWS, conflict, repeated, repeated, row(3), leaked]
+    whole, expected = run(tmp_path, rows), data(tmp_path)
+    assert (whole.num_quarantined, whole.num_duplicates, whole.num_leaked) == (1, 3, 1)
+    for size in (1, 3, 24):
+        monkeypatch.setattr(spool_module, "RANGE_ROWS", size)
+        assert run(tmp_path, rows) == whole
+        assert data(tmp_path) == expected
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    seen: list[int] = []
+    run(tmp_path, [row(n) for n in range(5000)], progress=seen.append)
+    assert seen == [4096, 5000]
+
+
+def test_an_empty_period_says_what_was_there(tmp_path: Path) -> None:
+    message = refused(tmp_path, [row(n, domain="garden") for n in range(3)])
+    assert "3 rows read, 3 of other periods" in message
+    assert "garden" in message
+    assert "0 rows read" in refused(tmp_path, [])
+
+
+def test_mostly_bad_rows_are_a_wrong_mapping(tmp_path: Path) -> None:
+    message = refused(tmp_path, [*ROWS[:5], *[row(n, text=None) for n in range(6)]])
+    assert "6 quarantined (prompt: column text must not be null (x6))" in message
+    run(tmp_path, [*ROWS[:6], *[row(n, text=None) for n in range(6)]])
+
+
+def test_a_period_needs_both_sides(tmp_path: Path) -> None:
+    assert "train examples" in refused(tmp_path, [row(n, split="test") for n in range(5)])
+    periods = PeriodSettings(order=("home",), holdout_fraction=1e-9)
+    fields = FieldTemplates(prompt="{text}", completion="{intent}", period="{domain}")
+    assert "holdout_fraction" in refused(tmp_path, ROWS, made(fields, periods))
+
+
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row(n).items() if k != "text"} for n in range(5)]
+    message = refused(tmp_path, rows)
+    assert "no column 'text'" in message
+    assert "domain, id, intent, split" in message
+    assert "has changed" in refused(tmp_path, rows, expected_schema={"text": "string"})
+    assert "no column 'when'" in refused(tmp_path, ROWS, hashed(period="{when}"))
+    pq.write_table(pa.table({"domain": ["home"], "body": ["a"]}), tmp_path / "r.parquet")
+    assert "body, domain" in refused(tmp_path, None, made(uri="r.parquet"))
+
+
+def test_a_column_of_another_type_is_a_changed_schema(tmp_path: Path) -> None:
+    before = run(tmp_path, [row(n, intent=n) for n in range(20)]).schema
+    assert before["intent"] == "integer"
+    message = refused(tmp_path, ROWS, expected_schema=before)
+    assert "'intent' was integer and is string" in message
+    stray = [*ROWS, row(99, intent=5)]
+    run(tmp_path, stray, expected_schema={**before, "intent": "string", "gone": "string"})
+    numbers: list = [row(n, intent=n + 0.5 if n % 2 else n) for n in range(20)]
+    assert "is number" in refused(tmp_path, numbers, expected_schema=before)
+    run(tmp_path, [row(n, intent=n) for n in range(20)], expected_schema={"intent": "number"})
+
+
+def test_what_is_wrong_before_any_row(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)
+    with pytest.raises(InputError, match="no period"):
+        ingest(made(), tmp_path, "garden", tmp_path / "s")
+    assert "nothing is there" in refused(tmp_path, None, made(uri="gone.jsonl"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(InputError, match="not empty"):
+        ingest(made(), tmp_path, "home", tmp_path / "full")
+    assert (tmp_path / "full" / "x").exists()
+
+
+def test_a_broken_source_leaves_nothing(tmp_path: Path) -> None:
+    whole = gzip.compress("".join(json.dumps(row(n)) + "\n" for n in range(9000)).encode())
+    (tmp_path / "r.jsonl.gz").write_bytes(whole[:-100])
+    assert "broken gzip" in refused(tmp_path, None, made(uri="r.jsonl.gz"))
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    write(tmp_path, ROWS)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(made(), tmp_path, "home", tmp_path / "s", progress=interrupt)
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[2])))
+from test_ingest_period import made
+from updater.errors import UpdateError
+from updater.ingest import ingest
+folder = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+try:
+    ingest(made(), folder, "home", folder / "s")
+except UpdateError as error:
+    print(len(list((folder / "s").iterdir())), error)
+"""
+
+
+@pytest.mark.parametrize("most_bytes", [1 << 14, 1 << 20])
+def test_a_full_disk_is_an_update_error_and_leaves_nothing(tmp_path: Path, most_bytes: int) -> None:
+    """A limit on the size of a file stands for the full disk: the same calls fail."""
+    draw = random.Random(0)
+    rows: list = [row(n, text=draw.randbytes(500).hex()) for n in range(3000)]
+    write(tmp_path, rows)
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), here, str(most_bytes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("0 period home can't be written"), done.stdout + done.stderr
