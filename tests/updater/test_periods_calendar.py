@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from updater.calendars import CALENDARS, LAST_YEAR
 from updater.errors import InputError
-from updater.periods import CALENDARS, LAST_YEAR, Periods
+from updater.periods import Periods
 from updater.settings import CALENDAR, PeriodSettings
 
 # Zones whose clocks skip midnight (Sao Paulo, Cairo), show it twice (Havana), go back over it

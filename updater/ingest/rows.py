@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from updater.calendars import FIRST_YEAR, LAST_YEAR
 from updater.errors import InputError
 from updater.ingest.schema import TypeCounts
-from updater.periods import FIRST_YEAR, LAST_YEAR, Periods
+from updater.periods import Periods
 from updater.settings import Settings
 from updater.sources import Batch, Fault
 from updater.templates import ABSENT, RenderError, Template

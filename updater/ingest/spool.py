@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from updater.errors import InputError
+from updater.ingest import queries
 from updater.ingest.rows import Example, Quarantined
 
 # Chosen by measurement with bench/ingest.py: with 80 MB the peak at 10^6 rows is 1.2 times that at
@@ -51,61 +52,6 @@ QUARANTINE_SCHEMA = pa.schema(
         ("value", pa.string()),
     ]
 )
-TABLES = """
-create table rows (
-    key ubigint, id varchar, prompt varchar, completion varchar, subject varchar, holdout boolean,
-    content uhugeint, question uhugeint, file varchar, line bigint);
-create table quarantine (
-    file varchar, line bigint, field varchar, rule varchar, value varchar);
-create table held (question uhugeint);
-"""
-# `content` and `question` are MD5 as numbers; the length keeps ("ab", "c") and ("a", "bc") apart.
-ADD = """
-insert into rows select
-    md5_number_lower($salt || ':' || id), id, prompt, completion, subject,
-    coalesce(holdout, md5_number_lower($salt || ':holdout:' || prompt) < $threshold::ubigint),
-    md5_number(length(prompt) || ':' || prompt || completion), md5_number(prompt), file, line
-from incoming
-"""
-# Of one id with several contents the one with the least digest stays: which of them is right
-# can't be known, and the choice must not hang on their order.
-SETTLE_IDS = """
-create or replace table kept as
-with torn as (
-    select key from rows where key between $first::ubigint and $last::ubigint
-    group by key having min(content) <> max(content))
-select id, min(content) as content from rows where key in (from torn) group by id
-"""
-QUARANTINE_CONFLICTS = """
-insert into quarantine select file, line, 'id',
-    'must be unique: another row has this id with another prompt or completion', rows.id
-from rows join kept on rows.id = kept.id and rows.content <> kept.content
-"""
-DROP_CONFLICTS = """
-delete from rows using kept where rows.id = kept.id and rows.content <> kept.content
-"""
-DROP_DUPLICATES = """
-delete from rows where rowid in (
-    with near as (
-            select rowid as row_id, * from rows
-            where content between $first::uhugeint and $last::uhugeint),
-         repeated as (select content, holdout from near group by all having count(*) > 1),
-         placed as (
-            select row_id, row_number() over (
-                partition by content, holdout order by key, id, subject nulls last) as place
-            from near semi join repeated using (content, holdout))
-    select row_id from placed where place > 1)
-"""
-DROP_LEAKED = """
-delete from rows
-where not holdout and question between $first::uhugeint and $last::uhugeint and question in (
-    select question from (select question from rows where holdout union all from held)
-    where question between $first::uhugeint and $last::uhugeint)
-"""
-SORTED = """
-select key, id, prompt, completion, subject from rows
-where holdout = $holdout and key between $first::ubigint and $last::ubigint order by key, id
-"""
 
 
 class Counts(NamedTuple):
@@ -139,7 +85,7 @@ class Spool:
         }
         self._parameters = {"salt": salt, "threshold": holdout_threshold(holdout_fraction)}
         self._connection = duckdb.connect(str(folder / "rows.duckdb"), config=config)
-        self._connection.execute(TABLES)
+        self._connection.execute(queries.TABLES)
 
     def close(self) -> None:
         """The database is closed; its files remain."""
@@ -148,7 +94,7 @@ class Spool:
     def add(self, examples: Sequence[Example], quarantined: Sequence[Quarantined]) -> None:
         """The examples are in the spool, the rest in the quarantine."""
         if examples:
-            self._insert(ADD, _table(examples, EXAMPLE_SCHEMA), self._parameters)
+            self._insert(queries.ADD, _table(examples, EXAMPLE_SCHEMA), self._parameters)
         if quarantined:
             table = _table(quarantined, QUARANTINE_SCHEMA)
             self._insert("insert into quarantine from incoming", table)
@@ -173,9 +119,9 @@ class Spool:
         """Conflicts are quarantined; duplicates and leaks are dropped. Call it once, last."""
         num_rows = [self._count("rows")]
         steps = (
-            (64, (SETTLE_IDS, QUARANTINE_CONFLICTS, DROP_CONFLICTS)),
-            (128, (DROP_DUPLICATES,)),
-            (128, (DROP_LEAKED,)),
+            (64, (queries.SETTLE_IDS, queries.QUARANTINE_CONFLICTS, queries.DROP_CONFLICTS)),
+            (128, (queries.DROP_DUPLICATES,)),
+            (128, (queries.DROP_LEAKED,)),
         )
         for bits, (judge, *consequences) in steps:
             for limits in _ranges(num_rows[0], bits):
@@ -195,7 +141,7 @@ class Spool:
         """The examples that stay, sorted by (key, id)."""
         num_rows = self._count(f"rows where holdout = {holdout}")
         for limits in _ranges(num_rows, 64):
-            yield from self._batches(SORTED, {"holdout": holdout, **limits})
+            yield from self._batches(queries.SORTED, {"holdout": holdout, **limits})
 
     def quarantined(self) -> Iterator[pa.RecordBatch]:
         """The quarantined rows, sorted by file, line and field."""

@@ -1,0 +1,60 @@
+"""The SQL by which `spool`, the one caller, judges all rows of a period together.
+
+A query with $first and $last looks at the rows whose hash lies between the two.
+"""
+
+TABLES = """
+create table rows (
+    key ubigint, id varchar, prompt varchar, completion varchar, subject varchar, holdout boolean,
+    content uhugeint, question uhugeint, file varchar, line bigint);
+create table quarantine (
+    file varchar, line bigint, field varchar, rule varchar, value varchar);
+create table held (question uhugeint);
+"""
+# `content` and `question` are MD5 as numbers; the length keeps ("ab", "c") and ("a", "bc") apart.
+ADD = """
+insert into rows select
+    md5_number_lower($salt || ':' || id), id, prompt, completion, subject,
+    coalesce(holdout, md5_number_lower($salt || ':holdout:' || prompt) < $threshold::ubigint),
+    md5_number(length(prompt) || ':' || prompt || completion), md5_number(prompt), file, line
+from incoming
+"""
+# Of one id with several contents the one with the least digest stays: which of them is right
+# can't be known, and the choice must not hang on their order.
+SETTLE_IDS = """
+create or replace table kept as
+with torn as (
+    select key from rows where key between $first::ubigint and $last::ubigint
+    group by key having min(content) <> max(content))
+select id, min(content) as content from rows where key in (from torn) group by id
+"""
+QUARANTINE_CONFLICTS = """
+insert into quarantine select file, line, 'id',
+    'must be unique: another row has this id with another prompt or completion', rows.id
+from rows join kept on rows.id = kept.id and rows.content <> kept.content
+"""
+DROP_CONFLICTS = """
+delete from rows using kept where rows.id = kept.id and rows.content <> kept.content
+"""
+DROP_DUPLICATES = """
+delete from rows where rowid in (
+    with near as (
+            select rowid as row_id, * from rows
+            where content between $first::uhugeint and $last::uhugeint),
+         repeated as (select content, holdout from near group by all having count(*) > 1),
+         placed as (
+            select row_id, row_number() over (
+                partition by content, holdout order by key, id, subject nulls last) as place
+            from near semi join repeated using (content, holdout))
+    select row_id from placed where place > 1)
+"""
+DROP_LEAKED = """
+delete from rows
+where not holdout and question between $first::uhugeint and $last::uhugeint and question in (
+    select question from (select question from rows where holdout union all from held)
+    where question between $first::uhugeint and $last::uhugeint)
+"""
+SORTED = """
+select key, id, prompt, completion, subject from rows
+where holdout = $holdout and key between $first::ubigint and $last::ubigint order by key, id
+"""
