@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 # Rehearsal reads the row groups that a window touches: small ones waste less, large ones cost
 # fewer seeks. Chosen by measurement with bench/sampling.py.
-ROW_GROUP_ROWS = 8192
+ROW_GROUP_ROWS = 16384
 
 EXAMPLES = pa.schema(
     [
