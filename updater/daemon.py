@@ -69,7 +69,8 @@ class Daemon:
         """None of its processes runs any more, whatever session they moved to.
 
         First what left the session (Airflow's tasks, which thereby stop their commands and can
-        still report), then the program and its group as by Ctrl-C, then whatever is left, at last by SIGKILL.
+        still report), then the program and its group as by Ctrl-C, then whatever is left, at last
+        by SIGKILL.
         """
         family = self._family([])
         moved = [one for one in family if _group(one) not in (self._process.pid, None)]

@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,9 +75,9 @@ def up(
                 _say("Ctrl-C stops what was started here.")
                 failed = _watch(daemons, stop)
         finally:
-            for daemon in daemons:
-                _say(f"stopping {daemon.name} ..")
-                daemon.stop()
+            _say("stopping ..")
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(Daemon.stop, daemons))
     if failed is not None:
         _say(f"{failed.name} ended or no longer answers. The end of {failed.log}:\n{failed.tail()}")
         return 1
