@@ -10,6 +10,8 @@ create table rows (
 create table quarantine (
     file varchar, line bigint, field varchar, rule varchar, value varchar);
 create table held (question uhugeint);
+create table dropped (
+    row_id bigint, key ubigint, content uhugeint, question uhugeint, holdout boolean);
 """
 # `content` and `question` are MD5 as numbers; the length keeps ("ab", "c") and ("a", "bc") apart.
 ADD = """
@@ -33,28 +35,47 @@ insert into quarantine select file, line, 'id',
     'must be unique: another row has this id with another prompt or completion', rows.id
 from rows join kept on rows.id = kept.id and rows.content <> kept.content
 """
+# Dropped rows are listed, not deleted: deleting 4 * 10^6 of 8 * 10^6 rows, however few at a time,
+# ran out of memory (measured), and the list doesn't.
 DROP_CONFLICTS = """
-delete from rows using kept where rows.id = kept.id and rows.content <> kept.content
+insert into dropped select rows.rowid, key, rows.content, question, holdout
+from rows join kept on rows.id = kept.id and rows.content <> kept.content
 """
 DROP_DUPLICATES = """
-delete from rows where rowid in (
-    with near as (
-            select rowid as row_id, * from rows
-            where content between $first::uhugeint and $last::uhugeint),
-         repeated as (select content, holdout from near group by all having count(*) > 1),
-         placed as (
-            select row_id, row_number() over (
-                partition by content, holdout order by key, id, subject nulls last) as place
-            from near semi join repeated using (content, holdout))
-    select row_id from placed where place > 1)
+insert into dropped
+with near as not materialized (
+        select rows.rowid as row_id, key, id, subject, content, question, holdout from rows
+        anti join (
+            select row_id from dropped
+            where content between $first::uhugeint and $last::uhugeint) as gone
+        on rows.rowid = gone.row_id
+        where content between $first::uhugeint and $last::uhugeint),
+     repeated as (select content, holdout from near group by all having count(*) > 1),
+     placed as (
+        select *, row_number() over (
+            partition by content, holdout order by key, id, subject nulls last) as place
+        from near semi join repeated using (content, holdout))
+select row_id, key, content, question, holdout from placed where place > 1
 """
 DROP_LEAKED = """
-delete from rows
-where not holdout and question between $first::uhugeint and $last::uhugeint and question in (
-    select question from (select question from rows where holdout union all from held)
-    where question between $first::uhugeint and $last::uhugeint)
+insert into dropped
+with near as not materialized (
+        select rows.rowid as row_id, key, content, question, holdout from rows
+        anti join (
+            select row_id from dropped
+            where question between $first::uhugeint and $last::uhugeint) as gone
+        on rows.rowid = gone.row_id
+        where question between $first::uhugeint and $last::uhugeint)
+select row_id, key, content, question, holdout from near
+where not holdout and question in (
+    select question from near where holdout
+    union all
+    select question from held where question between $first::uhugeint and $last::uhugeint)
 """
 SORTED = """
 select key, id, prompt, completion, subject from rows
+anti join (
+    select row_id from dropped where key between $first::ubigint and $last::ubigint) as gone
+on rows.rowid = gone.row_id
 where holdout = $holdout and key between $first::ubigint and $last::ubigint order by key, id
 """

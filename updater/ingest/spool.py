@@ -27,8 +27,8 @@ from updater.ingest.rows import Example, Quarantined
 MEMORY_LIMIT = "80MB"
 THREADS = 1
 # Rows that one query judges or sorts: more rows are taken in ranges of their hashes, each range out
-# of the whole table. Chosen by measurement: 5 * 10^6 rows of 150 bytes can be sorted within the
-# limit, 10^7 can't, nor can 4 * 10^6 duplicates be dropped at once.
+# of the whole table. Chosen by measurement: 10^7 rows of 150 bytes can't be sorted at once within
+# the limit; in these ranges they can, and 8 * 10^6 rows of which half are duplicates too.
 RANGE_ROWS = 1_000_000
 BATCH_ROWS = 8192
 
@@ -117,23 +117,24 @@ class Spool:
 
     def settle(self) -> Counts:
         """Conflicts are quarantined; duplicates and leaks are dropped. Call it once, last."""
-        num_rows = [self._count("rows")]
+        num_rows = self._count("rows")
+        dropped = [0]  # rows, after each step
         steps = (
             (64, (queries.SETTLE_IDS, queries.QUARANTINE_CONFLICTS, queries.DROP_CONFLICTS)),
             (128, (queries.DROP_DUPLICATES,)),
             (128, (queries.DROP_LEAKED,)),
         )
         for bits, (judge, *consequences) in steps:
-            for limits in _ranges(num_rows[0], bits):
+            for limits in _ranges(num_rows, bits):
                 self._connection.execute(judge, limits)
                 for consequence in consequences:
                     self._connection.execute(consequence)
-            num_rows.append(self._count("rows"))
-        num_holdout = self._count("rows where holdout")
+            dropped.append(self._count("dropped"))
+        num_holdout = self._count("rows where holdout") - self._count("dropped where holdout")
         return Counts(
-            num_duplicates=num_rows[1] - num_rows[2],
-            num_leaked=num_rows[2] - num_rows[3],
-            num_train=num_rows[3] - num_holdout,
+            num_duplicates=dropped[2] - dropped[1],
+            num_leaked=dropped[3] - dropped[2],
+            num_train=num_rows - dropped[3] - num_holdout,
             num_holdout=num_holdout,
         )
 
