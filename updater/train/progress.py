@@ -21,7 +21,6 @@ class Progress:
         self._terminal = self._shown and sys.stderr.isatty()
         self._started_at = self._written_at = time.monotonic()
         self._written = False
-        self._written_at_count = -1
 
     @property
     def examples_per_second(self) -> float:
@@ -42,8 +41,7 @@ class Progress:
     def close(self, note: str = "") -> None:
         """The last state is written and the line ended, if any line was begun."""
         if self._shown and self._written:
-            if self._terminal or self._written_at_count != self._done:
-                self._write(note)
+            self._write(note)
             if self._terminal:
                 sys.stderr.write("\n")
 
@@ -57,4 +55,3 @@ class Progress:
         sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
         sys.stderr.flush()
         self._written_at, self._written = time.monotonic(), True
-        self._written_at_count = self._done
