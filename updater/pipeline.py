@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from store.ledger import Update
+from store.ledger import DatasetVersion, Update
 from updater import config, release
 from updater.errors import InputError
 from updater.steps import evaluate, gate, importance, ingest, rehearse, train
@@ -47,8 +47,25 @@ def update(workspace: Workspace, period: str, *, approve: bool = False) -> Updat
         InputError: nothing is deployed, an unknown or already learnt period, bad source data.
         UpdateError, StoreError: a step failed; what was finished is kept.
     """
-    opened = open_update(workspace, period)
-    return _finish(workspace, opened, approve=approve)
+    opened = _finish(workspace, open_update(workspace, period), approve=approve)
+    if approve:
+        _approve(workspace, opened)
+    return opened
+
+
+def _approve(workspace: Workspace, opened: Update) -> None:
+    """What the gate accepted before, and waits for a person since, is promoted."""
+    verdict = workspace.ledger.verdict(opened.id)
+    waits = opened.id in release.awaiting_approval(workspace.ledger)
+    if waits and verdict is not None and verdict.verdict == "accepted" and opened.candidate:
+        release.promote(
+            workspace.ledger,
+            workspace.aliases,
+            opened.candidate,
+            actor=workspace.actor,
+            reason="accepted by the gate; approved by --yes",
+            update=opened.id,
+        )
 
 
 def scratch(workspace: Workspace, periods: Sequence[str], *, deploy: bool) -> Update:
@@ -56,6 +73,16 @@ def scratch(workspace: Workspace, periods: Sequence[str], *, deploy: bool) -> Up
 
     Raises: as `update`.
     """
+    from updater.nemotron.presets import config_fields
+
+    model = workspace.settings.model
+    config_fields(train.architecture(workspace), model.vocabulary_size)
+    if model.tokenizer and not (workspace.root / model.tokenizer / "tokenizer.json").is_file():
+        raise InputError(
+            f"model.tokenizer = {model.tokenizer!r}",
+            "it must be a folder with a tokenizer.json",
+            "name one, or leave it out and one is trained",
+        )
     return _first(workspace, "scratch", periods, {"deploy": deploy})
 
 
@@ -79,6 +106,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
     Raises: as `update`.
     """
     workspace.periods.check(period)
+    _check_devices(workspace)
     base = release.deployed(workspace.ledger.events())
     known = _known(workspace, "update", period, {})
     if known is not None:
@@ -91,7 +119,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
             "`updater adopt CHECKPOINT --periods P...`",
         )
     started = time.monotonic()
-    dataset = ingest.version_period(workspace, period)
+    dataset = _with_holdout(ingest.version_period(workspace, period))
     learnt = workspace.ledger.model_version(base).dataset_versions
     if learnt.get(period) == dataset.id:
         raise InputError(
@@ -128,6 +156,7 @@ def run_step(workspace: Workspace, name: str, update_id: str, **options: bool) -
                 f"step {before} comes before it",
                 f"run `updater step {before} --update {update_id}`",
             )
+    _check_settings(workspace, opened)
     log.info("%s: %s", update_id, name)
     workspace.ledger.start_step(update_id, name)
     started = time.monotonic()
@@ -149,6 +178,7 @@ def _first(
 ) -> Update:
     """A version without a base, by `scratch` or `adopt`."""
     periods = workspace.periods.expand(periods)
+    _check_devices(workspace)
     arguments = {"periods": periods, **arguments}
     opened = _known(workspace, kind, periods[-1], arguments)
     if opened is None:
@@ -162,7 +192,8 @@ def _first(
                 else "make another workspace with `updater init DIR`",
             )
         started = time.monotonic()
-        datasets = {p: ingest.version_period(workspace, p).id for p in periods}
+        versions = [_with_holdout(ingest.version_period(workspace, p)) for p in periods]
+        datasets = {version.period: version.id for version in versions}
         opened = _open(workspace, kind, datasets, arguments, base=None)
         _record_ingest(workspace, opened, time.monotonic() - started)
     return _finish(workspace, opened)
@@ -179,16 +210,55 @@ def _known(
     ledger = workspace.ledger
     wanted = _config_digest(workspace, arguments)
     deployed = release.deployed(ledger.events())
-    newest = ledger.latest_dataset_version(period)
+    newest = {d.period: d.id for d in ledger.dataset_versions()}
     for update in reversed(ledger.updates(period=period)):
         same = (update.kind, update.config_digest) == (kind, wanted)
-        if not same or newest is None or newest.id != update.dataset_version:
+        if not same or any(newest[p] != d for p, d in update.config["datasets"].items()):
             continue
         if kind != "update" or deployed == update.base:
             return update
         if update.candidate in lineage(workspace, deployed):
             return update
     return None
+
+
+def _check_devices(workspace: Workspace) -> None:
+    """Before any work: what training would refuse after hours of it."""
+    devices = workspace.settings.training.devices
+    if devices != 1:
+        raise InputError(
+            f"training.devices = {devices}",
+            "training runs on one device in this release",
+            "set training.devices = 1",
+        )
+
+
+def _check_settings(workspace: Workspace, opened: Update) -> None:
+    """All steps of an update run by the settings that it was opened with."""
+    now: dict[str, dict[str, Any]] = json.loads(json.dumps(workspace.settings.as_dict()))
+    changed = [
+        f"{section}.{key}"
+        for section, values in now.items()
+        for key, value in values.items()
+        if opened.config.get(section, {}).get(key) != value
+    ]
+    if changed:
+        raise InputError(
+            f"update {opened.id} was opened with another configuration: {', '.join(changed)}",
+            "all steps of an update run by the same",
+            f"put it back, or begin another update with `updater update {opened.period}`",
+        )
+
+
+def _with_holdout(version: DatasetVersion) -> DatasetVersion:
+    """The dataset version, which has examples to judge by."""
+    if version.num_holdout == 0:
+        raise InputError(
+            f"period {version.period} has no holdout examples ({version.id})",
+            "a model is judged on a period's holdout",
+            "see periods.holdout_splits and holdout_fraction",
+        )
+    return version
 
 
 def lineage(workspace: Workspace, version: str | None) -> list[str]:

@@ -181,6 +181,9 @@ BAD = [
     (["status", "--set", "traning.epochs=1"], "training"),
     (["ingest", "west", "--set", "source.uri=gone.jsonl"], "gone.jsonl"),
     (["statsu"], "status"),
+    (["scratch", "--periods", "north", "--set", "model.architecture=nope"], "nope"),
+    (["scratch", "--periods", "north", "--set", "model.tokenizer=gone"], "gone"),
+    (["update", "west", "--set", "training.devices=2"], "devices"),
 ]
 
 
@@ -196,3 +199,10 @@ def test_bad_input_is_one_clear_line_and_exit_2(
     assert named in lines[0]
     assert "Traceback" not in captured.err
     assert (command(story, "history")["events"], command(story, "periods")) == before
+
+
+def test_all_steps_of_an_update_run_by_the_settings_that_it_was_opened_with(story: Path) -> None:
+    command(story, "rollback", "--reason", "so that west is new again")
+    opened = command(story, "step", "ingest", "--period", "west", "--set", "training.seed=7")
+    command(story, "step", "rehearse", "--update", opened["update"], code=2)
+    command(story, "step", "rehearse", "--update", opened["update"], "--set", "training.seed=7")

@@ -15,7 +15,7 @@ from typing import Any
 from store.ledger import Update
 from updater import outcome, pipeline, release
 from updater.demo import tickets
-from updater.errors import UpdateError
+from updater.errors import InputError, UpdateError
 from updater.files import write_text
 from updater.initialise import init_workspace
 from updater.report.collect import collect
@@ -124,10 +124,17 @@ def mean_accuracy(answer: dict[str, Any], who: str, *, past: bool) -> float:
 def _workspace(folder: Path, *, progress: bool) -> Workspace:
     folder = folder.expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / CONFIG_FILE).exists():
+    written = folder / CONFIG_FILE
+    if written.exists() and written.read_text("utf-8") != CONFIG:
+        raise InputError(
+            f"{folder} holds another workspace",
+            "the demo works in a workspace of its own",
+            "name a new folder: `updater demo DIR`",
+        )
+    if not written.exists():
         months = [*FIRST_MONTHS, CAREFUL_MONTH, CARELESS_MONTH]
         tickets.write(folder / "tickets.jsonl", months, NUM_PER_MONTH, SEED)
-        write_text(folder / CONFIG_FILE, CONFIG)
+        write_text(written, CONFIG)
     init_workspace(folder)
     return Workspace.open(folder, progress=progress)
 

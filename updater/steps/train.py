@@ -66,7 +66,7 @@ def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str,
             )
         )
         checkpoint.create(
-            _architecture(workspace),
+            architecture(workspace),
             texts,
             initial,
             vocabulary_size=settings.model.vocabulary_size,
@@ -89,7 +89,7 @@ def _adopted(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]
 _KINDS = {"update": _fine_tune, "scratch": _from_scratch, "adopt": _adopted}
 
 
-def _architecture(workspace: Workspace) -> str:
+def architecture(workspace: Workspace) -> str:
     """The preset's name, or the configured config.json's path with the workspace as its root."""
     given = workspace.settings.model.architecture
     path = workspace.root / given

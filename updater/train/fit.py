@@ -177,7 +177,10 @@ def _train(learner: Learner, plan: Plan, training: TrainingSettings, saver: _Sav
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(learner, train_dataloaders=_Stream(plan, first_step))
+        try:
+            trainer.fit(learner, train_dataloaders=_Stream(plan, first_step))
+        except SystemExit as ended:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from ended
     learner.eval()
 
 
