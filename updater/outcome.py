@@ -9,6 +9,7 @@ from typing import Any
 
 from store.ledger import Score, Update
 from updater import release, statistics
+from updater.standing import promotion
 from updater.workspace import Workspace
 
 
@@ -16,7 +17,7 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
     """The answer of `update`: verdict, reasons, scores, seconds."""
     ledger = workspace.ledger
     verdict = ledger.verdict(opened.id)
-    promoted = any(e.kind == "promoted" and e.update == opened.id for e in ledger.events())
+    promoted = promotion(ledger.events(), opened) is not None
     return {
         "update": opened.id,
         "period": opened.period,

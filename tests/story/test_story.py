@@ -180,6 +180,7 @@ BAD = [
     (["status", "--set", "training.epochs=many"], "epochs"),
     (["status", "--set", "traning.epochs=1"], "training"),
     (["ingest", "west", "--set", "source.uri=gone.jsonl"], "gone.jsonl"),
+    (["report", "2", "-o", "nowhere/page.html"], "nowhere"),
     (["statsu"], "status"),
     (["scratch", "--periods", "north", "--set", "model.architecture=nope"], "nope"),
     (["scratch", "--periods", "north", "--set", "model.tokenizer=gone"], "gone"),

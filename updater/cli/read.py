@@ -151,12 +151,15 @@ def report(session: Session, version: str, output: Path | None) -> None:
     \b
     Example: updater report 3 -o report.html
     """
+    from updater.errors import InputError
     from updater.files import write_text
     from updater.report.collect import collect
     from updater.report.page import render
 
     workspace = session.workspace()
     path = output or Path(f"report-{version}.html")
+    if not path.parent.is_dir():
+        raise InputError(f"--output {path}", f"{path.parent} is no folder", "make it first")
     write_text(path, render(collect(workspace, version)))
     answer = {"version": version, "report": str(path.resolve())}
     session.answer(answer, lambda console: console.print(f"The report is {path.resolve()}"))
