@@ -22,7 +22,7 @@ def demo(session: Session, folder: Path) -> None:
     """Take the tour on tickets that drift by month.
 
     A first model, a good update, a bad one, a rollback, a report. Makes a
-    workspace in DIR (demo-workspace by default); about four minutes on two cores.
+    workspace in DIR (demo-workspace by default); a few minutes on two cores.
 
     \b
     Example: updater demo
