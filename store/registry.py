@@ -102,6 +102,19 @@ class Registry:
         """The run has ended with `status` (FINISHED, FAILED or KILLED), now."""
         self._mlflow.ask(lambda client: client.set_terminated(run_id, status))
 
+    def stop_run(self, key: str, status: str) -> None:
+        """The run with this `key`, if there is one, has ended with `status` (FAILED or KILLED).
+
+        `open_run` makes it RUNNING again.
+        """
+        experiment = self._experiment
+
+        def stopped(client: MlflowClient) -> None:
+            for run in client.search_runs([experiment], f"tags.`{KEY}` = '{key}'"):
+                client.set_terminated(run.info.run_id, status)
+
+        self._mlflow.ask(stopped)
+
     def log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
         """The resolved configuration is the artifact config.json."""
         self._mlflow.ask(lambda client: client.log_dict(run_id, dict(config), "config.json"))

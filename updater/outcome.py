@@ -9,15 +9,23 @@ from typing import Any
 
 from store.ledger import Score, Update
 from updater import release, statistics
-from updater.standing import promotion
+from updater.standing import lineage, promotion
 from updater.workspace import Workspace
 
 
 def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
-    """The answer of `update`: verdict, reasons, scores, seconds."""
+    """The answer of `update`: verdict, reasons, scores, seconds.
+
+    `compute_seconds` is the part of a step's `seconds` that trains, estimates or evaluates; the
+    rest is what the service adds. `rolled_back`: it was promoted, and neither it nor a version
+    made from it is deployed any longer.
+    """
     ledger = workspace.ledger
     verdict = ledger.verdict(opened.id)
-    promoted = promotion(ledger.events(), opened) is not None
+    events = ledger.events()
+    promoted = promotion(events, opened) is not None
+    in_use = opened.candidate in lineage(ledger, release.deployed(events))
+    steps = ledger.steps(opened.id)
     return {
         "update": opened.id,
         "period": opened.period,
@@ -26,8 +34,14 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
         "verdict": verdict.verdict if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [],
         "promoted": promoted,
+        "rolled_back": promoted and not in_use,
         "scores": _paired_scores(workspace, opened),
-        "seconds": {s.name: round(s.seconds, 3) for s in ledger.steps(opened.id) if s.seconds},
+        "seconds": {s.name: round(s.seconds, 3) for s in steps if s.seconds},
+        "compute_seconds": {
+            s.name: round(s.result["compute_seconds"], 3)
+            for s in steps
+            if s.state == "finished" and "compute_seconds" in s.result
+        },
     }
 
 

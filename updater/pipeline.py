@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from store.errors import StoreError, UnreachableError
 from store.ledger import DatasetVersion, Update
 from updater import config, release
 from updater.errors import InputError
+from updater.standing import lineage
 from updater.steps import evaluate, gate, importance, ingest, rehearse, train
 from updater.steps import release as release_step
 from updater.workspace import Workspace
@@ -160,11 +162,27 @@ def run_step(workspace: Workspace, name: str, update_id: str, **options: bool) -
     log.info("%s: %s", update_id, name)
     workspace.ledger.start_step(update_id, name)
     started = time.monotonic()
-    result = STEPS[name](workspace, opened, **options)
+    try:
+        result = STEPS[name](workspace, opened, **options)
+    except (Exception, KeyboardInterrupt) as error:
+        _say_it_stopped(workspace, opened, error)
+        raise
     seconds = time.monotonic() - started
     workspace.ledger.finish_step(update_id, name, result, seconds)
     log.info("%s: %s took %.1f s", update_id, name, seconds)
     return result
+
+
+def _say_it_stopped(workspace: Workspace, opened: Update, error: BaseException) -> None:
+    """The update's MLflow run, which train opens, no longer looks as if it were running."""
+    if isinstance(error, UnreachableError) or workspace.ledger.step(opened.id, "train") is None:
+        return
+    try:
+        workspace.registry.stop_run(
+            opened.id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        )
+    except StoreError as silent:
+        log.warning("MLflow still shows %s as running: %s", opened.id, silent)
 
 
 def _finish(workspace: Workspace, opened: Update, *, approve: bool = False) -> Update:
@@ -217,7 +235,7 @@ def _known(
             continue
         if kind != "update" or deployed == update.base:
             return update
-        if update.candidate in lineage(workspace, deployed):
+        if update.candidate in lineage(ledger, deployed):
             return update
     return None
 
@@ -259,15 +277,6 @@ def _with_holdout(version: DatasetVersion) -> DatasetVersion:
             "see periods.holdout_splits and holdout_fraction",
         )
     return version
-
-
-def lineage(workspace: Workspace, version: str | None) -> list[str]:
-    """`version`, its base, the base's base and so on to the first."""
-    chain = []
-    while version is not None:
-        chain.append(version)
-        version = workspace.ledger.model_version(version).base
-    return chain
 
 
 def _open(

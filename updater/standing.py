@@ -47,6 +47,15 @@ def deployments_ever(events: Sequence[Event]) -> list[str]:
     return list(dict.fromkeys(v for v in versions if v is not None))
 
 
+def lineage(ledger: Ledger, version: str | None) -> list[str]:
+    """`version`, its base, the base's base and so on to the first."""
+    chain = []
+    while version is not None:
+        chain.append(version)
+        version = ledger.model_version(version).base
+    return chain
+
+
 def promotion(events: Sequence[Event], update: Update) -> Event | None:
     """The event that promoted the update's candidate, by the update itself or by hand."""
     for event in events:

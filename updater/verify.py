@@ -7,7 +7,7 @@ is released is what lies on the disk, and not what happened to be in the trainer
 
 CASES.json: {"max_length_tokens": n, "batch_size": n, "num_examples": n, "cases":
 [{"period", "holdout", "outcomes"}]}. Prints {"num_checked": n, "differing": [{"period", "id"}],
-"tolerated_fraction": f}.
+"tolerated_fraction": f, "seconds": s}, the seconds of its forward passes.
 """
 
 import json
@@ -18,16 +18,17 @@ from typing import Any
 
 from updater.errors import UpdateError
 from updater.files import read_json
+from updater.stopwatch import Stopwatch
 
 # An example may sit on the edge between right and wrong, and a GPU's sums depend on the batch:
 # there so many of a thousand may differ. On a CPU none does. Chosen, not derived.
 TOLERATED_FRACTION_ON_GPU = 0.002
 
 
-def verify(folder: Path, cases: Path) -> int:
+def verify(folder: Path, cases: Path) -> tuple[int, float]:
     """The checkpoint in `folder`, loaded by a new process, gives the outcomes of `cases`.
 
-    Returns: how many examples were checked.
+    Returns: how many examples were checked, and the seconds of their forward passes.
 
     Raises:
         UpdateError: it can't be loaded, or answers otherwise than it was judged by.
@@ -46,7 +47,7 @@ def verify(folder: Path, cases: Path) -> int:
             f"{said['num_checked']} examples otherwise than the candidate that was judged "
             f"({named}); it must not be deployed"
         )
-    return int(said["num_checked"])
+    return int(said["num_checked"]), float(said["seconds"])
 
 
 def check(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
@@ -58,18 +59,19 @@ def check(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
 
     checkpoint.check(folder)
     model, tokenizer = checkpoint.load(folder)
-    num_checked, differing = 0, []
+    num_checked, differing, watch = 0, [], Stopwatch()
     for case in spec["cases"]:
         limit = spec["num_examples"] or None
         holdout = pq.read_table(case["holdout"]).slice(0, limit)
         judged = pq.read_table(case["outcomes"]).slice(0, limit)
-        again = outcomes(
-            model,
-            tokenizer,
-            holdout,
-            batch_size=spec["batch_size"],
-            max_length_tokens=spec["max_length_tokens"],
-        )
+        with watch:
+            again = outcomes(
+                model,
+                tokenizer,
+                holdout,
+                batch_size=spec["batch_size"],
+                max_length_tokens=spec["max_length_tokens"],
+            )
         num_checked += again.num_rows
         pairs = zip(judged.to_pylist(), again.to_pylist(), strict=True)
         differing += [
@@ -81,6 +83,7 @@ def check(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         "num_checked": num_checked,
         "differing": differing,
         "tolerated_fraction": TOLERATED_FRACTION_ON_GPU if model.device.type == "cuda" else 0.0,
+        "seconds": watch.seconds,
     }
 
 

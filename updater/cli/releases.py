@@ -71,12 +71,14 @@ def approve(session: Session, update: str, reason: str) -> None:
     Example: updater approve 2026-04-1a2b3c4d --reason "looked at the flips"
     """
     from updater import release
+    from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
     done = release.approve(
         workspace.ledger, workspace.aliases, update, actor=workspace.actor, reason=reason
     )
     session.answer(*tables.released(done))
+    publish_decision(workspace, workspace.ledger.update(update))
 
 
 @app.command()
@@ -90,6 +92,7 @@ def reject(session: Session, update: str, reason: str) -> None:
     Example: updater reject 2026-04-1a2b3c4d --reason "refunds got worse"
     """
     from updater import release
+    from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
     release.reject(
@@ -100,3 +103,4 @@ def reject(session: Session, update: str, reason: str) -> None:
     session.answer(
         answer, lambda console: console.print(f"Turned down; version {deployed} stays deployed.")
     )
+    publish_decision(workspace, workspace.ledger.update(update))

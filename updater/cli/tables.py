@@ -60,6 +60,8 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     answer = outcome.update(workspace, done)
     style = VERDICT_STYLE[answer["verdict"]]
     promoted = "promoted" if answer["promoted"] else "not promoted"
+    if answer["rolled_back"]:
+        promoted = "was promoted, and has been rolled back since"
     console.print(
         f"Update {done.id}: version {answer['candidate']} is "
         f"[{style}]{answer['verdict']}[/], {promoted}"
@@ -71,6 +73,11 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     console.print(seconds, style="dim")
     if answer["verdict"] == "review" and not answer["promoted"]:
         console.print(f"Decide: `updater approve {done.id} --reason TEXT` or `updater reject ...`")
+    if answer["rolled_back"]:
+        console.print(
+            f"Back to it: `updater promote {answer['candidate']} --reason TEXT --force`. "
+            "To learn the period anew, change the configuration (training.seed, say)."
+        )
     console.print(f"Report: `updater report {answer['candidate']}`")
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from store.ledger import ModelVersion, Score, Update
 from updater.files import write_json
+from updater.stopwatch import Stopwatch
 from updater.verify import verify
 from updater.workspace import Workspace
 
@@ -24,29 +25,39 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate and its base are scored on every period that the candidate should know."""
     candidate = workspace.ledger.model_version(_candidate(workspace, update))
     versions = candidate.dataset_versions
+    watch = Stopwatch()
     if update.base is not None:
-        score(workspace, workspace.ledger.model_version(update.base), versions)
-    scores = score(workspace, candidate, versions)
-    num_verified = verify_version(workspace, candidate)
+        score(workspace, workspace.ledger.model_version(update.base), versions, watch)
+    scores = score(workspace, candidate, versions, watch)
+    num_verified = verify_version(workspace, candidate, watch)
     return {
         "accuracy": {s.period: s.accuracy for s in scores},
         "num_verified": num_verified,
+        "compute_seconds": watch.seconds,
     }
 
 
 def score(
-    workspace: Workspace, version: ModelVersion, dataset_versions: dict[str, str]
+    workspace: Workspace,
+    version: ModelVersion,
+    dataset_versions: dict[str, str],
+    watch: Stopwatch | None = None,
 ) -> list[Score]:
-    """`version` has a score on each of these dataset versions; what it has already is kept."""
+    """`version` has a score on each of these dataset versions; what it has already is kept.
+
+    `watch` is told how long the forward passes took, here and in `verify_version`.
+    """
     known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
     missing = {p: d for p, d in dataset_versions.items() if not _whole(workspace, known.get(d))}
     if missing:
-        workspace.ledger.record_scores(_measure(workspace, version, missing))
+        workspace.ledger.record_scores(_measure(workspace, version, missing, watch or Stopwatch()))
         known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
     return [known[d] for d in dataset_versions.values()]
 
 
-def verify_version(workspace: Workspace, version: ModelVersion) -> int:
+def verify_version(
+    workspace: Workspace, version: ModelVersion, watch: Stopwatch | None = None
+) -> int:
     """The event "verified" stands: a clean process gave the scores that `version` was judged by.
 
     Returns: how many examples were compared.
@@ -77,7 +88,9 @@ def verify_version(workspace: Workspace, version: ModelVersion) -> int:
             "cases": cases,
         },
     )
-    num_examples = verify(workspace.checkpoints.local(version.digest), spec)
+    num_examples, seconds = verify(workspace.checkpoints.local(version.digest), spec)
+    if watch is not None:
+        watch.seconds += seconds
     ledger.append(
         "verified",
         version.id,
@@ -100,7 +113,10 @@ def _whole(workspace: Workspace, known: Score | None) -> bool:
 
 
 def _measure(
-    workspace: Workspace, version: ModelVersion, dataset_versions: dict[str, str]
+    workspace: Workspace,
+    version: ModelVersion,
+    dataset_versions: dict[str, str],
+    watch: Stopwatch,
 ) -> list[Score]:
     from updater.evaluate import outcomes
     from updater.nemotron import checkpoint
@@ -109,14 +125,15 @@ def _measure(
     scores = []
     for period, dataset_version in dataset_versions.items():
         holdout = pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))
-        table = outcomes(
-            model,
-            tokenizer,
-            holdout,
-            batch_size=workspace.settings.evaluation.batch_size,
-            max_length_tokens=workspace.settings.model.max_length_tokens,
-            progress=workspace.progress,
-        )
+        with watch:
+            table = outcomes(
+                model,
+                tokenizer,
+                holdout,
+                batch_size=workspace.settings.evaluation.batch_size,
+                max_length_tokens=workspace.settings.model.max_length_tokens,
+                progress=workspace.progress,
+            )
         path = workspace.root / "outcomes" / f"{version.digest[:16]}-{dataset_version}.parquet"
         _write(path, table)
         scores.append(

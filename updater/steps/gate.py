@@ -61,7 +61,7 @@ def _decide(workspace: Workspace, update: Update, rule: gate.Rule) -> gate.Verdi
         return gate.decide([], rule, past=[], new=None, base=None)
     past = past_versions(workspace, update)
     judged = {**past, **update.config["datasets"]}
-    scores = current_scores(workspace)
+    scores = _scores(workspace, judged)
     best = _best(workspace, scores, past, update.base)
     wanted = [(period, "base", update.base) for period in judged]
     wanted += [(period, "best", version) for period, version in best.items()]
@@ -78,6 +78,20 @@ def _decide(workspace: Workspace, update: Update, rule: gate.Rule) -> gate.Verdi
     ]
     found = [comparison for comparison in compared if comparison is not None]
     return gate.decide(found, rule, past=list(past), new=update.period, base=update.base, best=best)
+
+
+def _scores(workspace: Workspace, judged: dict[str, str]) -> dict[tuple[str, str], Score]:
+    """(version, period) -> score on the dataset version judged by; on the newest where it has none.
+
+    An old period's data may have been versioned again, and a version scored on that, since the
+    update was opened: pairs are made on what both answered.
+    """
+    on_judged = {
+        (s.version, s.period): s
+        for s in workspace.ledger.scores()
+        if judged.get(s.period) == s.dataset_version
+    }
+    return {**current_scores(workspace), **on_judged}
 
 
 def _compare(

@@ -15,33 +15,45 @@ from rehearsal.manifest import Manifest, plan
 from rehearsal.policies import Past
 from store.ledger import Update
 from updater.steps.rehearse import past_versions
+from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
 NEEDS_IMPORTANCE = ("ewc",)
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
-    """The base's importance is in the cache, unless the method holds weights without one."""
-    if not needed(workspace):
-        return {"estimator": None, "num_examples": 0}
+    """The base's importance is in the cache, unless nothing is to be weighed by one."""
+    if not needed(workspace, update):
+        return {"estimator": None, "num_examples": 0, "compute_seconds": 0.0}
+    watch = Stopwatch()
+    found = cached(workspace, update, watch)
     return {
         "estimator": workspace.settings.regularizer.estimator,
         "num_examples": _sample(workspace, update).num_examples,
-        "digest": cached(workspace, update).stem,
+        "digest": found.stem,
+        "compute_seconds": watch.seconds,
     }
 
 
-def needed(workspace: Workspace) -> bool:
-    """Whether the configured regularizer weighs parameters by importance."""
+def needed(workspace: Workspace, update: Update) -> bool:
+    """Whether the update weighs parameters by importance.
+
+    Not where new data of the only period that the base has learnt takes the place of the old:
+    then there is no past to hold on to.
+    """
     regularizer = workspace.settings.regularizer
-    return regularizer.method in NEEDS_IMPORTANCE and regularizer.strength > 0
+    weighs = regularizer.method in NEEDS_IMPORTANCE and regularizer.strength > 0
+    return weighs and bool(past_versions(workspace, update))
 
 
-def cached(workspace: Workspace, update: Update) -> Path:
-    """The file with the importance of this update's base, estimated now if it isn't there."""
+def cached(workspace: Workspace, update: Update, watch: Stopwatch | None = None) -> Path:
+    """The file with the importance of this update's base, estimated now if it isn't there.
+
+    `watch` is told how long the estimate took.
+    """
     path = _path(workspace, update)
     if not path.exists():
-        _estimate(workspace, update, _sample(workspace, update), path)
+        _estimate(workspace, update, path, watch or Stopwatch())
     return path
 
 
@@ -76,26 +88,28 @@ def _sample(workspace: Workspace, update: Update) -> Manifest:
     return plan(past, policy="uniform", budget=workspace.settings.regularizer.num_examples)
 
 
-def _estimate(workspace: Workspace, update: Update, sample: Manifest, path: Path) -> None:
+def _estimate(workspace: Workspace, update: Update, path: Path, watch: Stopwatch) -> None:
     from regularizers import importance as weights
     from updater.nemotron import checkpoint
     from updater.train.importance import estimate
 
     assert update.base is not None
     base = workspace.ledger.model_version(update.base)
+    sample = _sample(workspace, update)
     model, tokenizer = checkpoint.load(workspace.checkpoints.local(base.digest))
     examples = window.load(
         sample, lambda version: workspace.datasets.path(version, "train.parquet")
     )
-    estimated = estimate(
-        model,
-        tokenizer,
-        examples,
-        estimator=workspace.settings.regularizer.estimator,
-        max_length_tokens=workspace.settings.model.max_length_tokens,
-        checkpoint_digest=base.digest,
-        data_digest=sample.digest,
-        progress=workspace.progress,
-    )
+    with watch:
+        estimated = estimate(
+            model,
+            tokenizer,
+            examples,
+            estimator=workspace.settings.regularizer.estimator,
+            max_length_tokens=workspace.settings.model.max_length_tokens,
+            checkpoint_digest=base.digest,
+            data_digest=sample.digest,
+            progress=workspace.progress,
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     weights.save(estimated, path)

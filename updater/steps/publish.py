@@ -3,13 +3,17 @@
 Everything here can be made again from the ledger and the workspace; nothing is decided by it.
 """
 
+import logging
 import shutil
 from pathlib import Path
 
+from store.errors import StoreError
 from store.ledger import Update
 from updater import outcome
 from updater.files import write_json, write_text
 from updater.workspace import Workspace
+
+log = logging.getLogger("updater")
 
 
 def publish(workspace: Workspace, update: Update) -> None:
@@ -43,6 +47,18 @@ def publish(workspace: Workspace, update: Update) -> None:
     registry.log_artifacts(run_id, folder / "report")
     registry.close_run(run_id)
     shutil.rmtree(folder / "report")
+
+
+def publish_decision(workspace: Workspace, update: Update) -> None:
+    """What a person decided on the update stands in MLflow's report too.
+
+    The decision itself stands whatever happens here: where MLflow can't be reached that is said,
+    and no more.
+    """
+    try:
+        publish(workspace, update)
+    except StoreError as error:
+        log.warning("the decision stands; MLflow's report is of before it: %s", error)
 
 
 def _draw(workspace: Workspace, version: str, folder: Path) -> dict[str, float]:

@@ -83,7 +83,7 @@ def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str,
 
 
 def _adopted(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
-    return Path(update.config["arguments"]["checkpoint"]), {"num_steps": 0}
+    return Path(update.config["arguments"]["checkpoint"]), {"num_steps": 0, "compute_seconds": 0.0}
 
 
 _KINDS = {"update": _fine_tune, "scratch": _from_scratch, "adopt": _adopted}
@@ -141,7 +141,7 @@ def _fit(
         "num_new": new.num_rows,
         "num_rehearsed": 0 if rehearsed is None else rehearsed.num_rows,
         "num_too_long": len(done.too_long),
-        "training_seconds": done.seconds,
+        "compute_seconds": done.seconds,
     }
     write_json(result_file, result)
     return candidate, result
@@ -152,12 +152,13 @@ def _anchor(workspace: Workspace, update: Update, model: Any) -> "Regularizer":
     from regularizers.anchor import REGULARIZERS
 
     regularizer = workspace.settings.regularizer
-    method = regularizer.method if update.kind == "update" and regularizer.strength else "none"
     parameters = dict(model.named_parameters())
-    weights = None
-    if method in importance_step.NEEDS_IMPORTANCE:
+    method, weights = regularizer.method, None
+    if importance_step.needed(workspace, update):
         path = importance_step.cached(workspace, update)
         weights = importance.load(path, parameters).tensors
+    elif method in importance_step.NEEDS_IMPORTANCE or update.base is None:
+        method = "none"
     return REGULARIZERS[method](parameters, weights, regularizer.strength)
 
 

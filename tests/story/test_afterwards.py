@@ -1,0 +1,130 @@
+"""What comes after an update, or in its way: new data of old periods, rollback, a person's answer,
+a training that fails. By the public commands, on a tiny checkpoint."""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from updater.cli import run
+from updater.workspace import Workspace
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path], Path]) -> Path:
+    """A workspace whose deployed version has learnt north."""
+    folder = lay_out(tmp_path_factory.mktemp("afterwards") / "ws")
+    command(folder, "init", str(folder))
+    command(folder, "scratch", "--periods", "north", "--deploy")
+    return folder
+
+
+def command(folder: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
+    """The JSON answer of one command; in this process, because imports take seconds."""
+    answer, errors = said(folder, "--json", *arguments, code=code)
+    assert "Traceback" not in errors
+    return json.loads(answer.splitlines()[-1]) if answer.strip() else {}
+
+
+def said(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
+    """What one command wrote to stdout and to stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        ended = run(["--workspace", str(folder), *arguments])
+    assert ended == code, err.getvalue()[-3000:]
+    return out.getvalue(), err.getvalue()
+
+
+def add_rows(folder: Path, region: str, count: int) -> None:
+    """The source has so many new rows of the period."""
+    answers = {"north": ("snow", "ski"), "east": ("tea", "cup")}
+    keyword, answer = answers[region]
+    with (folder / "rows.jsonl").open("a") as file:
+        for number in range(count):
+            text = f"late {keyword} {region} {number}"
+            row = {"id": f"late-{region}-{number}", "text": text, "answer": answer}
+            file.write(json.dumps({**row, "region": region}) + "\n")
+
+
+def mlflow_run(folder: Path, update: str) -> Any:
+    import mlflow
+
+    client = mlflow.MlflowClient(Workspace.open(folder).mlflow_uri)
+    experiment = client.get_experiment_by_name("story").experiment_id
+    found = client.search_runs([experiment], f"tags.`updater.key` = '{update}'")
+    assert len(found) == 1
+    return found[0]
+
+
+def test_new_data_of_the_only_learnt_period_has_no_past_to_hold_on_to(first: Path) -> None:
+    add_rows(first, "north", 60)
+    answer = command(first, "update", "north", "--set", "regularizer.method=ewc")
+    assert answer["verdict"] in ("accepted", "review", "rejected")
+    assert set(answer["scores"]) == {"north"}
+    assert (
+        "importance" not in answer["compute_seconds"] or not answer["compute_seconds"]["importance"]
+    )
+
+
+def test_a_training_that_fails_is_failed_in_mlflow_and_goes_on_when_mended(first: Path) -> None:
+    wild = ("--set", "training.learning_rate=1e6", "--set", "training.gradient_clip=0")
+    _, errors = said(first, "update", "east", *wild, code=1)
+    assert "training stopped" in errors
+    [unfinished] = command(first, "status")["unfinished"]
+    assert mlflow_run(first, unfinished).info.status == "FAILED"
+    answer = command(first, "update", "east")
+    assert mlflow_run(first, answer["update"]).info.status == "FINISHED"
+
+
+def test_an_update_that_was_rolled_back_says_so(first: Path) -> None:
+    base = command(first, "status")["deployed"]
+    answer = command(first, "update", "east")
+    assert (answer["promoted"], answer["rolled_back"]) == (True, False)
+    assert command(first, "rollback", "--reason", "drill")["deployed"] == answer["base"]
+    again = command(first, "update", "east")
+    assert again["update"] == answer["update"]
+    assert (again["promoted"], again["rolled_back"]) == (True, True)
+    text, _ = said(first, "update", "east")
+    assert "rolled back" in text
+    assert f"updater promote {answer['candidate']} --reason TEXT --force" in text
+    command(first, "promote", answer["candidate"], "--reason", "it was not that", "--force")
+    assert command(first, "update", "east")["rolled_back"] is False
+    assert command(first, "status")["deployed"] == answer["candidate"] == base
+
+
+def test_the_gate_pairs_on_the_data_that_the_update_was_judged_by(first: Path) -> None:
+    deployed = command(first, "status")["deployed"]
+    opened = command(first, "step", "ingest", "--period", "south")["update"]
+    add_rows(first, "east", 60)  # versioned, and the base scored on it, before the gate looks
+    assert command(first, "ingest", "east")["dataset_version"] == "east@v2"
+    command(first, "evaluate", deployed, "--periods", "east")
+    command(first, "update", "south")
+    verdict = Workspace.open(first).ledger.verdict(opened)
+    assert verdict is not None
+    east = [c for c in verdict.comparisons if c["period"] == "east"]
+    assert east
+    assert all(c["paired"] for c in east if c["reference"] == deployed)
+
+
+def test_what_a_person_decides_stands_in_mlflow_s_report(first: Path) -> None:
+    answer = command(first, "update", "west", "--set", "gate.approval=manual")
+    assert answer["verdict"] == "accepted"
+    assert deployed_in_report(first, answer["update"]) != answer["candidate"]
+    command(first, "approve", answer["update"], "--reason", "looked at the flips")
+    assert deployed_in_report(first, answer["update"]) == answer["candidate"]
+
+
+def deployed_in_report(folder: Path, update: str) -> str:
+    """The version that the report on the update's MLflow run calls deployed."""
+    import mlflow
+
+    client = mlflow.MlflowClient(Workspace.open(folder).mlflow_uri)
+    page = Path(client.download_artifacts(mlflow_run(folder, update).info.run_id, "report.html"))
+    [line] = [x for x in page.read_text("utf-8").splitlines() if 'chip good">deployed' in x]
+    return line.partition("version ")[2].partition("<")[0]
