@@ -154,7 +154,7 @@ def step(
     Examples: updater step ingest --period 2026-04
               updater step train --update 2026-04-1a2b3c4d
     """
-    from updater import outcome, pipeline
+    from updater import opening, outcome, pipeline
 
     workspace = session.workspace()
     with workspace.lock():
@@ -166,7 +166,7 @@ def step(
                     "updater step ingest --period P",
                 )
             chosen = period or workspace.periods.for_partition(str(partition))
-            opened = pipeline.open_update(workspace, chosen)
+            opened = opening.open_update(workspace, chosen)
             result: dict[str, Any] = {"datasets": opened.config["datasets"]}
         elif not update_id or period or partition:
             raise InputError(

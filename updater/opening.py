@@ -1,0 +1,177 @@
+"""Opening an update: found where it is known; else its data is versioned, and the ledger has it.
+
+What makes two updates the same (period, data, base, configuration, arguments) is decided here, and
+everything is checked that can be before any work. The work is `updater.pipeline`'s, which calls
+this.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from store.ledger import DatasetVersion, Update
+from updater import config, release
+from updater.errors import InputError
+from updater.standing import lineage
+from updater.steps import ingest
+from updater.workspace import Workspace
+
+
+def open_update(workspace: Workspace, period: str) -> Update:
+    """The update of `period` on the deployed version: found where it is known, else opened.
+
+    Raises:
+        InputError: nothing is deployed, an unknown or already learnt period, bad source data.
+        StoreError: a store can't be read or written.
+    """
+    workspace.periods.check(period)
+    _check_devices(workspace)
+    base = release.deployed(workspace.ledger.events())
+    known = _known(workspace, "update", period, {})
+    if known is not None:
+        return known
+    if base is None:
+        raise InputError(
+            "nothing is deployed yet",
+            "an update starts at the deployed version",
+            "make a first one with `updater scratch --periods P... --deploy` or "
+            "`updater adopt CHECKPOINT --periods P...`",
+        )
+    started = time.monotonic()
+    dataset = _with_holdout(ingest.version_period(workspace, period))
+    learnt = workspace.ledger.model_version(base).dataset_versions
+    if learnt.get(period) == dataset.id:
+        raise InputError(
+            f"period {period} is already learnt by the deployed version {base}, "
+            "and its data has not changed",
+            "an update learns a new period or new data of an old one",
+            "see `updater due` for what is new, or roll back first",
+        )
+    opened = _open(workspace, "update", {period: dataset.id}, {}, base=base)
+    _record_ingest(workspace, opened, time.monotonic() - started)
+    return opened
+
+
+def open_first(
+    workspace: Workspace, kind: str, periods: Sequence[str], arguments: dict[str, Any]
+) -> Update:
+    """The update that makes a version without a base, by `scratch` or `adopt`: found, or opened.
+
+    Raises:
+        InputError: an unknown period, bad source data, or something is deployed already.
+    """
+    periods = workspace.periods.expand(periods)
+    _check_devices(workspace)
+    arguments = {"periods": periods, **arguments}
+    known = _known(workspace, kind, periods[-1], arguments)
+    if known is not None:
+        return known
+    deployed = release.deployed(workspace.ledger.events())
+    if arguments["deploy"] and deployed is not None:
+        raise InputError(
+            f"version {deployed} is deployed already",
+            f"{kind} may only deploy the first version of a workspace",
+            "leave out --deploy, compare, then `updater promote V --reason TEXT --force`"
+            if kind == "scratch"
+            else "make another workspace with `updater init DIR`",
+        )
+    started = time.monotonic()
+    versions = [_with_holdout(ingest.version_period(workspace, p)) for p in periods]
+    datasets = {version.period: version.id for version in versions}
+    opened = _open(workspace, kind, datasets, arguments, base=None)
+    _record_ingest(workspace, opened, time.monotonic() - started)
+    return opened
+
+
+def _known(
+    workspace: Workspace, kind: str, period: str, arguments: dict[str, Any]
+) -> Update | None:
+    """The newest update with the same arguments and configuration that still stands.
+
+    It stands while its base is deployed, or its candidate is or was on the way to what is (run
+    twice is run once), and no newer data of the period has been versioned since.
+    """
+    ledger = workspace.ledger
+    wanted = _config_digest(workspace, arguments)
+    deployed = release.deployed(ledger.events())
+    newest = {d.period: d.id for d in ledger.dataset_versions()}
+    for update in reversed(ledger.updates(period=period)):
+        same = (update.kind, update.config_digest) == (kind, wanted)
+        if not same or any(newest[p] != d for p, d in update.config["datasets"].items()):
+            continue
+        if kind != "update" or deployed == update.base:
+            return update
+        if update.candidate in lineage(ledger, deployed):
+            return update
+    return None
+
+
+def _check_devices(workspace: Workspace) -> None:
+    """Before any work: what training would refuse after hours of it."""
+    devices = workspace.settings.training.devices
+    if devices != 1:
+        raise InputError(
+            f"training.devices = {devices}",
+            "training runs on one device in this release",
+            "set training.devices = 1",
+        )
+
+
+def _with_holdout(version: DatasetVersion) -> DatasetVersion:
+    """The dataset version, which has examples to judge by."""
+    if version.num_holdout == 0:
+        raise InputError(
+            f"period {version.period} has no holdout examples ({version.id})",
+            "a model is judged on a period's holdout",
+            "see periods.holdout_splits and holdout_fraction",
+        )
+    return version
+
+
+def _open(
+    workspace: Workspace,
+    kind: str,
+    datasets: dict[str, str],
+    arguments: dict[str, Any],
+    *,
+    base: str | None,
+) -> Update:
+    """The update is in the ledger, with the datasets that it learns: it can be finished now."""
+    *_, (period, dataset_version) = datasets.items()
+    digest = _config_digest(workspace, arguments)
+    identity = json.dumps([kind, datasets, base, digest])
+    return workspace.ledger.open_update(
+        Update(
+            id=f"{period}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}",
+            kind=kind,
+            period=period,
+            base=base,
+            dataset_version=dataset_version,
+            config={
+                **workspace.settings.as_dict(),
+                "arguments": arguments,
+                "datasets": datasets,
+            },
+            config_digest=digest,
+            candidate=None,
+            created_at=datetime.now(UTC),
+        )
+    )
+
+
+def _config_digest(workspace: Workspace, arguments: dict[str, Any]) -> str:
+    """One digest for what was configured and what was asked for on the command line."""
+    whole = json.dumps([config.digest(workspace.settings), arguments], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def _record_ingest(workspace: Workspace, opened: Update, seconds: float) -> None:
+    """The ledger knows how long ingest took; what it made stands in the update itself."""
+    done = workspace.ledger.step(opened.id, "ingest")
+    if done is None or done.state != "finished":
+        workspace.ledger.start_step(opened.id, "ingest")
+        result = {"datasets": opened.config["datasets"]}
+        workspace.ledger.finish_step(opened.id, "ingest", result, seconds)
