@@ -1,5 +1,7 @@
 """Commands for a first look: the demo, and the services behind it on one machine."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +93,7 @@ def _show(console: Console, taken: "Tour") -> None:
             f"{answer['period']} {tables.percent(new)}: {answer['verdict']}"
         )
 
-    folder = taken.workspace.root
+    folder, ours = taken.workspace.root, _command("updater")
     console.print("\n[bold]What this showed[/]")
     console.print(f"  EWC + rehearsal:    {line(taken.careful)}")
     console.print(f"  fine-tuning alone:  {line(taken.careless)}")
@@ -99,9 +101,17 @@ def _show(console: Console, taken: "Tour") -> None:
     console.print(f"  rollback:           version {deployed} is deployed again, was {previous}")
     console.print("\n[bold]Look further[/]")
     console.print(f"  the report          {taken.report}", soft_wrap=True)
-    console.print(f"  the history         updater --workspace {folder} history", soft_wrap=True)
+    console.print(f"  the history         {ours} --workspace {folder} history", soft_wrap=True)
     console.print(
-        f"  MLflow              mlflow ui --backend-store-uri {taken.workspace.mlflow_uri}",
+        f"  MLflow              {_command('mlflow')} ui "
+        f"--backend-store-uri {taken.workspace.mlflow_uri}",
         soft_wrap=True,
     )
-    console.print(f"  Airflow and MLflow  updater --workspace {folder} up", soft_wrap=True)
+    console.print(f"  Airflow and MLflow  {ours} --workspace {folder} up", soft_wrap=True)
+
+
+def _command(name: str) -> str:
+    """How to type the command: its name where the shell finds ours by it, else its path."""
+    ours = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    return name if found and Path(found) == ours else str(ours)
