@@ -298,3 +298,63 @@ def test_ctrl_c_in_training_is_one_line_and_the_same_command_goes_on(new_west: P
     assert answer["update"] == interrupted
     assert (answer["verdict"], answer["promoted"]) == ("accepted", True)
     assert set(command(new_west, "status")["unfinished"]) == unfinished
+
+
+def cut(path: Path) -> Path:
+    """The file has lost its second half."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    return path
+
+
+def test_outcomes_cut_short_are_measured_again_and_say_the_same(story: Path) -> None:
+    before = command(story, "compare", "1", "2")
+    digests = [command(story, "show", version)["digest"] for version in ("1", "2")]
+    files = [story / "outcomes" / f"{digest[:16]}-south@v1.parquet" for digest in digests]
+    whole = [path.read_bytes() for path in files]
+    for path in files:
+        cut(path)
+    assert command(story, "compare", "1", "2") == before
+    assert [path.read_bytes() for path in files] == whole
+    cut(files[0])  # of a period that version 1 has not learnt, and that is not asked for
+    command(story, "evaluate", "1", "--periods", "north")
+    assert [path.read_bytes() for path in files] == whole
+
+
+def test_files_cut_short_between_the_steps_stop_or_change_no_update(new_west: Path) -> None:
+    """A cache is made again; data and outcomes are asked for, with a cure that works."""
+    settings = ("--set", "training.seed=4")
+    opened = command(new_west, "step", "ingest", "--period", "west", *settings)
+    step = ("--update", opened["update"], *settings)
+    command(new_west, "step", "rehearse", *step)
+    name = command(new_west, "step", "importance", *step)["digest"]
+    cache = new_west / "cache" / "importance" / f"{name}.safetensors"
+    estimated = cache.read_bytes()
+
+    cut(new_west / "data" / "north" / "train.parquet")
+    err = failed(new_west, "step", "train", *step, code=2)
+    assert "the content of north@v1 is not whole" in err
+    assert "ingest the period again" in err
+    assert command(new_west, "ingest", "north")["dataset_version"] == "north@v1"
+    cut(cache)
+    candidate = command(new_west, "step", "train", *step)["version"]
+    assert cache.read_bytes() == estimated
+
+    command(new_west, "step", "evaluate", *step)
+    digest = command(new_west, "show", candidate)["digest"]
+    cut(new_west / "outcomes" / f"{digest[:16]}-north@v1.parquet")
+    err = failed(new_west, "step", "gate", *step, code=1)
+    assert f"`updater evaluate {candidate}` measures it again" in err
+    command(new_west, "evaluate", candidate)
+    assert command(new_west, "step", "gate", *step)["verdict"] == "accepted"
+
+
+def failed(folder: Path, *arguments: str, code: int) -> str:
+    """The last line on stderr of a command that ends with this exit code."""
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        assert run(["--workspace", str(folder), "--quiet", *arguments]) == code
+    assert "Traceback" not in err.getvalue()
+    assert "a defect" not in err.getvalue()
+    return err.getvalue().splitlines()[-1]

@@ -148,7 +148,6 @@ def _fit(
 
 
 def _anchor(workspace: Workspace, update: Update, model: Any) -> "Regularizer":
-    from regularizers import importance
     from regularizers.anchor import REGULARIZERS
 
     regularizer = workspace.settings.regularizer
@@ -156,8 +155,7 @@ def _anchor(workspace: Workspace, update: Update, model: Any) -> "Regularizer":
     parameters = dict(model.named_parameters())
     weights = None
     if method in importance_step.NEEDS_IMPORTANCE:
-        path = importance_step.cached(workspace, update)
-        weights = importance.load(path, parameters).tensors
+        weights = importance_step.load(workspace, update, parameters).tensors
     return REGULARIZERS[method](parameters, weights, regularizer.strength)
 
 
