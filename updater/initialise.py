@@ -5,7 +5,6 @@ older ledger's schema up to date.
 """
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def init_workspace(
     """
     folder = folder.expanduser().resolve()
     if config_file is not None:
-        _check(config_file, overrides)
+        config.load_file(config_file, overrides, os.environ)  # before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder, config_file)
     workspace = Workspace.open(folder, overrides)
@@ -77,15 +76,6 @@ def init_workspace(
     migrate(workspace.ledger_url)
     workspace.registry.create()
     return workspace
-
-
-def _check(config_file: Path, overrides: Sequence[str]) -> None:
-    """The configuration is sound, before anything is made."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as scratch:
-        shutil.copyfile(config_file, Path(scratch) / CONFIG_FILE)
-        config.load(Path(scratch), overrides, os.environ)
 
 
 def _write_config(folder: Path, config_file: Path | None) -> None:

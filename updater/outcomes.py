@@ -7,13 +7,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.ledger import Score
+from updater.errors import UpdateError
 from updater.workspace import Workspace
 
 
 def outcomes(workspace: Workspace, score: Score) -> list[tuple[str, bool]]:
-    """(example id, right or wrong) for every holdout example behind `score`."""
-    table = pq.read_table(workspace.root / score.outcomes, columns=["id", "correct"])
+    """(example id, right or wrong) for every holdout example behind `score`.
+
+    Raises:
+        UpdateError: the file is missing or broken. A verdict never rests on half of it.
+    """
+    table = counted(workspace, score)
+    if table is None:
+        raise UpdateError(
+            f"{workspace.root / score.outcomes} is missing or broken: it has not the "
+            f"{score.num_examples} outcomes, {score.num_correct} of them right, that version "
+            f"{score.version} was scored by; `updater evaluate {score.version}` measures it again"
+        )
     return list(zip(table["id"].to_pylist(), table["correct"].to_pylist(), strict=True))
+
+
+def counted(workspace: Workspace, score: Score) -> pa.Table | None:
+    """The outcomes that `score` counts; None where the file is missing, broken or another's.
+
+    Raises:
+        OSError: the disk or its rights refuse.
+    """
+    try:
+        table = pq.read_table(workspace.root / score.outcomes)
+        counts = (table.num_rows, table["correct"].to_pylist().count(True))
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, KeyError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the system's own: the contents are not at fault
+        return None
+    return table if counts == (score.num_examples, score.num_correct) else None
 
 
 def holdout(workspace: Workspace, dataset_version: str) -> pa.Table:

@@ -27,6 +27,12 @@ REGULARIZERS = ("none", "l2", "ewc")
 ESTIMATORS = ("empirical", "sampled")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 APPROVALS = ("auto", "manual")
+# As SQLAlchemy reads them: a password may have anything in it, even @.
+DATABASE_URL = re.compile(
+    r"sqlite:///.+"
+    r"|postgresql(\+psycopg)?://(.*@)?(\[[^\]]*\]|[^@/?:]*)(:\d+)?([/?].*)?"
+)
+SERVER_URL = re.compile(r"https?://(.*@)?(\[[^\]]+\]|[^@/?:]+)(:\d+)?(/.*)?")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -310,6 +316,13 @@ class StoreSettings:
     mlflow_artifacts: str = ""
     checkpoints: str = "checkpoints"
     dvc_remote: str = ""
+
+    def __post_init__(self) -> None:
+        database = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+        if not DATABASE_URL.fullmatch(self.url):
+            raise ValueError(f"url: must be {database}")
+        if not (DATABASE_URL.fullmatch(self.mlflow_uri) or SERVER_URL.fullmatch(self.mlflow_uri)):
+            raise ValueError(f"mlflow_uri: must be https://HOST of a server, or {database}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,7 +131,8 @@ def test_a_version_is_a_tag_and_the_files_lie_in_the_workspace(
 ) -> None:
     staging = stage(root, "x", **{"summary.json": "{}"})
     made = datasets.commit("banking", staging, "m")
-    assert made == DatasetCommit("banking@v1", git(root, "rev-parse", "banking@v1"), made.digest)
+    tagged = git(root, "rev-parse", "banking@v1")
+    assert made == DatasetCommit("banking@v1", tagged, made.digest, made.num_bytes)
     assert made.digest.endswith(".dir")
     assert made.digest in (root / "data" / "banking.dvc").read_text()
     assert (root / "data" / "banking" / "train.parquet").read_text() == "x"
@@ -276,6 +277,31 @@ def test_a_corrupt_object_of_the_cache_is_found_when_asked(root: Path, datasets:
     assert datasets.path("a@v1", "train.parquet") == path
     with pytest.raises(StoreError, match="corrupt: its MD5 should be"):
         datasets.path("a@v1", "train.parquet", verify=True)
+
+
+def cut(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_a_file_cut_short_in_the_workspace_comes_back(root: Path, datasets: Datasets) -> None:
+    datasets.commit("a", stage(root, "xyz", holdout="uvw"), "m")
+    datasets.push()
+    cut(root / "data" / "a" / "train.parquet")  # which DVC links with its cache
+    assert datasets.path("a@v1", "holdout").read_text() == "uvw"
+    assert datasets.path("a@v1", "train.parquet", verify=True).read_text() == "xyz"
+
+
+def test_without_a_remote_a_file_cut_short_says_its_cure_which_mends_it(root: Path) -> None:
+    datasets = Datasets.create(root)
+    made = datasets.commit("a", stage(root, "xyz", holdout="uvw"), "m")
+    cut(root / "data" / "a" / "train.parquet")
+    with pytest.raises(NotFoundError, match=r"a@v1 is not whole .* ingest the period again"):
+        datasets.path("a@v1", "train.parquet")
+    assert datasets.path("a@v1", "holdout").read_text() == "uvw"
+    assert datasets.commit("a", stage(root, "xyz", holdout="uvw"), "again") == made
+    assert datasets.path("a@v1", "train.parquet", verify=True).read_text() == "xyz"
+    assert (root / "data" / "a" / "train.parquet").read_text() == "xyz"
 
 
 @pytest.mark.parametrize("where", ["file", "read-only"])

@@ -7,8 +7,10 @@ rate, or run again, estimates nothing twice.
 
 import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rehearsal import window
 from rehearsal.manifest import Manifest, plan
@@ -17,6 +19,13 @@ from store.ledger import Update
 from updater.steps.rehearse import past_versions
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from regularizers.importance import Importance
+
+log = logging.getLogger("updater")
 
 NEEDS_IMPORTANCE = ("ewc",)
 
@@ -55,6 +64,22 @@ def cached(workspace: Workspace, update: Update, watch: Stopwatch | None = None)
     if not path.exists():
         _estimate(workspace, update, path, watch or Stopwatch())
     return path
+
+
+def load(workspace: Workspace, update: Update, parameters: "Mapping[str, Tensor]") -> "Importance":
+    """The importance of this update's base, of the parameters' names and shapes.
+
+    A broken file of the cache is removed and estimated again.
+    """
+    from regularizers import importance as weights
+
+    path = cached(workspace, update)
+    try:
+        return weights.load(path, parameters)
+    except ValueError as error:
+        log.warning("broken in the cache, so removed and estimated again: %s", error)
+        path.unlink()
+    return weights.load(cached(workspace, update), parameters)
 
 
 def _path(workspace: Workspace, update: Update) -> Path:

@@ -148,17 +148,15 @@ def _fit(
 
 
 def _anchor(workspace: Workspace, update: Update, model: Any) -> "Regularizer":
-    from regularizers import importance
     from regularizers.anchor import REGULARIZERS
 
     regularizer = workspace.settings.regularizer
     parameters = dict(model.named_parameters())
     method, weights = regularizer.method, None
     if importance_step.needed(workspace, update):
-        path = importance_step.cached(workspace, update)
-        weights = importance.load(path, parameters).tensors
+        weights = importance_step.load(workspace, update, parameters).tensors
     elif method in importance_step.NEEDS_IMPORTANCE or update.base is None:
-        method = "none"
+        method = "none"  # nothing is known to matter, or there is nothing to stay near
     return REGULARIZERS[method](parameters, weights, regularizer.strength)
 
 
