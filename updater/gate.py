@@ -18,13 +18,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from updater import gate_reasons
-from updater.comparison import Against, Comparison, Paired, Role, Unpaired, judge_family, pair
+from updater.comparison import Against, Comparison, Paired, Role, judge_family, pair
 
 __all__ = [
     "Comparison",
     "Paired",
     "Rule",
-    "Unpaired",
     "Verdict",
     "best_deployed",
     "decide",
@@ -87,7 +86,7 @@ def best_deployed(
 
 
 def decide(
-    comparisons: Sequence[Paired | Unpaired],
+    comparisons: Sequence[Paired],
     rule: Rule,
     *,
     past: Sequence[str],
@@ -158,7 +157,7 @@ def _wanted(
     return wanted
 
 
-def _judge(comparisons: Sequence[Paired | Unpaired], rule: Rule) -> list[Comparison]:
+def _judge(comparisons: Sequence[Paired], rule: Rule) -> list[Comparison]:
     past = [c for c in comparisons if c.role == "past"]
     new = [c for c in comparisons if c.role == "new"]
     return judge_family(past, -rule.margin_fraction, rule.alpha) + judge_family(

@@ -24,7 +24,7 @@ def missing(period: str, reference: str) -> str:
 def failed(comparison: Comparison, confidence: float) -> str:
     """What was shown to be too bad, and how surely."""
     c = comparison
-    bound = f"at best {points(c.high)} with {_confidence(c, confidence)}"
+    bound = f"at best {points(c.high)} {_by(c, confidence)}"
     if c.role == "new":
         return (
             f"{c.period}, the new period, got worse than with {_reference(c)} instead of better: "
@@ -39,9 +39,7 @@ def failed(comparison: Comparison, confidence: float) -> str:
 def inconclusive(comparison: Comparison, confidence: float) -> str:
     """What could not be shown either way, and how many holdout examples would show it."""
     c = comparison
-    bounds = (
-        f"between {points(c.low)} and {points(c.high)} with {_confidence(c, confidence)} each way"
-    )
+    bounds = f"between {points(c.low)} and {points(c.high)}, each way {_by(c, confidence)}"
     said = (
         f"{c.period}, the new period, is not shown to be better than with {_reference(c)}"
         if c.role == "new"
@@ -55,7 +53,7 @@ def accepted(comparisons: Sequence[Comparison], confidence: float) -> list[str]:
     """One sentence for the new period, and one for the past periods that names the least sure."""
     sentences = [
         f"{c.period}, the new period, improved over {_reference(c)}: {_change(c)}, at least "
-        f"{points(c.low)} with {_confidence(c, confidence)} ({_held(c)})."
+        f"{points(c.low)} {_by(c, confidence)} ({_held(c)})."
         for c in comparisons
         if c.role == "new"
     ]
@@ -67,9 +65,10 @@ def accepted(comparisons: Sequence[Comparison], confidence: float) -> list[str]:
         if num_periods > 1:
             whole = f"{'Both' if num_periods == 2 else f'All {num_periods}'} past periods hold"
         sentences.append(
-            f"{whole} within the margin of {_margin(least)}; the least sure is "
-            f"{least.period} against {_reference(least)}: {_change(least)}, at worst "
-            f"{points(least.low)} with {_confidence(least, confidence)} ({_held(least)})."
+            f"{whole} within the margin of {_margin(least)}, with {100 * confidence:g} % "
+            f"confidence in that as a whole; the least sure is {least.period} against "
+            f"{_reference(least)}: {_change(least)}, at worst {points(least.low)} by its own test "
+            f"({_held(least)})."
         )
     return sentences
 
@@ -100,14 +99,17 @@ def _margin(c: Comparison) -> str:
     return points(abs(c.threshold)).lstrip("+")
 
 
-def _confidence(c: Comparison, confidence: float) -> str:
-    family = " over all past tests together" if c.role == "past" else ""
-    return f"{100 * confidence:g} % confidence{family}"
+def _by(c: Comparison, confidence: float) -> str:
+    """How sure a bound is. Holm's procedure bounds the errors of all past tests together; the
+    bounds at its single levels tell what each test did, and don't hold together at that level."""
+    sure = f"{100 * confidence:g} % confidence"
+    if c.role == "new":
+        return f"with {sure}"
+    return f"by its own test, one of those that have {sure} together"
 
 
 def _held(c: Comparison) -> str:
-    held = f"{c.num_examples:,} holdout examples" if c.num_examples > 1 else "1 holdout example"
-    return held if c.paired else f"{held}, not the same as the reference's"
+    return f"{c.num_examples:,} holdout examples" if c.num_examples > 1 else "1 holdout example"
 
 
 def _needed(c: Comparison) -> str:

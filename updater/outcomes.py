@@ -3,6 +3,8 @@
 Not their making (`updater.evaluate`) nor their judging (`updater.gate`).
 """
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -48,3 +50,18 @@ def counted(workspace: Workspace, score: Score) -> pa.Table | None:
 def holdout(workspace: Workspace, dataset_version: str) -> pa.Table:
     """The holdout examples of a dataset version."""
     return pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))
+
+
+def scores_on(
+    workspace: Workspace, dataset_versions: Mapping[str, str]
+) -> dict[tuple[str, str], Score]:
+    """(version, period) -> score on that period's dataset version, of the versions that have one.
+
+    An old period's data may have been versioned again since: only scores on the same examples can
+    be compared.
+    """
+    return {
+        (score.version, score.period): score
+        for score in workspace.ledger.scores()
+        if dataset_versions.get(score.period) == score.dataset_version
+    }

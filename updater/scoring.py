@@ -44,7 +44,7 @@ def evaluate(workspace: Workspace, version: str, periods: Sequence[str]) -> list
 
 
 def compare(workspace: Workspace, first: str, second: str) -> dict[str, Any]:
-    """The answer of `compare`: `second` against `first` on every period that `second` has learnt.
+    """The answer of `compare`: `second` against `first` on every period that either has learnt.
 
     Raises: as `evaluate`.
     """

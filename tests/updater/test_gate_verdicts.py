@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from updater.gate import Paired, Rule, Unpaired, Verdict, best_deployed, decide, pair
+from updater.gate import Paired, Rule, Verdict, best_deployed, decide, pair
 from updater.gate_reasons import percent, points
 
 RULE = Rule(margin_fraction=0.02, confidence=0.95)
@@ -111,24 +111,6 @@ def test_a_first_model_is_accepted_because_there_is_nothing_to_compare_with():
     assert verdict.comparisons == ()
     with pytest.raises(ValueError, match="must be empty"):
         decide([new()], RULE, past=[], new="apr", base=None)
-
-
-def test_a_best_version_on_another_dataset_version_is_compared_unpaired():
-    def against_best(right):
-        best = Unpaired("jan", "past", "best", "1", 4000, right, 4000, 3400)
-        return judge(paired("jan", 1, 1), paired("feb", 1, 1), best, new(), best=best_of)
-
-    best_of = {"jan": "1"}
-    assert against_best(3400).verdict == "accepted"
-    bad = against_best(3000)
-    assert bad.verdict == "rejected"
-    assert "version 1, the best deployed on it so far" in bad.reasons[0]
-    assert "not the same as the reference's" in bad.reasons[0]
-    none = Unpaired("jan", "past", "best", "1", 4000, 3400, 0, 0)
-    assert (
-        judge(paired("jan", 1, 1), paired("feb", 1, 1), none, new(), best=best_of).verdict
-        == "rejected"
-    )
 
 
 def test_small_losses_that_each_pass_are_caught_when_they_add_up():

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from store.errors import NotFoundError
 from store.ledger import ModelVersion, Score, Update
+from updater import release
 from updater.files import write_json
 from updater.outcomes import counted
+from updater.steps.rehearse import past_versions
 from updater.stopwatch import Stopwatch
 from updater.verify import verify
 from updater.workspace import Workspace
+
+log = logging.getLogger("updater")
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,12 +31,13 @@ log = logging.getLogger("updater")
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
-    """The candidate and its base are scored on every period that the candidate should know."""
+    """The candidate, its base and what it may be compared with as the best so far are scored."""
     candidate = workspace.ledger.model_version(_candidate(workspace, update))
     versions = candidate.dataset_versions
     watch = Stopwatch()
     if update.base is not None:
         score(workspace, workspace.ledger.model_version(update.base), versions, watch)
+        _score_deployed(workspace, past_versions(workspace, update), watch)
     scores = score(workspace, candidate, versions, watch)
     num_verified = verify_version(workspace, candidate, watch)
     return {
@@ -58,6 +64,19 @@ def score(
         workspace.ledger.record_scores(_measure(workspace, version, missing, watch or Stopwatch()))
         known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
     return [known[d] for d in dataset_versions.values()]
+
+
+def _score_deployed(workspace: Workspace, past: dict[str, str], watch: Stopwatch) -> None:
+    """What was ever deployed has a score on the past periods' present data where it had one on
+    older: best so far is who answers the same examples best."""
+    ledger = workspace.ledger
+    for version in release.deployments_ever(ledger.events()):
+        periods = {s.period for s in ledger.scores(version=version)}
+        again = {period: dataset for period, dataset in past.items() if period in periods}
+        try:
+            score(workspace, ledger.model_version(version), again, watch)
+        except NotFoundError as gone:
+            log.warning("version %s is compared with no longer: %s", version, gone)
 
 
 def mend(workspace: Workspace, version: ModelVersion) -> None:
