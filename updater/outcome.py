@@ -62,8 +62,11 @@ def first(workspace: Workspace, opened: Update) -> dict[str, Any]:
 
 
 def status(workspace: Workspace) -> dict[str, Any]:
-    """The answer of `status`. `consistent` is whether MLflow's aliases say what the events say; where
-    it can't be reached they don't."""
+    """The answer of `status`.
+
+    `consistent` is whether MLflow's aliases say what the events say: not where it can't be
+    reached.
+    """
     ledger = workspace.ledger
     deployed = release.deployed(ledger.events())
     learnt = ledger.model_version(deployed).periods if deployed else []

@@ -338,8 +338,8 @@ def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:
         return aliases.get("deployed") == last.previous
     except UnreachableError as error:
         raise UnreachableError(
-            f"{error} Version {last.version} was rolled back to, and without MLflow nobody can tell "
-            "whether its alias followed: go further back with `updater rollback --to VERSION`"
+            f"{error} Version {last.version} was rolled back to, and without MLflow nobody can "
+            "tell whether its alias followed: go further back with `updater rollback --to VERSION`"
         ) from error
 
 

@@ -1,6 +1,9 @@
 """A Nemotron-H small enough for tests (all four kinds of layer), and a language it can learn."""
 
+import contextlib
 import json
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,23 @@ def texts(table: pa.Table) -> list[str]:
     """Prompt and completion of each row, as one text."""
     pairs = zip(table["prompt"].to_pylist(), table["completion"].to_pylist(), strict=True)
     return [prompt + completion for prompt, completion in pairs]
+
+
+@contextlib.contextmanager
+def _full_disk(most_bytes: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """A block in which no file may grow beyond so many bytes: the same calls fail as on a disk
+    that is full."""
+    return _full_disk
 
 
 @pytest.fixture(scope="session")
