@@ -130,10 +130,10 @@ def _verdict(judged: list[Comparison], missing: list[str], rule: Rule) -> Verdic
     failed = [c for c in judged if c.result == "failed"]
     unsure = [c for c in judged if c.result == "inconclusive"]
     if missing or failed:
-        reasons = missing + [gate_reasons.failed(c, rule.confidence) for c in failed]
+        reasons = missing + gate_reasons.rejected(failed, rule.confidence)
         return Verdict("rejected", tuple(reasons), tuple(judged))
     if unsure:
-        reasons = [gate_reasons.inconclusive(c, rule.confidence) for c in unsure]
+        reasons = gate_reasons.undecided(unsure, len(judged), rule.confidence)
         return Verdict("review", tuple(reasons), tuple(judged))
     reasons = gate_reasons.accepted(judged, rule.confidence)
     return Verdict("accepted", tuple(reasons), tuple(judged))

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 from updater.comparison import Comparison
 
+MOST_TOLD = 4
+"""So many comparisons are told one by one; of more, the worst and how many others there are. Chosen
+by looking at a review of 17 past periods, which had 30."""
+
 FIRST_MODEL = (
     "This is a first model: there is no base to compare it with, so no past period can be worse "
     "and nothing was tested."
@@ -21,7 +25,37 @@ def missing(period: str, reference: str) -> str:
     )
 
 
-def failed(comparison: Comparison, confidence: float) -> str:
+def rejected(failed: Sequence[Comparison], confidence: float) -> list[str]:
+    """What was shown to be too bad, the worst first."""
+    return _told(failed, [_failed(c, confidence) for c in failed], "failed")
+
+
+def undecided(unsure: Sequence[Comparison], num_judged: int, confidence: float) -> list[str]:
+    """What could not be shown either way, the worst first."""
+    told = _told(unsure, [_inconclusive(c, confidence) for c in unsure], "are undecided")
+    if len(unsure) <= MOST_TOLD:
+        return told
+    return [
+        f"{len(unsure)} of {num_judged} comparisons are undecided: nothing is shown to be worse "
+        "than the margin allows, and too little to be as good. These look worst:",
+        *told,
+    ]
+
+
+def _told(comparisons: Sequence[Comparison], sentences: list[str], what: str) -> list[str]:
+    """The sentences, the new period's first and then by difference; not all where they are many."""
+    order = sorted(
+        range(len(comparisons)),
+        key=lambda i: (comparisons[i].role == "past", comparisons[i].difference, i),
+    )
+    if len(order) <= MOST_TOLD:
+        return [sentences[i] for i in order]
+    others = len(order) - MOST_TOLD
+    more = f"{others} more {what}; the report lists every comparison."
+    return [*(sentences[i] for i in order[:MOST_TOLD]), more]
+
+
+def _failed(comparison: Comparison, confidence: float) -> str:
     """What was shown to be too bad, and how surely."""
     c = comparison
     bound = f"at best {points(c.high)} {_by(c, confidence)}"
@@ -36,7 +70,7 @@ def failed(comparison: Comparison, confidence: float) -> str:
     )
 
 
-def inconclusive(comparison: Comparison, confidence: float) -> str:
+def _inconclusive(comparison: Comparison, confidence: float) -> str:
     """What could not be shown either way, and how many holdout examples would show it."""
     c = comparison
     bounds = f"between {points(c.low)} and {points(c.high)}, each way {_by(c, confidence)}"

@@ -73,6 +73,21 @@ def test_too_few_examples_are_a_review_that_says_how_many_would_do():
     assert again.verdict == "accepted"
 
 
+def test_of_many_undecided_or_failed_comparisons_the_worst_are_told():
+    past = [f"p{i}" for i in range(9)]
+    close = [paired(p, i, 1, n=50) for i, p in enumerate(past)]
+    review = decide([*close, new()], RULE, past=past, new="apr", base="3")
+    assert review.verdict == "review"
+    head, *told, rest = review.reasons
+    assert head.startswith("9 of 10 comparisons are undecided")
+    assert [reason.split()[0] for reason in told] == ["p8", "p7", "p6", "p5"]
+    assert rest == "5 more are undecided; the report lists every comparison."
+    bad = [paired(p, 500 + i, 1) for i, p in enumerate(past)]
+    rejected = decide([*bad, new()], RULE, past=past, new="apr", base="3")
+    assert [reason.split()[0] for reason in rejected.reasons] == ["p8", "p7", "p6", "p5", "5"]
+    assert len(rejected.comparisons) == 10
+
+
 def test_the_new_period_must_improve():
     past = (paired("jan", 10, 12), paired("feb", 12, 9))
     assert judge(*past, new(lost=60, won=3)).verdict == "rejected"
