@@ -20,6 +20,10 @@ from updater.templates import Template
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 # A period's id becomes a file's name, a git tag and an MLflow key: `man git-check-ref-format`.
 PERIOD_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock$)[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
+# What Airflow's cron timetables take; whether a day exists is theirs to say.
+CRON = re.compile(
+    r"@(hourly|daily|weekly|monthly|quarterly|yearly)|[\w*/,#?-]+([ \t]+[\w*/,#?-]+){4}"
+)
 CALENDAR = ("day", "week", "month", "quarter", "year")
 FORMATS = ("jsonl", "csv", "parquet")
 POLICIES = ("none", "uniform", "balanced", "recent", "forgetting")
@@ -167,6 +171,10 @@ class PeriodSettings:
                 "time_zone: must be a zone of the IANA database, such as UTC or Europe/Berlin"
             ) from None
         _fraction("holdout_fraction", self.holdout_fraction, low_open=True, high_open=True)
+        if self.schedule and not CRON.fullmatch(self.schedule.strip()):
+            raise ValueError(
+                "schedule: must be a cron expression of five fields, as 0 3 1 * *, or @monthly"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -306,3 +306,13 @@ def test_the_digest_knows_every_setting_but_the_store_and_the_password(tmp_path:
     assert config.digest(first) == config.digest(second)
     assert first.as_dict()["source"]["uri"] == "postgresql://me:***@db/x"
     assert "store" not in first.as_dict()
+
+
+@pytest.mark.parametrize("cron", ["0 3 1 * *", "*/5 0-6,12 * JAN-MAR MON#1", "@weekly"])
+def test_a_schedule_is_a_cron_expression(tmp_path: Path, cron: str) -> None:
+    assert load(tmp_path, GOOD, f"periods.schedule={cron}").periods.schedule == cron
+
+
+@pytest.mark.parametrize("cron", ["monthly", "@sometimes", "0 3 1 *", "0 3 1 * * ; rm"])
+def test_what_is_no_cron_expression_is_refused(tmp_path: Path, cron: str) -> None:
+    assert "a cron expression of five fields" in refused(tmp_path, GOOD, f"periods.schedule={cron}")

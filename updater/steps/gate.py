@@ -36,7 +36,6 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         "verdict": verdict.verdict,
         "reasons": judged["reasons"],
         "approval": "needed" if needs_person else "none",
-        "approval_timeout_seconds": settings.approval_timeout_seconds,
     }
 
 
