@@ -118,6 +118,28 @@ def num_holdout(folder: Path, dataset_version: str) -> int:
     return Workspace.open(folder).ledger.dataset_version(dataset_version).num_holdout
 
 
+def test_the_best_so_far_is_asked_the_same_examples(first: Path) -> None:
+    learnt = command(first, "update", "east")  # the data that was versioned above
+    if not learnt["promoted"]:
+        command(first, "promote", learnt["candidate"], "--reason", "new data", "--force")
+    ever = {e["version"] for e in command(first, "history")["events"] if e["kind"] == "promoted"}
+    answer = command(
+        first, "update", "west", "--set", "training.seed=9", "--set", "gate.approval=manual"
+    )
+    scores = Workspace.open(first).ledger.scores(period="east")
+    on_old, on_new = (
+        {s.version for s in scores if s.dataset_version == data} for data in ("east@v1", "east@v2")
+    )
+    assert len(ever & on_old) > 1
+    assert ever & on_old <= on_new
+    verdict = Workspace.open(first).ledger.verdict(answer["update"])
+    assert verdict is not None
+    east = {c["num_examples"] for c in verdict.comparisons if c["period"] == "east"}
+    assert east == {num_holdout(first, "east@v2")}
+    if answer["verdict"] != "rejected":
+        command(first, "reject", answer["update"], "--reason", "only a test")
+
+
 def test_what_a_person_decides_stands_in_mlflow_s_report(first: Path) -> None:
     answer = command(first, "update", "west", "--set", "gate.approval=manual")
     assert answer["verdict"] == "accepted"
