@@ -154,9 +154,9 @@ def deployed_in_report(folder: Path, update: str) -> str:
 
     client = mlflow.MlflowClient(Workspace.open(folder).mlflow_uri)
     page = Path(client.download_artifacts(mlflow_run(folder, update).info.run_id, "report.html"))
-    found = re.search(r'<b>version (\d+)</b>[^\n]*"chip good">deployed<', page.read_text("utf-8"))
-    assert found is not None
-    return found[1]
+    pattern = r'<b>version (\d+)</b>(?:(?!<li>).)*"chip good">deployed<'
+    [version] = re.findall(pattern, page.read_text("utf-8"), re.DOTALL)
+    return version
 
 
 def test_without_mlflow_an_update_stops_and_goes_on_when_it_is_back(
