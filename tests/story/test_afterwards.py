@@ -146,17 +146,23 @@ def test_what_a_person_decides_stands_in_mlflow_s_report(first: Path) -> None:
     assert deployed_in_report(first, answer["update"]) == answer["base"]
     command(first, "approve", answer["update"], "--reason", "looked at the flips")
     assert deployed_in_report(first, answer["update"]) == answer["candidate"]
+    assert "Accepted by the gate, approved by " in report_of(first, answer["update"])
 
 
 def deployed_in_report(folder: Path, update: str) -> str:
     """The version that the report on the update's MLflow run calls deployed."""
+    pattern = r'<b>version (\d+)</b>(?:(?!<li>).)*"chip good">deployed<'
+    [version] = re.findall(pattern, report_of(folder, update), re.DOTALL)
+    return version
+
+
+def report_of(folder: Path, update: str) -> str:
+    """The report on the update's MLflow run."""
     import mlflow
 
     client = mlflow.MlflowClient(Workspace.open(folder).mlflow_uri)
-    page = Path(client.download_artifacts(mlflow_run(folder, update).info.run_id, "report.html"))
-    pattern = r'<b>version (\d+)</b>(?:(?!<li>).)*"chip good">deployed<'
-    [version] = re.findall(pattern, page.read_text("utf-8"), re.DOTALL)
-    return version
+    run_id = mlflow_run(folder, update).info.run_id
+    return Path(client.download_artifacts(run_id, "report.html")).read_text("utf-8")
 
 
 def test_without_mlflow_an_update_stops_and_goes_on_when_it_is_back(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rehearsal.manifest import Manifest
-from store.ledger import Ledger, ModelVersion, Score
+from store.ledger import Event, Ledger, ModelVersion, Score
 from updater.outcomes import holdout as read_holdout
 from updater.report import flips
 from updater.report.data import (
@@ -145,7 +145,23 @@ def _judgement(ledger: Ledger, subject: ModelVersion) -> Judgement | None:
         comparisons=tuple(verdict.comparisons),
         margin_fraction=verdict.rule["margin_fraction"],
         confidence=verdict.rule["confidence"],
+        decision=_decision(ledger, subject),
     )
+
+
+def _decision(ledger: Ledger, subject: ModelVersion) -> tuple[str, str, str] | None:
+    """(what a person decided, who, why): the last word on the version."""
+    found = [
+        event
+        for event in ledger.events()
+        if (event.kind in ("approved", "rejected") and event.update == subject.update)
+        or (event.kind == "promoted" and event.version == subject.id and _overrode(event))
+    ]
+    return (found[-1].kind, found[-1].actor, found[-1].reason) if found else None
+
+
+def _overrode(event: Event) -> bool:
+    return bool(event.payload.get("overridden"))
 
 
 def _rehearsed(ledger: Ledger, subject: ModelVersion) -> Rehearsed | None:
