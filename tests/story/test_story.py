@@ -333,28 +333,29 @@ def test_files_cut_short_between_the_steps_stop_or_change_no_update(new_west: Pa
     estimated = cache.read_bytes()
 
     cut(new_west / "data" / "north" / "train.parquet")
-    err = failed(new_west, "step", "train", *step, code=2)
+    err = complaint(new_west, "step", "train", *step, code=2)
     assert "the content of north@v1 is not whole" in err
     assert "ingest the period again" in err
     assert command(new_west, "ingest", "north")["dataset_version"] == "north@v1"
     cut(cache)
-    candidate = command(new_west, "step", "train", *step)["version"]
+    assert "removed and estimated again" in complaint(new_west, "step", "train", *step, code=0)
     assert cache.read_bytes() == estimated
+    candidate = command(new_west, "step", "train", *step)["version"]
 
     command(new_west, "step", "evaluate", *step)
     digest = command(new_west, "show", candidate)["digest"]
     cut(new_west / "outcomes" / f"{digest[:16]}-north@v1.parquet")
-    err = failed(new_west, "step", "gate", *step, code=1)
+    err = complaint(new_west, "step", "gate", *step, code=1)
     assert f"`updater evaluate {candidate}` measures it again" in err
     command(new_west, "evaluate", candidate)
     assert command(new_west, "step", "gate", *step)["verdict"] == "accepted"
 
 
-def failed(folder: Path, *arguments: str, code: int) -> str:
-    """The last line on stderr of a command that ends with this exit code."""
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err):
+def complaint(folder: Path, *arguments: str, code: int) -> str:
+    """What is on the stderr of a command that ends with this exit code, as one line."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         assert run(["--workspace", str(folder), "--quiet", *arguments]) == code
     assert "Traceback" not in err.getvalue()
     assert "a defect" not in err.getvalue()
-    return err.getvalue().splitlines()[-1]
+    return " ".join(err.getvalue().split())
