@@ -106,19 +106,15 @@ class Registry:
         """The resolved configuration is the artifact config.json."""
         self._mlflow.ask(lambda client: client.log_dict(run_id, dict(config), "config.json"))
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """One point of each curve. As `log_curve`; batch many steps with that one."""
-        self.log_curve(run_id, [(step, metrics)])
+    def log_curve(self, run_id: str, curve: Sequence[points.Point]) -> None:
+        """The points' metrics are on the curves, a thousand numbers a request.
 
-    def log_curve(self, run_id: str, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """The metrics of each step (step, metrics) are on the curves, a thousand numbers a request.
-
-        Not finite ones are left out with a warning: MLflow can't keep them (mlflow#26108), and a
-        training that diverges is told elsewhere.
+        A point that is told twice is kept once. Not finite ones are left out with a warning: MLflow
+        can't keep them (mlflow#26108), and a training that diverges is told elsewhere.
 
         Raises: UnreachableError, StoreError, NotFoundError: as all methods here.
         """
-        self._log(run_id, points.curve(steps, _now()))
+        self._log(run_id, points.curve(curve))
 
     def log_scores(
         self, run_id: str, accuracy: Mapping[str, float], ordinals: Mapping[str, int]

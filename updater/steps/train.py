@@ -109,11 +109,13 @@ def _fit(
     folder = workspace.run_folder(update.id)
     candidate = folder / "candidate"
     result_file = folder / "fit.json"
-    if candidate.exists() and result_file.exists():
+    if candidate.exists() and result_file.exists():  # written after the whole curve was sent
         return candidate, read_json(result_file)
     model, tokenizer = checkpoint.load(start)
     new = _new_examples(workspace, update)
-    with Curve(workspace.registry, _run(workspace, update), folder) as curve:
+    every = training.checkpoint_every_steps
+    run_id = _run(workspace, update)
+    with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
         done = fit(
             model,
             tokenizer,

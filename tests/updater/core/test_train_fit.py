@@ -310,3 +310,43 @@ def test_mixed_precision_keeps_float32_weights(
     model, done = run(base, tmp_path, language(0, 32), training=settings)
     assert {t.dtype for t in model.state_dict().values()} == {torch.float32}
     assert done.losses[-1] < done.losses[0]
+
+
+@pytest.mark.parametrize("stop_at", [8, 9, 11])
+def test_metrics_up_to_a_saved_state_come_once(
+    stop_at: int, base: Path, tmp_path: Path, language: Any
+) -> None:
+    """What the curve in MLflow relies on: it can take no point back, so a point waits there until
+    a metric of a later step says that a state of its step, or of a later one, is on the disk."""
+    every = 4
+    settings = dataclasses.replace(SHORT, epochs=2, batch_size=4, checkpoint_every_steps=every)
+
+    class Stopped(Exception):
+        pass
+
+    class Stopper(NoAnchor):
+        def __init__(self, at_call: int) -> None:
+            self.num_calls, self.at_call = 0, at_call
+
+        def add_gradient(self, parameters: Mapping[str, Tensor]) -> None:
+            self.num_calls += 1
+            if self.num_calls == self.at_call:
+                raise Stopped
+
+    def train(at_call: int, steps: list[int]) -> None:
+        run(
+            base,
+            tmp_path,
+            language(0, 32),
+            training=settings,
+            anchor=Stopper(at_call),
+            on_metrics=lambda step, _: steps.append(step),
+        )
+
+    before: list[int] = []
+    after: list[int] = []
+    with pytest.raises(Stopped):
+        train(stop_at, before)
+    train(0, after)
+    assert after[0] > (before[-1] - 1) // every * every
+    assert (before + after)[-1] == 16
