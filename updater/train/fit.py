@@ -22,11 +22,11 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from updater.errors import InputError, UpdateError
 from updater.nemotron.checkpoint import freeze_routers
+from updater.progress import Progress
 from updater.settings import TrainingSettings
 from updater.train import state
 from updater.train.encode import Encoded, encode, join
 from updater.train.learner import Anchor, Learner
-from updater.train.progress import Progress
 from updater.train.record import Metrics, Record
 from updater.train.schedule import MicroBatch, Plan
 

@@ -17,6 +17,7 @@ from regularizers.importance import Importance, normalise_by_evidence
 from updater.errors import UpdateError
 from updater.nemotron.experts import routed_tokens
 from updater.nemotron.weights import is_experts
+from updater.progress import Progress
 from updater.train.encode import (
     Batch,
     Encoded,
@@ -25,7 +26,6 @@ from updater.train.encode import (
     encode,
     negative_log_likelihood,
 )
-from updater.train.progress import Progress
 
 SAMPLED_BATCH = 8
 """Examples a backward pass of the `sampled` estimator: larger is faster and noisier. Chosen, not

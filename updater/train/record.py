@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from updater.errors import UpdateError
-from updater.train.progress import Progress
+from updater.progress import Progress
 from updater.train.schedule import MicroBatch, Plan
 from updater.train.state import Counters
 
@@ -98,7 +98,8 @@ class Record:
             if part[1] > 0:
                 metrics[name] = float(part[0] / part[1])
         self._on_metrics(self.counters.num_steps, metrics)
-        self._progress.add(self._shown, f"loss {metrics['train/loss']:.3f}")
+        self._progress.set_postfix_str(f"loss {metrics['train/loss']:.3f}", refresh=False)
+        self._progress.update(self._shown)
 
     def _tick(self) -> float:
         now = time.monotonic()
