@@ -79,6 +79,7 @@ def _sample(workspace: Workspace, update: Update) -> Manifest:
 def _estimate(workspace: Workspace, update: Update, sample: Manifest, path: Path) -> None:
     from regularizers import importance as weights
     from updater.nemotron import checkpoint
+    from updater.train.encode import encode
     from updater.train.importance import estimate
 
     assert update.base is not None
@@ -89,10 +90,8 @@ def _estimate(workspace: Workspace, update: Update, sample: Manifest, path: Path
     )
     estimated = estimate(
         model,
-        tokenizer,
-        examples,
+        encode(tokenizer, examples, max_length_tokens=workspace.settings.model.max_length_tokens),
         estimator=workspace.settings.regularizer.estimator,
-        max_length_tokens=workspace.settings.model.max_length_tokens,
         checkpoint_digest=base.digest,
         data_digest=sample.digest,
         progress=workspace.progress,

@@ -13,7 +13,8 @@ import torch
 
 from rehearsal.mix import MixedBatchSampler
 from updater.settings import TrainingSettings
-from updater.train.encode import Batch, Encoded, collate
+from updater.train.encode import Batch, collate
+from updater.train.lesson import Lesson
 
 FINAL_FRACTION = 0.1
 """Cosine and linear decay end at this part of the peak: what Ibrahim et al. 2024 (arXiv
@@ -40,14 +41,13 @@ class Plan:
     """The micro-batches of a whole run, from any optimizer step on.
 
     Args:
-        encoded: the new examples, then the rehearsed ones.
-        num_new: how many of them are new.
+        lesson: what is learnt.
         training: epochs, batch size, accumulation, seed.
     """
 
-    def __init__(self, encoded: Encoded, num_new: int, training: TrainingSettings) -> None:
-        self._encoded, self._num_new, self._training = encoded, num_new, training
-        self.num_examples = len(encoded) * training.epochs
+    def __init__(self, lesson: Lesson, training: TrainingSettings) -> None:
+        self._encoded, self._num_new, self._training = lesson.examples, lesson.num_new, training
+        self.num_examples = len(lesson.examples) * training.epochs
         self._num_batches = len(self._sampler()) * training.epochs
         self.num_steps = math.ceil(self._num_batches / training.accumulate)
 

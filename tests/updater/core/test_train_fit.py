@@ -23,6 +23,8 @@ from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 from updater.train import state
 from updater.train.fit import Fit, fit
+from updater.train.lesson import Lesson
+from updater.train.record import Watch
 
 DRIVER = Path(__file__).with_name("fit_driver.py")
 SHORT = TrainingSettings(epochs=1, batch_size=8, learning_rate=5e-3)
@@ -46,15 +48,19 @@ class Spy:
 def run(base: Path, folder: Path, table: Any, **changes: Any) -> tuple[Any, Fit]:
     """The model after a short run on `table`, and what `fit` returned."""
     model, tokenizer = checkpoint.load(base)
+    lesson = Lesson.of(
+        tokenizer,
+        table,
+        changes.pop("rehearsed", None),
+        max_length_tokens=changes.pop("max_length_tokens", 64),
+    )
     settings = {
         "training": SHORT,
-        "max_length_tokens": 64,
         "anchor": NoAnchor(),
         "folder": folder,
-        "progress": False,
+        "watch": Watch(progress=False),
     } | changes
-    rehearsed = settings.pop("rehearsed", None)
-    return model, fit(model, tokenizer, table, rehearsed, **settings)
+    return model, fit(model, lesson, **settings)
 
 
 def weights(model: Any) -> dict[str, Tensor]:
@@ -82,7 +88,7 @@ def test_counts_losses_and_metrics(base: Path, tmp_path: Path, language: Any) ->
         tmp_path,
         language(0, 60),
         rehearsed=language(100, 20),
-        on_metrics=lambda step, values: metrics.update({step: values}),
+        watch=Watch(lambda step, values: metrics.update({step: values}), progress=False),
     )
     assert (done.num_steps, done.num_examples, len(done.losses)) == (10, 80, 10)
     assert done.too_long == ()
@@ -340,7 +346,7 @@ def test_metrics_up_to_a_saved_state_come_once(
             language(0, 32),
             training=settings,
             anchor=Stopper(at_call),
-            on_metrics=lambda step, _: steps.append(step),
+            watch=Watch(lambda step, _: steps.append(step), progress=False),
         )
 
     before: list[int] = []
