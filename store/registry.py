@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from store import pointer, points
 from store.errors import ConflictError, NotFoundError
 from store.mlflow_client import Mlflow
-from store.remote import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,9 +97,9 @@ class Registry:
         self._log_parameters(run_id, {name: str(value) for name, value in parameters.items()})
         return run_id
 
-    def close_run(self, run_id: str, status: str = "FINISHED") -> None:
-        """The run has ended with `status` (FINISHED, FAILED or KILLED), now."""
-        self._mlflow.ask(lambda client: client.set_terminated(run_id, status))
+    def close_run(self, run_id: str) -> None:
+        """The run is FINISHED, now."""
+        self._mlflow.ask(lambda client: client.set_terminated(run_id))
 
     def log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
         """The resolved configuration is the artifact config.json."""
@@ -230,22 +229,6 @@ class Registry:
                 client.set_model_version_tag(self.name, version, name, value)
 
         self._mlflow.ask(tagged)
-
-    def links(self, what: str) -> str:
-        """Where a person looks at a run (by its id) or a version (by its number): a URL, and for
-        an embedded MLflow the command that serves it.
-
-        Raises: UnreachableError, StoreError, NotFoundError: as all methods here.
-        """
-        is_run = re.fullmatch(r"[0-9a-f]{32}", what)
-        place = f"models/{self.name}/versions/{what}"
-        if is_run:
-            place = f"experiments/{self._experiment}/runs/{what}"
-        shown = without_secrets(self._mlflow.uri)
-        if self._mlflow.is_server:
-            return f"{shown}/#/{place}"
-        command = f"mlflow ui --backend-store-uri {shown}"
-        return f"http://127.0.0.1:5000/#/{place} after `{command}`"
 
     @cached_property
     def _experiment(self) -> str:
