@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.data_cache import DataCache, check, walk
+from store.data_cache import DataCache, walk
 from store.errors import NotFoundError, StoreError
 from store.git import Git
 
@@ -133,16 +133,16 @@ class Datasets:
             raise StoreError(f"data/{period}.dvc at {version} is not what DVC writes: {written}")
         return DatasetCommit(version, commits[version], digest[1], int(size[1]))
 
-    def path(self, version: str, name: str, *, verify: bool = False) -> Path:
+    def path(self, version: str, name: str) -> Path:
         """A local file with the bytes of `name` in that version: DVC's own object, not a copy.
 
         Read-only by contract: every reader shares it. Fetched from the remote where it is missing
-        or its size is wrong; a change that keeps the size is only seen with `verify`.
+        or its size is wrong; a change that keeps the size is not seen.
 
         Raises:
             NotFoundError: no such version or file, or neither cache nor remote holds it.
             UnreachableError: the remote does not answer.
-            StoreError: with `verify`, the file is not what was versioned.
+            StoreError: what the remote gave is corrupt.
         """
         found = self.get(version)
         digest = found.digest
@@ -155,33 +155,17 @@ class Datasets:
         path = self._cache.object(files[name])
         if not path.is_file():
             self._bring_back(version, digest)
-        if verify:
-            check(path, files[name])
         return path
 
-    def push(self, versions: Sequence[str] | None = None) -> int:
-        """The content of `versions` (None: all) is at the remote; how many objects were sent.
+    def push(self, versions: Sequence[str]) -> int:
+        """The content of `versions` is at the remote; how many objects were sent.
 
         Raises:
             NotFoundError: no such version, or the local cache lacks some of it.
             UnreachableError: the remote does not answer.
             StoreError: no remote is configured, or it refuses.
         """
-        return self._cache.push(self._digests(versions))
-
-    def pull(self, versions: Sequence[str] | None = None) -> int:
-        """The content of `versions` (None: all) is local, bit for bit; how many objects came.
-
-        Raises:
-            NotFoundError: no such version, or the remote lacks some of it.
-            UnreachableError: the remote does not answer.
-            StoreError: no remote is configured, or what it gave is corrupt.
-        """
-        return self._cache.pull(self._digests(versions))
-
-    def _digests(self, versions: Sequence[str] | None) -> list[str]:
-        named = sorted(self._versions("*")) if versions is None else versions
-        return [self.get(version).digest for version in named]
+        return self._cache.push([self.get(version).digest for version in versions])
 
     def _versions(self, period: str) -> dict[str, str]:
         if not self._git.exists():

@@ -184,9 +184,9 @@ def judge(workspace: Workspace) -> None:
     folder = workspace.root / "runs" / "u2"
     folder.mkdir(parents=True)
     lines = [
-        {"step": 1, "train/loss": 3.0, "train/penalty": 0.0},
-        {"step": 2, "train/loss": 9.0},
-        {"step": 2, "train/loss": 2.0, "train/penalty": 0.5},
+        {"step": 1, "at_ms": 1700000000000, "train/loss": 3.0, "train/penalty": 0.0},
+        {"step": 2, "at_ms": 1700000000000, "train/loss": 9.0},
+        {"step": 2, "at_ms": 1700000000000, "train/loss": 2.0, "train/penalty": 0.5},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "train/l'
     (folder / "train_metrics.jsonl").write_text(text)

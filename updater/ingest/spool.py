@@ -152,13 +152,13 @@ class Spool:
         """Rows in the quarantine so far."""
         return self._count("quarantine")
 
-    def commonest_faults(self, most: int = 3) -> list[tuple[str, str, int]]:
-        """(field, rule, rows) of the quarantine, the commonest first."""
+    def commonest_faults(self) -> list[tuple[str, str, int]]:
+        """(field, rule, rows) of the quarantine: the three commonest, the commonest first."""
         query = (
             "select field, rule, count(*) as n from quarantine group by all "
-            "order by n desc, field, rule limit $most"
+            "order by n desc, field, rule limit 3"
         )
-        return self._connection.execute(query, {"most": most}).fetchall()
+        return self._connection.execute(query).fetchall()
 
     def _batches(self, query: str, parameters: object = None) -> Iterator[pa.RecordBatch]:
         return iter(self._connection.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS))

@@ -116,6 +116,7 @@ def _sample(workspace: Workspace, update: Update) -> Manifest:
 def _estimate(workspace: Workspace, update: Update, path: Path, watch: Stopwatch) -> None:
     from regularizers import importance as weights
     from updater.nemotron import checkpoint
+    from updater.train.encode import encode
     from updater.train.importance import estimate
 
     assert update.base is not None
@@ -125,13 +126,12 @@ def _estimate(workspace: Workspace, update: Update, path: Path, watch: Stopwatch
     examples = window.load(
         sample, lambda version: workspace.datasets.path(version, "train.parquet")
     )
+    longest = workspace.settings.model.max_length_tokens
     with watch:
         estimated = estimate(
             model,
-            tokenizer,
-            examples,
+            encode(tokenizer, examples, max_length_tokens=longest),
             estimator=workspace.settings.regularizer.estimator,
-            max_length_tokens=workspace.settings.model.max_length_tokens,
             checkpoint_digest=base.digest,
             data_digest=sample.digest,
             progress=workspace.progress,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from store.ledger import DatasetVersion
-from updater.progress import bar
+from updater.progress import Progress
 from updater.workspace import Workspace
 
 
@@ -31,7 +31,7 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
         shutil.rmtree(staging)
     staging.mkdir()
     try:
-        with bar(f"rows of {period}", None, shown=workspace.progress) as progress:
+        with Progress(f"ingest {period}", None, unit="rows", shown=workspace.progress) as shown:
             summary = ingest(
                 workspace.settings,
                 workspace.root,
@@ -39,7 +39,7 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
                 staging,
                 past_holdouts=_past_holdouts(workspace, period),
                 expected_schema=_expected_schema(workspace, period),
-                progress=progress,
+                progress=shown.reach,
             )
         commit = workspace.datasets.commit(period, staging, f"Period {period}")
     finally:

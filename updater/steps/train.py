@@ -112,33 +112,35 @@ def _fit(
 ) -> tuple[Path, dict[str, Any]]:
     from updater.nemotron import checkpoint
     from updater.train.fit import fit
+    from updater.train.lesson import Lesson
+    from updater.train.record import Watch
 
     folder = workspace.run_folder(update.id)
     candidate = folder / "candidate"
     result_file = folder / "fit.json"
-    if candidate.exists() and result_file.exists():
+    if candidate.exists() and result_file.exists():  # written after the whole curve was sent
         return candidate, read_json(result_file)
     model, tokenizer = checkpoint.load(start)
     new = _new_examples(workspace, update)
-    with Curve(workspace.registry, _run(workspace, update), folder) as curve:
+    max_length_tokens = workspace.settings.model.max_length_tokens
+    lesson = Lesson.of(tokenizer, new, rehearsed, max_length_tokens=max_length_tokens)
+    every = training.checkpoint_every_steps
+    run_id = _run(workspace, update)
+    with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
         done = fit(
             model,
-            tokenizer,
-            new,
-            rehearsed,
+            lesson,
             training=training,
-            max_length_tokens=workspace.settings.model.max_length_tokens,
             anchor=_anchor(workspace, update, model),
             folder=folder / "training",
-            on_metrics=curve.add,
-            progress=workspace.progress,
+            watch=Watch(curve.add, workspace.progress),
         )
     if done.too_long:
         log.warning(
             "%s: %d examples of more than %d tokens were left out of training",
             update.id,
             len(done.too_long),
-            workspace.settings.model.max_length_tokens,
+            max_length_tokens,
         )
     checkpoint.export(model, start, candidate)
     result = {

@@ -108,19 +108,18 @@ def trained(base: Path, quick: TrainingSettings, tmp_path_factory: pytest.TempPa
     """A checkpoint folder that has learnt most of the language. Not to be written to."""
     from regularizers.anchor import NoAnchor
     from updater.train.fit import fit
+    from updater.train.lesson import Lesson
+    from updater.train.record import Watch
 
     folder = tmp_path_factory.mktemp("trained")
     model, tokenizer = checkpoint.load(base)
     fit(
         model,
-        tokenizer,
-        say(0, 160),
-        None,
+        Lesson.of(tokenizer, say(0, 160), None, max_length_tokens=64),
         training=quick,
-        max_length_tokens=64,
         anchor=NoAnchor(),
         folder=folder / "state",
-        progress=False,
+        watch=Watch(progress=False),
     )
     return checkpoint.export(model, base, folder / "checkpoint")
 
