@@ -274,7 +274,7 @@ def cut(path: Path) -> None:
 
 def test_a_file_cut_short_in_the_workspace_comes_back(root: Path, datasets: Datasets) -> None:
     datasets.commit("a", stage(root, "xyz", holdout="uvw"), "m")
-    datasets.push()
+    datasets.push(["a@v1"])
     cut(root / "data" / "a" / "train.parquet")  # which DVC links with its cache
     assert datasets.path("a@v1", "holdout").read_text() == "uvw"
     assert datasets.path("a@v1", "train.parquet").read_text() == "xyz"

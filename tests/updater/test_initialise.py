@@ -3,11 +3,14 @@
 That a whole one can be worked in is the story's business (tests/story).
 """
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from updater.cli import run
+from updater.workspace import Workspace
 
 GOOD = """
 [workspace]
@@ -53,3 +56,24 @@ def test_a_malformed_address_is_refused_before_anything_is_made(
     assert line.startswith("updater: UPDATER_STORE_URL=postgresql+psycopg:/x in the environment.")
     assert line.endswith("change UPDATER_STORE_URL.")
     assert not (tmp_path / "ws").exists()
+
+
+def test_a_remote_that_is_configured_later_gets_what_was_versioned_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ws"
+    folder.mkdir()
+    rows = [{"text": f"request {n}", "intent": "x", "domain": "home"} for n in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "updater.toml").write_text(GOOD)
+    assert run(["init", str(folder)]) == 0
+    assert run(["ingest", "home", "--workspace", str(folder), "--quiet"]) == 0
+    monkeypatch.setenv("UPDATER_STORE_DVC_REMOTE", str(tmp_path / "remote"))
+    assert run(["init", str(folder)]) == 0
+    workspace = Workspace.open(folder)
+    whole = workspace.datasets.path("home@v1", "train.parquet").read_bytes()
+    shutil.rmtree(folder / ".dvc" / "cache")
+    again = Workspace.open(folder)
+    assert again.datasets.path("home@v1", "train.parquet").read_bytes() == whole
+    shutil.rmtree(tmp_path / "remote")
+    assert run(["init", str(folder)]) == 0
