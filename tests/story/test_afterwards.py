@@ -66,6 +66,16 @@ def mlflow_run(folder: Path, update: str) -> Any:
     return found[0]
 
 
+def test_mlflow_shows_what_a_first_model_was_trained_by(first: Path) -> None:
+    answer = command(first, "scratch", "--periods", "north", "--deploy")  # as it was
+    parameters = mlflow_run(first, answer["update"]).data.params
+    assert (parameters["training/epochs"], parameters["training/train_routers"]) == ("10", "True")
+    assert not [name for name in parameters if name.startswith(("rehearsal", "regularizer"))]
+    run_folder = first / "runs" / answer["update"]
+    assert not (run_folder / "candidate").exists(), "the checkpoint store has it"
+    assert not (run_folder / "initial").exists()
+
+
 def test_new_data_of_the_only_learnt_period_has_no_past_to_hold_on_to(first: Path) -> None:
     add_rows(first, "north", 60)
     answer = command(first, "update", "north", "--set", "regularizer.method=ewc")

@@ -5,19 +5,18 @@ architecture; `adopt` brings a finished checkpoint and trains nothing. The train
 `updater.train`'s.
 """
 
-import dataclasses
 import logging
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rehearsal import window
-from store.ledger import ModelVersion, Update
+from store.ledger import Update
 from updater.files import read_json, write_json
 from updater.settings import TrainingSettings
 from updater.steps import importance as importance_step
 from updater.steps.curve import Curve
+from updater.steps.registration import register, run_of, training_of
 from updater.steps.rehearse import manifest_of
 from updater.workspace import Workspace
 
@@ -35,7 +34,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     # What we exported is never written in place again, so it may be linked instead of copied; an
     # adopted folder is its owner's.
     digest = workspace.checkpoints.add(candidate, frozen=update.kind != "adopt")
-    version = _register(workspace, update, digest)
+    version = register(workspace, update, digest)
     shutil.rmtree(workspace.run_folder(update.id) / "training", ignore_errors=True)
     return {"version": version, "digest": digest, **result}
 
@@ -49,7 +48,7 @@ def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, An
         rehearsed = window.load(
             manifest, lambda version: workspace.datasets.path(version, "train.parquet")
         )
-    return _fit(workspace, update, base, _training(workspace, update), rehearsed)
+    return _fit(workspace, update, base, training_of(workspace, update), rehearsed)
 
 
 def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -73,7 +72,7 @@ def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str,
             tokenizer=settings.model.tokenizer,
             seed=settings.training.seed,
         )
-    return _fit(workspace, update, initial, _training(workspace, update), None)
+    return _fit(workspace, update, initial, training_of(workspace, update), None)
 
 
 def _adopted(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -81,19 +80,6 @@ def _adopted(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]
 
 
 _KINDS = {"update": _fine_tune, "scratch": _from_scratch, "adopt": _adopted}
-
-
-def _training(workspace: Workspace, update: Update) -> TrainingSettings:
-    """How this update is trained: from random weights by other settings than from a base."""
-    settings = workspace.settings
-    if update.kind == "update":
-        return settings.training
-    return dataclasses.replace(
-        settings.training,
-        epochs=settings.scratch.epochs,
-        learning_rate=settings.scratch.learning_rate,
-        train_routers=True,
-    )
 
 
 def architecture(workspace: Workspace) -> str:
@@ -125,7 +111,7 @@ def _fit(
     max_length_tokens = workspace.settings.model.max_length_tokens
     lesson = Lesson.of(tokenizer, new, rehearsed, max_length_tokens=max_length_tokens)
     every = training.checkpoint_every_steps
-    run_id = _run(workspace, update)
+    run_id = run_of(workspace, update)
     with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
         done = fit(
             model,
@@ -177,88 +163,3 @@ def _new_examples(workspace: Workspace, update: Update) -> "pa.Table":
     return pa.concat_tables(
         pq.read_table(workspace.datasets.path(version, "train.parquet")) for version in versions
     )
-
-
-def _run(workspace: Workspace, update: Update) -> str:
-    """The MLflow run of this update, opened on first use and found again ever after."""
-    run_id = workspace.registry.open_run(
-        update.id,
-        run_name=f"{update.kind} {update.period}",
-        parameters=_parameters(workspace, update),
-        tags={
-            "updater.kind": update.kind,
-            "updater.period": update.period,
-            "mlflow.user": workspace.actor,
-        },
-    )
-    workspace.registry.log_config(run_id, update.config)
-    for version, context in _inputs(workspace, update):
-        dataset = workspace.ledger.dataset_version(version)
-        workspace.registry.log_dataset(
-            run_id, name=dataset.period, digest=dataset.digest, context=context, uri=version
-        )
-    return run_id
-
-
-def _parameters(workspace: Workspace, update: Update) -> dict[str, Any]:
-    """What this kind of update goes by, and no setting that it doesn't."""
-    settings = workspace.settings
-    parameters: dict[str, Any] = {"period": update.period, "base": update.base or "none"}
-    if update.kind == "update":
-        parameters |= {
-            "rehearsal/policy": settings.rehearsal.policy,
-            "regularizer/method": settings.regularizer.method,
-            "regularizer/strength": settings.regularizer.strength,
-        }
-    if update.kind != "adopt":
-        training = dataclasses.asdict(_training(workspace, update))
-        parameters |= {f"training/{name}": value for name, value in training.items()}
-    return parameters
-
-
-def _inputs(workspace: Workspace, update: Update) -> list[tuple[str, str]]:
-    """(dataset version, what the run does with it)."""
-    inputs = [(version, "training") for version in update.config["datasets"].values()]
-    if update.kind == "update":
-        choices = manifest_of(workspace, update).choices
-        inputs += [(choice.dataset_version, "rehearsal") for choice in choices]
-    return inputs
-
-
-def _register(workspace: Workspace, update: Update, digest: str) -> str:
-    """The version number of the candidate, the same however often it is asked for."""
-    run_id = _run(workspace, update)
-    learnt = (
-        dict(workspace.ledger.model_version(update.base).dataset_versions) if update.base else {}
-    )
-    learnt |= update.config["datasets"]
-    rehearsed = workspace.ledger.step(update.id, "rehearse")
-    version = workspace.registry.register(
-        run_id,
-        key=update.id,
-        checkpoint_uri=workspace.checkpoints.uri(digest),
-        checkpoint_digest=digest,
-        tags={
-            "update": update.id,
-            "base": update.base or "none",
-            "dataset_versions": " ".join(learnt.values()),
-            "rehearsal_manifest": rehearsed.result["digest"] if rehearsed else "none",
-        },
-        description=f"{update.kind} on {update.period}, from version {update.base or 'none'}",
-    )
-    workspace.ledger.record_model_version(
-        ModelVersion(
-            id=version,
-            kind=update.kind,
-            base=update.base,
-            update=update.id,
-            digest=digest,
-            uri=workspace.checkpoints.uri(digest),
-            periods=sorted(learnt, key=workspace.periods.ordinal),
-            dataset_versions=learnt,
-            run_id=run_id,
-            created_at=datetime.now(UTC),
-        )
-    )
-    workspace.ledger.set_candidate(update.id, version)
-    return version

@@ -1,0 +1,112 @@
+"""What step train tells the registry: one MLflow run per update, and the candidate's version.
+
+Not the training (`updater.steps.train`, which calls this) and not what is published of a judged
+update (`updater.steps.publish`).
+"""
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import Any
+
+from store.ledger import ModelVersion, Update
+from updater.settings import TrainingSettings
+from updater.steps.rehearse import manifest_of
+from updater.workspace import Workspace
+
+
+def training_of(workspace: Workspace, update: Update) -> TrainingSettings:
+    """How this update is trained: from random weights by other settings than from a base."""
+    settings = workspace.settings
+    if update.kind == "update":
+        return settings.training
+    return dataclasses.replace(
+        settings.training,
+        epochs=settings.scratch.epochs,
+        learning_rate=settings.scratch.learning_rate,
+        train_routers=True,
+    )
+
+
+def run_of(workspace: Workspace, update: Update) -> str:
+    """The MLflow run of this update, opened on first use and found again ever after."""
+    run_id = workspace.registry.open_run(
+        update.id,
+        run_name=f"{update.kind} {update.period}",
+        parameters=_parameters(workspace, update),
+        tags={
+            "updater.kind": update.kind,
+            "updater.period": update.period,
+            "mlflow.user": workspace.actor,
+        },
+    )
+    workspace.registry.log_config(run_id, update.config)
+    for version, context in _inputs(workspace, update):
+        dataset = workspace.ledger.dataset_version(version)
+        workspace.registry.log_dataset(
+            run_id, name=dataset.period, digest=dataset.digest, context=context, uri=version
+        )
+    return run_id
+
+
+def _parameters(workspace: Workspace, update: Update) -> dict[str, Any]:
+    """What this kind of update goes by, and no setting that it doesn't."""
+    settings = workspace.settings
+    parameters: dict[str, Any] = {"period": update.period, "base": update.base or "none"}
+    if update.kind == "update":
+        parameters |= {
+            "rehearsal/policy": settings.rehearsal.policy,
+            "regularizer/method": settings.regularizer.method,
+            "regularizer/strength": settings.regularizer.strength,
+        }
+    if update.kind != "adopt":
+        training = dataclasses.asdict(training_of(workspace, update))
+        parameters |= {f"training/{name}": value for name, value in training.items()}
+    return parameters
+
+
+def _inputs(workspace: Workspace, update: Update) -> list[tuple[str, str]]:
+    """(dataset version, what the run does with it)."""
+    inputs = [(version, "training") for version in update.config["datasets"].values()]
+    if update.kind == "update":
+        choices = manifest_of(workspace, update).choices
+        inputs += [(choice.dataset_version, "rehearsal") for choice in choices]
+    return inputs
+
+
+def register(workspace: Workspace, update: Update, digest: str) -> str:
+    """The version number of the candidate, the same however often it is asked for."""
+    run_id = run_of(workspace, update)
+    learnt = (
+        dict(workspace.ledger.model_version(update.base).dataset_versions) if update.base else {}
+    )
+    learnt |= update.config["datasets"]
+    rehearsed = workspace.ledger.step(update.id, "rehearse")
+    version = workspace.registry.register(
+        run_id,
+        key=update.id,
+        checkpoint_uri=workspace.checkpoints.uri(digest),
+        checkpoint_digest=digest,
+        tags={
+            "update": update.id,
+            "base": update.base or "none",
+            "dataset_versions": " ".join(learnt.values()),
+            "rehearsal_manifest": rehearsed.result["digest"] if rehearsed else "none",
+        },
+        description=f"{update.kind} on {update.period}, from version {update.base or 'none'}",
+    )
+    workspace.ledger.record_model_version(
+        ModelVersion(
+            id=version,
+            kind=update.kind,
+            base=update.base,
+            update=update.id,
+            digest=digest,
+            uri=workspace.checkpoints.uri(digest),
+            periods=sorted(learnt, key=workspace.periods.ordinal),
+            dataset_versions=learnt,
+            run_id=run_id,
+            created_at=datetime.now(UTC),
+        )
+    )
+    workspace.ledger.set_candidate(update.id, version)
+    return version
