@@ -274,7 +274,11 @@ def test_a_period_without_a_holdout_is_refused_and_opens_no_update(
 def test_ctrl_c_in_training_is_one_line_and_the_same_command_goes_on(new_west: Path) -> None:
     words = ("update", "west", "--set", "training.seed=3", "--set", "training.epochs=12")
     unfinished = set(command(new_west, "status")["unfinished"])
-    program = "from updater.cli import main; main()"
+    # Where the tests themselves run in a shell's background, Ctrl-C is ignored and stays so.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from updater.cli import main; main()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program, "--workspace", str(new_west), "--quiet", *words],
         stdout=subprocess.PIPE,

@@ -104,13 +104,8 @@ def run(
         careless = _taken(workspace, careful) or pipeline.update(
             _careless(workspace), CARELESS_MONTH
         )
-    answers = [outcome.update(workspace, done) for done in (careful, careless)]
-    for answer, wanted in zip(answers, ("accepted", "rejected"), strict=True):
-        if answer["verdict"] != wanted:
-            raise UpdateError(
-                f"the demo expected the gate to say {wanted} of update {answer['update']}, and it "
-                f"said {answer['verdict']}: {'; '.join(answer['reasons'])}"
-            )
+    _expect(workspace, careful, "accepted")
+    _expect(workspace, careless, "rejected")
     say("4/5  On-call rolls back April's version.")
     rolled_back = _roll_back(workspace, careful)
     say("5/5  The report.")
@@ -118,12 +113,22 @@ def run(
     write_text(report, render(collect(workspace, str(careful.candidate))))
     return Tour(
         first=outcome.first(workspace, first),
-        careful=answers[0],
-        careless=answers[1],
+        careful=outcome.update(workspace, careful),
+        careless=outcome.update(workspace, careless),
         rolled_back=rolled_back,
         report=report,
         workspace=workspace,
     )
+
+
+def _expect(workspace: Workspace, update: Update, wanted: str) -> None:
+    """The gate said what the tour is to show."""
+    answer = outcome.update(workspace, update)
+    if answer["verdict"] != wanted:
+        raise UpdateError(
+            f"the demo expected the gate to say {wanted} of update {update.id}, and it said "
+            f"{answer['verdict']}: {'; '.join(answer['reasons'])}"
+        )
 
 
 def mean_accuracy(answer: dict[str, Any], who: str, *, past: bool) -> float:
