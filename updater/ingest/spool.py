@@ -96,8 +96,14 @@ class Spool:
         if examples:
             self._insert(queries.ADD, _table(examples, EXAMPLE_SCHEMA), self._parameters)
         if quarantined:
-            table = _table(quarantined, QUARANTINE_SCHEMA)
+            table = _table(quarantined, QUARANTINE_SCHEMA.append(pa.field("", pa.bool_())))
             self._insert("insert into quarantine from incoming", table)
+
+    def digest(self) -> str:
+        """What the rows are, in whatever order and place: the examples with their keys and sides,
+        and the period's own rows in the quarantine. Call it before `settle`."""
+        [counts] = self._connection.execute(queries.DIGEST).fetchall()
+        return hashlib.sha256(repr(counts).encode()).hexdigest()
 
     def hold(self, holdouts: Iterable[Path]) -> None:
         """No train example will have a prompt of these holdout.parquet files.
@@ -146,11 +152,19 @@ class Spool:
 
     def quarantined(self) -> Iterator[pa.RecordBatch]:
         """The quarantined rows, sorted by file, line and field."""
-        return self._batches("from quarantine order by all")
+        return self._batches(queries.QUARANTINED)
+
+    def unplaced(self) -> Iterator[pa.RecordBatch]:
+        """The quarantined rows whose period can't be known, sorted likewise."""
+        return self._batches(queries.UNPLACED)
 
     def num_quarantined(self) -> int:
         """Rows in the quarantine so far."""
         return self._count("quarantine")
+
+    def num_unplaced(self) -> int:
+        """Those of them whose period can't be known."""
+        return self._count("quarantine where not is_placed")
 
     def commonest_faults(self, most: int = 3) -> list[tuple[str, str, int]]:
         """(field, rule, rows) of the quarantine, the commonest first."""

@@ -1,0 +1,101 @@
+"""Step ingest on a real workspace: when a period gets a dataset version, and which rows it has."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from store.datasets import Datasets
+from store.ledger import DatasetVersion, migrate
+from updater.steps.ingest import version_period
+from updater.workspace import Workspace
+
+CONFIG = """
+[workspace]
+name = "w"
+[source]
+uri = "rows.jsonl"
+[source.fields]
+id = "{id}"
+prompt = "{text}"
+completion = "{label}"
+period = "{period}"
+split = "{split}"
+[periods]
+order = ["a", "b", "c"]
+holdout_splits = ["test"]
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "updater.toml").write_text(CONFIG)
+    Datasets.create(tmp_path)
+    made = Workspace.open(tmp_path)
+    migrate(made.ledger_url)
+    return made
+
+
+def row(period: str, n: int, **changes: Any) -> dict[str, Any]:
+    split = "test" if n % 5 == 0 else "train"
+    plain = {"id": f"{period}{n}", "text": f"{period} {n}", "label": "l", "period": period}
+    return {**plain, "split": split, **changes}
+
+
+def add(workspace: Workspace, rows: list[dict[str, Any] | str]) -> None:
+    with (workspace.root / "rows.jsonl").open("a") as file:
+        file.writelines(f"{r if isinstance(r, str) else json.dumps(r)}\n" for r in rows)
+
+
+def prompts(workspace: Workspace, version: DatasetVersion, name: str) -> set[str]:
+    path = workspace.datasets.path(version.id, f"{name}.parquet")
+    return set(pq.read_table(path)["prompt"].to_pylist())
+
+
+def test_a_growing_file_leaves_its_old_periods_as_they_are(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "updater")
+    add(workspace, [*[row("a", n) for n in range(20)], "{cut off", row("a", 99, text=None)])
+    first = version_period(workspace, "a")
+    assert (first.id, first.num_quarantined) == ("a@v1", 2)
+    others = [row(period, n) for period in ("b", "c", "garden") for n in range(20)]
+    add(workspace, [*others, "{not json", {**row("a", 98), "period": None}])
+    assert version_period(workspace, "a") == first
+    assert "a@v1 is unchanged: 84 rows read, 60 of other periods" in caplog.text
+    assert "20 rows are of periods that are not in periods.order: garden" in caplog.text
+    where = workspace.root / "cache" / "unplaced" / "a@v1.parquet"
+    assert f"3 broken rows may be of any period; they stand in {where}" in caplog.text
+    assert pq.read_table(where)["line"].to_pylist() == [21, 83, 84]
+    assert version_period(workspace, "b").num_quarantined == 3
+    add(workspace, [row("a", 20)])
+    assert version_period(workspace, "a").id == "a@v2"
+
+
+def test_a_version_of_which_a_file_is_lost_is_made_anew(workspace: Workspace) -> None:
+    add(workspace, [row("a", n) for n in range(20)])
+    first = version_period(workspace, "a")
+    path = workspace.datasets.path("a@v1", "train.parquet")
+    path.chmod(0o600)
+    path.unlink()
+    assert version_period(workspace, "a") == first
+    assert path.is_file()
+
+
+def test_a_version_that_the_ledger_does_not_know_is_recorded(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(workspace, [row("a", n) for n in range(20)])
+    with monkeypatch.context() as killed:
+        killed.setattr(type(workspace.ledger), "record_period", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            version_period(workspace, "a")
+    assert workspace.ledger.dataset_versions() == []
+    assert version_period(workspace, "a").id == "a@v1"
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
