@@ -318,6 +318,23 @@ def test_prompts_of_past_holdouts_are_not_trained_on(tmp_path: Path) -> None:
     assert (summary.num_leaked, summary.num_holdout) == (1, 3)
     for broken in (tmp_path / "none.parquet", tmp_path / "rows.jsonl"):
         assert broken.name in refused(tmp_path, known=Known(holdouts=[broken]))
+        assert broken.name in refused(tmp_path, known=Known(trains=[broken]))
+
+
+@pytest.mark.parametrize("size", [1, 3, 1_000_000])
+def test_prompts_that_others_train_on_are_not_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(spool_module, "RANGE_ROWS", size)
+    run(tmp_path, [row(n, split="train") for n in (0, 1, 5)])
+    past = newest(tmp_path) / "train.parquet"
+    rows = [*ROWS, row(5, id="z5", split="train"), row(10, id="z10", split="train")]
+    summary = run(tmp_path, rows, known=Known(trains=[past]))
+    assert (summary.num_leaked, summary.num_holdout) == (3, 2), "r0 and r5 go, and z10"
+    assert {r["id"] for r in table(tmp_path, "holdout")} == {"r10", "r15"}
+    ids = {r["id"] for r in table(tmp_path, "train")}
+    assert "z5" in ids, "that prompt is held out no longer"
+    assert "z10" not in ids
 
 
 def test_dates_decide_the_period_in_the_time_zone(tmp_path: Path) -> None:

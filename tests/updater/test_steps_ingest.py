@@ -39,9 +39,9 @@ def workspace(tmp_path: Path) -> Workspace:
     return made
 
 
-def row(period: str, n: int, **changes: Any) -> dict[str, Any]:
+def row(period_: str, n: int, **changes: Any) -> dict[str, Any]:
     split = "test" if n % 5 == 0 else "train"
-    plain = {"id": f"{period}{n}", "text": f"{period} {n}", "label": "l", "period": period}
+    plain = {"id": f"{period_}{n}", "text": f"{period_} {n}", "label": "l", "period": period_}
     return {**plain, "split": split, **changes}
 
 
@@ -63,7 +63,7 @@ def test_a_growing_file_leaves_its_old_periods_as_they_are(
     first = version_period(workspace, "a")
     assert (first.id, first.num_quarantined) == ("a@v1", 2)
     others = [row(period, n) for period in ("b", "c", "garden") for n in range(20)]
-    add(workspace, [*others, "{not json", {**row("a", 98), "period": None}])
+    add(workspace, [*others, "{not json", row("a", 98, period=None)])
     assert version_period(workspace, "a") == first
     assert "a@v1 is unchanged: 84 rows read, 60 of other periods" in caplog.text
     assert "20 rows are of periods that are not in periods.order: garden" in caplog.text
@@ -73,6 +73,46 @@ def test_a_growing_file_leaves_its_old_periods_as_they_are(
     assert version_period(workspace, "b").num_quarantined == 3
     add(workspace, [row("a", 20)])
     assert version_period(workspace, "a").id == "a@v2"
+
+
+@pytest.mark.parametrize("order", ["abc", "acb", "bac", "bca", "cab", "cba"])
+def test_nothing_held_out_in_one_period_is_trained_on_in_another(
+    workspace: Workspace, order: str
+) -> None:
+    """Prompts that two periods share, each on each side, in whichever order they are ingested."""
+    for period in "abc":
+        add(workspace, [row(period, n) for n in range(20)])
+        for other in "abc".replace(period, ""):
+            shared = [row(other, n) for n in (0, 1, 2)]
+            rows = zip(shared, ("train", "test", "train"), strict=True)
+            add(
+                workspace,
+                [
+                    {**s, "id": f"{period}-{s['id']}", "period": period, "split": split}
+                    for s, split in rows
+                ],
+            )
+    first = {period: version_period(workspace, period) for period in order}
+    check_apart(workspace, first)
+    assert all(version.num_train >= 15 for version in first.values())
+    assert all(version.num_leaked > 0 for version in list(first.values())[1:])
+    assert {period: version_period(workspace, period) for period in "abc"} == first
+    late = [row(p, 50 + n, id=f"late{n}", period="a") for n, p in enumerate("bc")]
+    held = [row(p, 5, id=f"late-{p}5", period="a", split="train") for p in "bc"]
+    trained = [row(p, 3, id=f"late-{p}3", period="a", split="test") for p in "bc"]
+    add(workspace, [*late, *held, *trained])
+    assert version_period(workspace, "b") == first["b"]
+    second = version_period(workspace, "a")
+    assert (second.id, second.num_leaked - first["a"].num_leaked >= 4) == ("a@v2", True)
+    check_apart(workspace, {**first, "a": second})
+
+
+def check_apart(workspace: Workspace, versions: dict[str, DatasetVersion]) -> None:
+    trained, held = (
+        set.union(*(prompts(workspace, version, name) for version in versions.values()))
+        for name in ("train", "holdout")
+    )
+    assert not trained & held
 
 
 def test_a_version_of_which_a_file_is_lost_is_made_anew(workspace: Workspace) -> None:

@@ -12,9 +12,11 @@ class Known:
     Args:
         rows_digest: of the period's newest version.
         schema: of the period before this one.
-        holdouts: holdout.parquet files of past periods; no train example will have their prompts.
+        trains: train.parquet files of other periods; no holdout example will have their prompts.
+        holdouts: holdout.parquet files of other periods; no train example will have their prompts.
     """
 
     rows_digest: str = ""
     schema: Mapping[str, str] = field(default_factory=dict)
+    trains: Sequence[Path] = ()
     holdouts: Sequence[Path] = ()

@@ -9,7 +9,7 @@ create table rows (
     content uhugeint, question uhugeint, file varchar, line bigint);
 create table quarantine (
     file varchar, line bigint, field varchar, rule varchar, value varchar, is_placed boolean);
-create table held (question uhugeint);
+create table elsewhere (question uhugeint, holdout boolean);
 create table dropped (
     row_id bigint, key ubigint, content uhugeint, question uhugeint, holdout boolean);
 """
@@ -65,6 +65,21 @@ with near as not materialized (
         from near semi join repeated using (content, holdout))
 select row_id, key, content, question, holdout from placed where place > 1
 """
+# In both of these `near` are the rows that are left.
+DROP_TRAINED = """
+insert into dropped
+with near as not materialized (
+        select rows.rowid as row_id, key, content, question, holdout from rows
+        anti join (
+            select row_id from dropped
+            where question between $first::uhugeint and $last::uhugeint) as gone
+        on rows.rowid = gone.row_id
+        where holdout and question between $first::uhugeint and $last::uhugeint)
+select row_id, key, content, question, holdout from near
+where question in (
+    select question from elsewhere
+    where not holdout and question between $first::uhugeint and $last::uhugeint)
+"""
 DROP_LEAKED = """
 insert into dropped
 with near as not materialized (
@@ -78,7 +93,8 @@ select row_id, key, content, question, holdout from near
 where not holdout and question in (
     select question from near where holdout
     union all
-    select question from held where question between $first::uhugeint and $last::uhugeint)
+    select question from elsewhere
+    where holdout and question between $first::uhugeint and $last::uhugeint)
 """
 QUARANTINED = "select file, line, field, rule, value from quarantine order by all"
 UNPLACED = "select file, line, field, rule, value from quarantine where not is_placed order by all"

@@ -35,6 +35,8 @@ class Summary:
     Args:
         num_quarantined: rows in quarantine.parquet.
         num_unplaced: those of them whose period could not be known.
+        num_leaked: train examples whose prompt stands in a holdout, of this period or another,
+            and holdout examples whose prompt another period trains on.
         rows_digest: of the period's own rows as the source had them, whatever their order.
         schema: column -> type, of the columns that the templates name, in the period's own rows.
     """

@@ -19,7 +19,6 @@ from updater.progress import bar
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
-    from store.datasets import DatasetCommit
     from updater.ingest import Ingested, Summary
 
 log = logging.getLogger("updater")
@@ -31,6 +30,9 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
     The same rows as the newest version of the period give that version again, whatever rows of
     other periods, or of none that is known, have come to the source since.
 
+    No prompt is trained on in the newest version of one period and held out in that of another:
+    of two periods the one that is versioned later yields.
+
     Raises:
         InputError: an unknown period, a source that is gone or empty, a changed schema.
         StoreError: the data repository can't be written.
@@ -40,31 +42,33 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
     if staging.exists():
         shutil.rmtree(staging)
     staging.mkdir()
-    newest = _newest(workspace, period)
+    newest = workspace.ledger.latest_dataset_version(period)
     try:
-        done = _ingest(workspace, period, staging, newest[1].rows_digest if newest else "")
+        done = _ingest(workspace, period, staging, _rows_digest(workspace, newest))
         if done.summary:
-            commit = workspace.datasets.commit(period, staging, f"Period {period}")
-            summary = done.summary
+            version = _versioned(workspace, done.summary, staging)
         else:
             assert newest, "only the rows of a version are known"
-            commit, summary = newest
-        _tell(workspace, commit.version, done, staging)
+            version = newest
+            _push(workspace, version.id)
+        _tell(workspace, version.id, done, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    if workspace.settings.store.dvc_remote:
-        workspace.datasets.push([commit.version])
-    return _recorded(workspace, commit, summary)
+    return version
 
 
 def _ingest(workspace: Workspace, period: str, staging: Path, rows_digest: str) -> Ingested:
     from updater.ingest import Known, ingest
 
-    earlier = _earlier(workspace, period)
+    path, ordinal = workspace.datasets.path, workspace.periods.ordinal
+    newest = {d.period: d for d in workspace.ledger.dataset_versions() if d.period != period}
+    others = sorted(newest.values(), key=lambda other: ordinal(other.period))
+    earlier = [other for other in others if ordinal(other.period) < ordinal(period)]
     known = Known(
         rows_digest=rows_digest,
         schema=earlier[-1].schema if earlier else {},
-        holdouts=[workspace.datasets.path(d.id, "holdout.parquet") for d in earlier],
+        trains=[path(other.id, "train.parquet") for other in others],
+        holdouts=[path(other.id, "holdout.parquet") for other in others],
     )
     with bar(f"rows of {period}", None, shown=workspace.progress) as progress:
         return ingest(
@@ -72,20 +76,19 @@ def _ingest(workspace: Workspace, period: str, staging: Path, rows_digest: str) 
         )
 
 
-def _newest(workspace: Workspace, period: str) -> tuple[DatasetCommit, Summary] | None:
-    """The newest version of the period and its summary; None where there is none, or where some of
-    it is lost or was written by another release: then it is made anew."""
+def _rows_digest(workspace: Workspace, version: DatasetVersion | None) -> str:
+    """Of the version's rows; empty where there is none, or where some of it is lost or was written
+    by another release: then it is made anew."""
     from updater.ingest import FILES, Summary
 
-    commit = workspace.datasets.newest(period)
-    if commit is None:
-        return None
+    if version is None:
+        return ""
     try:
-        paths = {name: workspace.datasets.path(commit.version, name) for name in FILES}
-        return commit, Summary.read(paths["summary.json"])
+        paths = {name: workspace.datasets.path(version.id, name) for name in FILES}
+        return Summary.read(paths["summary.json"]).rows_digest
     except (NotFoundError, ValueError, TypeError) as error:
-        log.warning("%s is made anew: %s", commit.version, error)
-        return None
+        log.warning("%s is made anew: %s", version.id, error)
+        return ""
 
 
 def _tell(workspace: Workspace, version: str, done: Ingested, staging: Path) -> None:
@@ -108,14 +111,6 @@ def _tell(workspace: Workspace, version: str, done: Ingested, staging: Path) -> 
         )
 
 
-def _earlier(workspace: Workspace, period: str) -> list[DatasetVersion]:
-    """The newest dataset version of every period before this one, oldest period first."""
-    newest = {d.period: d for d in workspace.ledger.dataset_versions()}
-    ordinal = workspace.periods.ordinal
-    earlier = [p for p in newest if ordinal(p) < ordinal(period)]
-    return [newest[p] for p in sorted(earlier, key=ordinal)]
-
-
 def _unplaced(workspace: Workspace, version: str, done: Ingested, staging: Path) -> Path:
     """Where the broken rows that may be of any period can be read: a new version has them in its
     quarantine; an unchanged one may be older than they are."""
@@ -128,9 +123,11 @@ def _unplaced(workspace: Workspace, version: str, done: Ingested, staging: Path)
     return (staging / UNPLACED_FILE).replace(kept)
 
 
-def _recorded(workspace: Workspace, commit: DatasetCommit, summary: Summary) -> DatasetVersion:
-    """The dataset version is in the ledger."""
+def _versioned(workspace: Workspace, summary: Summary, staging: Path) -> DatasetVersion:
+    """What is in `staging` is a dataset version in the ledger."""
     period = summary.period
+    commit = workspace.datasets.commit(period, staging, f"Period {period}")
+    _push(workspace, commit.version)
     start_at, end_at = workspace.periods.bounds(period) or (None, None)
     ledger = workspace.ledger
     ledger.record_period(period, workspace.periods.ordinal(period), start_at, end_at)
@@ -145,3 +142,8 @@ def _recorded(workspace: Workspace, commit: DatasetCommit, summary: Summary) -> 
     )
     ledger.record_dataset_version(version)
     return ledger.dataset_version(commit.version)
+
+
+def _push(workspace: Workspace, version: str) -> None:
+    if workspace.settings.store.dvc_remote:
+        workspace.datasets.push([version])
