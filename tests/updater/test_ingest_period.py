@@ -500,6 +500,18 @@ def test_mostly_bad_rows_are_a_wrong_mapping(tmp_path: Path) -> None:
     run(tmp_path, [*ROWS[:6], *[row(n, text=None) for n in range(6)]])
 
 
+def test_broken_rows_of_unknown_period_are_judged_beside_all_rows(tmp_path: Path) -> None:
+    good: list = [row(n) for n in range(100)]
+    broken: list = ["{not json", row(0, domain=None)] * 60
+    others = [row(n, domain="work") for n in range(1000, 1020)]
+    assert run(tmp_path, [*good, *broken, *others]).num_unplaced == 120
+    message = refused(tmp_path, [*good, *broken, *others[1:]])
+    assert "239 rows read" in message
+    assert "must have a period; 120 have not" in message
+    bad = [row(n, text=None) for n in range(101)]
+    assert "must be good" in refused(tmp_path, [*good, *bad, *others * 9])
+
+
 def test_a_period_needs_both_sides(tmp_path: Path) -> None:
     assert "train examples" in refused(tmp_path, [row(n, split="test") for n in range(5)])
     periods = PeriodSettings(order=("home",), holdout_fraction=1e-9)

@@ -2,11 +2,12 @@
 
 Not the versioning (`store.datasets`) nor the ledger: the caller, `updater.steps.ingest`, commits
 what this leaves in a folder of its own. The parts: `rows` maps one row, `spool` judges all rows
-together, `write` makes the files, `schema` notices that the source changed.
+together, `write` makes the files, `schema` notices that the source changed, and `usable` that the
+rows are too few or too bad.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from updater.ingest.rows import Mapper
 from updater.ingest.schema import check_present, check_unchanged, schema_of
 from updater.ingest.spool import QUARANTINE_SCHEMA, Spool, is_holdout, key_of
 from updater.ingest.summary import SUMMARY_FILE, Reading, Summary
+from updater.ingest.usable import check_usable
 from updater.ingest.write import EXAMPLES, write_parquet
 from updater.periods import Periods
 from updater.settings import Settings
@@ -36,8 +38,6 @@ __all__ = [
     "key_of",
 ]
 
-# Chosen, not measured: bad rows are an accident; where they are most, the mapping is wrong.
-MAX_QUARANTINED_FRACTION = 0.5
 SPOOL = ".spool"
 FILES = ("train.parquet", "holdout.parquet", "quarantine.parquet", SUMMARY_FILE)
 UNPLACED_FILE = "unplaced.parquet"
@@ -125,7 +125,8 @@ def _made(
     spool.compare(known.trains, holdout=False)
     spool.compare(known.holdouts, holdout=True)
     summary = _summary(mapper.period, spool, rows_digest, schema)
-    _check_usable(reading, summary, spool, is_split_given=is_split_given)
+    faults = spool.commonest_faults()
+    check_usable(reading, summary, faults, is_split_given=is_split_given)
     write_parquet(staging / "train.parquet", spool.examples(holdout=False), EXAMPLES)
     write_parquet(staging / "holdout.parquet", spool.examples(holdout=True), EXAMPLES)
     write_parquet(staging / "quarantine.parquet", spool.quarantined(), QUARANTINE_SCHEMA)
@@ -158,42 +159,6 @@ def _summary(period: str, spool: Spool, rows_digest: str, schema: dict[str, str]
         num_unplaced=spool.num_unplaced(),
         rows_digest=rows_digest,
         schema=schema,
-    )
-
-
-def _check_usable(
-    reading: Reading, summary: Summary, spool: Spool, *, is_split_given: bool
-) -> None:
-    """The period has good rows. Where the source says the split, it may say that none is held
-    out: such a period can be looked at, and it is the update that refuses it.
-
-    Raises:
-        InputError: most rows are bad, or there is nothing to train on or to hold out.
-    """
-    found = _told(reading, summary, spool.commonest_faults())
-    num_ours = reading.num_rows_read - reading.num_skipped
-    if summary.num_quarantined > MAX_QUARANTINED_FRACTION * num_ours:
-        rule = "at least half of a period's rows must be good"
-        raise InputError(found, rule, "mend source.fields in updater.toml, or the source")
-    if not summary.num_train + summary.num_holdout:
-        seen = ", ".join(reading.unknown_periods)
-        cure = f"the source has rows of {seen}, not in periods.order" if seen else ""
-        raise InputError(found, "a period must have rows", cure or "look for them in the source")
-    if not summary.num_train:
-        raise InputError(found, "a period must have train examples", "look at how rows are split")
-    if not summary.num_holdout and not is_split_given:
-        cure = "raise periods.holdout_fraction, or take longer periods"
-        raise InputError(found, "a period must have holdout examples", cure)
-
-
-def _told(reading: Reading, summary: Summary, faults: Sequence[tuple[str, str, int]]) -> str:
-    """What was read, in one line."""
-    rules = "; ".join(f"{f'{field}: ' if field else ''}{rule} (x{n})" for field, rule, n in faults)
-    return (
-        f"period {summary.period}: {reading.num_rows_read} rows read, {reading.num_skipped} of "
-        f"other periods, {summary.num_quarantined} quarantined{f' ({rules})' if rules else ''}, "
-        f"{summary.num_duplicates} repeated, {summary.num_leaked} leaked, {summary.num_train} to "
-        f"train on, {summary.num_holdout} held out"
     )
 
 
