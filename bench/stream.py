@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def stream(cli: Cli, first: str, then: list[str]) -> tuple[list[str], list[dict[
 def summary(cli: Cli, every: list[str], answers: list[dict[str, Any]]) -> list[str]:
     """What it comes to, beside training from scratch on everything."""
     made, seconds = cli("scratch", "--periods", *every)
+    verdicts = Counter(answer["verdict"] for answer in answers)
     orchestration = [answer["orchestration"] for answer in answers]
     wall = statistics.median(answer["wall"] for answer in answers)
     last = statistics.fmean(s["candidate"] for s in answers[-1]["scores"].values())
@@ -104,6 +106,9 @@ def summary(cli: Cli, every: list[str], answers: list[dict[str, Any]]) -> list[s
         f"From scratch on all {len(every)} periods: {statistics.fmean(made['scores'].values()):.1%}"
         f" on average, in {seconds:.0f} s; the last update's version has {last:.1%}, and an update "
         f"took {wall:.0f} s (median).",
+        "",
+        f"Verdicts: {', '.join(f'{n} {v}' for v, n in verdicts.items())}. Of the last update the "
+        f"gate said: {' '.join(answers[-1]['reasons'][:2])}",
         "",
         f"Orchestration: {statistics.median(orchestration):.1f} s (median), "
         f"{max(orchestration):.1f} s (most); the target is {TARGET_SECONDS:.0f} s.",
@@ -140,7 +145,7 @@ def main() -> None:
         then = periods.expand([given.then])
         lines, answers = stream(cli, given.first, then)
         lines += summary(cli, [*periods.expand([given.first]), *then], answers)
-        print("\n".join(lines[-3:]), flush=True)
+        print("\n".join(lines[-5:]), flush=True)
         if given.page:
             picture = given.page.with_suffix(".svg")
             draw(workspace, answers[-1]["candidate"], picture)

@@ -37,6 +37,12 @@ BAD_INPUT = 2  # the exit code that says: no retry can help
 KILL_AFTER_SECONDS = 4  # Airflow follows SIGTERM by SIGKILL after 5 seconds: be done before
 DEFAULT_APPROVAL_SECONDS = 7 * 24 * 3600  # as in updater.settings.GateSettings; a test holds them
 
+READ_HERE = (
+    ("periods", "schedule"),
+    ("periods", "time_zone"),
+    ("gate", "approval_timeout_seconds"),
+)
+
 ABOUT = """Learns one period of data: **ingest** (validate and version the rows), **rehearse**
 (choose old examples to show again), **importance** (how much each weight matters for the past),
 **train**, **evaluate** (deployed model and candidate on every period's holdout), **gate** (the
@@ -60,12 +66,32 @@ def read_configuration(environ: dict[str, str]) -> tuple[dict, str]:
         )
     path = Path(given) / "updater.toml"
     try:
-        return tomllib.loads(path.read_text("utf-8")), ""
+        return with_environment(tomllib.loads(path.read_text("utf-8")), environ), ""
     except OSError as error:
         problem = f"{path} can't be read ({error.strerror}). Point UPDATER_WORKSPACE at a workspace"
-    except ValueError as error:
+    except tomllib.TOMLDecodeError as error:
         problem = f"{path} is not valid TOML ({error}). Mend it; `updater status` checks it whole"
+    except ValueError as error:
+        problem = str(error)
     return {}, problem + "."
+
+
+def with_environment(configuration: dict, environ: dict[str, str]) -> dict:
+    """The configuration with what the environment says of the settings that this file reads, as
+    `updater` itself reads it."""
+    merged = {name: dict(values) for name, values in configuration.items()}
+    for section, key in READ_HERE:
+        name = f"UPDATER_{section}_{key}".upper()
+        value = environ.get(name, "")
+        if not value:
+            continue
+        if not key.endswith("_seconds"):
+            merged.setdefault(section, {})[key] = value
+        elif value.isdigit():
+            merged.setdefault(section, {})[key] = int(value)
+        else:
+            raise ValueError(f"{name}={value} in the environment: must be a number of seconds")
+    return merged
 
 
 def schedule_of(configuration: dict) -> CronPartitionTimetable | None:

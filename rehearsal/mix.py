@@ -1,13 +1,13 @@
-"""Batches of new and rehearsed examples in one fixed ratio: a batch sampler for a DataLoader.
+"""Batches of new and rehearsed examples in one fixed ratio, from any place of an epoch on.
 
-The trainer concatenates [new..., rehearsed...] and hands this to `DataLoader(batch_sampler=...)`.
-Does not know what an example is; it deals in indices. One process: nothing is sharded here.
+Does not know what an example is; it deals in indices of [new..., rehearsed...]. One process:
+nothing is sharded here. Called by `updater.train.schedule`.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
-from torch.utils.data import Sampler
 
 BUCKET_BATCHES = 32
 """Examples are sorted by length within runs of so many batches. Chosen by measurement on 10,000
@@ -15,7 +15,7 @@ lognormal lengths (sigma 0.5, batch 32, a fifth rehearsed): of all tokens 60 % w
 sorting, 15 % with runs of 16, 8 % with 32, 4 % with 64, which mixes less."""
 
 
-class MixedBatchSampler(Sampler[list[int]]):
+class MixedBatches:
     """Every epoch passes once over all new and all rehearsed examples, mixed alike in each batch.
 
     Batch b of size `batch_size` (the last may be shorter) holds
@@ -24,15 +24,13 @@ class MixedBatchSampler(Sampler[list[int]]):
     ratio, and so are any consecutive batches together. Indices below `num_new` are new, the others
     rehearsed; a batch lists new ones first.
 
-    The order depends on `seed` and the epoch alone. An interrupted epoch goes on after
-    `load_state_dict`, with the very batches that were left.
+    The order depends on `seed` and the epoch alone.
 
     Args:
         num_new: at least 0.
         num_rehearsed: at least 0; at 0 every batch is new.
         batch_size: at least 1.
         seed: at least 0.
-        epoch: where to begin.
         lengths: tokens of each example, new ones first. Given, batches are of like length: the
             shuffled epoch is sorted within runs of BUCKET_BATCHES batches, whose order is then
             shuffled. Ratio and single use hold as without.
@@ -48,10 +46,9 @@ class MixedBatchSampler(Sampler[list[int]]):
         *,
         batch_size: int,
         seed: int,
-        epoch: int = 0,
         lengths: Sequence[int] | None = None,
     ) -> None:
-        least = {"num_new": 0, "num_rehearsed": 0, "batch_size": 1, "seed": 0, "epoch": 0}
+        least = {"num_new": 0, "num_rehearsed": 0, "batch_size": 1, "seed": 0}
         for name, minimum in least.items():
             if locals()[name] < minimum:
                 raise ValueError(f"{name} is {locals()[name]}: must be at least {minimum}")
@@ -59,48 +56,27 @@ class MixedBatchSampler(Sampler[list[int]]):
         if lengths is not None and len(lengths) != total:
             raise ValueError(f"lengths has {len(lengths)} entries for {total} examples")
         self.num_new, self.num_rehearsed, self.batch_size = num_new, num_rehearsed, batch_size
-        self.seed, self.epoch = seed, epoch
+        self.seed = seed
         self._lengths = None if lengths is None else torch.as_tensor(lengths)
-        self._first_batch = self._next_batch = 0
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, also where one is being resumed."""
+        """Batches in an epoch."""
         return -(-(self.num_new + self.num_rehearsed) // self.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """The next pass is that epoch, from its first batch unless it is the resumed one."""
-        if epoch != self.epoch:
-            self.epoch, self._first_batch, self._next_batch = epoch, 0, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """The epoch, and the batch of it that comes next.
-
-        A DataLoader that fetches ahead has drawn more batches than were trained on: a trainer
-        that saves between them writes its own count into `batch`.
-        """
-        return {"epoch": self.epoch, "batch": self._next_batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next pass is that of `state`, from its batch on; passes after it are whole.
+    def epoch(self, number: int, first_batch: int = 0) -> Iterator[list[int]]:
+        """The batches of that epoch (0-based) from `first_batch` on, the same whenever asked for.
 
         Raises:
             ValueError: an epoch or batch that there is not.
         """
-        if state["epoch"] < 0 or not 0 <= state["batch"] <= len(self):
-            raise ValueError(f"{state} is no place among {len(self)} batches an epoch")
-        self.epoch = state["epoch"]
-        self._first_batch = self._next_batch = state["batch"]
+        if number < 0 or not 0 <= first_batch <= len(self):
+            place = f"batch {first_batch} of epoch {number}"
+            raise ValueError(f"{place} is no place among {len(self)} batches an epoch")
+        return islice(self._batches(number), first_batch, None)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        first, self._first_batch = self._first_batch, 0
-        for index, batch in enumerate(self._batches()):
-            if index >= first:
-                self._next_batch = index + 1
-                yield batch
-
-    def _batches(self) -> Iterator[list[int]]:
+    def _batches(self, number: int) -> Iterator[list[int]]:
         # Odd multiplier (2^64 / golden ratio): distinct (seed, epoch) pairs give distinct streams.
-        mixed = (self.seed * 0x9E3779B97F4A7C15 + self.epoch) % 2**63
+        mixed = (self.seed * 0x9E3779B97F4A7C15 + number) % 2**63
         generator = torch.Generator().manual_seed(mixed)
         new = torch.randperm(self.num_new, generator=generator)
         old = torch.randperm(self.num_rehearsed, generator=generator) + self.num_new

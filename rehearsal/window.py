@@ -5,7 +5,7 @@ window is a uniform sample without replacement, chosen before the file was seen.
 groups that the window touches are read. Does not choose windows: `manifest` does.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
 """The columns of `train.parquet` (docs/architecture.md)."""
 
 
-def read(path: Path, start: int, count: int, columns: Sequence[str] | None = None) -> pa.Table:
+def read(path: Path, start: int, count: int) -> pa.Table:
     """Rows `start`, `start + 1`, ... of the file, `count` of them, going on at row 0 at its end.
 
     Time and memory are those of the row groups touched, plus the footer's (a few hundred bytes a
@@ -36,14 +36,13 @@ def read(path: Path, start: int, count: int, columns: Sequence[str] | None = Non
         path: a Parquet file.
         start: 0 .. rows - 1; any for a count of 0.
         count: 0 .. rows.
-        columns: which to read, all if None.
 
     Raises:
-        ValueError: the window does not fit the file, a column is not in it, or it is damaged.
+        ValueError: the window does not fit the file, or it is damaged.
         OSError: the file is not there or may not be read.
     """
     with _opened(path) as file:
-        return _window(file, start, count, columns)
+        return _window(file, start, count)
 
 
 def load(manifest: Manifest, locate: Callable[[str], Path]) -> pa.Table:
@@ -72,7 +71,7 @@ def _labelled(choice: Choice, path: Path) -> pa.Table:
                 f"has {num_rows} rows, the manifest says {choice.num_train} for period "
                 f"{choice.period!r}; it must be version {choice.dataset_version}"
             )
-        table = _window(file, choice.start, choice.count, None)
+        table = _window(file, choice.start, choice.count)
     return table.append_column("period", pa.array([choice.period] * choice.count, pa.string()))
 
 
@@ -90,28 +89,18 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _window(
-    file: pq.ParquetFile, start: int, count: int, columns: Sequence[str] | None
-) -> pa.Table:
+def _window(file: pq.ParquetFile, start: int, count: int) -> pa.Table:
     num_rows = file.metadata.num_rows
     if not (0 <= count <= num_rows and (count == 0 or 0 <= start < num_rows)):
         raise ValueError(f"a window of {count} rows at {start} does not fit its {num_rows} rows")
-    unknown = sorted(set(columns or ()) - set(file.schema_arrow.names))
-    if unknown:
-        raise ValueError(f"has no column {unknown}, only {file.schema_arrow.names}")
     first = min(count, num_rows - start)
-    pieces = [
-        _contiguous(file, start, first, columns),
-        _contiguous(file, 0, count - first, columns),
-    ]
+    pieces = [_contiguous(file, start, first), _contiguous(file, 0, count - first)]
     return pa.concat_tables(pieces).combine_chunks()
 
 
-def _contiguous(
-    file: pq.ParquetFile, start: int, count: int, columns: Sequence[str] | None
-) -> pa.Table:
+def _contiguous(file: pq.ParquetFile, start: int, count: int) -> pa.Table:
     groups = list(_touched(file.metadata, start, count))
-    table = file.read_row_groups([group for group, _ in groups], columns=columns, use_threads=False)
+    table = file.read_row_groups([group for group, _ in groups], use_threads=False)
     return table.slice(start - groups[0][1] if groups else 0, count)
 
 

@@ -144,6 +144,21 @@ class DataCache:
             raise NotFoundError(f"the DVC cache lacks {digest} ({path})") from error
         return {entry["relpath"]: entry["md5"] for entry in listed}
 
+    def drop_damaged(self, digest: str, num_bytes: int) -> None:
+        """No file of the folder is in the cache with a wrong size, such as one cut short.
+
+        A size is compared before any content is read: `num_bytes` is that of all files together.
+        """
+        named = list(self.files(digest).values())
+        present = [md5 for md5 in named if self.object(md5).is_file()]
+        if sum(self.object(md5).stat().st_size for md5 in present) == num_bytes:
+            return
+        for md5 in dict.fromkeys(present):
+            try:
+                check(self.object(md5), md5)
+            except StoreError:
+                self.object(md5).unlink()
+
     def object(self, md5: str) -> Path:
         """Where the cache holds, or would hold, the object `md5` (DVC 3's layout)."""
         return self._folder / "files" / "md5" / md5[:2] / md5[2:]

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.data_cache import DataCache, check, walk
+from store.data_cache import DataCache, walk
 from store.errors import NotFoundError, StoreError
 from store.git import Git
 
@@ -40,11 +40,13 @@ DVC_FILES = {
 
 @dataclass(frozen=True)
 class DatasetCommit:
-    """`version` as in `banking@v1`; the git `commit`; DVC's MD5 of the folder as `digest`."""
+    """`version` as in `banking@v1`; the git `commit`; DVC's MD5 of the folder as `digest`; the
+    size of its files together."""
 
     version: str
     commit: str
     digest: str
+    num_bytes: int
 
 
 class Datasets:
@@ -96,7 +98,7 @@ class Datasets:
                     return newest
                 commit = self._git.commit([f"data/{period}.dvc"], message)
             self._git.tag(version, commit)
-        return DatasetCommit(version, commit, digest)
+        return self.get(version)
 
     def versions(self, period: str) -> list[str]:
         """The versions of `period`, oldest first.
@@ -126,56 +128,44 @@ class Datasets:
             raise NotFoundError(f"no dataset version {version}; of {period} there are: {known}")
         written = self._git.show(commits[version], f"data/{period}.dvc")
         digest = re.search(r"md5: ([0-9a-f]{32}\.dir)", written)
-        if digest is None:
+        size = re.search(r"size: ([0-9]+)", written)
+        if digest is None or size is None:
             raise StoreError(f"data/{period}.dvc at {version} is not what DVC writes: {written}")
-        return DatasetCommit(version, commits[version], digest[1])
+        return DatasetCommit(version, commits[version], digest[1], int(size[1]))
 
-    def path(self, version: str, name: str, *, verify: bool = False) -> Path:
+    def path(self, version: str, name: str) -> Path:
         """A local file with the bytes of `name` in that version: DVC's own object, not a copy.
 
-        Read-only by contract: every reader shares it. Fetched from the remote if need be.
+        Read-only by contract: every reader shares it. Fetched from the remote where it is missing
+        or its size is wrong; a change that keeps the size is not seen.
 
         Raises:
             NotFoundError: no such version or file, or neither cache nor remote holds it.
             UnreachableError: the remote does not answer.
-            StoreError: with `verify`, the file is not what was versioned.
+            StoreError: what the remote gave is corrupt.
         """
-        digest = self.get(version).digest
+        found = self.get(version)
+        digest = found.digest
         if not self._cache.object(digest).is_file():
             self._bring_back(version, digest)
+        self._cache.drop_damaged(digest, found.num_bytes)
         files = self._cache.files(digest)
         if name not in files:
             raise NotFoundError(f"no file {name} in {version}; it holds {', '.join(files)}")
         path = self._cache.object(files[name])
         if not path.is_file():
             self._bring_back(version, digest)
-        if verify:
-            check(path, files[name])
         return path
 
-    def push(self, versions: Sequence[str] | None = None) -> int:
-        """The content of `versions` (None: all) is at the remote; how many objects were sent.
+    def push(self, versions: Sequence[str]) -> int:
+        """The content of `versions` is at the remote; how many objects were sent.
 
         Raises:
             NotFoundError: no such version, or the local cache lacks some of it.
             UnreachableError: the remote does not answer.
             StoreError: no remote is configured, or it refuses.
         """
-        return self._cache.push(self._digests(versions))
-
-    def pull(self, versions: Sequence[str] | None = None) -> int:
-        """The content of `versions` (None: all) is local, bit for bit; how many objects came.
-
-        Raises:
-            NotFoundError: no such version, or the remote lacks some of it.
-            UnreachableError: the remote does not answer.
-            StoreError: no remote is configured, or what it gave is corrupt.
-        """
-        return self._cache.pull(self._digests(versions))
-
-    def _digests(self, versions: Sequence[str] | None) -> list[str]:
-        named = sorted(self._versions("*")) if versions is None else versions
-        return [self.get(version).digest for version in named]
+        return self._cache.push([self.get(version).digest for version in versions])
 
     def _versions(self, period: str) -> dict[str, str]:
         if not self._git.exists():
@@ -186,8 +176,8 @@ class Datasets:
     def _bring_back(self, version: str, digest: str) -> None:
         if not self._cache.remote:
             raise NotFoundError(
-                f"the content of {version} is not in the DVC cache, and no remote is configured; "
-                "set dvc_remote in [store], or ingest the period again from its source"
+                f"the content of {version} is not whole in the DVC cache, and no remote is "
+                "configured; set dvc_remote in [store], or ingest the period again from its source"
             )
         self._cache.pull([digest])
 

@@ -1,9 +1,10 @@
 """Curves, scores and summaries as the metrics and tags that MLflow takes. Pure; nothing is sent.
 
-MLflow keeps every point it is told, by name, step, time and value, so saying a thing twice would
-draw it twice: what is known already is left out here. It can't keep NaN (mlflow#26108), and it
-loses metrics of one name for several datasets at one step, hence a name for each period. Called
-by `store.registry`.
+MLflow keeps every point it is told, by name, step, time and value, so saying a thing twice with
+another time would draw it twice: what is known already is left out here, and a point of a curve
+keeps its time. It can't keep NaN (mlflow#26108), and it loses metrics of one name for several
+datasets at one step, hence a name for each period. Called by `store.registry`; `updater.steps`
+makes the points.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,15 +22,24 @@ BY_PERIOD = "accuracy_by_period"
 log = logging.getLogger(__name__)
 
 
-def curve(points: Sequence[tuple[int, Mapping[str, float]]], now_ms: int) -> list[Metric]:
-    """The points (step, metrics); those that are not finite are left out with a warning."""
+@dataclass(frozen=True)
+class Point:
+    """The metrics of one step. `at_ms`, Unix milliseconds, is when they were taken."""
+
+    step: int
+    at_ms: int
+    metrics: Mapping[str, float]
+
+
+def curve(points: Sequence[Point]) -> list[Metric]:
+    """The points' metrics; those that are not finite are left out with a warning."""
     kept, skipped = [], []
-    for step, metrics in points:
-        for name, value in metrics.items():
+    for point in points:
+        for name, value in point.metrics.items():
             if math.isfinite(value):
-                kept.append(_metric(name, value, now_ms, step))
+                kept.append(_metric(name, value, point.at_ms, point.step))
             else:
-                skipped.append(f"{name} at step {step}")
+                skipped.append(f"{name} at step {point.step}")
     if skipped:
         log.warning("not finite, so not in MLflow: %s", ", ".join(skipped))
     return kept

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from store import pointer, points
 from store.errors import ConflictError, NotFoundError
 from store.mlflow_client import Mlflow
-from store.remote import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,9 +97,9 @@ class Registry:
         self._log_parameters(run_id, {name: str(value) for name, value in parameters.items()})
         return run_id
 
-    def close_run(self, run_id: str, status: str = "FINISHED") -> None:
-        """The run has ended with `status` (FINISHED, FAILED or KILLED), now."""
-        self._mlflow.ask(lambda client: client.set_terminated(run_id, status))
+    def close_run(self, run_id: str) -> None:
+        """The run is FINISHED, now."""
+        self._mlflow.ask(lambda client: client.set_terminated(run_id))
 
     def stop_run(self, key: str, status: str) -> None:
         """The run with this `key`, if there is one, has ended with `status` (FAILED or KILLED).
@@ -119,19 +118,15 @@ class Registry:
         """The resolved configuration is the artifact config.json."""
         self._mlflow.ask(lambda client: client.log_dict(run_id, dict(config), "config.json"))
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """One point of each curve. As `log_curve`; batch many steps with that one."""
-        self.log_curve(run_id, [(step, metrics)])
+    def log_curve(self, run_id: str, curve: Sequence[points.Point]) -> None:
+        """The points' metrics are on the curves, a thousand numbers a request.
 
-    def log_curve(self, run_id: str, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """The metrics of each step (step, metrics) are on the curves, a thousand numbers a request.
-
-        Not finite ones are left out with a warning: MLflow can't keep them (mlflow#26108), and a
-        training that diverges is told elsewhere.
+        A point that is told twice is kept once. Not finite ones are left out with a warning: MLflow
+        can't keep them (mlflow#26108), and a training that diverges is told elsewhere.
 
         Raises: UnreachableError, StoreError, NotFoundError: as all methods here.
         """
-        self._log(run_id, points.curve(steps, _now()))
+        self._log(run_id, points.curve(curve))
 
     def log_scores(
         self, run_id: str, accuracy: Mapping[str, float], ordinals: Mapping[str, int]
@@ -247,22 +242,6 @@ class Registry:
                 client.set_model_version_tag(self.name, version, name, value)
 
         self._mlflow.ask(tagged)
-
-    def links(self, what: str) -> str:
-        """Where a person looks at a run (by its id) or a version (by its number): a URL, and for
-        an embedded MLflow the command that serves it.
-
-        Raises: UnreachableError, StoreError, NotFoundError: as all methods here.
-        """
-        is_run = re.fullmatch(r"[0-9a-f]{32}", what)
-        place = f"models/{self.name}/versions/{what}"
-        if is_run:
-            place = f"experiments/{self._experiment}/runs/{what}"
-        shown = without_secrets(self._mlflow.uri)
-        if self._mlflow.is_server:
-            return f"{shown}/#/{place}"
-        command = f"mlflow ui --backend-store-uri {shown}"
-        return f"http://127.0.0.1:5000/#/{place} after `{command}`"
 
     @cached_property
     def _experiment(self) -> str:

@@ -23,10 +23,8 @@ def with_backoff(
     *,
     on: tuple[type[BaseException], ...],
     what: str,
-    attempts: int = ATTEMPTS,
-    pause_seconds: float = FIRST_PAUSE_SECONDS,
 ) -> Result:
-    """What `action()` returns, after at most `attempts` calls with doubling pauses between them.
+    """What `action()` returns, after at most `ATTEMPTS` calls with doubling pauses between them.
 
     `action` must be safe to run again after it failed with one of `on`. `what` names the thing
     that is asked, as in "the ledger at sqlite:///store.db"; never put a password in it.
@@ -34,19 +32,16 @@ def with_backoff(
     Raises:
         UnreachableError: every attempt raised one of `on`; the last one is the cause.
         Exception: anything else that `action` raises, at once.
-        ValueError: `attempts` is below 1.
     """
-    if attempts < 1:
-        raise ValueError(f"attempts: {attempts}; must be at least 1")
-    for attempt in range(1, attempts + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
         except on as error:
-            if attempt == attempts:
+            if attempt == ATTEMPTS:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UnreachableError(
-                    f"{what} can't be reached ({attempts} attempts): {reason}. "
+                    f"{what} can't be reached ({ATTEMPTS} attempts): {reason}. "
                     "Start it or mend its address, then run the same command again."
                 ) from error
-            time.sleep(pause_seconds * 2 ** (attempt - 1))
+            time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
     raise AssertionError("unreachable: the loop returns or raises")

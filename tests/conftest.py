@@ -1,11 +1,13 @@
-"""What tests of several packages share: real databases, and a ledger with a story in it."""
+"""What tests of several packages share: a tiny architecture, databases, a ledger with a story."""
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -22,6 +24,39 @@ POSTGRES = os.environ.get(
 # spinning made a training step 20 times as slow. Read by torch when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 START = datetime(2026, 1, 1, tzinfo=UTC)
+# A Nemotron-H with Mamba-2, attention and Mixture-of-Experts layers, as small as it can be and
+# still learn a few words.
+ARCHITECTURE: dict[str, Any] = {
+    "architectures": ["NemotronHForCausalLM"],
+    "model_type": "nemotron_h",
+    "hybrid_override_pattern": "ME*E",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 16,
+    "n_groups": 2,
+    "conv_kernel": 4,
+    "chunk_size": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 32,
+    "moe_shared_expert_intermediate_size": 64,
+    "intermediate_size": 64,
+    "mlp_hidden_act": "relu2",
+    "max_position_embeddings": 512,
+    "time_step_limit": [0.0, 1e9],
+    "use_cache": True,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_json() -> str:
+    """The text of a config.json: an architecture that trains in seconds."""
+    return json.dumps(ARCHITECTURE)
 
 
 def missing(service: str, error: Exception) -> None:

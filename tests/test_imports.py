@@ -18,6 +18,7 @@ THIRD_PARTY_CORE = {
     "safetensors",
     "numpy",
     "pyarrow",
+    "tqdm",
 }
 CORE = ("updater.nemotron", "updater.train", "updater.evaluate", "updater.settings")
 LIGHT = ("gate", "release", "config", "workspace", "cli", "outcome", "statistics", "periods")

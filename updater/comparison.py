@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from updater import statistics
-from updater.statistics import Counts, PairedCounts, UnpairedCounts
+from updater.statistics import PairedCounts
 
 Role = Literal["past", "new"]
 Against = Literal["base", "best"]
@@ -50,7 +50,7 @@ class Paired:
     def is_scored(self) -> bool:
         return self.num_examples > 0
 
-    def counts(self) -> Counts:
+    def counts(self) -> PairedCounts:
         return PairedCounts(self.candidate_only, self.reference_only, self.num_examples)
 
     @property
@@ -60,35 +60,6 @@ class Paired:
             (self.both_right + self.reference_only) / self.num_examples,
             (self.both_right + self.candidate_only) / self.num_examples,
         )
-
-
-@dataclass(frozen=True)
-class Unpaired:
-    """Scores of candidate and reference on different holdouts of one period (the period's dataset
-    version has changed between them). `num_examples` are the candidate's."""
-
-    period: str
-    role: Role
-    against: Against
-    reference: str
-    num_examples: int
-    num_right: int
-    reference_examples: int
-    reference_right: int
-
-    @property
-    def is_scored(self) -> bool:
-        return self.num_examples > 0 and self.reference_examples > 0
-
-    def counts(self) -> Counts:
-        return UnpairedCounts(
-            self.num_right, self.num_examples, self.reference_right, self.reference_examples
-        )
-
-    @property
-    def accuracies(self) -> tuple[float, float]:
-        """Of the reference and of the candidate."""
-        return self.reference_right / self.reference_examples, self.num_right / self.num_examples
 
 
 @dataclass(frozen=True)
@@ -106,7 +77,6 @@ class Comparison:
     role: Role
     against: Against
     reference: str
-    paired: bool
     num_examples: int
     reference_accuracy: float
     candidate_accuracy: float
@@ -120,8 +90,8 @@ class Comparison:
     adjusted_p_worse: float
     result: Result
     examples_needed: int | None
-    reference_only: int | None
-    candidate_only: int | None
+    reference_only: int
+    candidate_only: int
 
 
 def pair(
@@ -163,9 +133,7 @@ def pair(
     )
 
 
-def judge_family(
-    family: Sequence[Paired | Unpaired], threshold: float, alpha: float
-) -> list[Comparison]:
+def judge_family(family: Sequence[Paired], threshold: float, alpha: float) -> list[Comparison]:
     """Each comparison judged against the threshold: the whole family under Holm's procedure once
     for "above it" (passed) and once for "below it" (failed), each at level `alpha`."""
     counts = [comparison.counts() for comparison in family]
@@ -194,7 +162,7 @@ def _tests(p_values: list[float], alpha: float) -> list[_Test]:
 
 
 def _judge(
-    comparison: Paired | Unpaired, counts: Counts, above: _Test, below: _Test, threshold: float
+    comparison: Paired, counts: PairedCounts, above: _Test, below: _Test, threshold: float
 ) -> Comparison:
     result: Result = "inconclusive"
     if above.p_value <= above.level:
@@ -209,7 +177,6 @@ def _judge(
         role=comparison.role,
         against=comparison.against,
         reference=comparison.reference,
-        paired=isinstance(comparison, Paired),
         num_examples=comparison.num_examples,
         reference_accuracy=reference_accuracy,
         candidate_accuracy=candidate_accuracy,
@@ -223,8 +190,8 @@ def _judge(
         adjusted_p_worse=below.adjusted_p,
         result=result,
         examples_needed=None if factor is None else math.ceil(factor * comparison.num_examples),
-        reference_only=getattr(comparison, "reference_only", None),
-        candidate_only=getattr(comparison, "candidate_only", None),
+        reference_only=comparison.reference_only,
+        candidate_only=comparison.candidate_only,
     )
 
 

@@ -19,7 +19,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from updater.config_keys import Key, Leaf, leaves, nearest, sections, spell, variable
+from updater.config_keys import (
+    Key,
+    Leaf,
+    keys_of,
+    leaves,
+    nearest,
+    sections,
+    spell,
+    variable,
+)
 from updater.errors import InputError
 from updater.settings import Settings, password_in, without_password
 
@@ -35,10 +44,12 @@ TYPE_NAMES = {
 
 
 class Given(NamedTuple):
-    """One value and the words for where it stands. `is_text`: its place has no types."""
+    """One value, the words for where it stands, and what its place calls it. `is_text`: the place
+    has no types."""
 
     value: Any
     where: str
+    name: str
     is_text: bool = False
 
 
@@ -57,7 +68,11 @@ def load(
         InputError: the file is missing or no TOML, or a key, type or rule is wrong. Everything
             that is wrong is named at once.
     """
-    path = folder / CONFIG_FILE
+    return load_file(folder / CONFIG_FILE, overrides, environ)
+
+
+def load_file(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The configuration in the file `path`, wherever it lies. Raises: as `load`."""
     reader = _Reader(str(path))
     reader.take_file(_parse(path))
     reader.take_environment(environ)
@@ -113,7 +128,7 @@ class _Reader:
             elif key not in leaves():
                 self._note(f"{where} is unknown", *nearest(key))
             else:
-                self.given[key] = Given(value, f"{where} = {_show(value)}")
+                self.given[key] = Given(value, f"{where} = {_shown(key, value)}", spell(key))
                 self._refuse_secret(key, value, where)
 
     def _refuse_secret(self, key: Key, value: Any, where: str) -> None:
@@ -133,8 +148,9 @@ class _Reader:
             if not value or not name.startswith(prefixes):
                 continue
             if name in known:
-                where = f"{name}={without_password(value)} in the environment"
-                self.given[known[name]] = Given(value, where, is_text=True)
+                key = known[name]
+                where = f"{name}={_discreet(key, value)} in the environment"
+                self.given[key] = Given(value, where, name, is_text=True)
                 continue
             near = difflib.get_close_matches(name, known, n=1)
             self._note(
@@ -147,13 +163,16 @@ class _Reader:
         for text in overrides:
             name, equals, value = text.partition("=")
             key = tuple(part.strip() for part in name.split("."))
-            if not equals:
+            said = f"--set {'.'.join(key)}"
+            if not equals or not name.strip():
                 self._note(f"--set {text}", "it must be section.key=value, as training.epochs=2")
             elif key in leaves():
-                where = f"--set {name.strip()}={without_password(value)}"
-                self.given[key] = Given(value.strip(), where, is_text=True)
+                where = f"{said}={_discreet(key, value)}"
+                self.given[key] = Given(value.strip(), where, said, is_text=True)
+            elif key in sections():
+                self._note(f"{said} names a section", *keys_of(key))
             else:
-                self._note(f"--set {name.strip()} is unknown", *nearest(key))
+                self._note(f"{said} is unknown", *nearest(key))
 
     def build(self, cls: type, section: Key) -> Any:
         """An instance of `cls` from what was given; None once its problems are noted."""
@@ -186,10 +205,12 @@ class _Reader:
         except ValueError as error:
             names, _, rule = str(error).partition(": ")
         keys = [(*section, *name.split(".")) for name in names.split(", ")]
-        found = [self.given[key].where for key in keys if key in self.given]
+        found = [self.given[key] for key in keys if key in self.given]
         spelled = ", ".join(spell(key) for key in keys)
         self._note(
-            " and ".join(found) or f"{self.path}: {spelled} not given", rule, f"change {spelled}"
+            " and ".join(given.where for given in found) or f"{self.path}: {spelled} not given",
+            rule,
+            f"change {', '.join(given.name for given in found) or spelled}",
         )
         return None
 
@@ -227,7 +248,20 @@ def _from_text(text: str, leaf: Leaf) -> Any:
     return text if is_other or len(parsed) > 1 else parsed["value"]
 
 
+def _shown(key: Key, value: Any) -> str:
+    """What the file has for `key`, in an error."""
+    return _show(_discreet(key, value) if isinstance(value, str) else value)
+
+
 def _show(value: Any) -> str:
     """A value in an error, as TOML writes it, cut to a line."""
     shown = json.dumps(value, default=str, ensure_ascii=False)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def _discreet(key: Key, text: str) -> str:
+    """`text` without its secrets, to be shown. Where an address is malformed, nobody can say which
+    part of it is the password: what has room for one is not shown at all."""
+    if key[0] == "store" and ("@" in text or "?" in text):
+        return "***"
+    return without_password(text)

@@ -60,13 +60,14 @@ def variable(key: Key) -> str:
 def nearest(key: Key) -> tuple[str, str]:
     """The rule and the cure for a key that does not exist."""
     section, name = key[:-1], key[-1]
-    beside = [k[len(section)] for k in leaves() if k[: len(section)] == section]
-    beside = list(dict.fromkeys(beside))
-    rule = (
-        f"the keys of [{'.'.join(section)}] are {', '.join(beside)}"
-        if section
-        else (f"the sections are {', '.join('.'.join(s) for s in sections())}")
-    )
+    if section in sections():
+        (rule, _), beside = keys_of(section), _beside(section)
+    else:
+        named = [".".join(s) for s in sections()]
+        rule, beside = f"the sections are {', '.join(named)}", [] if section else named
+        near = _closest(".".join(section), named)
+        if (*near.split("."), name) in leaves():
+            return rule, f"did you mean {near}.{name}"
     elsewhere = [k for k in leaves() if k[-1] == name]
     if near := _closest(name, beside):
         return rule, f"did you mean {near}"
@@ -75,6 +76,18 @@ def nearest(key: Key) -> tuple[str, str]:
     if near := _closest(name, [k[-1] for k in leaves()]):
         return rule, f"did you mean {spell(next(k for k in leaves() if k[-1] == near))}"
     return rule, "take it out"
+
+
+def keys_of(section: Key) -> tuple[str, str]:
+    """The rule and the cure where a section stands in the place of a key."""
+    spelled, beside = ".".join(section), _beside(section)
+    return f"the keys of [{spelled}] are {', '.join(beside)}", f"name one, as {spelled}.{beside[0]}"
+
+
+def _beside(section: Key) -> list[str]:
+    """What stands directly in `section`: its keys, and the sections within it."""
+    names = [k[len(section)] for k in leaves() if k[: len(section)] == section]
+    return list(dict.fromkeys(names))
 
 
 def _closest(name: str, names: Iterable[str]) -> str:

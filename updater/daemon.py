@@ -18,6 +18,7 @@ import psutil
 TAIL_BYTES = 4000
 ORPHANED_SECONDS = 3  # for what left the program's session: tasks, which report before they end
 ASKED_SECONDS = 15  # for the program, told as by Ctrl-C
+FETCH_SECONDS = 5.0  # for an answer from this machine
 TOLD_SECONDS = 5  # after SIGTERM, before SIGKILL
 
 
@@ -95,10 +96,10 @@ class Daemon:
         return list({one.pid: one for one in found}.values())
 
 
-def fetch(url: str, *, timeout_seconds: float = 5.0) -> bytes:
+def fetch(url: str) -> bytes:
     """The body at `url` on this machine, past any proxy. Raises OSError: none, or HTTP >= 400."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=timeout_seconds) as answer:
+    with opener.open(url, timeout=FETCH_SECONDS) as answer:
         body: bytes = answer.read()
     return body
 

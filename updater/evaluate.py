@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+from updater.progress import Progress
 from updater.train.encode import Encoded, collate, completion_logits, encode
-from updater.train.progress import Progress
 
 SCHEMA = pa.schema(
     [
@@ -73,21 +73,20 @@ def _forward(
     choices = np.empty(starts[-1], np.int64)
     answers = np.empty(starts[-1], np.int64)
     order = np.argsort(encoded.lengths, kind="stable")
-    shown = Progress("evaluate", len(order), shown=progress)
-    for first in range(0, len(order), batch_size):
-        some = order[first : first + batch_size]
-        batch = collate(encoded, some).to(model.device)
-        logits_cv, tokens_c, _ = completion_logits(model, batch)
-        # Where this batch's completion tokens, example after example, lie in the flat arrays.
-        ends = np.cumsum(lengths[some])
-        shift = starts[some] - (ends - lengths[some])
-        places_c = np.arange(ends[-1]) + np.repeat(shift, lengths[some])
-        losses_c = torch.nn.functional.cross_entropy(logits_cv, tokens_c, reduction="none")
-        token_losses[places_c] = losses_c.cpu().numpy()
-        choices[places_c] = logits_cv.argmax(-1).cpu().numpy()
-        answers[places_c] = tokens_c.cpu().numpy()
-        shown.add(len(some))
-    shown.close()
+    with Progress("evaluate", len(order), shown=progress) as shown:
+        for first in range(0, len(order), batch_size):
+            some = order[first : first + batch_size]
+            batch = collate(encoded, some).to(model.device)
+            logits_cv, tokens_c, _ = completion_logits(model, batch)
+            # Where this batch's completion tokens, example after example, lie in the flat arrays.
+            ends = np.cumsum(lengths[some])
+            shift = starts[some] - (ends - lengths[some])
+            places_c = np.arange(ends[-1]) + np.repeat(shift, lengths[some])
+            losses_c = torch.nn.functional.cross_entropy(logits_cv, tokens_c, reduction="none")
+            token_losses[places_c] = losses_c.cpu().numpy()
+            choices[places_c] = logits_cv.argmax(-1).cpu().numpy()
+            answers[places_c] = tokens_c.cpu().numpy()
+            shown.update(len(some))
     if not len(order):
         return np.empty(0, np.float32), np.empty(0, bool), choices
     sums = np.add.reduceat(token_losses, starts[:-1], dtype=np.float64)

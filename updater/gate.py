@@ -18,13 +18,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from updater import gate_reasons
-from updater.comparison import Against, Comparison, Paired, Role, Unpaired, judge_family, pair
+from updater.comparison import Against, Comparison, Paired, Role, judge_family, pair
 
 __all__ = [
     "Comparison",
     "Paired",
     "Rule",
-    "Unpaired",
     "Verdict",
     "best_deployed",
     "decide",
@@ -87,7 +86,7 @@ def best_deployed(
 
 
 def decide(
-    comparisons: Sequence[Paired | Unpaired],
+    comparisons: Sequence[Paired],
     rule: Rule,
     *,
     past: Sequence[str],
@@ -131,10 +130,10 @@ def _verdict(judged: list[Comparison], missing: list[str], rule: Rule) -> Verdic
     failed = [c for c in judged if c.result == "failed"]
     unsure = [c for c in judged if c.result == "inconclusive"]
     if missing or failed:
-        reasons = missing + [gate_reasons.failed(c, rule.confidence) for c in failed]
+        reasons = missing + gate_reasons.rejected(failed, rule.confidence)
         return Verdict("rejected", tuple(reasons), tuple(judged))
     if unsure:
-        reasons = [gate_reasons.inconclusive(c, rule.confidence) for c in unsure]
+        reasons = gate_reasons.undecided(unsure, len(judged), rule.confidence)
         return Verdict("review", tuple(reasons), tuple(judged))
     reasons = gate_reasons.accepted(judged, rule.confidence)
     return Verdict("accepted", tuple(reasons), tuple(judged))
@@ -158,7 +157,7 @@ def _wanted(
     return wanted
 
 
-def _judge(comparisons: Sequence[Paired | Unpaired], rule: Rule) -> list[Comparison]:
+def _judge(comparisons: Sequence[Paired], rule: Rule) -> list[Comparison]:
     past = [c for c in comparisons if c.role == "past"]
     new = [c for c in comparisons if c.role == "new"]
     return judge_family(past, -rule.margin_fraction, rule.alpha) + judge_family(

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 from updater.comparison import Comparison
 
+MOST_TOLD = 4
+"""So many comparisons are told one by one; of more, the worst and how many others there are. Chosen
+by looking at a review of 17 past periods, which had 30."""
+
 FIRST_MODEL = (
     "This is a first model: there is no base to compare it with, so no past period can be worse "
     "and nothing was tested."
@@ -21,10 +25,40 @@ def missing(period: str, reference: str) -> str:
     )
 
 
-def failed(comparison: Comparison, confidence: float) -> str:
+def rejected(failed: Sequence[Comparison], confidence: float) -> list[str]:
+    """What was shown to be too bad, the worst first."""
+    return _told(failed, [_failed(c, confidence) for c in failed], "failed")
+
+
+def undecided(unsure: Sequence[Comparison], num_judged: int, confidence: float) -> list[str]:
+    """What could not be shown either way, the worst first."""
+    told = _told(unsure, [_inconclusive(c, confidence) for c in unsure], "are undecided")
+    if len(unsure) <= MOST_TOLD:
+        return told
+    return [
+        f"{len(unsure)} of {num_judged} comparisons are undecided: nothing is shown to be worse "
+        "than the margin allows, and too little to be as good. These look worst:",
+        *told,
+    ]
+
+
+def _told(comparisons: Sequence[Comparison], sentences: list[str], what: str) -> list[str]:
+    """The sentences, the new period's first and then by difference; not all where they are many."""
+    order = sorted(
+        range(len(comparisons)),
+        key=lambda i: (comparisons[i].role == "past", comparisons[i].difference, i),
+    )
+    if len(order) <= MOST_TOLD:
+        return [sentences[i] for i in order]
+    others = len(order) - MOST_TOLD
+    more = f"{others} more {what}; the report lists every comparison."
+    return [*(sentences[i] for i in order[:MOST_TOLD]), more]
+
+
+def _failed(comparison: Comparison, confidence: float) -> str:
     """What was shown to be too bad, and how surely."""
     c = comparison
-    bound = f"at best {points(c.high)} with {_confidence(c, confidence)}"
+    bound = f"at best {points(c.high)} {_by(c, confidence)}"
     if c.role == "new":
         return (
             f"{c.period}, the new period, got worse than with {_reference(c)} instead of better: "
@@ -36,12 +70,10 @@ def failed(comparison: Comparison, confidence: float) -> str:
     )
 
 
-def inconclusive(comparison: Comparison, confidence: float) -> str:
+def _inconclusive(comparison: Comparison, confidence: float) -> str:
     """What could not be shown either way, and how many holdout examples would show it."""
     c = comparison
-    bounds = (
-        f"between {points(c.low)} and {points(c.high)} with {_confidence(c, confidence)} each way"
-    )
+    bounds = f"between {points(c.low)} and {points(c.high)}, each way {_by(c, confidence)}"
     said = (
         f"{c.period}, the new period, is not shown to be better than with {_reference(c)}"
         if c.role == "new"
@@ -55,7 +87,7 @@ def accepted(comparisons: Sequence[Comparison], confidence: float) -> list[str]:
     """One sentence for the new period, and one for the past periods that names the least sure."""
     sentences = [
         f"{c.period}, the new period, improved over {_reference(c)}: {_change(c)}, at least "
-        f"{points(c.low)} with {_confidence(c, confidence)} ({_held(c)})."
+        f"{points(c.low)} {_by(c, confidence)} ({_held(c)})."
         for c in comparisons
         if c.role == "new"
     ]
@@ -67,9 +99,10 @@ def accepted(comparisons: Sequence[Comparison], confidence: float) -> list[str]:
         if num_periods > 1:
             whole = f"{'Both' if num_periods == 2 else f'All {num_periods}'} past periods hold"
         sentences.append(
-            f"{whole} within the margin of {_margin(least)}; the least sure is "
-            f"{least.period} against {_reference(least)}: {_change(least)}, at worst "
-            f"{points(least.low)} with {_confidence(least, confidence)} ({_held(least)})."
+            f"{whole} within the margin of {_margin(least)}, with {100 * confidence:g} % "
+            f"confidence in that as a whole; the least sure is {least.period} against "
+            f"{_reference(least)}: {_change(least)}, at worst {points(least.low)} by its own test "
+            f"({_held(least)})."
         )
     return sentences
 
@@ -100,14 +133,17 @@ def _margin(c: Comparison) -> str:
     return points(abs(c.threshold)).lstrip("+")
 
 
-def _confidence(c: Comparison, confidence: float) -> str:
-    family = " over all past tests together" if c.role == "past" else ""
-    return f"{100 * confidence:g} % confidence{family}"
+def _by(c: Comparison, confidence: float) -> str:
+    """How sure a bound is. Holm's procedure bounds the errors of all past tests together; the
+    bounds at its single levels tell what each test did, and don't hold together at that level."""
+    sure = f"{100 * confidence:g} % confidence"
+    if c.role == "new":
+        return f"with {sure}"
+    return f"by its own test, one of those that have {sure} together"
 
 
 def _held(c: Comparison) -> str:
-    held = f"{c.num_examples:,} holdout examples" if c.num_examples > 1 else "1 holdout example"
-    return held if c.paired else f"{held}, not the same as the reference's"
+    return f"{c.num_examples:,} holdout examples" if c.num_examples > 1 else "1 holdout example"
 
 
 def _needed(c: Comparison) -> str:

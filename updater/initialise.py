@@ -4,8 +4,8 @@ Called by `updater init`, by the demo, and again by whoever upgrades: it is also
 older ledger's schema up to date.
 """
 
+import logging
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from updater import config
 from updater.errors import InputError
 from updater.files import write_text
 from updater.workspace import CONFIG_FILE, Workspace
+
+log = logging.getLogger("updater")
 
 EXAMPLE = """\
 # The configuration of this workspace; every key: docs/configuration.md
@@ -56,7 +58,8 @@ def init_workspace(
 ) -> Workspace:
     """`folder` is a workspace, ready to work.
 
-    What is there already is kept; only an older ledger is migrated.
+    What is there already is kept; only an older ledger is migrated, and a remote that was
+    configured since gets the dataset versions.
 
     Raises:
         InputError: a bad configuration, or another one than `config_file` is there already.
@@ -64,7 +67,7 @@ def init_workspace(
     """
     folder = folder.expanduser().resolve()
     if config_file is not None:
-        _check(config_file, overrides)
+        config.load_file(config_file, overrides, os.environ)  # before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder, config_file)
     workspace = Workspace.open(folder, overrides)
@@ -76,16 +79,20 @@ def init_workspace(
     Datasets.create(folder, workspace.dvc_remote)
     migrate(workspace.ledger_url)
     workspace.registry.create()
+    if workspace.dvc_remote:
+        _push(workspace)
     return workspace
 
 
-def _check(config_file: Path, overrides: Sequence[str]) -> None:
-    """The configuration is sound, before anything is made."""
-    import tempfile
+def _push(workspace: Workspace) -> None:
+    """The remote has every dataset version, also those made before it was configured."""
+    from store.errors import NotFoundError
 
-    with tempfile.TemporaryDirectory() as scratch:
-        shutil.copyfile(config_file, Path(scratch) / CONFIG_FILE)
-        config.load(Path(scratch), overrides, os.environ)
+    for version in workspace.ledger.dataset_versions():
+        try:
+            workspace.datasets.push([version.id])
+        except NotFoundError as error:
+            log.warning("%s was not sent to the remote: %s", version.id, error)
 
 
 def _write_config(folder: Path, config_file: Path | None) -> None:

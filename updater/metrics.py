@@ -99,19 +99,17 @@ def backward_transfer(chain: Chain) -> float | None:
     return _mean(changes)
 
 
-def forward_transfer(chain: Chain, untrained: Mapping[str, float] | None = None) -> float | None:
+def forward_transfer(chain: Chain) -> float | None:
     """What the earlier periods did for later ones before those were learnt: the mean over periods
     learnt after the first row of R_(j-1)j - b_j.
 
-    Lopez-Paz & Ranzato (2017), equation 4. `untrained` are the b_j, the accuracies of a model with
-    random weights; without them 0 is taken, which is what such a model scores when a whole
-    completion must be exactly right.
+    Lopez-Paz & Ranzato (2017), equation 4. The b_j, the accuracies of a model with random weights,
+    are taken as 0, which is what such a model scores when a whole completion must be exactly right.
     """
     gains: list[float | None] = []
-    for j, (period, first) in enumerate(zip(chain.periods, chain.learnt_at, strict=True)):
+    for j, first in enumerate(chain.learnt_at):
         if first is not None and first > 0:
-            start = 0.0 if untrained is None else untrained.get(period)
-            gains.append(_minus(chain.accuracy[first - 1][j], start))
+            gains.append(chain.accuracy[first - 1][j])
     return _mean(gains)
 
 

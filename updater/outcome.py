@@ -3,14 +3,18 @@
 Not how it looks to people (`updater.cli.tables`). Imports neither torch nor MLflow nor DVC.
 """
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from store.errors import UnreachableError
 from store.ledger import Score, Update
 from updater import release, statistics
 from updater.standing import lineage, promotion
 from updater.workspace import Workspace
+
+log = logging.getLogger("updater")
 
 
 def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
@@ -58,7 +62,11 @@ def first(workspace: Workspace, opened: Update) -> dict[str, Any]:
 
 
 def status(workspace: Workspace) -> dict[str, Any]:
-    """The answer of `status`. `consistent` is whether MLflow's aliases say what the events say."""
+    """The answer of `status`.
+
+    `consistent` is whether MLflow's aliases say what the events say: not where it can't be
+    reached.
+    """
     ledger = workspace.ledger
     deployed = release.deployed(ledger.events())
     learnt = ledger.model_version(deployed).periods if deployed else []
@@ -68,8 +76,16 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "due": workspace.periods.due(learnt, datetime.now(UTC)),
         "unfinished": release.unfinished(ledger),
         "awaiting_approval": release.awaiting_approval(ledger),
-        "consistent": release.consistent(ledger, workspace.aliases),
+        "consistent": _consistent(workspace),
     }
+
+
+def _consistent(workspace: Workspace) -> bool:
+    try:
+        return release.consistent(workspace.ledger, workspace.aliases)
+    except UnreachableError as error:
+        log.warning("whether the aliases are right is not known: %s", error)
+        return False
 
 
 def score_matrix(workspace: Workspace) -> dict[str, Any]:

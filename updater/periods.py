@@ -9,7 +9,7 @@ A named period stands in `periods.order`. A calendar period is a day (2026-01-31
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -134,27 +134,18 @@ class Periods:
             found += self.between(first, last) if dots else [self.check(argument)]
         return list(dict.fromkeys(found))
 
-    def due(
-        self, learnt: Sequence[str], now: datetime, available: Iterable[str] | None = None
-    ) -> list[str]:
+    def due(self, learnt: Sequence[str], now: datetime) -> list[str]:
         """The periods that have closed and are not yet learnt, in order.
 
         Named periods: all of `periods.order` that are not learnt. Calendar periods: those after
-        the newest one learnt; where none is, the closed ones of `available`. Where `available`
-        is given, only what is in it.
+        the newest one learnt; none where none is.
 
         Raises:
-            InputError: a name in `learnt` or `available` is no calendar period.
+            InputError: a name in `learnt` is no calendar period.
         """
-        wanted = None if available is None else set(available)
         if self._calendar is None:
-            found = [period for period in self.order if period not in learnt]
-        elif learnt:
-            found = self._closed_after(max(learnt, key=self.ordinal), now)
-        else:
-            ordered = sorted(wanted or (), key=self.ordinal)
-            found = [period for period in ordered if self.closed(period, now)]
-        return [period for period in found if wanted is None or period in wanted]
+            return [period for period in self.order if period not in learnt]
+        return self._closed_after(max(learnt, key=self.ordinal), now) if learnt else []
 
     def for_partition(self, key: str) -> str:
         """The period that an Airflow partition key stands for.

@@ -9,7 +9,7 @@ needs an answer in a second. Called by the command line, step release and the re
 from dataclasses import dataclass
 
 from store.aliases import Aliases
-from store.errors import ConflictError
+from store.errors import ConflictError, UnreachableError
 from store.ledger import Event, Ledger, ModelVersion, Update
 from updater.errors import InputError
 from updater.standing import (
@@ -332,7 +332,15 @@ def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:
     """
     if last.kind != "rolled_back":
         return False
-    return aliases.get("deployed") == last.previous if to is None else to == last.version
+    if to is not None:
+        return to == last.version
+    try:
+        return aliases.get("deployed") == last.previous
+    except UnreachableError as error:
+        raise UnreachableError(
+            f"{error} Version {last.version} was rolled back to, and without MLflow nobody can "
+            "tell whether its alias followed: go further back with `updater rollback --to VERSION`"
+        ) from error
 
 
 def _before(events: list[Event]) -> str:

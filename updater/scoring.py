@@ -19,7 +19,8 @@ CONFIDENCE = 0.95
 def evaluate(workspace: Workspace, version: str, periods: Sequence[str]) -> list[Score]:
     """`version` has a score on the newest dataset version of these periods (none: of all).
 
-    A version that had not been verified in a clean process is verified now.
+    A version that had not been verified in a clean process is verified now, and outcomes behind
+    its other scores that are missing or broken are measured again.
 
     Raises:
         InputError: a period that has never been ingested.
@@ -37,12 +38,13 @@ def evaluate(workspace: Workspace, version: str, periods: Sequence[str]) -> list
             )
     scores = evaluate_step.score(workspace, found, {p: newest[p] for p in wanted})
     evaluate_step.score(workspace, found, found.dataset_versions)
+    evaluate_step.mend(workspace, found)
     evaluate_step.verify_version(workspace, found)
     return scores
 
 
 def compare(workspace: Workspace, first: str, second: str) -> dict[str, Any]:
-    """The answer of `compare`: `second` against `first` on every period that `second` has learnt.
+    """The answer of `compare`: `second` against `first` on every period that either has learnt.
 
     Raises: as `evaluate`.
     """

@@ -20,6 +20,10 @@ from updater.templates import Template
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 # A period's id becomes a file's name, a git tag and an MLflow key: `man git-check-ref-format`.
 PERIOD_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock$)[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
+# What Airflow's cron timetables take; whether a day exists is theirs to say.
+CRON = re.compile(
+    r"@(hourly|daily|weekly|monthly|quarterly|yearly)|[\w*/,#?-]+([ \t]+[\w*/,#?-]+){4}"
+)
 CALENDAR = ("day", "week", "month", "quarter", "year")
 FORMATS = ("jsonl", "csv", "parquet")
 POLICIES = ("none", "uniform", "balanced", "recent", "forgetting")
@@ -27,6 +31,12 @@ REGULARIZERS = ("none", "l2", "ewc")
 ESTIMATORS = ("empirical", "sampled")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 APPROVALS = ("auto", "manual")
+# As SQLAlchemy reads them: a password may have anything in it, even @.
+DATABASE_URL = re.compile(
+    r"sqlite:///.+"
+    r"|postgresql(\+psycopg)?://(.*@)?(\[[^\]]*\]|[^@/?:]*)(:\d+)?([/?].*)?"
+)
+SERVER_URL = re.compile(r"https?://(.*@)?(\[[^\]]+\]|[^@/?:]+)(:\d+)?(/.*)?")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -161,6 +171,10 @@ class PeriodSettings:
                 "time_zone: must be a zone of the IANA database, such as UTC or Europe/Berlin"
             ) from None
         _fraction("holdout_fraction", self.holdout_fraction, low_open=True, high_open=True)
+        if self.schedule and not CRON.fullmatch(self.schedule.strip()):
+            raise ValueError(
+                "schedule: must be a cron expression of five fields, as 0 3 1 * *, or @monthly"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,6 +324,13 @@ class StoreSettings:
     mlflow_artifacts: str = ""
     checkpoints: str = "checkpoints"
     dvc_remote: str = ""
+
+    def __post_init__(self) -> None:
+        database = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+        if not DATABASE_URL.fullmatch(self.url):
+            raise ValueError(f"url: must be {database}")
+        if not (DATABASE_URL.fullmatch(self.mlflow_uri) or SERVER_URL.fullmatch(self.mlflow_uri)):
+            raise ValueError(f"mlflow_uri: must be https://HOST of a server, or {database}")
 
 
 @dataclass(frozen=True, kw_only=True)

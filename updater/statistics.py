@@ -3,18 +3,16 @@
 Not the rule that judges a candidate (`updater.gate`). Called by `gate`, the read commands and the
 report; the standard library only, because on-call waits for it.
 
-One accuracy: Wilson (1927). The difference of two accuracies is `candidate - reference` throughout:
-`PairedCounts` when both were asked the same examples (Tango 1998), `UnpairedCounts` when not
-(Farrington & Manning 1990). Both are score methods: the variance is the one under the hypothesised
-difference, which keeps them honest at 0 and 100 %, where Wald intervals collapse to a point. Tests
-and bounds are two readings of one statistic, so they never contradict each other.
+One accuracy: Wilson (1927). The difference of two accuracies on the same examples is `candidate -
+reference` throughout: Tango (1998). Both are score methods: the variance is the one under the
+hypothesised difference, which keeps them honest at 0 and 100 %, where Wald intervals collapse to a
+point. Tests and bounds are two readings of one statistic, so they never contradict each other.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Protocol
 
 _NORMAL = NormalDist()
 _BISECTIONS = 60  # halvings of [-1, 1]: 2 / 2^60 is below the spacing of doubles near 1
@@ -46,19 +44,6 @@ def wilson(num_correct: int, num_examples: int, confidence: float = 0.95) -> Int
     return Interval(low, high)
 
 
-class Counts(Protocol):
-    """What a comparison of two accuracies needs: the estimate, and its score statistic."""
-
-    @property
-    def difference(self) -> float:
-        """candidate - reference, in [-1, 1]."""
-        ...
-
-    def z(self, hypothesis: float) -> float:
-        """Standard normal when the true difference is `hypothesis`; falls as that rises."""
-        ...
-
-
 @dataclass(frozen=True)
 class PairedCounts:
     """Discordant pairs among `num_examples` that both models answered.
@@ -80,10 +65,13 @@ class PairedCounts:
 
     @property
     def difference(self) -> float:
+        """candidate - reference, in [-1, 1]."""
         return (self.candidate_only - self.reference_only) / self.num_examples
 
     def z(self, hypothesis: float) -> float:
-        """Tango (1998), Stat. Med. 17, 891-908: the score statistic with the maximum-likelihood
+        """Standard normal when the true difference is `hypothesis`; falls as that rises.
+
+        Tango (1998), Stat. Med. 17, 891-908: the score statistic with the maximum-likelihood
         estimate of P(reference only) under the hypothesis, the root of A x^2 + B x + C with
         A = 2n, B = -b - c + (2n - b + c) delta, C = -c delta (1 - delta). At delta = 0 it is
         McNemar's."""
@@ -101,68 +89,18 @@ class PairedCounts:
         return _standardised(b - c - n * delta, variance)
 
 
-@dataclass(frozen=True)
-class UnpairedCounts:
-    """Right answers of two models that were asked different examples.
-
-    Raises:
-        ValueError: a count below 0, no examples, or more right answers than examples.
-    """
-
-    candidate_right: int
-    candidate_examples: int
-    reference_right: int
-    reference_examples: int
-
-    def __post_init__(self) -> None:
-        _check_count("candidate_right", self.candidate_right, self.candidate_examples)
-        _check_count("reference_right", self.reference_right, self.reference_examples)
-
-    @property
-    def difference(self) -> float:
-        candidate = self.candidate_right / self.candidate_examples
-        return candidate - self.reference_right / self.reference_examples
-
-    def z(self, hypothesis: float) -> float:
-        """Farrington & Manning (1990), Stat. Med. 9, 1447-1454; inverting it gives Mee's (1984)
-        interval."""
-        n, m = self.candidate_examples, self.reference_examples
-        if abs(hypothesis) == 1:
-            return _standardised(self.difference - hypothesis, 0.0)
-        candidate = self._restricted(hypothesis)
-        reference = candidate - hypothesis
-        variance = candidate * (1 - candidate) / n + reference * (1 - reference) / m
-        return _standardised(self.difference - hypothesis, variance)
-
-    def _restricted(self, delta: float) -> float:
-        """The maximum-likelihood estimate of the candidate's accuracy given the difference: the
-        root of the likelihood equation a x^3 + b x^2 + c x + d in closed form (their appendix)."""
-        p = self.candidate_right / self.candidate_examples
-        q = self.reference_right / self.reference_examples
-        ratio = self.reference_examples / self.candidate_examples
-        a = 1 + ratio
-        b = -(1 + ratio + p + ratio * q + delta * (ratio + 2))
-        c = delta * delta + delta * (2 * p + ratio + 1) + p + ratio * q
-        d = -p * delta * (1 + delta)
-        v = (b / (3 * a)) ** 3 - b * c / (6 * a * a) + d / (2 * a)
-        u = math.copysign(math.sqrt(max(0.0, (b / (3 * a)) ** 2 - c / (3 * a))), v)
-        cosine = 0.0 if u == 0 else min(1.0, max(-1.0, v / u**3))
-        root = 2 * u * math.cos((math.pi + math.acos(cosine)) / 3) - b / (3 * a)
-        return min(min(1.0, 1 + delta), max(max(0.0, delta), root))
-
-
-def p_above(counts: Counts, hypothesis: float) -> float:
+def p_above(counts: PairedCounts, hypothesis: float) -> float:
     """The p-value of "the true difference is at most `hypothesis`": small means it is above.
     With `hypothesis = -margin` this is the test of non-inferiority, with 0 of superiority."""
     return _NORMAL.cdf(-counts.z(hypothesis))
 
 
-def p_below(counts: Counts, hypothesis: float) -> float:
+def p_below(counts: PairedCounts, hypothesis: float) -> float:
     """The p-value of "the true difference is at least `hypothesis`": small means it is below."""
     return _NORMAL.cdf(counts.z(hypothesis))
 
 
-def lower_bound(counts: Counts, error: float) -> float:
+def lower_bound(counts: PairedCounts, error: float) -> float:
     """The difference is above this, but for a one-sided error probability of `error`: the
     largest hypothesis that `p_above` refuses at that level.
 
@@ -173,7 +111,7 @@ def lower_bound(counts: Counts, error: float) -> float:
     return _bisect(lambda delta: counts.z(delta) >= target)
 
 
-def upper_bound(counts: Counts, error: float) -> float:
+def upper_bound(counts: PairedCounts, error: float) -> float:
     """The difference is below this, but for a one-sided error probability of `error`.
 
     Raises:
@@ -183,7 +121,7 @@ def upper_bound(counts: Counts, error: float) -> float:
     return _bisect(lambda delta: counts.z(delta) > target)
 
 
-def interval(counts: Counts, confidence: float = 0.95) -> Interval:
+def interval(counts: PairedCounts, confidence: float = 0.95) -> Interval:
     """The two-sided score interval of the difference; inside [-1, 1].
 
     Raises:
@@ -193,7 +131,7 @@ def interval(counts: Counts, confidence: float = 0.95) -> Interval:
     return Interval(lower_bound(counts, error), upper_bound(counts, error))
 
 
-def examples_factor(counts: Counts, hypothesis: float, error: float) -> float | None:
+def examples_factor(counts: PairedCounts, hypothesis: float, error: float) -> float | None:
     """How many times as many examples would just decide on which side of `hypothesis` the
     difference lies, if the observed proportions stayed as they are; None where no number would.
 

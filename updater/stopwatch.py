@@ -1,6 +1,6 @@
 """How long a step computes, apart from what it does around it: imports, reading, writing, stores.
 
-The difference is what the service costs on top of the science; `bench/orchestration.py` holds it
+The difference is what the service costs on top of the science; `bench/stream.py` holds it
 to a target.
 """
 

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import getpass
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +44,6 @@ class Workspace:
         cls,
         root: Path,
         overrides: Sequence[str] = (),
-        environ: Mapping[str, str] = os.environ,
         *,
         progress: bool = False,
     ) -> Workspace:
@@ -63,7 +62,7 @@ class Workspace:
                 "make one with `updater init DIR`, or name one with --workspace DIR or "
                 "UPDATER_WORKSPACE",
             )
-        return cls(root, config.load(root, overrides, environ), progress=progress)
+        return cls(root, config.load(root, overrides), progress=progress)
 
     @property
     def actor(self) -> str:

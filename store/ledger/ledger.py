@@ -110,13 +110,6 @@ class Ledger:
         where = [] if period is None else [DatasetVersionRow.period == period]
         return self._sessions.all(DatasetVersionRow, DatasetVersion, *where)
 
-    def latest_dataset_version(self, period: str) -> DatasetVersion | None:
-        """The period's newest dataset version, or None."""
-        known = self.dataset_versions(period)
-        return known[-1] if known else None
-
-    # Updates and their steps
-
     def open_update(self, update: Update) -> Update:
         """The update is open. Given back as it stands: a known one keeps its candidate.
 

@@ -56,7 +56,17 @@ WITHOUT_WORKSPACE = [
     ("UPDATER_WORKSPACE is not set", {"UPDATER_WORKSPACE": ""}, None),
     ("can't be read", {}, None),
     ("is not valid TOML", {}, "[periods\n"),
+    (
+        "UPDATER_GATE_APPROVAL_TIMEOUT_SECONDS=soon in the environment",
+        {"UPDATER_GATE_APPROVAL_TIMEOUT_SECONDS": "soon"},
+        SCHEDULED,
+    ),
 ]
+OVERRIDDEN = {
+    "UPDATER_PERIODS_SCHEDULE": "@weekly",
+    "UPDATER_PERIODS_TIME_ZONE": "UTC",
+    "UPDATER_GATE_APPROVAL_TIMEOUT_SECONDS": "90",
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +82,7 @@ def seen(make_airflow, tmp_path_factory):
     environments[1] |= {"UPDATER_DAG_START": "", "UPDATER_DAG_GPU_STEP_HOURS": ""}
     for environment, (_, more, _) in zip(environments[1:], WITHOUT_WORKSPACE, strict=True):
         environment |= more
+    environments.append({**environments[0], **OVERRIDDEN})
     asked = {"commands": COMMANDS, "environments": environments, "cases": CASES}
     return answer_of(make_airflow(tmp_path_factory.mktemp("seen")), INSPECT, FILE.parent, asked)
 
@@ -171,6 +182,12 @@ def test_without_a_usable_workspace_the_dag_says_so(seen, case):
     assert dag["cron"] is None
     assert dag["catchup"] is False
     assert dag["approval"]["seconds"] == GateSettings().approval_timeout_seconds
+
+
+def test_the_environment_comes_before_the_file(seen):
+    dag = seen["parsed"][-1]["model_update"]
+    assert dag["cron"] == "0 0 * * 0"
+    assert dag["approval"]["seconds"] == 90
 
 
 def test_an_accepted_update_runs_through_and_a_failed_step_is_tried_again(airflow):

@@ -15,31 +15,6 @@ PAIRS = {
     "2024-02": {"sand": "towel", "palm": "shade", "wave": "board"},
 }
 FILLER = ("the", "a", "some", "my", "your", "this", "old", "new", "big", "small", "red", "blue")
-ARCHITECTURE = {
-    "architectures": ["NemotronHForCausalLM"],
-    "model_type": "nemotron_h",
-    "hybrid_override_pattern": "ME*E",
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "mamba_num_heads": 4,
-    "mamba_head_dim": 16,
-    "ssm_state_size": 16,
-    "n_groups": 2,
-    "conv_kernel": 4,
-    "chunk_size": 32,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_shared_experts": 1,
-    "moe_intermediate_size": 32,
-    "moe_shared_expert_intermediate_size": 64,
-    "intermediate_size": 64,
-    "mlp_hidden_act": "relu2",
-    "max_position_embeddings": 512,
-    "time_step_limit": [0.0, 1e9],
-    "use_cache": True,
-}
 CONFIG = """
 [workspace]
 name = "end-to-end"
@@ -88,10 +63,10 @@ def rows(num_per_month: int = 160) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def workspace(airflow, tmp_path):
+def workspace(airflow, tiny_json, tmp_path):
     folder = tmp_path / "real"
     folder.mkdir()
-    (folder / "tiny.json").write_text(json.dumps(ARCHITECTURE))
+    (folder / "tiny.json").write_text(tiny_json)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     (folder / "updater.toml").write_text(CONFIG)
     airflow.environ |= {"UPDATER_WORKSPACE": str(folder), "UPDATER_EXECUTABLE": UPDATER}

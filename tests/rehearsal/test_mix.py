@@ -8,18 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
-from rehearsal.mix import BUCKET_BATCHES, MixedBatchSampler
+from rehearsal.mix import BUCKET_BATCHES, MixedBatches
 
 COUNTS = st.integers(0, 300)
 SIZES = st.integers(1, 40)
 
 
-def sampler(num_new, num_rehearsed, batch_size, *, seed=0, lengths=None):
-    return MixedBatchSampler(
-        num_new, num_rehearsed, batch_size=batch_size, seed=seed, lengths=lengths
-    )
+def mixed(num_new, num_rehearsed, batch_size, *, seed=0, lengths=None):
+    return MixedBatches(num_new, num_rehearsed, batch_size=batch_size, seed=seed, lengths=lengths)
 
 
 @st.composite
@@ -27,15 +24,13 @@ def cases(draw):
     num_new, num_rehearsed = draw(COUNTS), draw(COUNTS)
     total = num_new + num_rehearsed
     lengths = draw(st.none() | st.lists(st.integers(1, 50), min_size=total, max_size=total))
-    return sampler(
-        num_new, num_rehearsed, draw(SIZES), seed=draw(st.integers(0, 5)), lengths=lengths
-    )
+    return mixed(num_new, num_rehearsed, draw(SIZES), seed=draw(st.integers(0, 5)), lengths=lengths)
 
 
 @settings(deadline=None)
 @given(cases())
 def test_an_epoch_passes_once_over_everything_in_one_ratio(batches):
-    found = list(batches)
+    found = list(batches.epoch(0))
     total = batches.num_new + batches.num_rehearsed
     assert len(found) == len(batches)
     assert sorted(index for batch in found for index in batch) == list(range(total))
@@ -52,29 +47,18 @@ def test_an_epoch_passes_once_over_everything_in_one_ratio(batches):
 @settings(deadline=None)
 @given(cases(), st.integers(0, 3), st.data())
 def test_resumes_with_the_very_batches_that_were_left(batches, epoch, data):
-    batches.set_epoch(epoch)
-    whole = list(batches)
+    whole = list(batches.epoch(epoch))
     stop = data.draw(st.integers(0, len(batches)))
-    running = iter(batches)
+    running = batches.epoch(epoch)
     for _ in range(stop):
         next(running)
-    state = batches.state_dict() if stop else {"epoch": epoch, "batch": 0}
-    assert state == {"epoch": epoch, "batch": stop}
-    batches.set_epoch(epoch + 1)
-    later = list(batches)
-    batches.load_state_dict(state)
-    batches.set_epoch(epoch)  # a trainer says so at the start of every epoch: not a restart
-    assert list(batches) == whole[stop:]
-    assert len(batches) == len(whole)
-    batches.set_epoch(epoch + 1)
-    assert list(batches) == later
+    assert list(batches.epoch(epoch, stop)) == whole[stop:]
+    assert list(running) == whole[stop:]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
     def order(seed, epoch):
-        batches = sampler(40, 10, 7, seed=seed)
-        batches.set_epoch(epoch)
-        return [list(batch) for batch in batches]
+        return list(mixed(40, 10, 7, seed=seed).epoch(epoch))
 
     assert order(0, 0) == order(0, 0)
     torch.manual_seed(1)
@@ -87,7 +71,7 @@ def test_batches_of_like_length_pad_little():
     lengths = (20 * torch.empty(10_000).log_normal_(0, 0.5, generator=generator)).long() + 1
 
     def padding_fraction(given):
-        batches = sampler(8000, 2000, 32, lengths=given)
+        batches = mixed(8000, 2000, 32, lengths=given).epoch(0)
         padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
         return 1 - int(lengths.sum()) / padded
 
@@ -98,32 +82,25 @@ def test_batches_of_like_length_pad_little():
 def test_batches_of_a_run_come_in_no_order_of_length():
     """Their order is a random permutation: increasing (or falling) by chance in 2 of 32!."""
     lengths = list(range(1, 32 * BUCKET_BATCHES + 1))
-    means = [sum(batch) / len(batch) for batch in sampler(len(lengths), 0, 32, lengths=lengths)]
+    batches = mixed(len(lengths), 0, 32, lengths=lengths).epoch(0)
+    means = [sum(batch) / len(batch) for batch in batches]
     assert means not in (sorted(means), sorted(means, reverse=True))
 
 
 def test_each_example_meets_different_ones_every_epoch():
     lengths = [i % 17 + 1 for i in range(512)]
-    batches = sampler(512, 0, 8, lengths=lengths)
+    batches = mixed(512, 0, 8, lengths=lengths)
     together = Counter()
     for epoch in range(8):
-        batches.set_epoch(epoch)
-        together.update(frozenset(batch) for batch in batches)
+        together.update(frozenset(batch) for batch in batches.epoch(epoch))
     assert max(together.values()) == 1
 
 
 def test_nothing_rehearsed_and_nothing_at_all():
-    assert sorted(chain.from_iterable(sampler(5, 0, 2))) == [0, 1, 2, 3, 4]
-    assert list(sampler(0, 0, 2)) == []
-    assert len(sampler(0, 0, 2)) == 0
-    assert sorted(chain.from_iterable(sampler(0, 5, 2))) == [0, 1, 2, 3, 4]
-
-
-def test_a_data_loader_takes_it():
-    batches = sampler(6, 3, 4)
-    loader = DataLoader(list(range(100, 109)), batch_sampler=batches)
-    assert len(loader) == 3
-    assert sorted(torch.cat(list(loader)).tolist()) == list(range(100, 109))
+    assert sorted(chain.from_iterable(mixed(5, 0, 2).epoch(0))) == [0, 1, 2, 3, 4]
+    assert list(mixed(0, 0, 2).epoch(0)) == []
+    assert len(mixed(0, 0, 2)) == 0
+    assert sorted(chain.from_iterable(mixed(0, 5, 2).epoch(0))) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -133,17 +110,16 @@ def test_a_data_loader_takes_it():
         ({"num_rehearsed": -1}, "num_rehearsed is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"epoch": -1}, "epoch is -1"),
         ({"lengths": [1]}, "lengths has 1 entries for 7 examples"),
     ],
 )
 def test_refuses(arguments, message):
     given = {"num_new": 4, "num_rehearsed": 3, "batch_size": 2, "seed": 0} | arguments
     with pytest.raises(ValueError, match=message):
-        MixedBatchSampler(given.pop("num_new"), given.pop("num_rehearsed"), **given)
+        MixedBatches(given.pop("num_new"), given.pop("num_rehearsed"), **given)
 
 
-@pytest.mark.parametrize("state", [{"epoch": -1, "batch": 0}, {"epoch": 0, "batch": 5}])
-def test_refuses_a_state_that_is_no_place_in_the_epoch(state):
+@pytest.mark.parametrize("place", [(-1, 0), (0, 5), (0, -1)])
+def test_refuses_what_is_no_place_in_an_epoch(place):
     with pytest.raises(ValueError, match="no place"):
-        sampler(4, 3, 2).load_state_dict(state)
+        mixed(4, 3, 2).epoch(*place)

@@ -46,12 +46,6 @@ def test_any_window_has_its_rows_in_order_and_wraps(hundred, start, count):
     assert table.get_total_buffer_size() <= table.nbytes + 64 * 3 * table.num_columns
 
 
-def test_reads_only_the_columns_asked_for(hundred):
-    assert read(hundred, 95, 10, ["id"]).to_pydict() == {
-        "id": [f"e{i % 100}" for i in range(95, 105)]
-    }
-
-
 def test_reads_only_the_row_groups_touched(hundred, monkeypatch):
     asked = []
     plain = pq.ParquetFile.read_row_groups
@@ -76,11 +70,6 @@ def test_an_empty_file_has_an_empty_window(tmp_path):
 def test_refuses_a_window_that_does_not_fit(hundred, start, count):
     with pytest.raises(ValueError, match=r"train\.parquet: a window of .* does not fit"):
         read(hundred, start, count)
-
-
-def test_refuses_an_unknown_column(hundred):
-    with pytest.raises(ValueError, match=r"no column \['text'\]"):
-        read(hundred, 0, 1, ["id", "text"])
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "scribbled"])
@@ -168,7 +157,7 @@ def test_every_position_is_as_likely_as_any_other(tmp_path):
         table = pa.table({"key": np.array(keys, np.uint64)[order], "position": order})
         path = tmp_path / "train.parquet"
         pq.write_table(table, path, row_group_size=10)
-        drawn[read(path, (7 * salt) % num_ids, count, ["position"])["position"].to_numpy()] += 1
+        drawn[read(path, (7 * salt) % num_ids, count)["position"].to_numpy()] += 1
 
     p = count / num_ids
     tails = np.minimum(

@@ -131,7 +131,8 @@ def test_a_version_is_a_tag_and_the_files_lie_in_the_workspace(
 ) -> None:
     staging = stage(root, "x", **{"summary.json": "{}"})
     made = datasets.commit("banking", staging, "m")
-    assert made == DatasetCommit("banking@v1", git(root, "rev-parse", "banking@v1"), made.digest)
+    tagged = git(root, "rev-parse", "banking@v1")
+    assert made == DatasetCommit("banking@v1", tagged, made.digest, made.num_bytes)
     assert made.digest.endswith(".dir")
     assert made.digest in (root / "data" / "banking.dvc").read_text()
     assert (root / "data" / "banking" / "train.parquet").read_text() == "x"
@@ -154,7 +155,7 @@ def test_every_version_stays_readable_from_the_cache(root: Path, datasets: Datas
     for text in ("one", "two"):
         datasets.commit("a", stage(root, text), "m")
     datasets.commit("ab", stage(root, "other"), "m")
-    new, old = (datasets.path(f"a@v{n}", "train.parquet", verify=True) for n in (2, 1))
+    new, old = (datasets.path(f"a@v{n}", "train.parquet") for n in (2, 1))
     assert (new.read_text(), old.read_text()) == ("two", "one")
     assert (root / ".dvc" / "cache") in old.parents
     assert old.stat().st_mode & 0o222 == 0
@@ -222,23 +223,21 @@ def test_a_version_comes_back_bit_for_bit(root: Path, datasets: Datasets) -> Non
         for name in ("train.parquet", "holdout"):
             path = datasets.path(version, name)
             wanted[version, name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert datasets.push() == 9
-    assert datasets.push() == 0
+    assert datasets.push(["a@v1", "a@v2", "b@v1"]) == 9
+    assert datasets.push(["a@v1", "b@v1"]) == 0
     shutil.rmtree(root / ".dvc" / "cache")
     shutil.rmtree(root / "data" / "a")
     assert datasets.path("a@v1", "train.parquet").read_text() == "one"
-    assert datasets.pull() == 6
     for (version, name), digest in wanted.items():
-        content = datasets.path(version, name, verify=True).read_bytes()
+        content = datasets.path(version, name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == digest
-    assert datasets.pull(["a@v1"]) == 0
 
 
 def test_without_a_remote_a_lost_version_says_its_cure(root: Path) -> None:
     datasets = Datasets.create(root)
     datasets.commit("a", stage(root, "x"), "m")
     with pytest.raises(StoreError, match="set dvc_remote"):
-        datasets.push()
+        datasets.push(["a@v1"])
     shutil.rmtree(root / ".dvc" / "cache")
     with pytest.raises(NotFoundError, match="ingest the period again"):
         datasets.path("a@v1", "train.parquet")
@@ -250,32 +249,47 @@ def test_what_the_remote_lacks_is_named(root: Path, datasets: Datasets) -> None:
     with pytest.raises(NotFoundError, match="lacks"):
         datasets.push(["a@v1"])
     with pytest.raises(StoreError, match=made.digest[2:8]):
-        datasets.pull(["a@v1"])
+        datasets.path("a@v1", "train.parquet")
 
 
 def test_a_corrupt_object_of_the_remote_is_refused_and_dropped(
     root: Path, tmp_path: Path, datasets: Datasets
 ) -> None:
     datasets.commit("a", stage(root, "xyz"), "m")
-    datasets.push()
+    datasets.push(["a@v1"])
     path = datasets.path("a@v1", "train.parquet")
     remote = tmp_path / "remote" / path.relative_to(root / ".dvc" / "cache")
     remote.chmod(0o644)
     remote.write_text("xyZ")
     shutil.rmtree(root / ".dvc" / "cache")
     with pytest.raises(StoreError, match="corrupt"):
-        datasets.pull()
+        datasets.path("a@v1", "train.parquet")
     assert not path.exists()
 
 
-def test_a_corrupt_object_of_the_cache_is_found_when_asked(root: Path, datasets: Datasets) -> None:
-    datasets.commit("a", stage(root, "xyz"), "m")
-    path = datasets.path("a@v1", "train.parquet")
+def cut(path: Path) -> None:
     path.chmod(0o644)
-    path.write_text("xyZ")
-    assert datasets.path("a@v1", "train.parquet") == path
-    with pytest.raises(StoreError, match="corrupt: its MD5 should be"):
-        datasets.path("a@v1", "train.parquet", verify=True)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_a_file_cut_short_in_the_workspace_comes_back(root: Path, datasets: Datasets) -> None:
+    datasets.commit("a", stage(root, "xyz", holdout="uvw"), "m")
+    datasets.push(["a@v1"])
+    cut(root / "data" / "a" / "train.parquet")  # which DVC links with its cache
+    assert datasets.path("a@v1", "holdout").read_text() == "uvw"
+    assert datasets.path("a@v1", "train.parquet").read_text() == "xyz"
+
+
+def test_without_a_remote_a_file_cut_short_says_its_cure_which_mends_it(root: Path) -> None:
+    datasets = Datasets.create(root)
+    made = datasets.commit("a", stage(root, "xyz", holdout="uvw"), "m")
+    cut(root / "data" / "a" / "train.parquet")
+    with pytest.raises(NotFoundError, match=r"a@v1 is not whole .* ingest the period again"):
+        datasets.path("a@v1", "train.parquet")
+    assert datasets.path("a@v1", "holdout").read_text() == "uvw"
+    assert datasets.commit("a", stage(root, "xyz", holdout="uvw"), "again") == made
+    assert datasets.path("a@v1", "train.parquet").read_text() == "xyz"
+    assert (root / "data" / "a" / "train.parquet").read_text() == "xyz"
 
 
 @pytest.mark.parametrize("where", ["file", "read-only"])
@@ -287,14 +301,14 @@ def test_a_remote_that_takes_nothing_is_a_clear_error(
     datasets = Datasets.create(root, remote)
     datasets.commit("a", stage(root, "x"), "m")
     with pytest.raises(StoreError, match=remote):
-        datasets.push()
+        datasets.push(["a@v1"])
 
 
 def test_nothing_is_printed(root: Path, datasets: Datasets, capfd: pytest.CaptureFixture) -> None:
     datasets.commit("a", stage(root, "x"), "m")
-    datasets.push()
+    datasets.push(["a@v1"])
     shutil.rmtree(root / ".dvc" / "cache")
-    datasets.pull()
+    datasets.path("a@v1", "train.parquet")
     assert capfd.readouterr() == ("", "")
 
 
@@ -410,8 +424,8 @@ def test_a_remote_that_does_not_answer(
     with monkeypatch.context() as patch:
         patch.setattr("dvc.data_cloud.DataCloud.push", refuse)
         with pytest.raises(UnreachableError, match=r"the DVC remote .* can't be reached"):
-            datasets.push()
-    assert datasets.push() == 2
+            datasets.push(["a@v1"])
+    assert datasets.push(["a@v1"]) == 2
 
 
 def test_staging_on_another_file_system_is_refused(

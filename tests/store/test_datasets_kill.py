@@ -87,13 +87,13 @@ def test_killed_and_run_again_has_the_same_end(
     in_a_child_that_dies(update)
     complete = (name, when) == ("tag", "after")
     assert store.versions("a") == (["a@v1", "a@v2"] if complete else ["a@v1"])
-    assert store.path("a@v1", "train.parquet", verify=True).read_text() == "one"
+    assert store.path("a@v1", "train.parquet").read_text() == "one"
 
     made = store.commit("a", stage(tmp_path, "two"), "second")
 
     assert made.version == "a@v2"
     assert store.versions("a") == ["a@v1", "a@v2"]
-    assert store.path("a@v2", "train.parquet", verify=True).read_text() == "two"
+    assert store.path("a@v2", "train.parquet").read_text() == "two"
     assert (tmp_path / "data" / "a" / "train.parquet").read_text() == "two"
     assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["a", "a.dvc"]
     assert output(tmp_path, "log", "--format=%s").splitlines()[:2] == ["second", "first"]
@@ -110,7 +110,7 @@ def test_killed_before_the_first_version_and_run_with_other_content(tmp_path: Pa
     in_a_child_that_dies(update)
     assert store.versions("a") == []
     assert store.commit("a", stage(tmp_path, "other"), "again").version == "a@v1"
-    assert store.path("a@v1", "train.parquet", verify=True).read_text() == "other"
+    assert store.path("a@v1", "train.parquet").read_text() == "other"
 
 
 def test_locks_of_a_git_that_was_killed_are_cleared(tmp_path: Path) -> None:

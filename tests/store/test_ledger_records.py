@@ -56,8 +56,6 @@ def test_a_dataset_version_comes_back_as_it_was(ledger: Ledger, story) -> None:
     assert ledger.dataset_version("p@v1") == first
     assert [d.id for d in ledger.dataset_versions()] == ["p@v1", "p@v2", "q@v1"]
     assert ledger.dataset_versions("p") == [first, second]
-    assert ledger.latest_dataset_version("p") == second
-    assert ledger.latest_dataset_version("nothing") is None
 
 
 def test_recording_a_dataset_version_again_changes_nothing(ledger: Ledger, story) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from store.errors import ConflictError, NotFoundError, StoreError, UnreachableError
+from store.points import Point
 from store.registry import Registry
 
 _names = (f"tickets-{n}" for n in itertools.count())
@@ -146,8 +147,8 @@ def test_an_update_as_mlflow_shows_it(registry: Registry, tmp_path: Path) -> Non
     registry.log_dataset(
         run_id, name="2018-Q2", digest="a" * 32 + ".dir", context="training", uri="2018-Q2@v1"
     )
-    registry.log_metrics(run_id, {"loss": 2.5, "examples_per_second": 100.0}, 1)
-    registry.log_curve(run_id, [(step, {"loss": 1 / step}) for step in range(2, 6)])
+    registry.log_curve(run_id, [Point(1, 1000, {"loss": 2.5, "examples_per_second": 100.0})])
+    registry.log_curve(run_id, [Point(step, 1000, {"loss": 1 / step}) for step in range(2, 6)])
     registry.log_scores(run_id, {"2018-Q2": 0.5, "2018-Q3": 0.75}, {"2018-Q2": 0, "2018-Q3": 1})
     registry.log_summary(run_id, {"forgetting": 0.25, "flips": 3, "verdict": "accepted", "x": None})
     (tmp_path / "report").mkdir()
@@ -187,8 +188,9 @@ def history(registry: Registry, run_id: str, name: str) -> list[tuple[int, float
 
 
 def test_said_twice_is_kept_once(registry: Registry) -> None:
-    for _ in range(2):
+    for num_points in (3, 5):  # more points the second time: some are known, some are new
         run_id = run_of(registry, epochs=6)
+        registry.log_curve(run_id, [Point(s, 1000 + s, {"loss": s / 3}) for s in range(num_points)])
         registry.log_scores(run_id, {"a": 0.5, "b": 0.25}, {"a": 0, "b": 1})
         registry.log_summary(run_id, {"forgetting": 0.5})
         registry.log_dataset(run_id, name="a", digest="x", context="training", uri="a@v1")
@@ -197,6 +199,7 @@ def test_said_twice_is_kept_once(registry: Registry) -> None:
     assert version == "1"
     assert len(client.search_runs([registry._experiment])) == 1
     assert len(client.search_model_versions(f"name = '{registry.name}'")) == 1
+    assert history(registry, run_id, "loss") == [(s, s / 3) for s in range(5)]
     assert history(registry, run_id, "accuracy_by_period") == [(0, 0.5), (1, 0.25)]
     assert history(registry, run_id, "accuracy/a") == [(0, 0.5)]
     assert history(registry, run_id, "forgetting") == [(0, 0.5)]
@@ -217,7 +220,7 @@ def test_a_score_that_changed_is_the_newer_point(embedded: Registry) -> None:
 
 def test_a_closed_run_is_opened_again(embedded: Registry) -> None:
     run_id = run_of(embedded, "killed")
-    embedded.close_run(run_id, "FAILED")
+    embedded.close_run(run_id)
     assert run_of(embedded, "killed") == run_id
     assert client_of(embedded).get_run(run_id).info.status == "RUNNING"
     assert run_of(embedded, "other") != run_id
@@ -309,14 +312,14 @@ def test_many_periods_and_many_steps(embedded: Registry) -> None:
     periods = {f"p{n}": n / 1000 for n in range(700)}
     embedded.log_scores(run_id, periods, {p: n for n, p in enumerate(periods)})
     assert len(history(embedded, run_id, "accuracy_by_period")) == 700
-    embedded.log_curve(run_id, [(step, {"loss": 1.0, "lr": 0.1}) for step in range(600)])
+    embedded.log_curve(run_id, [Point(s, 1000, {"loss": 1.0, "lr": 0.1}) for s in range(600)])
     assert len(history(embedded, run_id, "lr")) == 600
 
 
 def test_what_is_not_finite(embedded: Registry, caplog: pytest.LogCaptureFixture) -> None:
     run_id = run_of(embedded)
     with caplog.at_level(logging.WARNING):
-        embedded.log_metrics(run_id, {"loss": float("nan"), "lr": 0.1}, 7)
+        embedded.log_curve(run_id, [Point(7, 1000, {"loss": float("nan"), "lr": 0.1})])
     assert "loss at step 7" in caplog.text
     for value in (float("nan"), float("inf"), -0.1, 1.1):
         with pytest.raises(ValueError, match=r"accuracy of a.*\[0, 1\]"):
@@ -357,18 +360,6 @@ def test_what_is_not_there(registry: Registry, database: str) -> None:
 def test_what_mlflow_refuses(registry: Registry) -> None:
     with pytest.raises(StoreError, match="refused"):
         run_of(registry, **{"bad\nname": 1})
-
-
-def test_links_lead_people_there(registry: Registry) -> None:
-    run_id = run_of(registry)
-    run, version = registry.links(run_id), registry.links("3")
-    assert f"runs/{run_id}" in run
-    assert f"models/{registry.name}/versions/3" in version
-    if registry._mlflow.is_server:
-        with urllib.request.urlopen(run.partition("#")[0], timeout=10) as page:
-            assert page.status == 200
-    else:
-        assert f"mlflow ui --backend-store-uri {registry._mlflow.uri}" in run
 
 
 def test_a_server_that_is_not_there_is_told_in_seconds() -> None:

@@ -4,37 +4,10 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 PERIODS = ("north", "east", "south", "west")
-# A Nemotron-H of every layer kind, as small as it can be and still learn the words below.
-ARCHITECTURE: dict[str, Any] = {
-    "architectures": ["NemotronHForCausalLM"],
-    "model_type": "nemotron_h",
-    "hybrid_override_pattern": "ME*E",
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "mamba_num_heads": 4,
-    "mamba_head_dim": 16,
-    "ssm_state_size": 16,
-    "n_groups": 2,
-    "conv_kernel": 4,
-    "chunk_size": 32,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_shared_experts": 1,
-    "moe_intermediate_size": 32,
-    "moe_shared_expert_intermediate_size": 64,
-    "intermediate_size": 64,
-    "mlp_hidden_act": "relu2",
-    "max_position_embeddings": 512,
-    "time_step_limit": [0.0, 1e9],
-    "use_cache": True,
-}
 WORDS = {
     "north": {"snow": "ski", "frost": "coat", "ice": "skate"},
     "east": {"rice": "bowl", "tea": "cup", "noodle": "wok"},
@@ -98,20 +71,20 @@ def rows(num_per_period: int = 160, seed: int = 0) -> list[dict[str, str]]:
     return made
 
 
-def _lay_out(folder: Path, extra: str = "") -> Path:
-    """A folder with source, architecture and configuration, ready for `updater init`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny.json").write_text(json.dumps(ARCHITECTURE))
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    (folder / "updater.toml").write_text(CONFIG + extra)
-    return folder
-
-
 @pytest.fixture(scope="session")
-def lay_out() -> Callable[[Path], Path]:
-    return _lay_out
+def lay_out(tiny_json: str) -> Callable[[Path], Path]:
+    """A function: the folder has source, architecture and configuration, ready for `init`."""
+
+    def make(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tiny.json").write_text(tiny_json)
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+        (folder / "updater.toml").write_text(CONFIG)
+        return folder
+
+    return make
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return _lay_out(tmp_path / "ws")
+def folder(lay_out: Callable[[Path], Path], tmp_path: Path) -> Path:
+    return lay_out(tmp_path / "ws")

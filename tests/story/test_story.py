@@ -4,8 +4,10 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,153 @@ def test_all_steps_of_an_update_run_by_the_settings_that_it_was_opened_with(stor
     opened = command(story, "step", "ingest", "--period", "west", "--set", "training.seed=7")
     command(story, "step", "rehearse", "--update", opened["update"], code=2)
     command(story, "step", "rehearse", "--update", opened["update"], "--set", "training.seed=7")
+
+
+@pytest.fixture
+def new_west(story: Path) -> Path:
+    """The story's workspace with version 2 deployed, so that west is not learnt."""
+    if command(story, "status")["deployed"] != "2":
+        command(story, "promote", "2", "--reason", "west is to be new again", "--force")
+    return story
+
+
+MANUAL = ("update", "west", "--set", "gate.approval=manual")
+
+
+def test_yes_promotes_what_is_accepted_where_a_person_would_be_asked(new_west: Path) -> None:
+    answer = command(new_west, *MANUAL, "--set", "training.seed=1", "--yes")
+    assert (answer["verdict"], answer["promoted"]) == ("accepted", True)
+    status = command(new_west, "status")
+    assert (status["deployed"], status["awaiting_approval"]) == (answer["candidate"], [])
+
+
+def test_yes_promotes_an_accepted_update_that_waits_already(new_west: Path) -> None:
+    words = (*MANUAL, "--set", "training.seed=2")
+    waits = command(new_west, *words)
+    assert (waits["verdict"], waits["promoted"]) == ("accepted", False)
+    answer = command(new_west, *words, "--yes")
+    assert answer == {**waits, "promoted": True}
+    status = command(new_west, "status")
+    assert (status["deployed"], status["awaiting_approval"]) == (answer["candidate"], [])
+
+
+FORGETFUL = ("--set", "rehearsal.policy=none", "--set", "regularizer.method=none")
+STRICT = ("--set", "gate.margin_fraction=0.001")  # on 50 examples nothing can be told so sharply
+
+
+@pytest.mark.parametrize(
+    ("words", "verdict"), [(FORGETFUL, "rejected"), (STRICT, "review")], ids=["rejected", "review"]
+)
+def test_yes_promotes_nothing_that_is_not_accepted(
+    new_west: Path, words: tuple[str, ...], verdict: str
+) -> None:
+    for _ in range(2):  # an update that is judged now, and the same when it has been judged
+        answer = command(new_west, *MANUAL, *words, "--yes")
+        assert (answer["verdict"], answer["promoted"]) == (verdict, False)
+        status = command(new_west, "status")
+        assert status["deployed"] == "2"
+        waits = answer["update"] in status["awaiting_approval"]
+        assert waits == (verdict == "review")
+
+
+def test_a_period_without_a_holdout_is_refused_and_opens_no_update(
+    new_west: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = [command(new_west, name) for name in ("status", "periods", "history")]
+    words = ["update", "west", "--set", "periods.holdout_fraction=1e-9"]
+    assert run(["--workspace", str(new_west), "--quiet", *words]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("updater: period west: ")
+    assert "0 held out. a period must have holdout examples." in line
+    assert line.endswith("raise periods.holdout_fraction, or take longer periods.")
+    assert [command(new_west, name) for name in ("status", "periods", "history")] == before
+
+
+def test_ctrl_c_in_training_is_one_line_and_the_same_command_goes_on(new_west: Path) -> None:
+    words = ("update", "west", "--set", "training.seed=3", "--set", "training.epochs=12")
+    unfinished = set(command(new_west, "status")["unfinished"])
+    program = "from updater.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--workspace", str(new_west), "--quiet", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 120
+    while not list(new_west.glob("runs/west-*/training/*")):  # the state after 20 steps
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    # The empty line is click's: a terminal shows ^C before it.
+    assert err == "\nupdater: interrupted; run the same command to go on\n"
+    status = command(new_west, "status")
+    assert status["deployed"] == "2"
+    (interrupted,) = set(status["unfinished"]) - unfinished
+    answer = command(new_west, *words)
+    assert answer["update"] == interrupted
+    assert (answer["verdict"], answer["promoted"]) == ("accepted", True)
+    assert set(command(new_west, "status")["unfinished"]) == unfinished
+
+
+def cut(path: Path) -> Path:
+    """The file has lost its second half."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    return path
+
+
+def test_outcomes_cut_short_are_measured_again_and_say_the_same(story: Path) -> None:
+    before = command(story, "compare", "1", "2")
+    digests = [command(story, "show", version)["digest"] for version in ("1", "2")]
+    files = [story / "outcomes" / f"{digest[:16]}-south@v1.parquet" for digest in digests]
+    whole = [path.read_bytes() for path in files]
+    for path in files:
+        cut(path)
+    assert command(story, "compare", "1", "2") == before
+    assert [path.read_bytes() for path in files] == whole
+    cut(files[0])  # of a period that version 1 has not learnt, and that is not asked for
+    command(story, "evaluate", "1", "--periods", "north")
+    assert [path.read_bytes() for path in files] == whole
+
+
+def test_files_cut_short_between_the_steps_stop_or_change_no_update(new_west: Path) -> None:
+    """A cache is made again; data and outcomes are asked for, with a cure that works."""
+    settings = ("--set", "training.seed=4")
+    opened = command(new_west, "step", "ingest", "--period", "west", *settings)
+    step = ("--update", opened["update"], *settings)
+    command(new_west, "step", "rehearse", *step)
+    name = command(new_west, "step", "importance", *step)["digest"]
+    cache = new_west / "cache" / "importance" / f"{name}.safetensors"
+    estimated = cache.read_bytes()
+
+    cut(new_west / "data" / "north" / "train.parquet")
+    err = complaint(new_west, "step", "train", *step, code=2)
+    assert "the content of north@v1 is not whole" in err
+    assert "ingest the period again" in err
+    assert command(new_west, "ingest", "north")["dataset_version"] == "north@v1"
+    cut(cache)
+    assert "removed and estimated again" in complaint(new_west, "step", "train", *step, code=0)
+    assert cache.read_bytes() == estimated
+    candidate = command(new_west, "step", "train", *step)["version"]
+
+    command(new_west, "step", "evaluate", *step)
+    digest = command(new_west, "show", candidate)["digest"]
+    cut(new_west / "outcomes" / f"{digest[:16]}-north@v1.parquet")
+    err = complaint(new_west, "step", "gate", *step, code=1)
+    assert f"`updater evaluate {candidate}` measures it again" in err
+    command(new_west, "evaluate", candidate)
+    assert command(new_west, "step", "gate", *step)["verdict"] == "accepted"
+
+
+def complaint(folder: Path, *arguments: str, code: int) -> str:
+    """What is on the stderr of a command that ends with this exit code, as one line."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert run(["--workspace", str(folder), "--quiet", *arguments]) == code
+    assert "Traceback" not in err.getvalue()
+    assert "a defect" not in err.getvalue()
+    return " ".join(err.getvalue().split())

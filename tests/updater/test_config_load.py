@@ -175,11 +175,28 @@ def test_an_override_is_read_as_its_key_wants(
     assert (found, type(found)) == (value, type(value))
 
 
-def test_a_bad_override_is_named(tmp_path: Path) -> None:
-    assert "section.key=value" in refused(tmp_path, GOOD, "training.epochs")
-    assert "did you mean epochs" in refused(tmp_path, GOOD, "training.epoch=1")
-    assert "--set training.epochs=x" in refused(tmp_path, GOOD, "training.epochs=x")
-    assert "a list of texts" in refused(tmp_path, GOOD, "periods.order=a")
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.epochs", "--set training.epochs. it must be section.key=value"),
+        ("=1", "--set =1. it must be section.key=value, as training.epochs=2"),
+        ("training=1", "--set training names a section. the keys of [training] are adapt, epochs,"),
+        ("training=1", "name one, as training.adapt"),
+        ("source.fields=1", "the keys of [source.fields] are prompt, completion"),
+        ("foo.bar=1", "--set foo.bar is unknown. the sections are workspace, source"),
+        ("foo.bar=1", "take it out"),
+        ("traning.epochs=1", "did you mean training.epochs"),
+        ("foo.epochs=1", "did you mean [training] epochs"),
+        ("training.epochs.x=1", "the sections are workspace"),
+        ("training.epochs.x=1", "take it out"),
+        ("training.epoch=1", "did you mean epochs"),
+        ("training.epochs=abc", "--set training.epochs=abc. it must be a whole number, as in 3"),
+        ("training.epochs=0", "change --set training.epochs"),
+        ("periods.order=a", "a list of texts"),
+    ],
+)
+def test_a_bad_override_is_named(tmp_path: Path, override: str, words: str) -> None:
+    assert words in refused(tmp_path, GOOD, override)
 
 
 def test_every_key_but_lists_stands_in_the_environment(tmp_path: Path) -> None:
@@ -215,6 +232,69 @@ def test_a_password_in_the_file_is_refused_and_never_shown(tmp_path: Path) -> No
     assert "hunter2" not in refused(tmp_path, GOOD, UPDATER_GATE_APPROVAL=secret)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///store.db",
+        "sqlite:////var/store.db",
+        "postgresql://db/updater",
+        "postgresql+psycopg://me:a/b@c?d@db:5432/updater",
+        "postgresql+psycopg://me@[::1]:5432/updater?sslmode=require",
+        "postgresql+psycopg:///updater?host=/run/postgresql",
+    ],
+)
+def test_a_database_may_be(tmp_path: Path, url: str) -> None:
+    store = load(tmp_path, UPDATER_STORE_URL=url, UPDATER_STORE_MLFLOW_URI=url).store
+    assert (store.url, store.mlflow_uri) == (url, url)
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "https://me:pw@mlflow.example.org/x"])
+def test_mlflow_may_be_a_server_and_the_ledger_may_not(tmp_path: Path, uri: str) -> None:
+    assert load(tmp_path, UPDATER_STORE_MLFLOW_URI=uri).store.mlflow_uri == uri
+    assert "must be sqlite:///FILE" in refused(tmp_path, UPDATER_STORE_URL=uri)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "foo://x",
+        "sqlite://",
+        "sqlite:store.db",
+        "postgresql+psycopg:/x",
+        "postgresql+nosuch://db/x",
+        "postgresql+psycopg://db:port/x",
+        "http://",
+        "https://host:port",
+    ],
+)
+@pytest.mark.parametrize("key", ["url", "mlflow_uri"])
+def test_a_malformed_address_is_named_with_its_place_and_the_cure(
+    tmp_path: Path, key: str, url: str
+) -> None:
+    name = f"UPDATER_STORE_{key.upper()}"
+    rule = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+    message = refused(tmp_path, **{name: url})
+    assert message.startswith(f"{name}={url} in the environment. must be ")
+    assert message.endswith(f"{rule}. change {name}.")
+    message = refused(tmp_path, GOOD + f'[store]\n{key} = "{url}"\n')
+    assert f'updater.toml: [store] {key} = "{url}". must be ' in message
+    assert message.endswith(f"{rule}. change [store] {key}.")
+    assert refused(tmp_path, GOOD, f"store.{key}={url}").endswith(f"change --set store.{key}.")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql:/me:hunter2@db/x", "me:hunter2@db", "foo://db/x?password=hunter2"],
+)
+def test_a_malformed_address_that_may_hold_a_password_is_not_shown(
+    tmp_path: Path, url: str
+) -> None:
+    assert "hunter2" not in refused(tmp_path, UPDATER_STORE_URL=url)
+    assert "hunter2" not in refused(tmp_path, GOOD + f'[store]\nurl = "{url}"\n')
+    assert "hunter2" not in refused(tmp_path, GOOD, f"store.url={url}")
+
+
 def test_the_digest_knows_every_setting_but_the_store_and_the_password(tmp_path: Path) -> None:
     plain = config.digest(load(tmp_path))
     assert re.fullmatch("[0-9a-f]{64}", plain)
@@ -226,3 +306,13 @@ def test_the_digest_knows_every_setting_but_the_store_and_the_password(tmp_path:
     assert config.digest(first) == config.digest(second)
     assert first.as_dict()["source"]["uri"] == "postgresql://me:***@db/x"
     assert "store" not in first.as_dict()
+
+
+@pytest.mark.parametrize("cron", ["0 3 1 * *", "*/5 0-6,12 * JAN-MAR MON#1", "@weekly"])
+def test_a_schedule_is_a_cron_expression(tmp_path: Path, cron: str) -> None:
+    assert load(tmp_path, GOOD, f"periods.schedule={cron}").periods.schedule == cron
+
+
+@pytest.mark.parametrize("cron", ["monthly", "@sometimes", "0 3 1 *", "0 3 1 * * ; rm"])
+def test_what_is_no_cron_expression_is_refused(tmp_path: Path, cron: str) -> None:
+    assert "a cron expression of five fields" in refused(tmp_path, GOOD, f"periods.schedule={cron}")

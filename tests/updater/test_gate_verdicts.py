@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from updater.gate import Paired, Rule, Unpaired, Verdict, best_deployed, decide, pair
+from updater.gate import Paired, Rule, Verdict, best_deployed, decide, pair
 from updater.gate_reasons import percent, points
 
 RULE = Rule(margin_fraction=0.02, confidence=0.95)
@@ -73,6 +73,21 @@ def test_too_few_examples_are_a_review_that_says_how_many_would_do():
     assert again.verdict == "accepted"
 
 
+def test_of_many_undecided_or_failed_comparisons_the_worst_are_told():
+    past = [f"p{i}" for i in range(9)]
+    close = [paired(p, i, 1, n=50) for i, p in enumerate(past)]
+    review = decide([*close, new()], RULE, past=past, new="apr", base="3")
+    assert review.verdict == "review"
+    head, *told, rest = review.reasons
+    assert head.startswith("9 of 10 comparisons are undecided")
+    assert [reason.split()[0] for reason in told] == ["p8", "p7", "p6", "p5"]
+    assert rest == "5 more are undecided; the report lists every comparison."
+    bad = [paired(p, 500 + i, 1) for i, p in enumerate(past)]
+    rejected = decide([*bad, new()], RULE, past=past, new="apr", base="3")
+    assert [reason.split()[0] for reason in rejected.reasons] == ["p8", "p7", "p6", "p5", "5"]
+    assert len(rejected.comparisons) == 10
+
+
 def test_the_new_period_must_improve():
     past = (paired("jan", 10, 12), paired("feb", 12, 9))
     assert judge(*past, new(lost=60, won=3)).verdict == "rejected"
@@ -111,24 +126,6 @@ def test_a_first_model_is_accepted_because_there_is_nothing_to_compare_with():
     assert verdict.comparisons == ()
     with pytest.raises(ValueError, match="must be empty"):
         decide([new()], RULE, past=[], new="apr", base=None)
-
-
-def test_a_best_version_on_another_dataset_version_is_compared_unpaired():
-    def against_best(right):
-        best = Unpaired("jan", "past", "best", "1", 4000, right, 4000, 3400)
-        return judge(paired("jan", 1, 1), paired("feb", 1, 1), best, new(), best=best_of)
-
-    best_of = {"jan": "1"}
-    assert against_best(3400).verdict == "accepted"
-    bad = against_best(3000)
-    assert bad.verdict == "rejected"
-    assert "version 1, the best deployed on it so far" in bad.reasons[0]
-    assert "not the same as the reference's" in bad.reasons[0]
-    none = Unpaired("jan", "past", "best", "1", 4000, 3400, 0, 0)
-    assert (
-        judge(paired("jan", 1, 1), paired("feb", 1, 1), none, new(), best=best_of).verdict
-        == "rejected"
-    )
 
 
 def test_small_losses_that_each_pass_are_caught_when_they_add_up():

@@ -184,9 +184,9 @@ def judge(workspace: Workspace) -> None:
     folder = workspace.root / "runs" / "u2"
     folder.mkdir(parents=True)
     lines = [
-        {"step": 1, "train/loss": 3.0, "train/penalty": 0.0},
-        {"step": 2, "train/loss": 9.0},
-        {"step": 2, "train/loss": 2.0, "train/penalty": 0.5},
+        {"step": 1, "at_ms": 1700000000000, "train/loss": 3.0, "train/penalty": 0.0},
+        {"step": 2, "at_ms": 1700000000000, "train/loss": 9.0},
+        {"step": 2, "at_ms": 1700000000000, "train/loss": 2.0, "train/penalty": 0.5},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "train/l'
     (folder / "train_metrics.jsonl").write_text(text)
@@ -266,8 +266,13 @@ def test_new_data_of_an_old_period_is_what_an_update_taught(workspace):
     assert collect(workspace, "3", holdout=holdout).subject.new == ("jan",)
 
 
-def test_outcomes_that_are_missing_are_said_to_be(workspace):
-    (workspace.root / "outcomes" / "1-feb@v1.parquet").unlink()
+@pytest.mark.parametrize("broken", [None, b"", b"PAR1", "cut"])
+def test_outcomes_that_are_missing_or_broken_are_said_to_be(workspace, broken):
+    path = workspace.root / "outcomes" / "1-feb@v1.parquet"
+    if broken is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] if broken == "cut" else broken)
     data = collect(workspace, "2", holdout=holdout)
     assert data.flips is not None
     assert [f.period for f in data.flips] == ["jan", "mar"]
@@ -290,6 +295,7 @@ def test_an_unknown_version_is_refused(workspace):
 
 def test_an_outcomes_file_of_other_examples_is_refused(workspace):
     path = workspace.root / "outcomes" / "1-jan@v1.parquet"
-    pq.write_table(pq.read_table(path).slice(0, 3), path)
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(0, "id", pa.array(list("abcx"))), path)
     with pytest.raises(ValueError, match="outcomes of jan: both versions must answer the same"):
         collect(workspace, "2", holdout=holdout)

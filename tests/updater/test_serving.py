@@ -18,38 +18,13 @@ from updater.errors import InputError
 from updater.nemotron import checkpoint
 from updater.serving import Completer, _load_pyfunc, open_pointer, prompts_of
 
-# Every kind of layer, ME*EME, as small as transformers builds it.
-ARCHITECTURE = {
-    "architectures": ["NemotronHForCausalLM"],
-    "model_type": "nemotron_h",
-    "hybrid_override_pattern": "ME*EME",
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "mamba_num_heads": 4,
-    "mamba_head_dim": 16,
-    "ssm_state_size": 16,
-    "n_groups": 2,
-    "conv_kernel": 4,
-    "chunk_size": 32,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 2,
-    "n_shared_experts": 1,
-    "moe_intermediate_size": 32,
-    "moe_shared_expert_intermediate_size": 64,
-    "intermediate_size": 64,
-    "mlp_hidden_act": "relu2",
-    "max_position_embeddings": 512,
-    "torch_dtype": "float32",
-}
 PROMPTS = ["card was lost\nIntent:", "why", "a much longer question about a transfer of money"]
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoints, str]:
+def stored(tiny_json: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoints, str]:
     folder = tmp_path_factory.mktemp("serving")
-    (folder / "tiny.json").write_text(json.dumps(ARCHITECTURE))
+    (folder / "tiny.json").write_text(tiny_json)
     made = checkpoint.create(
         str(folder / "tiny.json"), PROMPTS, folder / "made", vocabulary_size=300, seed=1
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from updater import statistics
-from updater.statistics import PairedCounts, UnpairedCounts
+from updater.statistics import PairedCounts
 
 # candidate only, reference only, examples, confidence, low, high
 PUBLISHED_PAIRED = [
@@ -28,19 +28,6 @@ def test_tango_interval_matches_published_values(b, c, n, confidence, low, high)
     found = statistics.interval(PairedCounts(b, c, n), confidence)
     assert found.low == pytest.approx(low, abs=5.1e-4)
     assert found.high == pytest.approx(high, abs=5.1e-4)
-
-
-@pytest.mark.parametrize(
-    ("counts", "low", "high"),
-    [
-        ((5, 56, 0, 29), -0.0313, 0.1926),  # Newcombe (1998), Stat. Med. 17, 873: Mee, example d
-        ((7, 34, 1, 34), 0.0284, 0.3439),  # Fagerland et al. (2017), chapter 4: Mee, Perondi data
-        ((7, 25, 2, 25), -0.0144, 0.4124),  # Gart & Nam (1990)
-    ],
-)
-def test_unpaired_interval_matches_published_values(counts, low, high):
-    found = statistics.interval(UnpairedCounts(*counts))
-    assert (found.low, found.high) == pytest.approx((low, high), abs=5.1e-5)
 
 
 def test_wilson_matches_published_values_and_scipy():
@@ -83,30 +70,8 @@ def test_tango_statistic_is_that_of_a_numerical_constrained_fit(b, c, n, delta):
     assert PairedCounts(b, c, n).z(delta) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("delta", [-0.3, -0.02, 0.0, 0.1, 0.5])
-@pytest.mark.parametrize("counts", [(5, 56, 2, 29), (7, 34, 1, 34), (80, 100, 390, 400)])
-def test_unpaired_statistic_is_that_of_a_numerical_constrained_fit(counts, delta):
-    x, n, y, m = counts
-
-    def loss(p: float) -> float:
-        q = p - delta
-        return -sum(stats_xlogy(k, v) for k, v in ((x, p), (n - x, 1 - p), (y, q), (m - y, 1 - q)))
-
-    p = optimize.minimize_scalar(
-        loss,
-        bounds=(max(0.0, delta), min(1.0, 1 + delta)),
-        method="bounded",
-        options={"xatol": 1e-13},
-    ).x
-    variance = p * (1 - p) / n + (p - delta) * (1 - p + delta) / m
-    expected = (x / n - y / m - delta) / math.sqrt(variance)
-    assert UnpairedCounts(*counts).z(delta) == pytest.approx(expected, abs=1e-5)
-
-
-def test_at_zero_the_paired_test_is_mcnemars_and_the_unpaired_one_pearsons():
+def test_at_zero_it_is_mcnemars_test():
     assert PairedCounts(25, 10, 100).z(0) == pytest.approx(15 / math.sqrt(35))
-    chi = stats.chi2_contingency([[30, 20], [15, 45]], correction=False).statistic
-    assert UnpairedCounts(30, 50, 15, 60).z(0) ** 2 == pytest.approx(chi)
 
 
 @given(st.integers(1, 60), st.data())
@@ -136,10 +101,6 @@ def test_extreme_cells_give_finite_bounds_that_shrink_with_the_number_of_example
         assert statistics.p_above(same, 0) == 0.5
         assert statistics.interval(PairedCounts(n, 0, n)).high == 1.0
         assert statistics.interval(PairedCounts(0, n, n)).low == -1.0
-        assert statistics.interval(UnpairedCounts(n, n, 0, n)).high == 1.0
-        both_sure = statistics.interval(UnpairedCounts(n, n, n, n))
-        assert both_sure.low == pytest.approx(-both_sure.high)
-        assert 0 < both_sure.high < 1
 
 
 def test_every_small_table_has_a_statistic_that_falls_with_the_hypothesis():
@@ -149,10 +110,6 @@ def test_every_small_table_has_a_statistic_that_falls_with_the_hypothesis():
             for c in range(n - b + 1):
                 zs = [PairedCounts(b, c, n).z(delta) for delta in hypotheses]
                 assert all(x >= y - 1e-9 for x, y in itertools.pairwise(zs))
-        for x in range(n + 1):
-            for y in range(4):
-                zs = [UnpairedCounts(x, n, y, 3).z(delta) for delta in hypotheses]
-                assert all(p >= q - 1e-9 for p, q in itertools.pairwise(zs))
 
 
 @pytest.mark.parametrize(
@@ -179,18 +136,6 @@ def test_coverage_of_the_paired_bounds(candidate_only, reference_only):
                 missed_high += weight * (statistics.p_below(counts, truth) < 0.05)
     assert 0.025 < missed_low < 0.075
     assert 0.025 < missed_high < 0.075
-
-
-def test_coverage_of_the_unpaired_interval_by_simulation():
-    """20,000 samples: the standard error of the coverage is 0.0015, so a true coverage of
-    0.95 +- 0.007 leaves 0.935..0.965 with probability below 1e-6 (5 standard errors)."""
-    rng = np.random.default_rng(7)
-    x = rng.binomial(300, 0.80, 20_000)
-    y = rng.binomial(200, 0.85, 20_000)
-    z = np.array(
-        [UnpairedCounts(int(a), 300, int(b), 200).z(-0.05) for a, b in zip(x, y, strict=True)]
-    )
-    assert 0.935 < np.mean(np.abs(z) <= stats.norm.isf(0.025)) < 0.965
 
 
 def test_examples_factor_says_how_many_would_just_decide():
@@ -233,8 +178,6 @@ def test_holm_levels_refuse_what_adjusted_p_values_refuse(p_values):
         lambda: statistics.wilson(1, 2, 1.0),
         lambda: PairedCounts(2, 2, 3),
         lambda: PairedCounts(-1, 2, 3),
-        lambda: UnpairedCounts(1, 0, 1, 1),
-        lambda: UnpairedCounts(1, 1, 2, 1),
         lambda: statistics.lower_bound(PairedCounts(0, 0, 1), 0.0),
         lambda: statistics.interval(PairedCounts(0, 0, 1), 0.0),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from store.datasets import Datasets
+from store.errors import NotFoundError
 from store.ledger import DatasetVersion, migrate
 from updater.steps.ingest import version_period
 from updater.workspace import Workspace
@@ -125,6 +127,18 @@ def test_a_version_of_which_a_file_is_lost_is_made_anew(workspace: Workspace) ->
     assert path.is_file()
 
 
+def test_all_versions_can_be_made_anew_oldest_first(workspace: Workspace) -> None:
+    for period, other in zip("abc", "bca", strict=True):
+        add(workspace, [row(period, n) for n in range(20)])
+        add(workspace, [row(other, n, id=f"{period}-{n}", period=period) for n in (0, 1)])
+        add(workspace, [row(other, 2, id=f"{period}-2", period=period, split="test")])
+    first = {period: version_period(workspace, period) for period in "abc"}
+    shutil.rmtree(workspace.root / ".dvc" / "cache")
+    with pytest.raises(NotFoundError, match="ingest the period again"):
+        version_period(workspace, "b")
+    assert {period: version_period(workspace, period) for period in "abc"} == first
+
+
 def test_a_version_that_the_ledger_does_not_know_is_recorded(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,3 +153,14 @@ def test_a_version_that_the_ledger_does_not_know_is_recorded(
 
 def _killed(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_the_progress_counts_every_row_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("updater.progress.LINES", {"mininterval": 0, "delay": 0, "ncols": 0})
+    add(workspace, [row("a", n) for n in range(5000)])
+    version_period(Workspace(workspace.root, workspace.settings, progress=True), "a")
+    shown = [line.partition(" [")[0] for line in capsys.readouterr().err.splitlines()]
+    assert shown[-1] == "ingest a: 5000 rows"
+    assert "ingest a: 4096 rows" in shown

@@ -74,44 +74,33 @@ def _set_overrides(context: click.Context, _: click.Parameter, value: Sequence[s
 
 def _global_options() -> list[click.Option]:
     """The options that every command takes, before or after its name."""
+
+    def option(*names: str, callback: Callable[..., None], help: str, **more: Any) -> click.Option:
+        return click.Option(list(names), callback=callback, expose_value=False, help=help, **more)
+
+    def flag(*names: str, help: str) -> click.Option:
+        return option(*names, callback=_set_flag, help=help, is_flag=True)
+
     return [
-        click.Option(
-            ["--workspace", "workspace_folder"],
+        option(
+            "--workspace",
+            "workspace_folder",
             type=click.Path(path_type=Path),
             metavar="DIR",
             callback=_set_folder,
-            expose_value=False,
             help="The workspace; else UPDATER_WORKSPACE, else the current folder.",
         ),
-        click.Option(
-            ["--set", "overrides"],
+        option(
+            "--set",
+            "overrides",
             multiple=True,
             metavar="KEY=VALUE",
             callback=_set_overrides,
-            expose_value=False,
             help="Override one setting for this run, as in --set training.epochs=2.",
         ),
-        click.Option(
-            ["--json", "as_json"],
-            is_flag=True,
-            callback=_set_flag,
-            expose_value=False,
-            help="Answer with one JSON object on the last line of stdout.",
-        ),
-        click.Option(
-            ["--quiet", "quiet"],
-            is_flag=True,
-            callback=_set_flag,
-            expose_value=False,
-            help="No progress on stderr.",
-        ),
-        click.Option(
-            ["--traceback", "traceback"],
-            is_flag=True,
-            callback=_set_flag,
-            expose_value=False,
-            help="Show where an error arose, for a bug report.",
-        ),
+        flag("--json", "as_json", help="Answer with one JSON object on the last line of stdout."),
+        flag("--quiet", help="No progress on stderr."),
+        flag("--traceback", help="Show where an error arose, for a bug report."),
     ]
 
 

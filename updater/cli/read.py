@@ -1,11 +1,21 @@
 """Commands that look and change nothing, but for scores that they have to measure first."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.console import Console
 
 from updater.cli import tables
 from updater.cli.app import Session, app, many_periods
+
+Table = Callable[[Console, dict[str, Any]], None]
+
+
+def _tell(session: Session, answer: dict[str, Any], table: Table) -> None:
+    """The answer, for people as that table."""
+    session.answer(answer, lambda console: table(console, answer))
 
 
 @app.command()
@@ -24,8 +34,7 @@ def status(session: Session, repair: bool) -> None:
     workspace = session.workspace()
     if repair:
         release.repair(workspace.ledger, workspace.aliases)
-    answer = outcome.status(workspace)
-    session.answer(answer, lambda console: tables.status(console, answer))
+    _tell(session, outcome.status(workspace), tables.status)
 
 
 @app.command()
@@ -38,8 +47,7 @@ def periods(session: Session) -> None:
     """
     from updater import outcome
 
-    answer = outcome.periods(session.workspace())
-    session.answer(answer, lambda console: tables.periods(console, answer))
+    _tell(session, outcome.periods(session.workspace()), tables.periods)
 
 
 @app.command()
@@ -68,8 +76,7 @@ def history(session: Session) -> None:
     """
     from updater import outcome
 
-    answer = outcome.history(session.workspace())
-    session.answer(answer, lambda console: tables.history(console, answer))
+    _tell(session, outcome.history(session.workspace()), tables.history)
 
 
 @app.command()
@@ -83,8 +90,7 @@ def show(session: Session, version: str) -> None:
     """
     from updater import outcome
 
-    answer = outcome.version(session.workspace(), version)
-    session.answer(answer, lambda console: tables.version(console, answer))
+    _tell(session, outcome.version(session.workspace(), version), tables.version)
 
 
 @app.command()
@@ -108,8 +114,7 @@ def evaluate(
     workspace = session.workspace()
     with workspace.lock():
         scoring.evaluate(workspace, version, periods + more)
-    answer = outcome.evaluation(workspace, version, periods + more)
-    session.answer(answer, lambda console: tables.evaluation(console, answer))
+    _tell(session, outcome.evaluation(workspace, version, periods + more), tables.evaluation)
 
 
 @app.command()
@@ -130,7 +135,7 @@ def compare(session: Session, first: str, second: str) -> None:
     workspace = session.workspace()
     with workspace.lock():
         answer = scoring.compare(workspace, first, second)
-    session.answer(answer, lambda console: tables.comparison(console, answer))
+    _tell(session, answer, tables.comparison)
 
 
 @app.command()

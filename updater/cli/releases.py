@@ -1,13 +1,26 @@
 """Commands that decide by hand what is deployed. They import no torch and wait for no training."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
 
 from updater.cli import tables
 from updater.cli.app import Session, app
 
+if TYPE_CHECKING:
+    from updater.workspace import Workspace
+
+Done = TypeVar("Done")
+
 reason_option = click.option(
     "--reason", required=True, metavar="TEXT", help="Why; it stands in the history for ever."
 )
+
+
+def _decide(workspace: "Workspace", verb: Callable[..., Done], *what: str, **more: Any) -> Done:
+    """A verb of `updater.release`, done in the workspace by whoever is acting."""
+    return verb(workspace.ledger, workspace.aliases, *what, actor=workspace.actor, **more)
 
 
 @app.command()
@@ -26,15 +39,7 @@ def promote(session: Session, version: str, reason: str, force: bool) -> None:
     """
     from updater import release
 
-    workspace = session.workspace()
-    done = release.promote(
-        workspace.ledger,
-        workspace.aliases,
-        version,
-        actor=workspace.actor,
-        reason=reason,
-        force=force,
-    )
+    done = _decide(session.workspace(), release.promote, version, reason=reason, force=force)
     session.answer(*tables.released(done))
 
 
@@ -53,10 +58,7 @@ def rollback(session: Session, to: str | None, reason: str) -> None:
     """
     from updater import release
 
-    workspace = session.workspace()
-    done = release.rollback(
-        workspace.ledger, workspace.aliases, to=to, actor=workspace.actor, reason=reason
-    )
+    done = _decide(session.workspace(), release.rollback, to=to, reason=reason)
     session.answer(*tables.released(done))
 
 
@@ -74,9 +76,7 @@ def approve(session: Session, update: str, reason: str) -> None:
     from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
-    done = release.approve(
-        workspace.ledger, workspace.aliases, update, actor=workspace.actor, reason=reason
-    )
+    done = _decide(workspace, release.approve, update, reason=reason)
     session.answer(*tables.released(done))
     publish_decision(workspace, workspace.ledger.update(update))
 
@@ -95,9 +95,7 @@ def reject(session: Session, update: str, reason: str) -> None:
     from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
-    release.reject(
-        workspace.ledger, workspace.aliases, update, actor=workspace.actor, reason=reason
-    )
+    _decide(workspace, release.reject, update, reason=reason)
     deployed = release.deployed(workspace.ledger.events())
     answer = {"update": update, "rejected": True, "deployed": deployed}
     session.answer(

@@ -76,14 +76,25 @@ class Tour:
     workspace: Workspace
 
 
-def run(folder: Path, *, progress: bool, say: Callable[[str], None]) -> Tour:
+def run(
+    folder: Path,
+    *,
+    progress: bool,
+    say: Callable[[str], None],
+    config: str = CONFIG,
+    num_per_month: int = NUM_PER_MONTH,
+) -> Tour:
     """The tour has been taken in the workspace `folder`.
+
+    Args:
+        config, num_per_month: the workspace's updater.toml and the tickets of a month; a smaller
+            model and fewer tickets make a shorter tour.
 
     Raises:
         InputError: `folder` holds another workspace.
         UpdateError: a step failed, or the gate did not judge as the tour says it does.
     """
-    workspace = _workspace(folder, progress=progress)
+    workspace = _workspace(folder, config, num_per_month, progress=progress)
     with workspace.lock():
         say("1/5  A first model learns January to March, and is deployed.")
         first = pipeline.scratch(workspace, FIRST_MONTHS, deploy=True)
@@ -121,11 +132,11 @@ def mean_accuracy(answer: dict[str, Any], who: str, *, past: bool) -> float:
     return sum(cells) / len(cells)
 
 
-def _workspace(folder: Path, *, progress: bool) -> Workspace:
+def _workspace(folder: Path, config: str, num_per_month: int, *, progress: bool) -> Workspace:
     folder = folder.expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / CONFIG_FILE
-    if written.exists() and written.read_text("utf-8") != CONFIG:
+    if written.exists() and written.read_text("utf-8") != config:
         raise InputError(
             f"{folder} holds another workspace",
             "the demo works in a workspace of its own",
@@ -133,8 +144,8 @@ def _workspace(folder: Path, *, progress: bool) -> Workspace:
         )
     if not written.exists():
         months = [*FIRST_MONTHS, CAREFUL_MONTH, CARELESS_MONTH]
-        tickets.write(folder / "tickets.jsonl", months, NUM_PER_MONTH, SEED)
-        write_text(written, CONFIG)
+        tickets.write(folder / "tickets.jsonl", months, num_per_month, SEED)
+        write_text(written, config)
     init_workspace(folder)
     return Workspace.open(folder, progress=progress)
 

@@ -170,13 +170,13 @@ class Spool:
         """Those of them whose period can't be known."""
         return self._count("quarantine where not is_placed")
 
-    def commonest_faults(self, most: int = 3) -> list[tuple[str, str, int]]:
-        """(field, rule, rows) of the quarantine, the commonest first."""
+    def commonest_faults(self) -> list[tuple[str, str, int]]:
+        """(field, rule, rows) of the quarantine: the three commonest, the commonest first."""
         query = (
             "select field, rule, count(*) as n from quarantine group by all "
-            "order by n desc, field, rule limit $most"
+            "order by n desc, field, rule limit 3"
         )
-        return self._connection.execute(query, {"most": most}).fetchall()
+        return self._connection.execute(query).fetchall()
 
     def _batches(self, query: str, parameters: object = None) -> Iterator[pa.RecordBatch]:
         return iter(self._connection.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS))

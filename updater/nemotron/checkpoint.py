@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import (
     NemotronHForCausalLM,
@@ -28,6 +27,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
 
 from updater.nemotron import files, presets
 from updater.nemotron import tokenizer as tokenizers
+from updater.nemotron.saving import save_tensors
 from updater.nemotron.validate import check
 from updater.nemotron.weights import released, stays_float32
 
@@ -134,7 +134,7 @@ def export(model: NemotronHForCausalLM, base: Path, target: Path) -> Path:
                 if new.shape != kept[tensor_name].shape:
                     raise AssertionError(f"{tensor_name}: the model is not of the base's shape")
                 kept[tensor_name] = new.contiguous()
-            save_file(kept, folder / name, metadata=header.metadata or None)
+            save_tensors(kept, folder / name, header.metadata)
     return Path(target)
 
 
@@ -174,12 +174,12 @@ def _write_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
         shards[-1][name] = tensor.contiguous()
         filled += tensor.nbytes
     if len(shards) == 1:
-        save_file(shards[0], folder / files.SINGLE, metadata={"format": "pt"})
+        save_tensors(shards[0], folder / files.SINGLE, {"format": "pt"})
         return
     where: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        save_tensors(shard, folder / file, {"format": "pt"})
         where |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}

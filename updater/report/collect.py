@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rehearsal.manifest import Manifest
-from store.ledger import Ledger, ModelVersion, Score
+from store.ledger import Event, Ledger, ModelVersion, Score
 from updater.outcomes import holdout as read_holdout
 from updater.report import flips
 from updater.report.data import (
@@ -55,7 +55,7 @@ def collect(
     known, unknown = flips.against_base(
         workspace,
         subject,
-        _learnt(ledger, subject),
+        _learnt(workspace, subject),
         holdout or (lambda dataset: read_holdout(workspace, dataset)),
     )
     scores = _scores(ledger, subject)
@@ -64,8 +64,8 @@ def collect(
         workspace=workspace.settings.workspace.name,
         version=version,
         made_at=_moment(datetime.now(UTC)),
-        versions=tuple(_version(ledger, v, {d.version for d in deployments}) for v in versions),
-        periods=tuple(period.id for period in ledger.periods() if period.id in shown),
+        versions=tuple(_version(workspace, v, {d.version for d in deployments}) for v in versions),
+        periods=tuple(sorted(shown, key=workspace.periods.ordinal)),
         scores=scores,
         deployments=deployments,
         judgement=_judgement(ledger, subject),
@@ -74,15 +74,16 @@ def collect(
         rehearsed=_rehearsed(ledger, subject),
         curve={} if update is None else _curve(workspace.root / "runs" / update.id),
         step_seconds=_step_seconds(ledger, subject),
-        datasets=tuple(_dataset(ledger, d) for d in _learnt(ledger, subject).values()),
+        datasets=tuple(_dataset(ledger, d) for d in _learnt(workspace, subject).values()),
         config={} if update is None else update.config,
         config_digest="" if update is None else update.config_digest,
     )
 
 
-def _version(ledger: Ledger, version: ModelVersion, ever_deployed: set[str]) -> Version:
+def _version(workspace: Workspace, version: ModelVersion, ever_deployed: set[str]) -> Version:
+    ledger = workspace.ledger
     verdict = ledger.verdict(version.update) if version.update is not None else None
-    learnt = tuple(_learnt(ledger, version))
+    learnt = tuple(_learnt(workspace, version))
     taught = _taught(ledger, version)
     return Version(
         id=version.id,
@@ -105,10 +106,10 @@ def _taught(ledger: Ledger, version: ModelVersion) -> set[str]:
     return {p for p, dataset in version.dataset_versions.items() if before.get(p) != dataset}
 
 
-def _learnt(ledger: Ledger, version: ModelVersion) -> dict[str, str]:
+def _learnt(workspace: Workspace, version: ModelVersion) -> dict[str, str]:
     """Period -> dataset version of what it has learnt, in the periods' order."""
     learnt = version.dataset_versions
-    return {p.id: learnt[p.id] for p in ledger.periods() if p.id in learnt}
+    return {period: learnt[period] for period in sorted(learnt, key=workspace.periods.ordinal)}
 
 
 def _deployments(ledger: Ledger) -> tuple[Deployment, ...]:
@@ -144,7 +145,23 @@ def _judgement(ledger: Ledger, subject: ModelVersion) -> Judgement | None:
         comparisons=tuple(verdict.comparisons),
         margin_fraction=verdict.rule["margin_fraction"],
         confidence=verdict.rule["confidence"],
+        decision=_decision(ledger, subject),
     )
+
+
+def _decision(ledger: Ledger, subject: ModelVersion) -> tuple[str, str, str] | None:
+    """(what a person decided, who, why): the last word on the version."""
+    found = [
+        event
+        for event in ledger.events()
+        if (event.kind in ("approved", "rejected") and event.update == subject.update)
+        or (event.kind == "promoted" and event.version == subject.id and _overrode(event))
+    ]
+    return (found[-1].kind, found[-1].actor, found[-1].reason) if found else None
+
+
+def _overrode(event: Event) -> bool:
+    return bool(event.payload.get("overridden"))
 
 
 def _rehearsed(ledger: Ledger, subject: ModelVersion) -> Rehearsed | None:
@@ -167,6 +184,7 @@ def _curve(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:
     curve: dict[str, dict[int, float]] = {}
     for line in whole.splitlines():
         point = json.loads(line)
+        del point["at_ms"]
         step = int(point.pop("step"))
         for name, value in point.items():
             if math.isfinite(value):

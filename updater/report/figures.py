@@ -4,7 +4,7 @@ The drawing is in `matrix`, `intervals`, `panels` and `timelines`. Called by `pa
 and the pipeline's publishing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,8 @@ FIGURES = {
 }
 
 
-def save_all(data: ReportData, folder: Path, suffixes: Sequence[str] = (".png",)) -> list[Path]:
-    """Every picture that has something to show is in `folder`, named by `FIGURES`.
+def save_all(data: ReportData, folder: Path) -> list[Path]:
+    """Every picture that has something to show is a PNG in `folder`, named by `FIGURES`.
 
     Raises:
         OSError: the folder can't be written.
@@ -60,9 +60,8 @@ def save_all(data: ReportData, folder: Path, suffixes: Sequence[str] = (".png",)
     saved = []
     for name, picture in FIGURES.items():
         figure = picture.draw(data)
-        for suffix in suffixes if figure is not None else ():
-            assert figure is not None
-            path = folder / f"{name}{suffix}"
+        if figure is not None:
+            path = folder / f"{name}.png"
             style.save(figure, path)
             saved.append(path)
     return saved

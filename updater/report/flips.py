@@ -5,14 +5,13 @@ Counted and listed by `updater.metrics`; called by `collect`.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from store.ledger import ModelVersion, Score
 from updater import metrics
 from updater.metrics import Answer
+from updater.outcomes import counted
 from updater.report.data import PeriodFlips
 from updater.workspace import Workspace
 
@@ -29,7 +28,7 @@ def against_base(
     want of outcomes of both). None for a first model. `learnt`: period -> dataset version.
 
     Raises:
-        OSError, pyarrow.ArrowInvalid: an outcomes file can't be read.
+        OSError: an outcomes file can't be read.
         ValueError: the files of one dataset version hold different examples.
     """
     if subject.base is None:
@@ -38,8 +37,8 @@ def against_base(
     after = {s.dataset_version: s for s in workspace.ledger.scores(version=subject.id)}
     known, unknown = [], []
     for period, dataset in learnt.items():
-        was = _answers(workspace.root, before.get(dataset))
-        now = _answers(workspace.root, after.get(dataset))
+        was = _answers(workspace, before.get(dataset))
+        now = _answers(workspace, after.get(dataset))
         if was is None or now is None:
             unknown.append(period)
         else:
@@ -70,10 +69,10 @@ def _period_flips(
     )
 
 
-def _answers(root: Path, score: Score | None) -> list[Answer] | None:
-    if score is None or not (root / score.outcomes).exists():
+def _answers(workspace: Workspace, score: Score | None) -> list[Answer] | None:
+    table = None if score is None else counted(workspace, score)
+    if table is None:
         return None
-    table = pq.read_table(root / score.outcomes, columns=["id", "correct", "predicted"])
     columns = [table[name].to_pylist() for name in ("id", "correct", "predicted")]
     # An example that was too long to be asked has no prediction.
     return [Answer(i, bool(right), said or "") for i, right, said in zip(*columns, strict=True)]

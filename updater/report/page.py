@@ -21,6 +21,12 @@ from updater.report.figures import FIGURES
 
 _MOST_TEXT = 600  # characters of a prompt in the flips' tables; the whole is in the dataset version
 VERDICTS = {"accepted": "Accepted", "rejected": "Rejected", "review": "Needs a person's review"}
+JUDGED = {**VERDICTS, "review": "Undecided"}
+DECIDED = {
+    "approved": "approved",
+    "rejected": "turned down",
+    "promoted": "promoted by force",
+}
 
 
 def render(data: ReportData) -> str:
@@ -72,7 +78,11 @@ def _headline(data: ReportData) -> tuple[str, str]:
     """(a class for the colour, the verdict in words)."""
     if data.judgement is None:
         return "none", "Not judged yet"
-    return data.judgement.verdict, VERDICTS[data.judgement.verdict]
+    verdict, decision = data.judgement.verdict, data.judgement.decision
+    if decision is None:
+        return verdict, VERDICTS[verdict]
+    kind, actor, reason = decision
+    return verdict, f"{JUDGED[verdict]} by the gate, {DECIDED[kind]} by {actor}: {reason}"
 
 
 def _standing(data: ReportData) -> str:

@@ -87,13 +87,13 @@ def new_figure(width_points: float, height_points: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """The picture is in `path`, as SVG or PNG by its suffix.
+    """The picture is in `path`, a PNG.
 
     Raises:
         OSError: it can't be written.
     """
     with styled():
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        figure.savefig(path, dpi=160, format="png")
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:

@@ -5,29 +5,39 @@ twice on the same examples. Then the exported candidate is loaded in a clean pro
 answer alike (`updater.verify`): an event "verified" says that it did.
 """
 
+import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from store.errors import NotFoundError
 from store.ledger import ModelVersion, Score, Update
+from updater import release
 from updater.files import write_json
+from updater.outcomes import counted
+from updater.steps.rehearse import past_versions
 from updater.stopwatch import Stopwatch
 from updater.verify import verify
 from updater.workspace import Workspace
 
+log = logging.getLogger("updater")
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+log = logging.getLogger("updater")
+
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
-    """The candidate and its base are scored on every period that the candidate should know."""
+    """The candidate, its base and what it may be compared with as the best so far are scored."""
     candidate = workspace.ledger.model_version(_candidate(workspace, update))
     versions = candidate.dataset_versions
     watch = Stopwatch()
     if update.base is not None:
         score(workspace, workspace.ledger.model_version(update.base), versions, watch)
+        _score_deployed(workspace, past_versions(workspace, update), watch)
     scores = score(workspace, candidate, versions, watch)
     num_verified = verify_version(workspace, candidate, watch)
     return {
@@ -48,11 +58,40 @@ def score(
     `watch` is told how long the forward passes took, here and in `verify_version`.
     """
     known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
-    missing = {p: d for p, d in dataset_versions.items() if not _whole(workspace, known.get(d))}
+    wanted = {d: p for p, d in dataset_versions.items()}
+    missing = {d: p for d, p in wanted.items() if not _whole(workspace, known.get(d))}
     if missing:
         workspace.ledger.record_scores(_measure(workspace, version, missing, watch or Stopwatch()))
         known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
     return [known[d] for d in dataset_versions.values()]
+
+
+def _score_deployed(workspace: Workspace, past: dict[str, str], watch: Stopwatch) -> None:
+    """What was ever deployed has a score on the past periods' present data where it had one on
+    older: best so far is who answers the same examples best."""
+    ledger = workspace.ledger
+    for version in release.deployments_ever(ledger.events()):
+        periods = {s.period for s in ledger.scores(version=version)}
+        again = {period: dataset for period, dataset in past.items() if period in periods}
+        try:
+            score(workspace, ledger.model_version(version), again, watch)
+        except NotFoundError as gone:
+            log.warning("version %s is compared with no longer: %s", version, gone)
+
+
+def mend(workspace: Workspace, version: ModelVersion) -> None:
+    """Behind every score of `version` stand the outcomes that it counts.
+
+    What is missing or broken is measured again, with the same outcome on the same machine; with
+    another one the score stays, and the ledger refuses.
+
+    Raises:
+        ConflictError: it is measured otherwise now.
+    """
+    scores = workspace.ledger.scores(version=version.id)
+    broken = {s.dataset_version: s.period for s in scores if not _whole(workspace, s)}
+    if broken:
+        workspace.ledger.record_scores(_measure(workspace, version, broken, Stopwatch()))
 
 
 def verify_version(
@@ -109,7 +148,12 @@ def _candidate(workspace: Workspace, update: Update) -> str:
 
 
 def _whole(workspace: Workspace, known: Score | None) -> bool:
-    return known is not None and (workspace.root / known.outcomes).exists()
+    if known is None:
+        return False
+    is_whole = counted(workspace, known) is not None
+    if not is_whole:
+        log.warning("%s is missing or broken; it is measured again", known.outcomes)
+    return is_whole
 
 
 def _measure(
@@ -118,12 +162,13 @@ def _measure(
     dataset_versions: dict[str, str],
     watch: Stopwatch,
 ) -> list[Score]:
+    """The scores on `dataset_versions` (dataset version -> period), their outcomes written."""
     from updater.evaluate import outcomes
     from updater.nemotron import checkpoint
 
     model, tokenizer = checkpoint.load(workspace.checkpoints.local(version.digest))
     scores = []
-    for period, dataset_version in dataset_versions.items():
+    for dataset_version, period in dataset_versions.items():
         holdout = pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))
         with watch:
             table = outcomes(

@@ -10,8 +10,7 @@ from typing import Any
 from store.ledger import Score, Update
 from updater import gate, release
 from updater.comparison import Against, Role
-from updater.outcome import current_scores
-from updater.outcomes import outcomes
+from updater.outcomes import outcomes, scores_on
 from updater.steps.rehearse import past_versions
 from updater.workspace import Workspace
 
@@ -37,7 +36,6 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         "verdict": verdict.verdict,
         "reasons": judged["reasons"],
         "approval": "needed" if needs_person else "none",
-        "approval_timeout_seconds": settings.approval_timeout_seconds,
     }
 
 
@@ -61,7 +59,7 @@ def _decide(workspace: Workspace, update: Update, rule: gate.Rule) -> gate.Verdi
         return gate.decide([], rule, past=[], new=None, base=None)
     past = past_versions(workspace, update)
     judged = {**past, **update.config["datasets"]}
-    scores = _scores(workspace, judged)
+    scores = scores_on(workspace, judged)
     best = _best(workspace, scores, past, update.base)
     wanted = [(period, "base", update.base) for period in judged]
     wanted += [(period, "best", version) for period, version in best.items()]
@@ -80,20 +78,6 @@ def _decide(workspace: Workspace, update: Update, rule: gate.Rule) -> gate.Verdi
     return gate.decide(found, rule, past=list(past), new=update.period, base=update.base, best=best)
 
 
-def _scores(workspace: Workspace, judged: dict[str, str]) -> dict[tuple[str, str], Score]:
-    """(version, period) -> score on the dataset version judged by; on the newest where it has none.
-
-    An old period's data may have been versioned again, and a version scored on that, since the
-    update was opened: pairs are made on what both answered.
-    """
-    on_judged = {
-        (s.version, s.period): s
-        for s in workspace.ledger.scores()
-        if judged.get(s.period) == s.dataset_version
-    }
-    return {**current_scores(workspace), **on_judged}
-
-
 def _compare(
     workspace: Workspace,
     reference: Score | None,
@@ -101,28 +85,17 @@ def _compare(
     *,
     role: Role,
     against: Against,
-) -> gate.Paired | gate.Unpaired | None:
-    """Paired where both answered the same examples; None, which rejects, where a score lacks."""
+) -> gate.Paired | None:
+    """Their outcomes paired; None, which rejects, where a score lacks."""
     if reference is None or candidate is None:
         return None
-    if reference.dataset_version == candidate.dataset_version:
-        return gate.pair(
-            outcomes(workspace, reference),
-            outcomes(workspace, candidate),
-            period=candidate.period,
-            role=role,
-            against=against,
-            reference=reference.version,
-        )
-    return gate.Unpaired(
+    return gate.pair(
+        outcomes(workspace, reference),
+        outcomes(workspace, candidate),
         period=candidate.period,
         role=role,
         against=against,
         reference=reference.version,
-        num_examples=candidate.num_examples,
-        num_right=candidate.num_correct,
-        reference_examples=reference.num_examples,
-        reference_right=reference.num_correct,
     )
 
 

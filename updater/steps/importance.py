@@ -7,8 +7,10 @@ rate, or run again, estimates nothing twice.
 
 import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rehearsal import window
 from rehearsal.manifest import Manifest, plan
@@ -17,6 +19,13 @@ from store.ledger import Update
 from updater.steps.rehearse import past_versions
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from regularizers.importance import Importance
+
+log = logging.getLogger("updater")
 
 NEEDS_IMPORTANCE = ("ewc",)
 
@@ -57,6 +66,22 @@ def cached(workspace: Workspace, update: Update, watch: Stopwatch | None = None)
     return path
 
 
+def load(workspace: Workspace, update: Update, parameters: "Mapping[str, Tensor]") -> "Importance":
+    """The importance of this update's base, of the parameters' names and shapes.
+
+    A broken file of the cache is removed and estimated again.
+    """
+    from regularizers import importance as weights
+
+    path = cached(workspace, update)
+    try:
+        return weights.load(path, parameters)
+    except ValueError as error:
+        log.warning("broken in the cache, so removed and estimated again: %s", error)
+        path.unlink()
+    return weights.load(cached(workspace, update), parameters)
+
+
 def _path(workspace: Workspace, update: Update) -> Path:
     assert update.base is not None, "only an update of a base holds weights"
     regularizer = workspace.settings.regularizer
@@ -91,6 +116,7 @@ def _sample(workspace: Workspace, update: Update) -> Manifest:
 def _estimate(workspace: Workspace, update: Update, path: Path, watch: Stopwatch) -> None:
     from regularizers import importance as weights
     from updater.nemotron import checkpoint
+    from updater.train.encode import encode
     from updater.train.importance import estimate
 
     assert update.base is not None
@@ -100,13 +126,12 @@ def _estimate(workspace: Workspace, update: Update, path: Path, watch: Stopwatch
     examples = window.load(
         sample, lambda version: workspace.datasets.path(version, "train.parquet")
     )
+    longest = workspace.settings.model.max_length_tokens
     with watch:
         estimated = estimate(
             model,
-            tokenizer,
-            examples,
+            encode(tokenizer, examples, max_length_tokens=longest),
             estimator=workspace.settings.regularizer.estimator,
-            max_length_tokens=workspace.settings.model.max_length_tokens,
             checkpoint_digest=base.digest,
             data_digest=sample.digest,
             progress=workspace.progress,

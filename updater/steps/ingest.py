@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from store.errors import NotFoundError
 from store.ledger import DatasetVersion
-from updater.progress import bar
+from updater.progress import Progress
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
     if staging.exists():
         shutil.rmtree(staging)
     staging.mkdir()
-    newest = workspace.ledger.latest_dataset_version(period)
+    newest = next(reversed(workspace.ledger.dataset_versions(period)), None)
     try:
         done = _ingest(workspace, period, staging, _rows_digest(workspace, newest))
         if done.summary:
@@ -60,20 +60,40 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
 def _ingest(workspace: Workspace, period: str, staging: Path, rows_digest: str) -> Ingested:
     from updater.ingest import Known, ingest
 
-    path, ordinal = workspace.datasets.path, workspace.periods.ordinal
-    newest = {d.period: d for d in workspace.ledger.dataset_versions() if d.period != period}
-    others = sorted(newest.values(), key=lambda other: ordinal(other.period))
-    earlier = [other for other in others if ordinal(other.period) < ordinal(period)]
+    earlier, later = _others(workspace, period)
+    path = workspace.datasets.path
+    others = [*earlier, *(other for other in later if _is_whole(workspace, other))]
     known = Known(
         rows_digest=rows_digest,
         schema=earlier[-1].schema if earlier else {},
         trains=[path(other.id, "train.parquet") for other in others],
         holdouts=[path(other.id, "holdout.parquet") for other in others],
     )
-    with bar(f"rows of {period}", None, shown=workspace.progress) as progress:
+    with Progress(f"ingest {period}", None, unit="rows", shown=workspace.progress) as shown:
         return ingest(
-            workspace.settings, workspace.root, period, staging, known=known, progress=progress
+            workspace.settings, workspace.root, period, staging, known=known, progress=shown.reach
         )
+
+
+def _others(workspace: Workspace, period: str) -> tuple[list[DatasetVersion], list[DatasetVersion]]:
+    """The newest dataset versions of the periods before this one, and of those after, in order."""
+    ordinal = workspace.periods.ordinal
+    newest = {d.period: d for d in workspace.ledger.dataset_versions() if d.period != period}
+    others = sorted(newest.values(), key=lambda other: ordinal(other.period))
+    num_earlier = sum(ordinal(other.period) < ordinal(period) for other in others)
+    return others[:num_earlier], others[num_earlier:]
+
+
+def _is_whole(workspace: Workspace, later: DatasetVersion) -> bool:
+    """Whether a later period's examples are there. Where they are lost, an earlier period must be
+    made anew without them; they have to be made anew too, and are compared then."""
+    try:
+        for name in ("train.parquet", "holdout.parquet"):
+            workspace.datasets.path(later.id, name)
+    except NotFoundError as error:
+        log.warning("not compared with %s: %s", later.id, error)
+        return False
+    return True
 
 
 def _rows_digest(workspace: Workspace, version: DatasetVersion | None) -> str:

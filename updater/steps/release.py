@@ -4,6 +4,7 @@ The promotion itself is `updater.release`'s. Publishing (scores, report and plot
 run) comes after, because the report tells what is deployed.
 """
 
+import shutil
 from typing import Any
 
 from store.ledger import Update
@@ -37,6 +38,8 @@ def run(workspace: Workspace, update: Update, *, approve: bool = False) -> dict[
     else:
         release.repair(workspace.ledger, workspace.aliases)
     publish(workspace, update)
+    for left in ("initial", "candidate"):  # whole models, which the checkpoint store has by now
+        shutil.rmtree(workspace.run_folder(update.id) / left, ignore_errors=True)
     awaiting = wanted and not promoted and verdict.verdict in ("accepted", "review")
     return {"promoted": promoted, "awaiting": awaiting}
 

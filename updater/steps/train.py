@@ -49,7 +49,7 @@ def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, An
         rehearsed = window.load(
             manifest, lambda version: workspace.datasets.path(version, "train.parquet")
         )
-    return _fit(workspace, update, base, workspace.settings.training, rehearsed)
+    return _fit(workspace, update, base, _training(workspace, update), rehearsed)
 
 
 def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -73,13 +73,7 @@ def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str,
             tokenizer=settings.model.tokenizer,
             seed=settings.training.seed,
         )
-    training = dataclasses.replace(
-        settings.training,
-        epochs=settings.scratch.epochs,
-        learning_rate=settings.scratch.learning_rate,
-        train_routers=True,
-    )
-    return _fit(workspace, update, initial, training, None)
+    return _fit(workspace, update, initial, _training(workspace, update), None)
 
 
 def _adopted(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -87,6 +81,19 @@ def _adopted(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]
 
 
 _KINDS = {"update": _fine_tune, "scratch": _from_scratch, "adopt": _adopted}
+
+
+def _training(workspace: Workspace, update: Update) -> TrainingSettings:
+    """How this update is trained: from random weights by other settings than from a base."""
+    settings = workspace.settings
+    if update.kind == "update":
+        return settings.training
+    return dataclasses.replace(
+        settings.training,
+        epochs=settings.scratch.epochs,
+        learning_rate=settings.scratch.learning_rate,
+        train_routers=True,
+    )
 
 
 def architecture(workspace: Workspace) -> str:
@@ -105,33 +112,35 @@ def _fit(
 ) -> tuple[Path, dict[str, Any]]:
     from updater.nemotron import checkpoint
     from updater.train.fit import fit
+    from updater.train.lesson import Lesson
+    from updater.train.record import Watch
 
     folder = workspace.run_folder(update.id)
     candidate = folder / "candidate"
     result_file = folder / "fit.json"
-    if candidate.exists() and result_file.exists():
+    if candidate.exists() and result_file.exists():  # written after the whole curve was sent
         return candidate, read_json(result_file)
     model, tokenizer = checkpoint.load(start)
     new = _new_examples(workspace, update)
-    with Curve(workspace.registry, _run(workspace, update), folder) as curve:
+    max_length_tokens = workspace.settings.model.max_length_tokens
+    lesson = Lesson.of(tokenizer, new, rehearsed, max_length_tokens=max_length_tokens)
+    every = training.checkpoint_every_steps
+    run_id = _run(workspace, update)
+    with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
         done = fit(
             model,
-            tokenizer,
-            new,
-            rehearsed,
+            lesson,
             training=training,
-            max_length_tokens=workspace.settings.model.max_length_tokens,
             anchor=_anchor(workspace, update, model),
             folder=folder / "training",
-            on_metrics=curve.add,
-            progress=workspace.progress,
+            watch=Watch(curve.add, workspace.progress),
         )
     if done.too_long:
         log.warning(
             "%s: %d examples of more than %d tokens were left out of training",
             update.id,
             len(done.too_long),
-            workspace.settings.model.max_length_tokens,
+            max_length_tokens,
         )
     checkpoint.export(model, start, candidate)
     result = {
@@ -148,17 +157,15 @@ def _fit(
 
 
 def _anchor(workspace: Workspace, update: Update, model: Any) -> "Regularizer":
-    from regularizers import importance
     from regularizers.anchor import REGULARIZERS
 
     regularizer = workspace.settings.regularizer
     parameters = dict(model.named_parameters())
     method, weights = regularizer.method, None
     if importance_step.needed(workspace, update):
-        path = importance_step.cached(workspace, update)
-        weights = importance.load(path, parameters).tensors
+        weights = importance_step.load(workspace, update, parameters).tensors
     elif method in importance_step.NEEDS_IMPORTANCE or update.base is None:
-        method = "none"
+        method = "none"  # nothing is known to matter, or there is nothing to stay near
     return REGULARIZERS[method](parameters, weights, regularizer.strength)
 
 
@@ -174,18 +181,10 @@ def _new_examples(workspace: Workspace, update: Update) -> "pa.Table":
 
 def _run(workspace: Workspace, update: Update) -> str:
     """The MLflow run of this update, opened on first use and found again ever after."""
-    settings = workspace.settings
     run_id = workspace.registry.open_run(
         update.id,
         run_name=f"{update.kind} {update.period}",
-        parameters={
-            "period": update.period,
-            "base": update.base or "none",
-            "rehearsal/policy": settings.rehearsal.policy,
-            "regularizer/method": settings.regularizer.method,
-            "regularizer/strength": settings.regularizer.strength,
-            **{f"training/{k}": v for k, v in dataclasses.asdict(settings.training).items()},
-        },
+        parameters=_parameters(workspace, update),
         tags={
             "updater.kind": update.kind,
             "updater.period": update.period,
@@ -199,6 +198,22 @@ def _run(workspace: Workspace, update: Update) -> str:
             run_id, name=dataset.period, digest=dataset.digest, context=context, uri=version
         )
     return run_id
+
+
+def _parameters(workspace: Workspace, update: Update) -> dict[str, Any]:
+    """What this kind of update goes by, and no setting that it doesn't."""
+    settings = workspace.settings
+    parameters: dict[str, Any] = {"period": update.period, "base": update.base or "none"}
+    if update.kind == "update":
+        parameters |= {
+            "rehearsal/policy": settings.rehearsal.policy,
+            "regularizer/method": settings.regularizer.method,
+            "regularizer/strength": settings.regularizer.strength,
+        }
+    if update.kind != "adopt":
+        training = dataclasses.asdict(_training(workspace, update))
+        parameters |= {f"training/{name}": value for name, value in training.items()}
+    return parameters
 
 
 def _inputs(workspace: Workspace, update: Update) -> list[tuple[str, str]]:

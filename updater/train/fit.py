@@ -14,20 +14,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from updater.errors import InputError, UpdateError
+from regularizers.anchor import Regularizer
+from updater.errors import InputError
 from updater.nemotron.checkpoint import freeze_routers
+from updater.progress import Progress
 from updater.settings import TrainingSettings
 from updater.train import state
-from updater.train.encode import Encoded, encode, join
-from updater.train.learner import Anchor, Learner
-from updater.train.progress import Progress
-from updater.train.record import Metrics, Record
+from updater.train.learner import Learner
+from updater.train.lesson import Lesson
+from updater.train.record import Record, Watch
 from updater.train.schedule import MicroBatch, Plan
 
 
@@ -48,82 +47,80 @@ class Fit:
     too_long: tuple[str, ...]
 
 
-def _no_metrics(_step: int, _metrics: dict[str, float]) -> None:
-    """Metrics go nowhere."""
-
-
 def fit(
     model: NemotronHForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    new: pa.Table,
-    rehearsed: pa.Table | None,
+    lesson: Lesson,
     *,
     training: TrainingSettings,
-    max_length_tokens: int,
-    anchor: Anchor,
+    anchor: Regularizer,
     folder: Path,
-    on_metrics: Metrics = _no_metrics,
-    progress: bool = True,
+    watch: Watch,
 ) -> Fit:
-    """`model` has learnt `new` (columns id, prompt, completion), reminded of `rehearsed`.
+    """`model` has learnt the new examples of `lesson`, reminded of the rehearsed ones.
 
     Each epoch passes once over the new and the rehearsed examples, in their ratio in every batch
     of `training.batch_size`. The loss is the mean negative log-likelihood per completion token
-    (end of sequence included) of an optimizer step's examples. Examples of more than
-    `max_length_tokens` are left out and reported.
+    (end of sequence included) of an optimizer step's examples.
 
     `folder` keeps the run's state every `training.checkpoint_every_steps` steps and at the end.
     Called again with the same arguments after a kill, training goes on from there; on a CPU the
     weights end bit for bit as if it had never stopped. A state of other arguments is not used.
-    `on_metrics(step, metrics)` is called every few steps; steps that a kill made vain come twice.
 
     Raises:
-        InputError: `training.devices` is not 1.
-        UpdateError: nothing to learn is short enough, or the loss is no number or has diverged.
+        InputError: `training.devices` is not 1, or this machine has no such precision.
+        UpdateError: the loss is no number or has diverged.
     """
+    _check(training)
+    if not training.train_routers:
+        freeze_routers(model)
+    plan = Plan(lesson, training)
+    learner = Learner(model, training, num_steps=plan.num_steps, anchor=anchor)
+    saver = _Saver(folder, _fingerprint(training, lesson, learner.trained, anchor), training)
+    restored = saver.restore(learner)
+    done = restored[0].num_examples
+    with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
+        learner.record = record = Record(
+            restored,
+            plan=plan,
+            vocabulary_size=model.config.vocab_size,
+            penalty=learner.penalty,
+            on_metrics=watch.on_metrics,
+            progress=progress,
+        )
+        if not record.finished:
+            _train(learner, plan, training, saver)
+    too_long = lesson.examples.too_long
+    return Fit(**asdict(record.counters), losses=tuple(record.losses), too_long=too_long)
+
+
+def _check(training: TrainingSettings) -> None:
     if training.devices != 1:
         what = f"training.devices = {training.devices}"
         raise InputError(what, "training runs on one device", "set it to 1")
-    encoded = encode(tokenizer, new, max_length_tokens=max_length_tokens)
-    num_new = len(encoded)
-    if not num_new:
-        raise UpdateError(
-            f"nothing to learn: {len(encoded.too_long)} of {new.num_rows} new examples are longer"
-            f" than model.max_length_tokens = {max_length_tokens}, and there are no others"
+    if training.precision == "16-mixed" and not torch.cuda.is_available():
+        # Lightning would take bfloat16 instead, with a warning.
+        raise InputError(
+            'training.precision = "16-mixed"',
+            "float16 is trained on a GPU, and here is none",
+            "take 32-true or bf16-mixed",
         )
-    if rehearsed is not None:
-        encoded = join(encoded, encode(tokenizer, rehearsed, max_length_tokens=max_length_tokens))
-    if not training.train_routers:
-        freeze_routers(model)
-    plan = Plan(encoded, num_new, training)
-    learner = Learner(model, training, num_steps=plan.num_steps, anchor=anchor)
-    fingerprint = _fingerprint(training, encoded, num_new, learner.trained, anchor)
-    counters, losses = state.restore(folder, fingerprint, learner.trained, learner.optimizer)
-    shown = Progress("train", plan.num_examples, done=counters.num_examples, shown=progress)
-    learner.record = record = Record(
-        counters,
-        losses,
-        plan=plan,
-        vocabulary_size=model.config.vocab_size,
-        on_metrics=on_metrics,
-        penalty=learner.penalty,
-        progress=shown,
-    )
-    if not record.finished:
-        every = training.checkpoint_every_steps
-        saver = _Saver(folder, fingerprint, every, last=counters.num_steps)
-        _train(learner, plan, training, saver)
-    shown.close()
-    done = asdict(record.counters)
-    return Fit(**done, losses=tuple(record.losses), too_long=encoded.too_long)
 
 
 class _Saver(Callback):
     """Writes the run's state now and then, and when it is done."""
 
-    def __init__(self, folder: Path, fingerprint: str, every_steps: int, *, last: int) -> None:
-        self._folder, self._fingerprint, self._every_steps = folder, fingerprint, every_steps
-        self._last = last
+    def __init__(self, folder: Path, fingerprint: str, training: TrainingSettings) -> None:
+        self._folder, self._fingerprint = folder, fingerprint
+        self._every_steps = training.checkpoint_every_steps
+        self._last = 0
+
+    def restore(self, learner: Learner) -> tuple[state.Counters, list[float]]:
+        """The learner is as it was saved; its counters and losses then, or those of a start."""
+        counters, losses = state.restore(
+            self._folder, self._fingerprint, learner.trained, learner.optimizer
+        )
+        self._last = counters.num_steps
+        return counters, losses
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: object, **__: object
@@ -203,17 +200,17 @@ def _quiet_lightning() -> Iterator[None]:
 
 def _fingerprint(
     training: TrainingSettings,
-    encoded: Encoded,
-    num_new: int,
+    lesson: Lesson,
     parameters: Mapping[str, torch.Tensor],
-    anchor: Anchor,
+    anchor: Regularizer,
 ) -> str:
     """A digest of what decides where training ends: settings, tokens, the first weights' sums, and
     the anchor's kind and strength."""
     settings = asdict(training)
     settings.pop("checkpoint_every_steps")
-    digest = hashlib.sha256(json.dumps([settings, num_new], sort_keys=True).encode())
-    for array in (encoded.tokens, encoded.starts, encoded.prompt_lengths):
+    digest = hashlib.sha256(json.dumps([settings, lesson.num_new], sort_keys=True).encode())
+    examples = lesson.examples
+    for array in (examples.tokens, examples.starts, examples.prompt_lengths):
         digest.update(np.ascontiguousarray(array).tobytes())
     with torch.no_grad():
         for name, parameter in parameters.items():

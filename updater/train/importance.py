@@ -5,11 +5,10 @@ Called by the importance step of `updater.pipeline` and by benchmarks.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
-import pyarrow as pa
 import torch
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers import fisher
@@ -17,34 +16,33 @@ from regularizers.importance import Importance, normalise_by_evidence
 from updater.errors import UpdateError
 from updater.nemotron.experts import routed_tokens
 from updater.nemotron.weights import is_experts
+from updater.progress import Progress
 from updater.train.encode import (
     Batch,
     Encoded,
     collate,
     completion_logits,
-    encode,
     negative_log_likelihood,
 )
-from updater.train.progress import Progress
 
 SAMPLED_BATCH = 8
 """Examples a backward pass of the `sampled` estimator: larger is faster and noisier. Chosen, not
 derived."""
 
+SAMPLED_SEED = 0
+"""Of the labels that the `sampled` estimator draws: any will do, so that all runs agree."""
+
 
 def estimate(
     model: NemotronHForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    table: pa.Table,
+    examples: Encoded,
     *,
     estimator: str,
-    max_length_tokens: int,
     checkpoint_digest: str,
     data_digest: str,
-    seed: int = 0,
     progress: bool = True,
 ) -> Importance:
-    """The importance of every parameter that takes a gradient, for the examples in `table`.
+    """The importance of every parameter that takes a gradient, for the examples.
 
     The mean over examples of the squared gradient of the log-likelihood of one example's whole
     completion (the sum over its tokens): `empirical` takes the true completions, `sampled` draws
@@ -54,32 +52,24 @@ def estimate(
     Raises:
         UpdateError: no example is short enough.
     """
-    encoded = encode(tokenizer, table, max_length_tokens=max_length_tokens)
-    if not len(encoded):
+    if not len(examples):
         raise UpdateError(
-            f"importance has no example to look at: all {table.num_rows} are longer than"
-            f" model.max_length_tokens = {max_length_tokens}"
+            f"importance has no example to look at: all {len(examples.too_long)} are longer than"
+            " model.max_length_tokens"
         )
     model.eval()
-    parameters = dict(model.named_parameters())
-    shown = Progress("importance", len(encoded), shown=progress)
-    with routed_tokens(model) as routed:
-        if estimator == "empirical":
-            found = fisher.empirical(
-                parameters,
-                _batches(model, encoded, 1),
-                lambda batch: negative_log_likelihood(model, batch)[0].sum(),
-                progress=shown.reach,
-            )
-        else:
-            found = fisher.sampled(
-                parameters,
-                _batches(model, encoded, SAMPLED_BATCH),
-                _sampled_loss(model, seed),
-                progress=shown.reach,
-            )
-    shown.close()
-    importance = Importance(found, estimator, len(encoded), checkpoint_digest, data_digest)
+    with (
+        Progress("importance", len(examples), shown=progress) as shown,
+        routed_tokens(model) as routed,
+    ):
+        size, loss = _ASKED[estimator]
+        found = fisher.ESTIMATORS[estimator](
+            dict(model.named_parameters()),
+            _batches(model, examples, size),
+            loss(model),
+            progress=shown.reach,
+        )
+    importance = Importance(found, estimator, len(examples), checkpoint_digest, data_digest)
     tokens = {name: routed[name.partition(".experts.")[0]] for name in found if is_experts(name)}
     return normalise_by_evidence(importance, tokens)
 
@@ -96,10 +86,12 @@ def _batches(model: NemotronHForCausalLM, encoded: Encoded, size: int) -> Iterat
         yield collate(encoded, alike).to(model.device)
 
 
-def _sampled_loss(
-    model: NemotronHForCausalLM, seed: int
-) -> Callable[[Batch], tuple[torch.Tensor, int]]:
-    generator = torch.Generator(model.device).manual_seed(seed)
+def _true_loss(model: NemotronHForCausalLM) -> Callable[[Batch], torch.Tensor]:
+    return lambda batch: negative_log_likelihood(model, batch)[0].sum()
+
+
+def _sampled_loss(model: NemotronHForCausalLM) -> Callable[[Batch], tuple[torch.Tensor, int]]:
+    generator = torch.Generator(model.device).manual_seed(SAMPLED_SEED)
 
     def loss(batch: Batch) -> tuple[torch.Tensor, int]:
         logits_cv, _, _ = completion_logits(model, batch)
@@ -109,3 +101,10 @@ def _sampled_loss(
         return functional.cross_entropy(logits_cv, drawn_c, reduction="sum") / size, size
 
     return loss
+
+
+_ASKED: dict[str, tuple[int, Callable[[NemotronHForCausalLM], Callable[[Batch], Any]]]] = {
+    "empirical": (1, _true_loss),
+    "sampled": (SAMPLED_BATCH, _sampled_loss),
+}
+"""Estimator -> examples a batch, and what makes its loss from the model."""

@@ -4,30 +4,19 @@ Not the run (`updater.train.fit` sets it up) and not its bookkeeping (`updater.t
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+from regularizers.anchor import Regularizer
 from updater.nemotron.experts import IdleExperts
 from updater.settings import TrainingSettings
 from updater.train.encode import negative_log_likelihood
 from updater.train.record import Record
 from updater.train.schedule import MicroBatch, rate_fraction
-
-
-class Anchor(Protocol):
-    """What holds weights where they are: `regularizers.anchor`'s classes."""
-
-    def penalty(self, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The penalty at these parameters, a scalar."""
-        ...
-
-    def add_gradient(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        """The penalty's gradient is added to each parameter's `.grad`."""
-        ...
 
 
 class Learner(LightningModule):
@@ -40,7 +29,7 @@ class Learner(LightningModule):
         training: TrainingSettings,
         *,
         num_steps: int,
-        anchor: Anchor,
+        anchor: Regularizer,
     ) -> None:
         super().__init__()
         self.model = model

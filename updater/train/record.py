@@ -7,11 +7,12 @@ micro-batch and step.
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from updater.errors import UpdateError
-from updater.train.progress import Progress
+from updater.progress import Progress
 from updater.train.schedule import MicroBatch, Plan
 from updater.train.state import Counters
 
@@ -25,21 +26,33 @@ ln(vocabulary), which is what guessing costs, is called divergence. Chosen, not 
 Metrics = Callable[[int, dict[str, float]], None]
 
 
+def _no_metrics(_step: int, _metrics: dict[str, float]) -> None:
+    """Metrics go nowhere."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on while a run goes. `on_metrics(step, metrics)` is called every few steps; steps
+    that a kill made vain come twice. `progress` shows how far the run is, on stderr."""
+
+    on_metrics: Metrics = _no_metrics
+    progress: bool = True
+
+
 class Record:
-    """What a run did so far, on top of what a saved run had done."""
+    """What a run did so far, on top of what a saved run had done (`restored`)."""
 
     def __init__(
         self,
-        counters: Counters,
-        losses: list[float],
+        restored: tuple[Counters, list[float]],
         *,
         plan: Plan,
         vocabulary_size: int,
-        on_metrics: Metrics,
         penalty: Callable[[], torch.Tensor],
+        on_metrics: Metrics,
         progress: Progress,
     ) -> None:
-        self.counters, self.losses = counters, losses
+        self.counters, self.losses = restored
         self._plan, self._on_metrics, self._progress = plan, on_metrics, progress
         self._guessing, self._penalty = math.log(vocabulary_size), penalty
         self._rate = 0.0
@@ -98,7 +111,8 @@ class Record:
             if part[1] > 0:
                 metrics[name] = float(part[0] / part[1])
         self._on_metrics(self.counters.num_steps, metrics)
-        self._progress.add(self._shown, f"loss {metrics['train/loss']:.3f}")
+        self._progress.set_postfix_str(f"loss {metrics['train/loss']:.3f}", refresh=False)
+        self._progress.update(self._shown)
 
     def _tick(self) -> float:
         now = time.monotonic()

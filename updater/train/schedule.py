@@ -11,9 +11,10 @@ from itertools import islice
 import numpy as np
 import torch
 
-from rehearsal.mix import MixedBatchSampler
+from rehearsal.mix import MixedBatches
 from updater.settings import TrainingSettings
-from updater.train.encode import Batch, Encoded, collate
+from updater.train.encode import Batch, collate
+from updater.train.lesson import Lesson
 
 FINAL_FRACTION = 0.1
 """Cosine and linear decay end at this part of the peak: what Ibrahim et al. 2024 (arXiv
@@ -40,15 +41,21 @@ class Plan:
     """The micro-batches of a whole run, from any optimizer step on.
 
     Args:
-        encoded: the new examples, then the rehearsed ones.
-        num_new: how many of them are new.
+        lesson: what is learnt.
         training: epochs, batch size, accumulation, seed.
     """
 
-    def __init__(self, encoded: Encoded, num_new: int, training: TrainingSettings) -> None:
-        self._encoded, self._num_new, self._training = encoded, num_new, training
-        self.num_examples = len(encoded) * training.epochs
-        self._num_batches = len(self._sampler()) * training.epochs
+    def __init__(self, lesson: Lesson, training: TrainingSettings) -> None:
+        self._encoded, self._num_new, self._training = lesson.examples, lesson.num_new, training
+        self.num_examples = len(lesson.examples) * training.epochs
+        self._mixed = MixedBatches(
+            lesson.num_new,
+            len(lesson.examples) - lesson.num_new,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            lengths=lesson.examples.lengths.tolist(),
+        )
+        self._num_batches = len(self._mixed) * training.epochs
         self.num_steps = math.ceil(self._num_batches / training.accumulate)
 
     def num_batches(self, first_step: int) -> int:
@@ -70,22 +77,10 @@ class Plan:
                     normaliser=num_tokens / self._training.accumulate,
                 )
 
-    def _sampler(self) -> MixedBatchSampler:
-        return MixedBatchSampler(
-            self._num_new,
-            len(self._encoded) - self._num_new,
-            batch_size=self._training.batch_size,
-            seed=self._training.seed,
-            lengths=self._encoded.lengths.tolist(),
-        )
-
     def _chosen(self, first_batch: int) -> Iterator[list[int]]:
-        sampler = self._sampler()
-        epoch, batch = divmod(first_batch, len(sampler))
-        sampler.load_state_dict({"epoch": epoch, "batch": batch})
+        epoch, batch = divmod(first_batch, len(self._mixed))
         for number in range(epoch, self._training.epochs):
-            sampler.set_epoch(number)
-            yield from sampler
+            yield from self._mixed.epoch(number, batch if number == epoch else 0)
 
 
 def rate_fraction(step: int, num_steps: int, training: TrainingSettings) -> float:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
+
+from updater.nemotron.saving import save_tensors
 
 FILE = "training.safetensors"
 _RECORD = "training"
@@ -40,7 +41,11 @@ def save(
     counters: Counters,
     losses: list[float],
 ) -> None:
-    """The run's state is on the disk; until then the state before is."""
+    """The run's state is on the disk; until then the state before is.
+
+    Raises:
+        OSError: the disk refuses.
+    """
     tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = parameter.detach()
@@ -49,7 +54,7 @@ def save(
     record = json.dumps({"fingerprint": fingerprint, **dataclasses.asdict(counters)})
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{FILE}.partial"
-    save_file({n: t.contiguous() for n, t in tensors.items()}, partial, metadata={_RECORD: record})
+    save_tensors({n: t.contiguous() for n, t in tensors.items()}, partial, {_RECORD: record})
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
     partial.replace(folder / FILE)

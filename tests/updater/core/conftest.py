@@ -1,6 +1,9 @@
 """A Nemotron-H small enough for tests (all four kinds of layer), and a language it can learn."""
 
+import contextlib
 import json
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,23 @@ def texts(table: pa.Table) -> list[str]:
     return [prompt + completion for prompt, completion in pairs]
 
 
+@contextlib.contextmanager
+def _full_disk(most_bytes: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """A block in which no file may grow beyond so many bytes: the same calls fail as on a disk
+    that is full."""
+    return _full_disk
+
+
 @pytest.fixture(scope="session")
 def micro(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The path of a config.json of the small architecture."""
@@ -88,19 +108,18 @@ def trained(base: Path, quick: TrainingSettings, tmp_path_factory: pytest.TempPa
     """A checkpoint folder that has learnt most of the language. Not to be written to."""
     from regularizers.anchor import NoAnchor
     from updater.train.fit import fit
+    from updater.train.lesson import Lesson
+    from updater.train.record import Watch
 
     folder = tmp_path_factory.mktemp("trained")
     model, tokenizer = checkpoint.load(base)
     fit(
         model,
-        tokenizer,
-        say(0, 160),
-        None,
+        Lesson.of(tokenizer, say(0, 160), None, max_length_tokens=64),
         training=quick,
-        max_length_tokens=64,
         anchor=NoAnchor(),
         folder=folder / "state",
-        progress=False,
+        watch=Watch(progress=False),
     )
     return checkpoint.export(model, base, folder / "checkpoint")
 

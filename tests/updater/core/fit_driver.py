@@ -19,6 +19,8 @@ from regularizers.anchor import QuadraticAnchor
 from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 from updater.train.fit import fit
+from updater.train.lesson import Lesson
+from updater.train.record import Watch
 
 SETTINGS = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "checkpoint_every_steps": 3}
 
@@ -53,14 +55,11 @@ def run(base: Path, folder: Path, kill_at: int, accumulate: int) -> None:
     model, tokenizer = checkpoint.load(base)
     done = fit(
         model,
-        tokenizer,
-        examples(0, 40),
-        examples(100, 20),
+        Lesson.of(tokenizer, examples(0, 40), examples(100, 20), max_length_tokens=64),
         training=TrainingSettings(**SETTINGS, accumulate=accumulate),
-        max_length_tokens=64,
         anchor=Killer(model, kill_at),
         folder=folder,
-        progress=False,
+        watch=Watch(progress=False),
     )
     weights = {name: t.contiguous() for name, t in model.state_dict().items()}
     weights["losses"] = torch.tensor(done.losses, dtype=torch.float64)

@@ -23,6 +23,8 @@ from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 from updater.train import state
 from updater.train.fit import Fit, fit
+from updater.train.lesson import Lesson
+from updater.train.record import Watch
 
 DRIVER = Path(__file__).with_name("fit_driver.py")
 SHORT = TrainingSettings(epochs=1, batch_size=8, learning_rate=5e-3)
@@ -46,15 +48,19 @@ class Spy:
 def run(base: Path, folder: Path, table: Any, **changes: Any) -> tuple[Any, Fit]:
     """The model after a short run on `table`, and what `fit` returned."""
     model, tokenizer = checkpoint.load(base)
+    lesson = Lesson.of(
+        tokenizer,
+        table,
+        changes.pop("rehearsed", None),
+        max_length_tokens=changes.pop("max_length_tokens", 64),
+    )
     settings = {
         "training": SHORT,
-        "max_length_tokens": 64,
         "anchor": NoAnchor(),
         "folder": folder,
-        "progress": False,
+        "watch": Watch(progress=False),
     } | changes
-    rehearsed = settings.pop("rehearsed", None)
-    return model, fit(model, tokenizer, table, rehearsed, **settings)
+    return model, fit(model, lesson, **settings)
 
 
 def weights(model: Any) -> dict[str, Tensor]:
@@ -82,7 +88,7 @@ def test_counts_losses_and_metrics(base: Path, tmp_path: Path, language: Any) ->
         tmp_path,
         language(0, 60),
         rehearsed=language(100, 20),
-        on_metrics=lambda step, values: metrics.update({step: values}),
+        watch=Watch(lambda step, values: metrics.update({step: values}), progress=False),
     )
     assert (done.num_steps, done.num_examples, len(done.losses)) == (10, 80, 10)
     assert done.too_long == ()
@@ -287,6 +293,15 @@ def test_several_devices_are_refused(base: Path, tmp_path: Path, language: Any) 
         run(base, tmp_path, language(0, 8), training=settings)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has float16")
+def test_a_precision_that_the_machine_lacks_is_refused(
+    base: Path, tmp_path: Path, language: Any
+) -> None:
+    settings = dataclasses.replace(SHORT, precision="16-mixed")
+    with pytest.raises(InputError, match=r"float16 is trained on a GPU"):
+        run(base, tmp_path, language(0, 8), training=settings)
+
+
 def test_it_is_quiet_and_leaves_no_files_of_lightnings(
     base: Path,
     tmp_path: Path,
@@ -310,3 +325,43 @@ def test_mixed_precision_keeps_float32_weights(
     model, done = run(base, tmp_path, language(0, 32), training=settings)
     assert {t.dtype for t in model.state_dict().values()} == {torch.float32}
     assert done.losses[-1] < done.losses[0]
+
+
+@pytest.mark.parametrize("stop_at", [8, 9, 11])
+def test_metrics_up_to_a_saved_state_come_once(
+    stop_at: int, base: Path, tmp_path: Path, language: Any
+) -> None:
+    """What the curve in MLflow relies on: it can take no point back, so a point waits there until
+    a metric of a later step says that a state of its step, or of a later one, is on the disk."""
+    every = 4
+    settings = dataclasses.replace(SHORT, epochs=2, batch_size=4, checkpoint_every_steps=every)
+
+    class Stopped(Exception):
+        pass
+
+    class Stopper(NoAnchor):
+        def __init__(self, at_call: int) -> None:
+            self.num_calls, self.at_call = 0, at_call
+
+        def add_gradient(self, parameters: Mapping[str, Tensor]) -> None:
+            self.num_calls += 1
+            if self.num_calls == self.at_call:
+                raise Stopped
+
+    def train(at_call: int, steps: list[int]) -> None:
+        run(
+            base,
+            tmp_path,
+            language(0, 32),
+            training=settings,
+            anchor=Stopper(at_call),
+            watch=Watch(lambda step, _: steps.append(step), progress=False),
+        )
+
+    before: list[int] = []
+    after: list[int] = []
+    with pytest.raises(Stopped):
+        train(stop_at, before)
+    train(0, after)
+    assert after[0] > (before[-1] - 1) // every * every
+    assert (before + after)[-1] == 16

@@ -8,15 +8,21 @@ import torch
 
 from updater.errors import UpdateError
 from updater.nemotron import checkpoint
-from updater.train.importance import estimate
+from updater.train import importance
+from updater.train.encode import encode
 
-ABOUT = {"max_length_tokens": 64, "checkpoint_digest": "c", "data_digest": "d", "progress": False}
+ABOUT = {"checkpoint_digest": "c", "data_digest": "d", "progress": False}
+
+
+def estimate(model: Any, tokenizer: Any, table: Any, estimator: str, longest: int = 64) -> Any:
+    examples = encode(tokenizer, table, max_length_tokens=longest)
+    return importance.estimate(model, examples, estimator=estimator, **ABOUT)
 
 
 def test_empirical_is_the_mean_squared_gradient_per_example(trained: Path, language: Any) -> None:
     model, tokenizer = checkpoint.load(trained)
     table = language(0, 9)
-    found = estimate(model, tokenizer, table, estimator="empirical", **ABOUT)
+    found = estimate(model, tokenizer, table, "empirical")
     named = dict(model.named_parameters())
     assert found.tensors.keys() == named.keys()
     squares = {name: torch.zeros_like(p) for name, p in named.items()}
@@ -38,24 +44,23 @@ def test_empirical_is_the_mean_squared_gradient_per_example(trained: Path, langu
 
 def test_no_expert_is_unimportant_for_want_of_tokens(trained: Path, language: Any) -> None:
     model, tokenizer = checkpoint.load(trained)
-    found = estimate(model, tokenizer, language(0, 1), estimator="empirical", **ABOUT)
+    found = estimate(model, tokenizer, language(0, 1), "empirical")
     for name, tensor in found.tensors.items():
         if ".experts." in name:
             assert (tensor.flatten(1).sum(1) > 0).all(), name
 
 
 def test_sampled_depends_on_the_seed_alone_and_is_of_empiricals_size(
-    base: Path, language: Any
+    base: Path, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At random weights a label drawn from the model is as surprising as the true one, so that
     the two estimates are of one size."""
     model, tokenizer = checkpoint.load(base)
     table = language(0, 64)
-    first, again, other = (
-        estimate(model, tokenizer, table, estimator="sampled", seed=seed, **ABOUT)
-        for seed in (0, 0, 1)
-    )
-    empirical = estimate(model, tokenizer, table, estimator="empirical", **ABOUT)
+    first, again = (estimate(model, tokenizer, table, "sampled") for _ in range(2))
+    monkeypatch.setattr(importance, "SAMPLED_SEED", 1)
+    other = estimate(model, tokenizer, table, "sampled")
+    empirical = estimate(model, tokenizer, table, "empirical")
     name = "lm_head.weight"
     assert torch.equal(first.tensors[name], again.tensors[name])
     assert not torch.equal(first.tensors[name], other.tensors[name])
@@ -64,6 +69,5 @@ def test_sampled_depends_on_the_seed_alone_and_is_of_empiricals_size(
 
 
 def test_examples_that_are_too_long_cannot_be_looked_at(base: Path, language: Any) -> None:
-    about = ABOUT | {"max_length_tokens": 2}
     with pytest.raises(UpdateError, match="all 5 are longer"):
-        estimate(*checkpoint.load(base), language(0, 5), estimator="empirical", **about)
+        estimate(*checkpoint.load(base), language(0, 5), "empirical", longest=2)

@@ -9,16 +9,18 @@ from hypothesis import strategies as st
 
 from updater.settings import TrainingSettings
 from updater.train.encode import Encoded
+from updater.train.lesson import Lesson
 from updater.train.schedule import FINAL_FRACTION, MicroBatch, Plan, rate_fraction
 
 
-def examples(count: int) -> Encoded:
+def lesson(num_new: int, num_old: int = 0) -> Lesson:
+    count = num_new + num_old
     lengths = np.random.default_rng(0).integers(3, 12, count)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     # Every token of example i is i: a batch tells which examples it holds.
     tokens = np.repeat(np.arange(count), lengths).astype(np.int32)
     prompts = np.maximum(lengths - 3, 1)
-    return Encoded(tokens, starts, prompts, np.arange(count), ())
+    return Lesson(Encoded(tokens, starts, prompts, np.arange(count), ()), num_new)
 
 
 def members(batch: MicroBatch) -> list[int]:
@@ -38,7 +40,7 @@ settings = st.builds(
 def test_a_run_passes_over_every_example_once_an_epoch(
     training: TrainingSettings, num_new: int, num_old: int
 ) -> None:
-    plan = Plan(examples(num_new + num_old), num_new, training)
+    plan = Plan(lesson(num_new, num_old), training)
     batches = list(plan.batches(0))
     seen = [example for batch in batches for example in members(batch)]
     assert sorted(seen) == sorted(list(range(num_new + num_old)) * training.epochs)
@@ -54,7 +56,7 @@ def test_a_run_passes_over_every_example_once_an_epoch(
 def test_from_any_step_the_rest_is_the_same(
     training: TrainingSettings, count: int, data: st.DataObject
 ) -> None:
-    plan = Plan(examples(count), count, training)
+    plan = Plan(lesson(count), training)
     step = data.draw(st.integers(0, plan.num_steps))
     whole = [members(batch) for batch in plan.batches(0)]
     rest = [members(batch) for batch in plan.batches(step)]
@@ -67,7 +69,7 @@ def test_accumulated_losses_add_up_to_the_mean_over_tokens(
     training: TrainingSettings, count: int
 ) -> None:
     """Whatever the micro-batches' sizes: each token weighs 1 / (tokens of its optimizer step)."""
-    batches = list(Plan(examples(count), count, training).batches(0))
+    batches = list(Plan(lesson(count), training).batches(0))
     for first in range(0, len(batches), training.accumulate):
         window = batches[first : first + training.accumulate]
         tokens = [int(batch.batch.targets_bl.sum()) for batch in window]

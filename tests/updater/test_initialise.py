@@ -1,0 +1,79 @@
+"""Making a workspace: what is refused is refused before anything is made, by the file's own name.
+
+That a whole one can be worked in is the story's business (tests/story).
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from updater.cli import run
+from updater.workspace import Workspace
+
+GOOD = """
+[workspace]
+name = "clinc"
+[source]
+uri = "rows.jsonl"
+[source.fields]
+prompt = "{text}"
+completion = " {intent}"
+period = "{domain}"
+[periods]
+order = ["banking", "home"]
+"""
+
+
+def said(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    assert run(words) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    "text", [GOOD + "[training]\nepochs = 0\n", GOOD + "[traning]\n", "name = clinc", GOOD[:20]]
+)
+def test_a_bad_configuration_is_named_as_the_user_named_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str
+) -> None:
+    given = tmp_path / "bad.toml"
+    given.write_text(text)
+    line = said(capfd, "init", str(tmp_path / "ws"), "--config", str(given))
+    assert line.startswith(f"updater: {given}")
+    assert not (tmp_path / "ws").exists()
+
+
+def test_a_malformed_address_is_refused_before_anything_is_made(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPDATER_STORE_URL", "postgresql+psycopg:/x")
+    given = tmp_path / "good.toml"
+    given.write_text(GOOD)
+    line = said(capfd, "init", str(tmp_path / "ws"), "--config", str(given))
+    assert line.startswith("updater: UPDATER_STORE_URL=postgresql+psycopg:/x in the environment.")
+    assert line.endswith("change UPDATER_STORE_URL.")
+    assert not (tmp_path / "ws").exists()
+
+
+def test_a_remote_that_is_configured_later_gets_what_was_versioned_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ws"
+    folder.mkdir()
+    rows = [{"text": f"request {n}", "intent": "x", "domain": "home"} for n in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "updater.toml").write_text(GOOD)
+    assert run(["init", str(folder)]) == 0
+    assert run(["ingest", "home", "--workspace", str(folder), "--quiet"]) == 0
+    monkeypatch.setenv("UPDATER_STORE_DVC_REMOTE", str(tmp_path / "remote"))
+    assert run(["init", str(folder)]) == 0
+    workspace = Workspace.open(folder)
+    whole = workspace.datasets.path("home@v1", "train.parquet").read_bytes()
+    shutil.rmtree(folder / ".dvc" / "cache")
+    again = Workspace.open(folder)
+    assert again.datasets.path("home@v1", "train.parquet").read_bytes() == whole
+    shutil.rmtree(tmp_path / "remote")
+    assert run(["init", str(folder)]) == 0
