@@ -61,8 +61,8 @@ def ours(folder: Path) -> int:
     from updater import config
     from updater.ingest import ingest
 
-    summary = ingest(config.load(folder, environ={}), folder, "2026-01", folder / "ours")
-    return summary.num_rows_read
+    done = ingest(config.load(folder, environ={}), folder, "2026-01", folder / "ours")
+    return done.reading.num_rows_read
 
 
 def plain(folder: Path) -> int:

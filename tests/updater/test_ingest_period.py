@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from updater.errors import InputError
-from updater.ingest import Summary, ingest, is_holdout, key_of
+from updater.ingest import FILES, Known, Reading, Summary, ingest, is_holdout, key_of
 from updater.ingest import spool as spool_module
 from updater.ingest.write import EXAMPLES, ROW_GROUP_ROWS, write_parquet
 from updater.settings import (
@@ -33,7 +34,6 @@ FIELDS = FieldTemplates(
     id="{id}", prompt="{text}\nIntent:", completion=" {intent}", period="{domain}", split="{split}"
 )
 PERIODS = PeriodSettings(order=("home", "work"), holdout_splits=("test",))
-FILES = {"train.parquet", "holdout.parquet", "quarantine.parquet", "summary.json"}
 
 
 def made(
@@ -64,15 +64,22 @@ def write(folder: Path, rows: list[dict[str, Any] | str], name: str = "rows.json
     (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def run(
+def read(
     folder: Path, rows: list | None = None, given: Settings | None = None, **more: Any
-) -> Summary:
+) -> tuple[Reading, Summary]:
     if rows is not None:
         write(folder, rows)
     staging = folder / f"staging-{len(list(folder.iterdir()))}"
-    summary = ingest(given or made(), folder, "home", staging, **more)
-    assert {path.name for path in staging.iterdir()} == FILES
-    return summary
+    reading, summary = ingest(given or made(), folder, "home", staging, **more)
+    assert summary is not None
+    assert {path.name for path in staging.iterdir()} == set(FILES)
+    return reading, summary
+
+
+def run(
+    folder: Path, rows: list | None = None, given: Settings | None = None, **more: Any
+) -> Summary:
+    return read(folder, rows, given, **more)[1]
 
 
 def newest(folder: Path) -> Path:
@@ -86,7 +93,8 @@ def table(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def data(folder: Path) -> list[bytes]:
     """The files that may not depend on the order of the source."""
-    return [(newest(folder) / name).read_bytes() for name in sorted(FILES - {"quarantine.parquet"})]
+    names = sorted({*FILES} - {"quarantine.parquet"})
+    return [(newest(folder) / name).read_bytes() for name in names]
 
 
 def refused(folder: Path, rows: list | None = None, given: Settings | None = None, **m: Any) -> str:
@@ -103,30 +111,86 @@ ROWS: list = [row(n) for n in range(20)]
 
 
 def test_a_period_is_written_as_the_parts_agreed(tmp_path: Path) -> None:
-    summary = run(tmp_path, [*ROWS, row(99, domain="work"), row(98, domain="garden")])
+    rows = [*ROWS, row(99, domain="work"), row(98, domain="garden"), "{not json"]
+    reading, summary = read(tmp_path, rows)
     train = pq.ParquetFile(newest(tmp_path) / "train.parquet")
     expected = pa.schema([(f.name, f.type) for f in EXAMPLES])
     assert pa.schema([(f.name, f.type) for f in train.schema_arrow]) == expected
     assert train.metadata.row_group(0).column(0).compression == "ZSTD"
-    rows = table(tmp_path, "train") + table(tmp_path, "holdout")
+    made_of = table(tmp_path, "train") + table(tmp_path, "holdout")
     assert {r["id"] for r in table(tmp_path, "holdout")} == {"r0", "r5", "r10", "r15"}
-    assert all(r["key"] == key_of("updater", r["id"]) for r in rows)
-    assert {r["prompt"] for r in rows} == {f"text {n}\nIntent:" for n in range(20)}
-    assert {r["subject"] for r in rows} == {None}
+    assert all(r["key"] == key_of("updater", r["id"]) for r in made_of)
+    assert {r["prompt"] for r in made_of} == {f"text {n}\nIntent:" for n in range(20)}
+    assert {r["subject"] for r in made_of} == {None}
+    assert reading == Reading(
+        num_rows_read=23,
+        num_skipped=2,
+        num_unplaced=1,
+        num_unknown_periods=1,
+        unknown_periods=("garden",),
+    )
     assert summary == Summary(
         period="home",
         num_train=16,
         num_holdout=4,
-        num_quarantined=0,
+        num_quarantined=1,
+        num_unplaced=1,
         num_duplicates=0,
         num_leaked=0,
-        num_rows_read=22,
-        num_skipped=2,
-        num_unknown_periods=1,
-        unknown_periods=("garden",),
+        rows_digest=summary.rows_digest,
         schema=dict.fromkeys(("domain", "id", "intent", "split", "text"), "string"),
     )
-    assert Summary.read(newest(tmp_path)) == summary
+    assert Summary.read(newest(tmp_path) / "summary.json") == summary
+
+
+OTHERS: list = [
+    *[row(n, domain="work", text=n, id=n) for n in range(100, 160)],
+    row(98, domain="garden"),
+    row(97, domain=7),
+    row(96, domain=None),
+    "{not json",
+]
+
+
+def test_rows_of_others_do_not_make_a_period_another(tmp_path: Path) -> None:
+    ours: list = [*ROWS, row(99, text=None), row(1, intent="a conflict"), row(2)]
+    before = run(tmp_path, ours)
+    told = Known(rows_digest=before.rows_digest)
+    for rows in (ours, ours[::-1], [*OTHERS, *ours], [*ours[:10], *OTHERS, *ours[10:]]):
+        write(tmp_path, rows)
+        staging = tmp_path / "again"
+        reading, summary = ingest(made(), tmp_path, "home", staging, known=told)
+        assert summary is None
+        assert reading.num_unplaced == (2 if len(rows) > len(ours) else 0)
+        assert [path.name for path in staging.iterdir()] == ["unplaced.parquet"]
+        unplaced = pq.read_table(staging / "unplaced.parquet").to_pylist()
+        assert [q["value"] for q in unplaced] == ["", "{not json"][: reading.num_unplaced]
+        shutil.rmtree(staging)
+    after = run(tmp_path, [*ours, *OTHERS])
+    assert (after.num_quarantined, after.num_unplaced) == (before.num_quarantined + 2, 2)
+    assert after.schema == before.schema
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [*ROWS, row(20)],
+        [*ROWS, row(3)],
+        [*ROWS, row(20, text=None)],
+        ROWS[1:],
+        [row(0, intent="other"), *ROWS[1:]],
+        [row(0, split="train"), *ROWS[1:]],
+        [row(0, id="other"), *ROWS[1:]],
+    ],
+)
+def test_other_rows_of_its_own_make_it_another(tmp_path: Path, changed: list) -> None:
+    before = run(tmp_path, ROWS)
+    assert run(tmp_path, changed, known=Known(rows_digest=before.rows_digest)) != before
+
+
+def test_another_salt_makes_it_another(tmp_path: Path) -> None:
+    salted = PeriodSettings(order=PERIODS.order, holdout_splits=("test",), salt="other")
+    assert run(tmp_path, ROWS).rows_digest != run(tmp_path, ROWS, made(periods=salted)).rows_digest
 
 
 def test_bad_rows_are_quarantined_and_a_repeated_one_dropped(tmp_path: Path) -> None:
@@ -250,10 +314,27 @@ def test_duplicates_and_leaks(tmp_path: Path) -> None:
 def test_prompts_of_past_holdouts_are_not_trained_on(tmp_path: Path) -> None:
     run(tmp_path, [row(n, domain="home") for n in (0, 1, 2)])
     past = newest(tmp_path) / "holdout.parquet"
-    summary = run(tmp_path, [row(0, split="train"), *ROWS[1:]], past_holdouts=[past])
+    summary = run(tmp_path, [row(0, split="train"), *ROWS[1:]], known=Known(holdouts=[past]))
     assert (summary.num_leaked, summary.num_holdout) == (1, 3)
     for broken in (tmp_path / "none.parquet", tmp_path / "rows.jsonl"):
-        assert broken.name in refused(tmp_path, past_holdouts=[broken])
+        assert broken.name in refused(tmp_path, known=Known(holdouts=[broken]))
+        assert broken.name in refused(tmp_path, known=Known(trains=[broken]))
+
+
+@pytest.mark.parametrize("size", [1, 3, 1_000_000])
+def test_prompts_that_others_train_on_are_not_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(spool_module, "RANGE_ROWS", size)
+    run(tmp_path, [row(n, split="train") for n in (0, 1, 5)])
+    past = newest(tmp_path) / "train.parquet"
+    rows = [*ROWS, row(5, id="z5", split="train"), row(10, id="z10", split="train")]
+    summary = run(tmp_path, rows, known=Known(trains=[past]))
+    assert (summary.num_leaked, summary.num_holdout) == (3, 2), "r0 and r5 go, and z10"
+    assert {r["id"] for r in table(tmp_path, "holdout")} == {"r10", "r15"}
+    ids = {r["id"] for r in table(tmp_path, "train")}
+    assert "z5" in ids, "that prompt is held out no longer"
+    assert "z10" not in ids
 
 
 def test_dates_decide_the_period_in_the_time_zone(tmp_path: Path) -> None:
@@ -266,9 +347,10 @@ def test_dates_decide_the_period_in_the_time_zone(tmp_path: Path) -> None:
     rows: list = [row(n, at=at) for n, at in enumerate([*inside, *outside, *bad])]
     rows += [row(n, at="2026-01-02") for n in range(50, 60)]
     write(tmp_path, rows)
-    summary = ingest(made(fields, periods), tmp_path, "2026-01", tmp_path / "s")
+    reading, summary = ingest(made(fields, periods), tmp_path, "2026-01", tmp_path / "s")
+    assert summary
     assert summary.num_train + summary.num_holdout == len(inside) + 10
-    assert (summary.num_skipped, summary.num_quarantined) == (len(outside), len(bad))
+    assert (reading.num_skipped, reading.num_unplaced) == (len(outside), len(bad))
 
 
 def test_a_calendar_period_may_be_written_in_the_source(tmp_path: Path) -> None:
@@ -276,8 +358,8 @@ def test_a_calendar_period_may_be_written_in_the_source(tmp_path: Path) -> None:
     periods = PeriodSettings(every="month", holdout_fraction=0.5)
     rows: list = [row(n, month="2026-01") for n in range(20)]
     write(tmp_path, [*rows, row(30, month="2026-02"), row(31, month="2026-13")])
-    summary = ingest(made(fields, periods), tmp_path, "2026-01", tmp_path / "s")
-    assert (summary.num_skipped, summary.num_quarantined) == (1, 1)
+    reading, _ = ingest(made(fields, periods), tmp_path, "2026-01", tmp_path / "s")
+    assert (reading.num_skipped, reading.num_unplaced) == (1, 1)
 
 
 def test_formats_and_databases_give_the_same_period(tmp_path: Path) -> None:
@@ -333,17 +415,17 @@ def test_every_row_is_accounted_for_and_order_does_not_matter(
     if is_split:
         given_ = made(FieldTemplates(**fields, period="{domain}", split="{split}"))
     source = [*rows, *GOOD_ROWS]
-    summary = run(folder, source, given_)
+    reading, summary = read(folder, source, given_)
     train, holdout = table(folder, "train"), table(folder, "holdout")
     before = data(folder)
-    assert summary.num_rows_read == len(source)
-    assert summary.num_rows_read == (
+    assert reading.num_rows_read == len(source)
+    assert reading.num_rows_read == (
         summary.num_train
         + summary.num_holdout
         + summary.num_quarantined
         + summary.num_duplicates
         + summary.num_leaked
-        + summary.num_skipped
+        + reading.num_skipped
     )
     assert (len(train), len(holdout)) == (summary.num_train, summary.num_holdout)
     assert len(table(folder, "quarantine")) == summary.num_quarantined
@@ -418,6 +500,18 @@ def test_mostly_bad_rows_are_a_wrong_mapping(tmp_path: Path) -> None:
     run(tmp_path, [*ROWS[:6], *[row(n, text=None) for n in range(6)]])
 
 
+def test_broken_rows_of_unknown_period_are_judged_beside_all_rows(tmp_path: Path) -> None:
+    good: list = [row(n) for n in range(100)]
+    broken: list = ["{not json", row(0, domain=None)] * 60
+    others = [row(n, domain="work") for n in range(1000, 1020)]
+    assert run(tmp_path, [*good, *broken, *others]).num_unplaced == 120
+    message = refused(tmp_path, [*good, *broken, *others[1:]])
+    assert "239 rows read" in message
+    assert "must have a period; 120 have not" in message
+    bad = [row(n, text=None) for n in range(101)]
+    assert "must be good" in refused(tmp_path, [*good, *bad, *others * 9])
+
+
 def test_a_period_needs_both_sides(tmp_path: Path) -> None:
     assert "train examples" in refused(tmp_path, [row(n, split="test") for n in range(5)])
     periods = PeriodSettings(order=("home",), holdout_fraction=1e-9)
@@ -430,7 +524,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
     message = refused(tmp_path, rows)
     assert "no column 'text'" in message
     assert "domain, id, intent, split" in message
-    assert "has changed" in refused(tmp_path, rows, expected_schema={"text": "string"})
+    assert "has changed" in refused(tmp_path, rows, known=Known(schema={"text": "string"}))
     assert "no column 'when'" in refused(tmp_path, ROWS, hashed(period="{when}"))
     pq.write_table(pa.table({"domain": ["home"], "body": ["a"]}), tmp_path / "r.parquet")
     assert "body, domain" in refused(tmp_path, None, made(uri="r.parquet"))
@@ -439,13 +533,15 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
 def test_a_column_of_another_type_is_a_changed_schema(tmp_path: Path) -> None:
     before = run(tmp_path, [row(n, intent=n) for n in range(20)]).schema
     assert before["intent"] == "integer"
-    message = refused(tmp_path, ROWS, expected_schema=before)
+    message = refused(tmp_path, ROWS, known=Known(schema=before))
     assert "'intent' was integer and is string" in message
     stray = [*ROWS, row(99, intent=5)]
-    run(tmp_path, stray, expected_schema={**before, "intent": "string", "gone": "string"})
+    told = {**before, "intent": "string", "gone": "string"}
+    run(tmp_path, stray, known=Known(schema=told))
     numbers: list = [row(n, intent=n + 0.5 if n % 2 else n) for n in range(20)]
-    assert "is number" in refused(tmp_path, numbers, expected_schema=before)
-    run(tmp_path, [row(n, intent=n) for n in range(20)], expected_schema={"intent": "number"})
+    assert "is number" in refused(tmp_path, numbers, known=Known(schema=before))
+    known = Known(schema={"intent": "number"})
+    run(tmp_path, [row(n, intent=n) for n in range(20)], known=known)
 
 
 def test_what_is_wrong_before_any_row(tmp_path: Path) -> None:

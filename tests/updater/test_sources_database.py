@@ -5,12 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
 from updater.errors import InputError, UpdateError
+from updater.ingest import ingest
 from updater.periods import Periods
-from updater.settings import FieldTemplates, PeriodSettings, SourceSettings
+from updater.settings import (
+    FieldTemplates,
+    PeriodSettings,
+    Settings,
+    SourceSettings,
+    WorkspaceSettings,
+)
 from updater.sources import open_source
 from updater.sources.batch import BATCH_ROWS
 
@@ -33,11 +41,11 @@ def tickets(tmp_path: Path) -> Path:
     with sqlite3.connect(tmp_path / "tickets.db") as database:
         database.execute("create table tickets (text, label, at)")
         at = [
-            "2025-12-31",
-            "2026-01-01",
+            "2025-12-29T23:59:59",
+            "2025-12-30",
             "2026-01-01 00:00:00",
-            "2026-01-31T23:59:59",
-            "2026-02-01",
+            "2026-02-02T23:59:59",
+            "2026-02-03",
         ]
         database.executemany(
             "insert into tickets values (?, ?, ?)", [(f"t{n}", "l", a) for n, a in enumerate(at)]
@@ -46,10 +54,61 @@ def tickets(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_sqlite_gives_the_period_alone(tickets: Path) -> None:
+def test_sqlite_gives_the_period_and_two_days_on_either_side(tickets: Path) -> None:
     found = rows(tickets, "sqlite:///tickets.db")
     assert [line for line, _ in found] == [1, 2, 3]
     assert [values["text"] for _, values in found] == ["t1", "t2", "t3"]
+
+
+# Of each pair one is in January, the other just outside.
+BORDERS = {
+    "Europe/Berlin": (
+        ("2025-12-31T23:30:00+00:00", "2025-12-31T22:30:00+00:00"),
+        ("2026-01-31T22:30:00+00:00", "2026-01-31T23:30:00+00:00"),
+        ("2026-01-31 23:59:59", "2025-12-31 23:59:59"),
+        ("2026-01-01", "2026-02-01"),
+    ),
+    "Pacific/Kiritimati": (
+        ("2025-12-30T22:00:00-12:00", "2025-12-30T21:59:59-12:00"),
+        ("2026-01-30T21:59:59-12:00", "2026-01-30T22:00:00-12:00"),
+    ),
+    "Etc/GMT+12": (
+        ("2026-01-02T02:00:00+14:00", "2026-01-02T01:59:59+14:00"),
+        ("2026-02-02T01:59:59+14:00", "2026-02-02T02:00:00+14:00"),
+    ),
+}
+
+
+def learnt(folder: Path, uri: str, zone: str, column: str = "at") -> set[str]:
+    """The prompts of January, by way of the ingest."""
+    fields = FieldTemplates(prompt="{text}", completion="{label}", date=f"{{{column}}}")
+    query = f"select * from tickets where {column} >= :start and {column} < :end"
+    settings = Settings(
+        workspace=WorkspaceSettings(name="t"),
+        source=SourceSettings(uri=uri, query=query, fields=fields),
+        periods=PeriodSettings(every="month", time_zone=zone, holdout_fraction=0.5),
+    )
+    staging = folder / f"staging-{column}"
+    ingest(settings, folder, "2026-01", staging)
+    tables = [pq.read_table(staging / f"{name}.parquet") for name in ("train", "holdout")]
+    return {prompt for table in tables for prompt in table["prompt"].to_pylist()}
+
+
+FILLING = [(f"f{n}", "2026-01-15") for n in range(40)]  # so that there are a train and a holdout
+
+
+@pytest.mark.parametrize("zone", BORDERS)
+def test_sqlite_loses_no_row_whose_text_is_of_another_zone(tmp_path: Path, zone: str) -> None:
+    pairs = BORDERS[zone]
+    inside = [(f"in{n}", pair[0]) for n, pair in enumerate(pairs)]
+    outside = [(f"out{n}", pair[1]) for n, pair in enumerate(pairs)]
+    with sqlite3.connect(tmp_path / "tickets.db") as database:
+        database.execute("create table tickets (text, at, label default 'l')")
+        insert = "insert into tickets (text, at) values (?, ?)"
+        database.executemany(insert, [*FILLING, *inside, *outside])
+    database.close()
+    found = learnt(tmp_path, "sqlite:///tickets.db", zone)
+    assert found == {text for text, _ in (*FILLING, *inside)}
 
 
 def test_the_period_can_be_bound_by_its_id(tickets: Path) -> None:
@@ -137,3 +196,26 @@ def test_postgresql_streams_in_the_zone_and_can_only_read(
     assert rows(tmp_path, postgres_url, by_clock, **berlin) == found
     with pytest.raises(InputError, match="read-only"):
         rows(tmp_path, postgres_url, MONTH.replace("text", "nextval('counter') as text", 1))
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
+def test_postgresql_is_right_at_the_borders_in_columns_of_every_type(
+    tmp_path: Path, postgres_url: str, zone: str
+) -> None:
+    """The same instants with a zone, by the clock of the zone, and days; two in, two out."""
+    engine = sa.create_engine(postgres_url)
+    clocks = ("2026-01-01 00:00:00", "2026-01-31 23:59:59", "2025-12-31 23:59:59", "2026-02-01")
+    times = [*zip(("in0", "in1", "out0", "out1"), clocks, strict=True), *FILLING]
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"set time zone '{zone}'")
+        connection.exec_driver_sql(
+            "create table tickets (text text, at timestamptz, local timestamp, day date, "
+            "label text default 'l')"
+        )
+        for text, clock in times:
+            statement = "insert into tickets (text, at, local, day) values (%s, %s, %s, %s)"
+            connection.exec_driver_sql(statement, (text, clock, clock, clock))
+    engine.dispose()
+    expected = {text for text, _ in (*FILLING, ("in0", ""), ("in1", ""))}
+    for column in ("at", "local", "day"):
+        assert learnt(tmp_path, postgres_url, zone, column) == expected, column

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from updater.errors import InputError, UpdateError
+from updater.ingest.rows import MAX_TEXT_CHARS
 from updater.periods import Periods
 from updater.settings import FieldTemplates, PeriodSettings, SourceSettings
 from updater.sources import Batch, Fault, open_source
 from updater.sources.batch import BATCH_ROWS
-from updater.sources.lines import CHUNK_BYTES, MAX_LINE_BYTES
+from updater.sources.lines import CHUNK_BYTES, MAX_CELL_CHARS, MAX_LINE_BYTES
 
 FIELDS = FieldTemplates(prompt="{text}", completion="{label}", period="{month}")
 ROW = {"text": "a", "label": "b", "month": "2026-01"}
@@ -163,11 +164,61 @@ def test_csv_rows_have_the_line_on_which_they_begin(tmp_path: Path) -> None:
 
 
 def test_csv_faults(tmp_path: Path) -> None:
-    write(tmp_path, "r.csv", b'text,label,month\n\xff,b,2026-01\n"a"b,c,d\n' + b"x" * 200_000)
+    long = "x" * (MAX_CELL_CHARS + 1)
+    write(tmp_path, "r.csv", b'text,label,month\n\xff,b,2026-01\n"a"b,c,d\n' + long.encode())
     found = rows(tmp_path, "r.csv")
     assert found[0][2] == {**ROW, "text": "\udcff"}, "ingest refuses it as no UTF-8"
     assert "must be CSV" in fault(tmp_path, "r.csv", 3).rule
+    assert fault(tmp_path, "r.csv", 3).value == '"a"b,c,d'
     assert "field larger" in fault(tmp_path, "r.csv", 4).rule
+    assert fault(tmp_path, "r.csv", 4).value == long
+
+
+def test_a_csv_cell_may_be_as_long_as_a_text(tmp_path: Path) -> None:
+    write(tmp_path, "r.csv", f"text,label,month\n{'x' * MAX_TEXT_CHARS},b,2026-01\n")
+    assert rows(tmp_path, "r.csv")[0][2] == {**ROW, "text": "x" * MAX_TEXT_CHARS}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "broken",
+    ['"open,b,2026-01', 'a,"open,2026-01', '"open ""quoted"",b,2026-01', '"open', '"a"b,c,2026-01'],
+)
+@pytest.mark.parametrize(
+    "after", ["", '"two\nlines",b,2026-01', '"",b,2026-01', '"open again,b,2026-01']
+)
+def test_a_broken_quote_costs_its_own_line_alone(
+    tmp_path: Path, broken: str, after: str, end: str
+) -> None:
+    """Rows behind an unclosed quote, with no quote after them or with one of each kind."""
+    good = [f"t{n},b,2026-01" for n in range(90)]
+    lines = ["text,label,month", *good[:50], broken, *good[50:70], after, *good[70:]]
+    write(tmp_path, "r.csv", end.join("\n".join(lines).split("\n")) + end)
+    found = rows(tmp_path, "r.csv")
+    texts = [values["text"] for _, _, values in found if not isinstance(values, Fault)]
+    assert [text for text in texts if text.startswith("t") and text[1:].isdigit()] == [
+        f"t{n}" for n in range(90)
+    ]
+    assert fault(tmp_path, "r.csv", 52).value == broken
+    if after.startswith('"two'):
+        assert f"two{end}lines" in texts
+        assert [line for _, line, _ in found][-20:] == list(range(75, 95))
+
+
+def test_a_row_of_several_lines_with_too_few_fields_costs_its_first(tmp_path: Path) -> None:
+    write(tmp_path, "r.csv", 'text,label,month\n"a\nb,c,2026-01\nd,e"\ng,h,2026-01\n')
+    good = [(line, values) for _, line, values in rows(tmp_path, "r.csv") if type(values) is dict]
+    assert [(line, values["text"]) for line, values in good] == [(3, "b"), (5, "g")]
+    assert fault(tmp_path, "r.csv", 2).value == '"a'
+
+
+def test_a_quote_that_is_never_closed_is_read_to_a_bound(tmp_path: Path) -> None:
+    line = "x" * 99 + ",b,2026-01\n"
+    num_rows = 3 * MAX_CELL_CHARS // len(line)
+    write(tmp_path, "r.csv", 'text,label,month\n"open,b,2026-01\n' + line * num_rows)
+    found = rows(tmp_path, "r.csv")
+    assert "field larger" in fault(tmp_path, "r.csv", 2).rule
+    assert len(found) == num_rows + 1
 
 
 @pytest.mark.parametrize("header", ["a,,b", "a,a", '"a"b'])

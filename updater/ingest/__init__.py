@@ -2,32 +2,53 @@
 
 Not the versioning (`store.datasets`) nor the ledger: the caller, `updater.steps.ingest`, commits
 what this leaves in a folder of its own. The parts: `rows` maps one row, `spool` judges all rows
-together, `write` makes the files, `schema` notices that the source changed.
+together, `write` makes the files, `schema` notices that the source changed, and `usable` that the
+rows are too few or too bad.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
 from updater.errors import InputError, UpdateError
+from updater.ingest.known import Known
 from updater.ingest.rows import Mapper
 from updater.ingest.schema import check_present, check_unchanged, schema_of
-from updater.ingest.spool import QUARANTINE_SCHEMA, Counts, Spool, is_holdout, key_of
-from updater.ingest.summary import Summary
+from updater.ingest.spool import QUARANTINE_SCHEMA, Spool, is_holdout, key_of
+from updater.ingest.summary import SUMMARY_FILE, Reading, Summary
+from updater.ingest.usable import check_usable
 from updater.ingest.write import EXAMPLES, write_parquet
 from updater.periods import Periods
 from updater.settings import Settings
 from updater.sources import open_source
 
-__all__ = ["Summary", "ingest", "is_holdout", "key_of"]
+__all__ = [
+    "FILES",
+    "UNPLACED_FILE",
+    "Ingested",
+    "Known",
+    "Reading",
+    "Summary",
+    "ingest",
+    "is_holdout",
+    "key_of",
+]
 
-# Chosen, not measured: bad rows are an accident; where they are most, the mapping is wrong.
-MAX_QUARANTINED_FRACTION = 0.5
 SPOOL = ".spool"
+FILES = ("train.parquet", "holdout.parquet", "quarantine.parquet", SUMMARY_FILE)
+UNPLACED_FILE = "unplaced.parquet"
 UNWRITABLE = (OSError, duckdb.OperationalError, duckdb.FatalException)
+
+
+class Ingested(NamedTuple):
+    """`summary` is None where the period's rows are those of its newest version."""
+
+    reading: Reading
+    summary: Summary | None
 
 
 def ingest(
@@ -36,27 +57,27 @@ def ingest(
     period: str,
     staging: Path,
     *,
-    past_holdouts: Sequence[Path] = (),
-    expected_schema: Mapping[str, str] | None = None,
+    known: Known | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Summary:
-    """`staging` holds the period's data and, written last, its summary.json.
+) -> Ingested:
+    """`staging` holds the period's data and, written last, its summary.json; or, where the rows
+    are those of `known`, unplaced.parquet alone.
 
-    The bytes of train.parquet, holdout.parquet and summary.json depend on the rows, not on their
-    order in the source. Rows that are broken beyond knowing their period count as this one's.
+    The bytes of train.parquet and holdout.parquet depend on the rows, not on their order in the
+    source. Rows that are broken beyond knowing their period are quarantined with this one's, but
+    do not tell its rows from others.
 
     Args:
         settings: of the workspace.
         workspace: its folder, to which `source.uri` is relative.
         period: which one.
         staging: an empty folder; it is empty again after an error.
-        past_holdouts: holdout.parquet files of past periods; no train example has their prompts.
-        expected_schema: the schema of an earlier period's summary.
-        progress: called with the number of rows read so far, now and then.
+        known: what is versioned already.
+        progress: called with the number of all rows read so far, now and then.
 
     Raises:
         InputError: an unknown period; a source that is gone, empty for this period, mostly bad,
-            or changed since `expected_schema`.
+            or changed since `known`.
         UpdateError: a database or remote place can't be reached, or the disk is full.
     """
     periods = Periods(settings.periods)
@@ -71,20 +92,18 @@ def ingest(
                 spool.add(*mapper.map(batch))
                 if progress:
                     progress(mapper.num_rows)
-            schema = _checked_schema(mapper, expected_schema or {})
-            spool.hold(past_holdouts)
-            summary = _summary(mapper, spool.settle(), spool.num_quarantined(), schema)
-            _check_usable(summary, spool, is_split_given=bool(settings.source.fields.split))
-            _write(spool, staging)
+            is_split_given = bool(settings.source.fields.split)
+            done = _made(mapper, spool, staging, known or Known(), is_split_given=is_split_given)
         shutil.rmtree(staging / SPOOL)
-        summary.write(staging)
+        if done.summary:
+            done.summary.write(staging)
     except BaseException as error:
         _empty(staging)
         if isinstance(error, UNWRITABLE):
             reason = str(error).splitlines()[0]
             raise UpdateError(f"period {period} can't be written to {staging}: {reason}") from error
         raise
-    return summary
+    return done
 
 
 def _open_spool(settings: Settings, folder: Path) -> Spool:
@@ -93,69 +112,54 @@ def _open_spool(settings: Settings, folder: Path) -> Spool:
     return Spool(folder, salt=by.salt, holdout_fraction=by.holdout_fraction)
 
 
+def _made(
+    mapper: Mapper, spool: Spool, staging: Path, known: Known, *, is_split_given: bool
+) -> Ingested:
+    """What all rows together are is in `staging`."""
+    reading = _reading(mapper, spool)
+    rows_digest = spool.digest()
+    if rows_digest == known.rows_digest:
+        write_parquet(staging / UNPLACED_FILE, spool.unplaced(), QUARANTINE_SCHEMA)
+        return Ingested(reading, None)
+    schema = _checked_schema(mapper, known.schema)
+    spool.compare(known.trains, holdout=False)
+    spool.compare(known.holdouts, holdout=True)
+    summary = _summary(mapper.period, spool, rows_digest, schema)
+    faults = spool.commonest_faults()
+    check_usable(reading, summary, faults, is_split_given=is_split_given)
+    write_parquet(staging / "train.parquet", spool.examples(holdout=False), EXAMPLES)
+    write_parquet(staging / "holdout.parquet", spool.examples(holdout=True), EXAMPLES)
+    write_parquet(staging / "quarantine.parquet", spool.quarantined(), QUARANTINE_SCHEMA)
+    return Ingested(reading, summary)
+
+
+def _reading(mapper: Mapper, spool: Spool) -> Reading:
+    return Reading(
+        num_rows_read=mapper.num_rows,
+        num_skipped=mapper.num_skipped,
+        num_unplaced=spool.num_unplaced(),
+        num_unknown_periods=mapper.num_unknown_periods,
+        unknown_periods=tuple(mapper.unknown_periods),
+    )
+
+
 def _checked_schema(mapper: Mapper, expected: Mapping[str, str]) -> dict[str, str]:
-    check_present(mapper.types, mapper.existing, expected)
+    check_present(mapper.types + mapper.other_types, mapper.existing, expected)
     schema = schema_of(mapper.types)
     check_unchanged(schema, expected)
     return schema
 
 
-def _summary(
-    mapper: Mapper, counts: Counts, num_quarantined: int, schema: dict[str, str]
-) -> Summary:
+def _summary(period: str, spool: Spool, rows_digest: str, schema: dict[str, str]) -> Summary:
+    counts = spool.settle()
     return Summary(
-        period=mapper.period,
-        num_train=counts.num_train,
-        num_holdout=counts.num_holdout,
-        num_quarantined=num_quarantined,
-        num_duplicates=counts.num_duplicates,
-        num_leaked=counts.num_leaked,
-        num_rows_read=mapper.num_rows,
-        num_skipped=mapper.num_skipped,
-        num_unknown_periods=mapper.num_unknown_periods,
-        unknown_periods=tuple(mapper.unknown_periods),
+        period=period,
+        **counts._asdict(),
+        num_quarantined=spool.num_quarantined(),
+        num_unplaced=spool.num_unplaced(),
+        rows_digest=rows_digest,
         schema=schema,
     )
-
-
-def _check_usable(summary: Summary, spool: Spool, *, is_split_given: bool) -> None:
-    """The period has good rows. Where the source says the split, it may say that none is held
-    out: such a period can be looked at, and it is the update that refuses it.
-
-    Raises:
-        InputError: most rows are bad, or there is nothing to train on or to hold out.
-    """
-    found = _told(summary, spool.commonest_faults())
-    num_ours = summary.num_rows_read - summary.num_skipped
-    if summary.num_quarantined > MAX_QUARANTINED_FRACTION * num_ours:
-        rule = "at least half of a period's rows must be good"
-        raise InputError(found, rule, "mend source.fields in updater.toml, or the source")
-    if not summary.num_train + summary.num_holdout:
-        seen = ", ".join(summary.unknown_periods)
-        cure = f"the source has rows of {seen}, not in periods.order" if seen else ""
-        raise InputError(found, "a period must have rows", cure or "look for them in the source")
-    if not summary.num_train:
-        raise InputError(found, "a period must have train examples", "look at how rows are split")
-    if not summary.num_holdout and not is_split_given:
-        cure = "raise periods.holdout_fraction, or take longer periods"
-        raise InputError(found, "a period must have holdout examples", cure)
-
-
-def _told(summary: Summary, faults: Sequence[tuple[str, str, int]]) -> str:
-    """What was read, in one line."""
-    rules = "; ".join(f"{f'{field}: ' if field else ''}{rule} (x{n})" for field, rule, n in faults)
-    return (
-        f"period {summary.period}: {summary.num_rows_read} rows read, {summary.num_skipped} of "
-        f"other periods, {summary.num_quarantined} quarantined{f' ({rules})' if rules else ''}, "
-        f"{summary.num_duplicates} repeated, {summary.num_leaked} leaked, {summary.num_train} to "
-        f"train on, {summary.num_holdout} held out"
-    )
-
-
-def _write(spool: Spool, staging: Path) -> None:
-    write_parquet(staging / "train.parquet", spool.examples(holdout=False), EXAMPLES)
-    write_parquet(staging / "holdout.parquet", spool.examples(holdout=True), EXAMPLES)
-    write_parquet(staging / "quarantine.parquet", spool.quarantined(), QUARANTINE_SCHEMA)
 
 
 def _empty(folder: Path) -> None:

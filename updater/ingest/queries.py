@@ -8,8 +8,8 @@ create table rows (
     key ubigint, id varchar, prompt varchar, completion varchar, subject varchar, holdout boolean,
     content uhugeint, question uhugeint, file varchar, line bigint);
 create table quarantine (
-    file varchar, line bigint, field varchar, rule varchar, value varchar);
-create table held (question uhugeint);
+    file varchar, line bigint, field varchar, rule varchar, value varchar, is_placed boolean);
+create table elsewhere (question uhugeint, holdout boolean);
 create table dropped (
     row_id bigint, key ubigint, content uhugeint, question uhugeint, holdout boolean);
 """
@@ -20,6 +20,14 @@ insert into rows select
     coalesce(holdout, md5_number_lower($salt || ':holdout:' || prompt) < $threshold::ubigint),
     md5_number(length(prompt) || ':' || prompt || completion), md5_number(prompt), file, line
 from incoming
+"""
+# Sums don't hang on the order of the rows, and each row counts. Lengths keep texts apart.
+DIGEST = """
+with told as (
+    select concat_ws(':', key, content, holdout, length(id), id, subject) as text from rows
+    union all
+    select concat_ws(':', field, length(rule), rule, value) from quarantine where is_placed)
+select count(*), sum(md5_number_lower(text)), sum(md5_number_upper(text)) from told
 """
 # Of one id with several contents the one with the least digest stays: which of them is right
 # can't be known, and the choice must not hang on their order.
@@ -32,7 +40,7 @@ select id, min(content) as content from rows where key in (from torn) group by i
 """
 QUARANTINE_CONFLICTS = """
 insert into quarantine select file, line, 'id',
-    'must be unique: another row has this id with another prompt or completion', rows.id
+    'must be unique: another row has this id with another prompt or completion', rows.id, true
 from rows join kept on rows.id = kept.id and rows.content <> kept.content
 """
 # Dropped rows are listed, not deleted: deleting 4 * 10^6 of 8 * 10^6 rows, however few at a time,
@@ -57,6 +65,21 @@ with near as not materialized (
         from near semi join repeated using (content, holdout))
 select row_id, key, content, question, holdout from placed where place > 1
 """
+# In both of these `near` are the rows that are left.
+DROP_TRAINED = """
+insert into dropped
+with near as not materialized (
+        select rows.rowid as row_id, key, content, question, holdout from rows
+        anti join (
+            select row_id from dropped
+            where question between $first::uhugeint and $last::uhugeint) as gone
+        on rows.rowid = gone.row_id
+        where holdout and question between $first::uhugeint and $last::uhugeint)
+select row_id, key, content, question, holdout from near
+where question in (
+    select question from elsewhere
+    where not holdout and question between $first::uhugeint and $last::uhugeint)
+"""
 DROP_LEAKED = """
 insert into dropped
 with near as not materialized (
@@ -70,8 +93,11 @@ select row_id, key, content, question, holdout from near
 where not holdout and question in (
     select question from near where holdout
     union all
-    select question from held where question between $first::uhugeint and $last::uhugeint)
+    select question from elsewhere
+    where holdout and question between $first::uhugeint and $last::uhugeint)
 """
+QUARANTINED = "select file, line, field, rule, value from quarantine order by all"
+UNPLACED = "select file, line, field, rule, value from quarantine where not is_placed order by all"
 SORTED = """
 select key, id, prompt, completion, subject from rows
 anti join (

@@ -41,13 +41,14 @@ class Example(NamedTuple):
 
 
 class Quarantined(NamedTuple):
-    """A row of quarantine.parquet."""
+    """A row of quarantine.parquet, and whether it is known to be of the period."""
 
     file: str
     line: int
     field: str
     rule: str
     value: str
+    is_placed: bool
 
 
 class _FaultyError(Exception):
@@ -59,6 +60,9 @@ class _FaultyError(Exception):
 
 class Mapper:
     """Maps batches by the templates, and counts what it saw.
+
+    `types` counts the values of the period's own rows; `other_types` those by which the other rows
+    were told from them.
 
     Args:
         settings: of the workspace.
@@ -79,6 +83,7 @@ class Mapper:
         # Days and names come again and again; the size is chosen to hold a year of days.
         self._period_of = lru_cache(maxsize=512)(_period_reader(periods, self._when, period))
         self.types: TypeCounts = Counter()
+        self.other_types: TypeCounts = Counter()
         self.existing: set[str] = set()
         self.num_rows = self.num_skipped = self.num_unknown_periods = 0
         self.unknown_periods: list[str] = []
@@ -88,22 +93,33 @@ class Mapper:
         examples: list[Example] = []
         quarantined: list[Quarantined] = []
         for line, values in batch.rows:
+            is_ours = False
             try:
                 if isinstance(values, Fault):
                     raise _FaultyError(*values)
-                if self._is_wanted(values, batch):
+                is_ours = self._is_wanted(values, batch)
+                if is_ours:
                     examples.append(self._example(values, batch, line))
                 else:
                     self.num_skipped += 1
             except _FaultyError as error:
-                quarantined.append(Quarantined(batch.file, line, *error.fault))
+                quarantined.append(Quarantined(batch.file, line, *error.fault, is_ours))
         self.num_rows += len(batch.rows) + batch.num_pruned
         self.num_skipped += batch.num_pruned
         return examples, quarantined
 
     def _is_wanted(self, values: Mapping[str, Any], batch: Batch) -> bool:
-        """Whether the row is of the period; notes a period that nobody knows."""
-        self._count(self._when_columns, values, batch)
+        """Whether the row is of the period."""
+        types = self.other_types
+        try:
+            is_wanted = self._found(values) == self.period
+            types = self.types if is_wanted else types
+        finally:
+            self._count(self._when_columns, values, batch, types)
+        return is_wanted
+
+    def _found(self, values: Mapping[str, Any]) -> str | None:
+        """The row's period, as `_period_reader` says; notes one that nobody knows."""
         text = self._render(self._when, values)
         try:
             found = self._period_of(text)
@@ -117,10 +133,10 @@ class Mapper:
             if text not in self.unknown_periods:
                 first = sorted([*self.unknown_periods, _readable(text)])
                 self.unknown_periods = first[:MAX_UNKNOWN_PERIODS]
-        return found == self.period
+        return found
 
     def _example(self, values: Mapping[str, Any], batch: Batch, line: int) -> Example:
-        self._count(self._other_columns, values, batch)
+        self._count(self._other_columns, values, batch, self.types)
         holdout = None
         if "split" in self._templates:
             holdout = self._render("split", values) in self._holdout_splits
@@ -133,8 +149,9 @@ class Mapper:
         subject = self._subject(values) if "subject" in self._templates else None
         return Example(id_, prompt, completion, subject, holdout, batch.file, line)
 
-    def _count(self, columns: list, values: Mapping[str, Any], batch: Batch) -> None:
-        types = self.types
+    def _count(
+        self, columns: list, values: Mapping[str, Any], batch: Batch, types: TypeCounts
+    ) -> None:
         for column in columns:
             value = column.value(values)
             types[column.name, type(value)] += 1

@@ -1,7 +1,7 @@
 """A period's examples on disk while it is ingested: what only all of them together can show.
 
-An id used for two contents, exact duplicates, train examples whose prompt stands in a holdout,
-the split by hash, the order by hash. DuckDB does it out of core: memory is bounded by a setting,
+An id used for two contents, exact duplicates, examples whose prompt stands on the other side, the
+split by hash, the order by hash. DuckDB does it out of core: memory is bounded by a setting,
 not by the number of rows. Not the reading of rows (`rows`) nor Parquet (`write`). Called by
 `updater.ingest`.
 
@@ -31,6 +31,7 @@ THREADS = 1
 # the limit; in these ranges they can, and 8 * 10^6 rows of which half are duplicates too.
 RANGE_ROWS = 1_000_000
 BATCH_ROWS = 8192
+CONSEQUENCES = (queries.QUARANTINE_CONFLICTS, queries.DROP_CONFLICTS)
 
 EXAMPLE_SCHEMA = pa.schema(
     [
@@ -96,36 +97,45 @@ class Spool:
         if examples:
             self._insert(queries.ADD, _table(examples, EXAMPLE_SCHEMA), self._parameters)
         if quarantined:
-            table = _table(quarantined, QUARANTINE_SCHEMA)
+            table = _table(quarantined, QUARANTINE_SCHEMA.append(pa.field("", pa.bool_())))
             self._insert("insert into quarantine from incoming", table)
 
-    def hold(self, holdouts: Iterable[Path]) -> None:
-        """No train example will have a prompt of these holdout.parquet files.
+    def digest(self) -> str:
+        """What the rows are, in whatever order and place: the examples with their keys and sides,
+        and the period's own rows in the quarantine. Call it before `settle`."""
+        [counts] = self._connection.execute(queries.DIGEST).fetchall()
+        return hashlib.sha256(repr(counts).encode()).hexdigest()
+
+    def compare(self, paths: Iterable[Path], *, holdout: bool) -> None:
+        """No train example will have a prompt of these holdout.parquet files, or no holdout example
+        one of these train.parquet files.
 
         Raises:
             InputError: one of them is gone or broken.
         """
-        query = "insert into held select md5_number(prompt) from incoming"
-        for path in holdouts:
+        query = f"insert into elsewhere select md5_number(prompt), {holdout} from incoming"
+        for path in paths:
             try:
                 with pq.ParquetFile(path) as file:
                     for batch in file.iter_batches(BATCH_ROWS, columns=["prompt"]):
                         self._insert(query, pa.Table.from_batches([batch]))
             except (OSError, pa.ArrowInvalid, KeyError) as error:
-                rule = "the holdout of an earlier period must be whole"
+                rule = "the examples of other periods must be whole"
                 raise InputError(f"{path}: {error}", rule, "ingest that period again") from error
 
     def settle(self) -> Counts:
         """Conflicts are quarantined; duplicates and leaks are dropped. Call it once, last."""
         num_rows = self._count("rows")
+        num_compared = max(num_rows, self._count("elsewhere"))
         dropped = [0]  # rows, after each step
         steps = (
-            (64, (queries.SETTLE_IDS, queries.QUARANTINE_CONFLICTS, queries.DROP_CONFLICTS)),
-            (128, (queries.DROP_DUPLICATES,)),
-            (128, (queries.DROP_LEAKED,)),
+            (num_rows, 64, (queries.SETTLE_IDS, *CONSEQUENCES)),
+            (num_rows, 128, (queries.DROP_DUPLICATES,)),
+            (num_compared, 128, (queries.DROP_TRAINED,)),
+            (num_compared, 128, (queries.DROP_LEAKED,)),
         )
-        for bits, (judge, *consequences) in steps:
-            for limits in _ranges(num_rows, bits):
+        for most, bits, (judge, *consequences) in steps:
+            for limits in _ranges(most, bits):
                 self._connection.execute(judge, limits)
                 for consequence in consequences:
                     self._connection.execute(consequence)
@@ -133,8 +143,8 @@ class Spool:
         num_holdout = self._count("rows where holdout") - self._count("dropped where holdout")
         return Counts(
             num_duplicates=dropped[2] - dropped[1],
-            num_leaked=dropped[3] - dropped[2],
-            num_train=num_rows - dropped[3] - num_holdout,
+            num_leaked=dropped[4] - dropped[2],
+            num_train=num_rows - dropped[4] - num_holdout,
             num_holdout=num_holdout,
         )
 
@@ -146,11 +156,19 @@ class Spool:
 
     def quarantined(self) -> Iterator[pa.RecordBatch]:
         """The quarantined rows, sorted by file, line and field."""
-        return self._batches("from quarantine order by all")
+        return self._batches(queries.QUARANTINED)
+
+    def unplaced(self) -> Iterator[pa.RecordBatch]:
+        """The quarantined rows whose period can't be known, sorted likewise."""
+        return self._batches(queries.UNPLACED)
 
     def num_quarantined(self) -> int:
         """Rows in the quarantine so far."""
         return self._count("quarantine")
+
+    def num_unplaced(self) -> int:
+        """Those of them whose period can't be known."""
+        return self._count("quarantine where not is_placed")
 
     def commonest_faults(self) -> list[tuple[str, str, int]]:
         """(field, rule, rows) of the quarantine: the three commonest, the commonest first."""

@@ -5,6 +5,7 @@ database has such a thing. The number of a row counts the query's rows from 1.
 """
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from updater.errors import InputError, UpdateError
 from updater.settings import SourceSettings
 from updater.sources.batch import BATCH_ROWS, Batch, Wanted
 
+# Clocks of two zones differ by 26 hours at most: -12:00 and +14:00.
+SQLITE_MARGIN = timedelta(days=2)
 CURE = "mend source.query in updater.toml"
 
 
 def read_query(source: SourceSettings, workspace: Path, wanted: Wanted) -> Iterator[Batch]:
     """The rows that the query gives with its parameters bound for the period.
 
-    `:period` is the period's id. `:start` and `:end` are its bounds: for SQLite, which has no
-    type for times, texts such as 2026-01-31 in the configured zone; elsewhere times with a zone,
-    and PostgreSQL's session is in the configured zone, so that columns without one are too.
+    `:period` is the period's id. `:start` and `:end` are its bounds: times with a zone, and
+    PostgreSQL's session is in the configured zone, so that columns without one are too. SQLite has
+    no type for times: there they are texts such as 2026-01-31 and two days too wide on either side,
+    as a text may show the time of any zone. The ingest leaves out what is not of the period.
 
     Raises:
         InputError: the URL or the query is wrong, or a SQLite file isn't there.
@@ -70,9 +74,14 @@ def _bound(query: str, url: sa.URL, wanted: Wanted) -> tuple[sa.TextClause, dict
         rule = "named periods have no start and end"
         raise InputError("source.query binds :start and :end", rule, "bind :period instead")
     if bounds is not None:
-        is_sqlite = url.get_backend_name() == "sqlite"
-        start, end = (when.date().isoformat() if is_sqlite else when for when in bounds)
-        values |= {"start": start, "end": end}
+        start, end = bounds
+        if url.get_backend_name() == "sqlite":
+            values |= {
+                "start": (start.date() - SQLITE_MARGIN).isoformat(),
+                "end": (end.date() + SQLITE_MARGIN).isoformat(),
+            }
+        else:
+            values |= {"start": start, "end": end}
     return statement, {name: values[name] for name in names}
 
 

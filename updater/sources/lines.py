@@ -5,6 +5,7 @@ Called by `updater.sources.files`. The number of a row is that of its first line
 
 import csv
 import json
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO
@@ -14,6 +15,9 @@ from updater.sources.batch import BATCH_ROWS, Batch, Fault, Wanted
 
 # Chosen, not measured: far above any example, far below a machine's memory.
 MAX_LINE_BYTES = 16 << 20
+# Above what ingest takes for a text, which says so itself; below it, as so much is read at most to
+# find where a quote closes.
+MAX_CELL_CHARS = 1 << 20
 CHUNK_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
 
@@ -45,15 +49,50 @@ def _refuse_constant(text: str) -> None:
 def read_csv(stream: BinaryIO, name: str, wanted: Wanted) -> Iterator[Batch]:
     """Comma-separated rows below a header, quoted as in RFC 4180; blank lines are none.
 
+    A row that is not one costs its first line alone: what a quote that is never closed swallowed
+    is read again.
+
     Raises:
         InputError: the header has an empty or a repeated name.
     """
-    lines = (line.decode(errors="surrogateescape") for line in _lines(stream))
+    csv.field_size_limit(MAX_CELL_CHARS)  # of the whole process: the csv module knows no other
+    lines = _Again(line.decode(errors="surrogateescape") for line in _lines(stream))
     reader = csv.reader(lines, strict=True)
     header = _header(reader, name)
-    numbered = _records(reader, header)
+    numbered = _records(reader, lines, header)
     while rows := list(islice(numbered, BATCH_ROWS)):
         yield Batch(name, rows, columns=tuple(header))
+
+
+class _Again:
+    """Lines, of which those after the first since `begin` can be handed out again."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._waiting: deque[str] = deque()
+        self._taken: list[str] = []
+        self._before = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else next(self._lines)
+        self._taken.append(line)
+        return line
+
+    def begin(self) -> int:
+        """A row begins; the number of its first line."""
+        self._before += len(self._taken)
+        self._taken.clear()
+        return self._before + 1
+
+    def back(self) -> str:
+        """The row's first line is its only one: it, without its end."""
+        first, *rest = self._taken
+        self._waiting.extendleft(reversed(rest))
+        self._taken = [first]
+        return first.rstrip("\r\n")
 
 
 def _header(reader: Any, name: str) -> list[str]:
@@ -73,21 +112,23 @@ def _header(reader: Any, name: str) -> list[str]:
     return header
 
 
-def _records(reader: Any, header: list[str]) -> Iterator[tuple[int, dict[str, str] | Fault]]:
+def _records(
+    reader: Any, lines: _Again, header: list[str]
+) -> Iterator[tuple[int, dict[str, str] | Fault]]:
     while True:
-        line = reader.line_num + 1
+        line = lines.begin()
         try:
             record = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, Fault("", f"must be CSV: {error}", "")
+            yield line, Fault("", f"must be CSV: {error}", lines.back())
             continue
         if len(record) == len(header):
             yield line, dict(zip(header, record, strict=True))
         elif record:
             rule = f"must have {len(header)} fields, as the header has"
-            yield line, Fault("", rule, ",".join(record))
+            yield line, Fault("", rule, lines.back())
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
