@@ -154,8 +154,11 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
 
 
 def periods(workspace: Workspace) -> dict[str, Any]:
-    """The answer of `periods`: each with its newest dataset version; due ones without."""
+    """The answer of `periods`: each with its newest dataset version and the one that the deployed
+    model has learnt; due ones without."""
     state = status(workspace)
+    deployed = state["deployed"]
+    learnt = workspace.ledger.model_version(deployed).dataset_versions if deployed else {}
     newest = {d.period: d for d in workspace.ledger.dataset_versions()}
     names = sorted({*newest, *state["due"]}, key=workspace.periods.ordinal)
     counts = ("num_train", "num_holdout", "num_quarantined", "num_duplicates", "num_leaked")
@@ -166,6 +169,7 @@ def periods(workspace: Workspace) -> dict[str, Any]:
                 "dataset_version": newest[period].id if period in newest else None,
                 **{c: getattr(newest[period], c) if period in newest else None for c in counts},
                 "learnt": period in state["learnt"],
+                "learnt_version": learnt.get(period),
             }
             for period in names
         ]

@@ -39,6 +39,9 @@ DATABASE_URL = re.compile(
 SERVER_URL = re.compile(r"https?://(.*@)?(\[[^\]]+\]|[^@/?:]+)(:\d+)?(/.*)?")
 
 
+MOST = 2**31 - 1  # of anything that is counted: what every library takes for a whole number
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name}: must be one of {', '.join(allowed)}")
@@ -47,6 +50,8 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _at_least(name: str, value: float, least: float) -> None:
     if not (math.isfinite(value) and value >= least):
         raise ValueError(f"{name}: must be a finite number of at least {least:g}")
+    if isinstance(value, int) and value > MOST:
+        raise ValueError(f"{name}: must be at most {MOST}")
 
 
 def _positive(name: str, value: float) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -89,6 +90,26 @@ def test_on_call_is_not_kept_waiting(story: Path, words: list[str]) -> None:
     assert clean_process(story, *words).returncode == 0
     # CPU seconds of the whole process: wall time would measure the other tests on this machine.
     assert os.times().children_user - before < 3
+
+
+def test_quiet_may_stand_after_the_command(story: Path) -> None:
+    command(story, "status")
+    assert logging.getLogger("updater").level == logging.INFO
+    command(story, "status", "--quiet")
+    assert logging.getLogger("updater").level == logging.WARNING
+
+
+def test_a_terminal_without_the_letters_is_no_failure(story: Path) -> None:
+    main = "from updater.cli import main; main()"
+    asked = ["history", "--workspace", str(story)]
+    done = subprocess.run(
+        [sys.executable, "-c", main, *asked],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    done.stdout.decode("ascii")
 
 
 def test_the_score_matrix_has_a_cell_for_every_version_and_learnt_period(story: Path) -> None:
@@ -183,6 +204,8 @@ BAD = [
     (["status", "--set", "traning.epochs=1"], "training"),
     (["ingest", "west", "--set", "source.uri=gone.jsonl"], "gone.jsonl"),
     (["report", "2", "-o", "nowhere/page.html"], "nowhere"),
+    (["report", "2", "-o", ""], "--output"),
+    (["status", "--set", "training.epochs=99999999999999999999"], "at most 2147483647"),
     (["statsu"], "status"),
     (["scratch", "--periods", "north", "--set", "model.architecture=nope"], "nope"),
     (["scratch", "--periods", "north", "--set", "model.tokenizer=gone"], "gone"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from updater import outcome
+from updater import outcome, release
 from updater.cli import tour as command
 from updater.demo import tour
 from updater.errors import InputError
@@ -101,3 +101,14 @@ def test_taken_twice_it_is_taken_once(
 def test_another_workspace_is_left_alone(taken: tuple[tour.Tour, list[str]], folder: Path) -> None:
     with pytest.raises(InputError, match="holds another workspace"):
         tour.run(folder, progress=False, say=lambda _: None)
+
+
+def test_a_workspace_that_has_moved_on_is_told_so(
+    taken: tuple[tour.Tour, list[str]], folder: Path, config: str
+) -> None:
+    workspace = taken[0].workspace
+    release.promote(
+        workspace.ledger, workspace.aliases, "3", actor="me", reason="a try", force=True
+    )
+    with pytest.raises(InputError, match=r"has moved on: version 3 was promoted"):
+        take(folder, config)

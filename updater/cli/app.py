@@ -8,6 +8,7 @@ rejection is a result), 1 failed and may be run again, 2 bad input or configurat
 import difflib
 import json
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from updater.workspace import Workspace
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOT_ACCEPTED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+PIPE_COLUMNS = 1000
+"""As wide as any line in a pipe: what is not looked at on a screen is not wrapped."""
 
 SECTIONS = {
     "Start": ("demo", "init", "adopt", "scratch"),
@@ -54,7 +58,7 @@ class Session:
         if self.as_json:
             click.echo(json.dumps(value, allow_nan=False))
         else:
-            show(Console(highlight=False))
+            show(Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS))
 
 
 def _set_folder(context: click.Context, _: click.Parameter, value: Path | None) -> None:
@@ -65,6 +69,8 @@ def _set_folder(context: click.Context, _: click.Parameter, value: Path | None) 
 def _set_flag(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
         setattr(context.ensure_object(Session), str(parameter.name), True)
+    if value and parameter.name == "quiet":  # also where it stands after the command's name
+        logging.getLogger("updater").setLevel(logging.WARNING)
 
 
 def _set_overrides(context: click.Context, _: click.Parameter, value: Sequence[str]) -> None:

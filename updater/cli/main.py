@@ -3,6 +3,7 @@
 Importing this loads every command; each of their files is cheap to import.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command; every error becomes one line on stderr here."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a dash that an old terminal lacks is no failure
     session = Session(folder=Path(os.environ.get("UPDATER_WORKSPACE") or "."))
     try:
         code = app.main(

@@ -163,8 +163,10 @@ def report(session: Session, version: str, output: Path | None) -> None:
 
     workspace = session.workspace()
     path = output or Path(f"report-{version}.html")
-    if not path.parent.is_dir():
-        raise InputError(f"--output {path}", f"{path.parent} is no folder", "make it first")
+    if not path.name or not path.parent.is_dir():
+        raise InputError(
+            f"--output {path}", "it must be a file in a folder that exists", "name one"
+        )
     write_text(path, render(collect(workspace, version)))
     answer = {"version": version, "report": str(path.resolve())}
     session.answer(answer, lambda console: console.print(f"The report is {path.resolve()}"))

@@ -1,6 +1,7 @@
 """How answers look to people: small rich tables, percent with one digit, words for verdicts."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from updater.release import Release
     from updater.workspace import Workspace
 
+MOST_QUARANTINED = 10
+WORDS = ("what", "reason", "actor", "dataset version", "at (UTC)", "field", "rule")
 VERDICT_STYLE = {"accepted": "bold green", "rejected": "bold red", "review": "bold yellow"}
 
 
@@ -51,7 +54,18 @@ def ingested(console: Console, workspace: "Workspace", version: "DatasetVersion"
     )
     if version.num_quarantined:
         path = workspace.datasets.path(version.id, "quarantine.parquet")
-        console.print(f"Quarantined rows with their reasons: {path}")
+        _quarantined(console, path)
+        console.print(f"All of them, with what they held: {path}", soft_wrap=True)
+
+
+def _quarantined(console: Console, path: Path) -> None:
+    """The first of the quarantined rows: where each lies, and which rule it breaks."""
+    import pyarrow.parquet as pq
+
+    table = _table("file", "line", "field", "rule")
+    for row in pq.read_table(path).slice(0, MOST_QUARANTINED).to_pylist():
+        table.add_row(*(escape(str(row[name])) for name in ("file", "line", "field", "rule")))
+    console.print(table)
 
 
 def update(console: Console, workspace: "Workspace", done: "Update") -> None:
@@ -102,11 +116,11 @@ def status(console: Console, answer: dict[str, Any]) -> None:
 
 
 def periods(console: Console, answer: dict[str, Any]) -> None:
-    columns = ("dataset_version", "num_train", "num_holdout", "num_quarantined", "learnt")
+    columns = ("dataset_version", "num_train", "num_holdout", "num_quarantined", "learnt_version")
     table = _table("period", *(c.replace("num_", "").replace("_", " ") for c in columns))
     for period in answer["periods"]:
         cells = [period[column] for column in columns]
-        shown = ["yes" if c is True else "" if c in (False, None) else str(c) for c in cells]
+        shown = ["" if cell is None else str(cell) for cell in cells]
         table.add_row(period["period"], *shown)
     console.print(table)
 
@@ -157,10 +171,10 @@ def comparison(console: Console, answer: dict[str, Any]) -> None:
         "period",
         f"version {answer['first']}",
         f"version {answer['second']}",
-        "difference",
+        "change",
         "95 % interval",
-        "right → wrong",
-        "wrong → right",
+        "lost",
+        "won",
         "examples",
     )
     for period, row in answer["periods"].items():
@@ -175,6 +189,7 @@ def comparison(console: Console, answer: dict[str, Any]) -> None:
             str(row["num_examples"]),
         )
     console.print(table)
+    console.print("lost: right before, wrong now; won: the reverse", style="dim")
 
 
 def released(done: "Release") -> tuple[dict[str, Any], Callable[[Console], None]]:
@@ -204,6 +219,6 @@ def _table(first_column: str, *columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(first_column, overflow="fold")
     for column in columns:
-        words = column in ("what", "reason", "actor", "dataset version", "at (UTC)")
+        words = column in WORDS
         table.add_column(column, justify="left" if words else "right", overflow="fold")
     return table

@@ -95,6 +95,7 @@ def run(
         UpdateError: a step failed, or the gate did not judge as the tour says it does.
     """
     workspace = _workspace(folder, config, num_per_month, progress=progress)
+    _check_untouched(workspace)
     with workspace.lock():
         say("1/5  A first model learns January to March, and is deployed.")
         first = pipeline.scratch(workspace, FIRST_MONTHS, deploy=True)
@@ -153,6 +154,19 @@ def _workspace(folder: Path, config: str, num_per_month: int, *, progress: bool)
         write_text(written, config)
     init_workspace(folder)
     return Workspace.open(folder, progress=progress)
+
+
+def _check_untouched(workspace: Workspace) -> None:
+    """No version but the tour's own two has been promoted here."""
+    ledger = workspace.ledger
+    for event in ledger.events(kind="promoted"):
+        version = ledger.model_version(str(event.version))
+        if version.periods[-1] not in (FIRST_MONTHS[-1], CAREFUL_MONTH):
+            raise InputError(
+                f"{workspace.root} has moved on: version {version.id} was promoted",
+                "the tour tells the story of a workspace from its beginning",
+                "name a new folder (`updater demo DIR`), or delete this one and run it again",
+            )
 
 
 def _careless(workspace: Workspace) -> Workspace:
