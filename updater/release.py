@@ -9,7 +9,7 @@ needs an answer in a second. Called by the command line, step release and the re
 from dataclasses import dataclass
 
 from store.aliases import Aliases
-from store.errors import ConflictError, UnreachableError
+from store.errors import ConflictError, NotFoundError, StoreError, UnreachableError
 from store.ledger import Event, Ledger, ModelVersion, Update
 from updater.errors import InputError
 from updater.standing import (
@@ -205,7 +205,7 @@ def repair(ledger: Ledger, aliases: Aliases) -> bool:
     Of several at once the last one sees what all have written, so the aliases end right.
 
     Raises:
-        UnreachableError, StoreError: ledger or MLflow.
+        UnreachableError, StoreError: ledger or MLflow; also where MLflow has no such version.
         ConflictError: others release faster than this can follow.
     """
     moved = False
@@ -218,12 +218,30 @@ def repair(ledger: Ledger, aliases: Aliases) -> bool:
             if version is None:
                 aliases.delete(alias)
             else:
-                aliases.set(alias, version)
+                _point(aliases, alias, version)
         moved = True
     raise ConflictError(
         "the aliases don't stay as they are set: something else moves them. Stop it, and run the "
         "command again."
     )
+
+
+def _point(aliases: Aliases, alias: str, version: str) -> None:
+    """The alias points to the version.
+
+    Raises:
+        UnreachableError, StoreError: MLflow; where it has no such version this is no
+            NotFoundError, which would say that the user named a wrong one and nothing was done.
+    """
+    try:
+        aliases.set(alias, version)
+    except NotFoundError as error:
+        said = "deployed" if alias == "deployed" else "the candidate"
+        raise StoreError(
+            f"version {version} is {said} by the ledger, and the alias {alias} can't follow: "
+            f"{error}. Serving by alias is out of date until MLflow's database is restored from "
+            "its backup and `updater status --repair` was run"
+        ) from error
 
 
 def _settled(ledger: Ledger, aliases: Aliases, event: Event) -> Release:
@@ -328,14 +346,15 @@ def _check_not_rejected(ledger: Ledger, update: Update, decided: Event | None) -
 def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:
     """Whether `last` is the rollback that is asked for.
 
-    Without `to` only what aliases still show tells it from one that has to walk further back.
+    Without `to` only what aliases still show tells it from one that has to walk further back. No
+    alias at all, as in an MLflow that was lost, has not followed it either.
     """
     if last.kind != "rolled_back":
         return False
     if to is not None:
         return to == last.version
     try:
-        return aliases.get("deployed") == last.previous
+        return aliases.get("deployed") in (None, last.previous)
     except UnreachableError as error:
         raise UnreachableError(
             f"{error} Version {last.version} was rolled back to, and without MLflow nobody can "
