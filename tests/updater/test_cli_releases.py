@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -70,3 +71,33 @@ def test_a_lost_mlflow_does_not_say_that_nothing_was_changed(
         assert "version 1 is deployed by the ledger" in line
         assert "restored from its backup" in line
     assert kinds(workspace.ledger)[-1] == ("rolled_back", "1")
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("1", ["rollback", *WHY]),
+        ("1", ["rollback", "--to", "1", *WHY]),
+        ("1", ["promote", "1", "--force", *WHY]),
+        ("3", ["approve", "u-3", *WHY]),
+    ],
+)
+@pytest.mark.parametrize(("lost", "code"), [("folder", 2), ("weights", 1)])
+def test_what_has_no_checkpoint_is_not_deployed(
+    workspace: Workspace,
+    capfd: pytest.CaptureFixture[str],
+    version: str,
+    words: list[str],
+    lost: str,
+    code: int,
+) -> None:
+    before = kinds(workspace.ledger)
+    digest = workspace.ledger.model_version(version).digest
+    folder = workspace.root / "checkpoints" / digest
+    if lost == "weights":
+        (folder / "weights").unlink()
+    else:
+        rmtree(folder)
+    assert digest[:12] in said(capfd, workspace, *words, code=code)
+    assert kinds(workspace.ledger) == before
+    assert workspace.aliases.get("deployed") == "2"
