@@ -96,13 +96,17 @@ class Database:
             ) from error
         self.shown = f"{name} at {parsed.render_as_string(hide_password=True)}"
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self._file = Path(parsed.database or "") if self.is_sqlite else None
+        self.file = _file(parsed)
         weakref.finalize(self, self._engine.dispose)
 
     @property
     def is_missing(self) -> bool:
         """Whether it is a SQLite file that isn't there; connecting would make an empty one."""
-        return self._file is not None and not self._file.is_file()
+        return self.file is not None and not self.file.is_file()
+
+    def close(self) -> None:
+        """No connection is open. The next question opens one again."""
+        self._engine.dispose()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -185,6 +189,13 @@ class Database:
 
 def _reason(error: exc.DBAPIError) -> str:
     return (str(error.orig).strip() or type(error).__name__).splitlines()[0]
+
+
+def _file(url: sa.URL) -> Path | None:
+    """The SQLite file; None for another database, and for one in memory or with a URI for name."""
+    name = url.database or ""
+    plain = name not in ("", ":memory:") and not name.startswith("file:")
+    return Path(name) if plain and url.get_backend_name() == "sqlite" else None
 
 
 def _engine(url: sa.URL, *, wal: bool) -> Engine:

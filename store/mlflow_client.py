@@ -6,11 +6,14 @@ the first question, which takes two seconds.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from store.errors import ConflictError, NotFoundError, StoreError
@@ -74,25 +77,88 @@ class Mlflow:
             self._probe()
         from mlflow import MlflowClient
 
-        for logger in ("mlflow", "alembic"):  # what goes wrong is raised; the rest is chatter
-            logging.getLogger(logger).setLevel(logging.CRITICAL)
+        _hush()
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def _probe(self) -> None:
-        """The database answers. MLflow itself would try for two minutes before it says no.
+        """The database answers, and a SQLite file has all of MLflow's tables if it wasn't there.
 
-        A SQLite file that is made here gets write-ahead mode, which lasts: measured, MLflow's 68
-        migrations take 3-5 s in place of 8-9 and a write half its time.
+        MLflow itself would try for two minutes before it says no.
         """
         import sqlalchemy as sa
 
         from store.database import Database
 
         database = Database(self.uri, name="MLflow's database", wal=False)
-        if database.is_missing:
-            database = Database(self.uri, name="MLflow's database", wal=True)
+        file = database.file
+        if file is not None and database.is_missing and file.parent.is_dir():
+            with _alone_in(file.parent):
+                if database.is_missing:  # nobody made it while we waited
+                    _make(self.uri, file)
         with database.read() as connection:
             sa.inspect(connection).get_table_names()
+
+
+def _hush() -> None:
+    """What goes wrong is raised; the rest is chatter. To import MLflow undoes it."""
+    for logger in ("mlflow", "alembic"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else makes a database in the folder. The kernel lets go when the process dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(uri: str, file: Path) -> None:
+    """The SQLite `file` has all of MLflow's tables; killed before that, it isn't there at all.
+
+    MLflow's 68 migrations are no transaction, and half of them can't be gone on with. So they run
+    on a file beside it, in this process, which has no connection to it when it gets its name: the
+    last one to close empties the write-ahead file. Write-ahead mode lasts: measured, the
+    migrations take 3-5 s in place of 8-9 and a write half its time.
+
+    Raises:
+        UnreachableError, StoreError: the file can't be written.
+    """
+    import sqlalchemy as sa
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    from store.database import Database
+
+    _hush()
+    partial = file.with_name(f"{file.name}.partial")
+    _remove(partial)
+    partial_url = sa.make_url(uri).set(database=str(partial))
+    partial_uri = partial_url.render_as_string(hide_password=False)
+    database = Database(partial_uri, name="MLflow's new database", wal=True)
+    with database.read() as connection:
+        sa.inspect(connection).get_table_names()
+    database.close()
+    engine = create_sqlalchemy_engine(partial_uri)  # not MLflow's store, which keeps its engines
+    try:
+        _initialize_tables(engine)
+    except sa.exc.SQLAlchemyError as error:
+        raise StoreError(
+            f"{partial}: MLflow's tables could not be made "
+            f"({str(error).splitlines()[0]}). Mend that, and run the same command again"
+        ) from error
+    finally:
+        engine.dispose()
+    _remove(file)  # SQLite would play a lost file's write-ahead file into the new one
+    partial.rename(file)
+
+
+def _remove(file: Path) -> None:
+    """Neither the SQLite file is there nor what SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
 def _plain(error: MlflowException, shown: str) -> Exception:

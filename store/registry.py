@@ -62,6 +62,15 @@ class Registry:
 
         self._mlflow.ask(made)
 
+    def check(self) -> None:
+        """The experiment is there, so that runs can be opened.
+
+        Raises:
+            NotFoundError: there is none of that name, or it was deleted.
+            UnreachableError, StoreError: as all methods here.
+        """
+        _ = self._experiment
+
     def open_run(
         self,
         key: str,

@@ -181,15 +181,17 @@ class Story:
         self.ledger.start_step(update, name)
         self.ledger.finish_step(update, name, result or {}, 0.5)
 
-    def version(self, id: str, base: str | None, *, update: str | None = None) -> ModelVersion:
+    def version(
+        self, id: str, base: str | None, *, update: str | None = None, digest: str = ""
+    ) -> ModelVersion:
         """Version `id`, made by `update`, which has it for its candidate."""
         version = ModelVersion(
             id=id,
             kind="scratch" if base is None else "update",
             base=base,
             update=update,
-            digest=f"sha-{id}",
-            uri=f"checkpoints/sha-{id}",
+            digest=digest or f"sha-{id}",
+            uri=f"checkpoints/{digest or f'sha-{id}'}",
             periods=["p"],
             dataset_versions={"p": "p@v1"},
             run_id=f"run-{id}",

@@ -25,6 +25,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
 
     Raises:
         InputError: nothing is deployed, an unknown or already learnt period, bad source data.
+        NotFoundError: MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
     workspace.periods.check(period)
@@ -40,6 +41,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
             "make a first one with `updater scratch --periods P... --deploy` or "
             "`updater adopt CHECKPOINT --periods P...`",
         )
+    workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     dataset = _with_holdout(ingest.version_period(workspace, period))
     learnt = workspace.ledger.model_version(base).dataset_versions
@@ -62,6 +64,7 @@ def open_first(
 
     Raises:
         InputError: an unknown period, bad source data, or something is deployed already.
+        NotFoundError, StoreError: as `open_update`.
     """
     periods = workspace.periods.expand(periods)
     _check_devices(workspace)
@@ -78,6 +81,7 @@ def open_first(
             if kind == "scratch"
             else "make another workspace with `updater init DIR`",
         )
+    workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     versions = [_with_holdout(ingest.version_period(workspace, p)) for p in periods]
     datasets = {version.period: version.id for version in versions}

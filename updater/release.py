@@ -6,10 +6,11 @@ that releases) repairs it. Not the gate (`updater.gate`), and no torch, MLflow o
 needs an answer in a second. Called by the command line, step release and the read commands.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from store.aliases import Aliases
-from store.errors import ConflictError, UnreachableError
+from store.errors import ConflictError, NotFoundError, StoreError, UnreachableError
 from store.ledger import Event, Ledger, ModelVersion, Update
 from updater.errors import InputError
 from updater.standing import (
@@ -44,6 +45,9 @@ __all__ = [
 # Each round is one release by somebody else between our reading and our writing.
 MOST_ROUNDS = 20
 
+# Given a checkpoint's digest before its version is deployed; raises what speaks against it.
+Check = Callable[[str], object]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
@@ -52,6 +56,10 @@ class Release:
     deployed: str | None
     previous: str | None
     event: Event
+
+
+def _unchecked(digest: str) -> None:
+    """Nothing speaks against the checkpoint: whoever releases has just made it."""
 
 
 def promote(
@@ -63,12 +71,14 @@ def promote(
     reason: str,
     update: str | None = None,
     force: bool = False,
+    check: Check = _unchecked,
 ) -> Release:
     """`version` is deployed, and the aliases say so.
 
     Where it is deployed already nothing is appended. With `update` it is promoted in the name of
     that update, once for ever: later calls repair the aliases and change nothing else. `force`
-    overrides the gate and the base; what it overrode is kept with the event.
+    overrides the gate and the base; what it overrode is kept with the event. Before an event is
+    appended, `check` is given the checkpoint's digest; what it raises, nobody catches.
 
     Raises:
         InputError: no reason; the version is not verified; or, without `force`, it was not
@@ -90,6 +100,7 @@ def promote(
         objections = _objections(ledger, events, found)
         if objections and not force:
             raise objections[0]
+        check(found.digest)
         event = ledger.append_release(
             "promoted",
             version,
@@ -103,12 +114,19 @@ def promote(
 
 
 def rollback(
-    ledger: Ledger, aliases: Aliases, *, to: str | None = None, actor: str, reason: str
+    ledger: Ledger,
+    aliases: Aliases,
+    *,
+    to: str | None = None,
+    actor: str,
+    reason: str,
+    check: Check = _unchecked,
 ) -> Release:
     """What was deployed before is deployed again, and the aliases say so; or `to` is.
 
     Each call without `to` walks one deployment further back; but one whose event was written and
     whose alias was not moved is finished, and not walked past. With `to` it is safe to repeat.
+    `check` is as in `promote`.
 
     Raises:
         InputError: no reason, nothing to go back to, or `to` was never deployed or was just
@@ -127,6 +145,7 @@ def rollback(
     if _was_done(now, aliases, to):
         return _settled(ledger, aliases, now)
     target = _before(events) if to is None else _earlier(ledger, events, to)
+    check(ledger.model_version(target).digest)
     event = ledger.append_release(
         "rolled_back", target, expected_deployed=now.version, actor=actor, reason=reason
     )
@@ -134,9 +153,17 @@ def rollback(
 
 
 def approve(
-    ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reason: str
+    ledger: Ledger,
+    aliases: Aliases,
+    update_id: str,
+    *,
+    actor: str,
+    reason: str,
+    check: Check = _unchecked,
 ) -> Release:
     """The update's candidate is approved by a person and deployed. Safe to repeat.
+
+    `check` is as in `promote`.
 
     Raises:
         InputError: no reason; the update is not judged yet, rejected by the gate or by a person,
@@ -151,12 +178,16 @@ def approve(
         earlier = decision(events, update_id)
         _check_not_rejected(ledger, update, earlier)
         _check_verified(events, version)
-        stale = _stale(events, ledger.model_version(version))
+        found = ledger.model_version(version)
+        stale = _stale(events, found)
         if stale is not None:
             raise stale
         if earlier is None:
+            check(found.digest)
             ledger.append("approved", version, actor=actor, reason=reason, update=update_id)
-    return promote(ledger, aliases, version, actor=actor, reason=reason, update=update_id)
+    return promote(
+        ledger, aliases, version, actor=actor, reason=reason, update=update_id, check=check
+    )
 
 
 def reject(ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reason: str) -> None:
@@ -205,7 +236,7 @@ def repair(ledger: Ledger, aliases: Aliases) -> bool:
     Of several at once the last one sees what all have written, so the aliases end right.
 
     Raises:
-        UnreachableError, StoreError: ledger or MLflow.
+        UnreachableError, StoreError: ledger or MLflow; also where MLflow has no such version.
         ConflictError: others release faster than this can follow.
     """
     moved = False
@@ -218,12 +249,30 @@ def repair(ledger: Ledger, aliases: Aliases) -> bool:
             if version is None:
                 aliases.delete(alias)
             else:
-                aliases.set(alias, version)
+                _point(aliases, alias, version)
         moved = True
     raise ConflictError(
         "the aliases don't stay as they are set: something else moves them. Stop it, and run the "
         "command again."
     )
+
+
+def _point(aliases: Aliases, alias: str, version: str) -> None:
+    """The alias points to the version.
+
+    Raises:
+        UnreachableError, StoreError: MLflow; where it has no such version this is no
+            NotFoundError, which would say that the user named a wrong one and nothing was done.
+    """
+    try:
+        aliases.set(alias, version)
+    except NotFoundError as error:
+        said = "deployed" if alias == "deployed" else "the candidate"
+        raise StoreError(
+            f"version {version} is {said} by the ledger, and the alias {alias} can't follow: "
+            f"{error}. Serving by alias is out of date until MLflow's database is restored from "
+            "its backup and `updater status --repair` was run"
+        ) from error
 
 
 def _settled(ledger: Ledger, aliases: Aliases, event: Event) -> Release:
@@ -328,14 +377,15 @@ def _check_not_rejected(ledger: Ledger, update: Update, decided: Event | None) -
 def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:
     """Whether `last` is the rollback that is asked for.
 
-    Without `to` only what aliases still show tells it from one that has to walk further back.
+    Without `to` only what aliases still show tells it from one that has to walk further back. No
+    alias at all, as in an MLflow that was lost, has not followed it either.
     """
     if last.kind != "rolled_back":
         return False
     if to is not None:
         return to == last.version
     try:
-        return aliases.get("deployed") == last.previous
+        return aliases.get("deployed") in (None, last.previous)
     except UnreachableError as error:
         raise UnreachableError(
             f"{error} Version {last.version} was rolled back to, and without MLflow nobody can "

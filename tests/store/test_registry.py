@@ -1,11 +1,13 @@
 """Runs and versions in a real MLflow: SQLite, and a server on the loopback."""
 
+import contextlib
 import itertools
 import json
 import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -397,3 +399,39 @@ def test_nothing_is_printed_from_the_first_table_on(
     """In a process of its own: logging as a user has it."""
     _, done = first
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_a_first_making_that_is_killed_is_made_again(tmp_path: Path) -> None:
+    """At any moment of the migrations, and whatever it leaves; each kill comes upon the last's."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    making = "import sys; from store.registry import Registry; Registry(*sys.argv[1:]).create()"
+    for seconds in (0, 0.3, 1.0, 2.0):
+        command = [sys.executable, "-c", making, uri, str(tmp_path / "artifacts"), "w"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        before = written(tmp_path)
+        while written(tmp_path) == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    (tmp_path / "mlflow.db.partial").write_text("left over")
+    (tmp_path / "mlflow.db.partial-wal").write_text("left over")
+    made = Registry(uri, str(tmp_path / "artifacts"), "w")
+    made.create()
+    assert run_of(made)
+
+
+def written(folder: Path) -> set[int]:
+    """What stands for the files of an MLflow database that are there."""
+    return {path.stat().st_ino for path in folder.glob("mlflow.db*")}
+
+
+def test_a_database_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    """What was beside a lost one, which SQLite would play into the new one, goes with it."""
+    for name in ("mlflow.db.partial", "mlflow.db-wal"):
+        (tmp_path / name).write_text("left over")
+    Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path), "w").create()
+    assert not list(tmp_path.glob("mlflow.db.partial*"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)

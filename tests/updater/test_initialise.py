@@ -5,11 +5,14 @@ That a whole one can be worked in is the story's business (tests/story).
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from store.errors import NotFoundError
 from updater.cli import run
+from updater.opening import open_first, open_update
 from updater.workspace import Workspace
 
 GOOD = """
@@ -77,3 +80,34 @@ def test_a_remote_that_is_configured_later_gets_what_was_versioned_before(
     assert again.datasets.path("home@v1", "train.parquet").read_bytes() == whole
     shutil.rmtree(tmp_path / "remote")
     assert run(["init", str(folder)]) == 0
+
+
+def test_a_workspace_that_was_renamed_is_refused_before_any_work(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], tiny_json: str, story_of: Callable
+) -> None:
+    folder = tmp_path / "ws"
+    folder.mkdir()
+    (folder / "tiny.json").write_text(tiny_json)
+    rows = [{"text": f"request {n}", "intent": "x", "domain": "home"} for n in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = GOOD + '[model]\narchitecture = "tiny.json"\n'
+    (folder / "updater.toml").write_text(text)
+    assert run(["init", str(folder), "--quiet"]) == 0
+    (folder / "updater.toml").write_text(text.replace('name = "clinc"', 'name = "renamed"'))
+    capfd.readouterr()
+    where = ("--workspace", str(folder), "--quiet")
+    line = said(capfd, "scratch", "--periods", "home", "--deploy", *where)
+    assert "no active experiment renamed; run `updater init`" in line
+    workspace = Workspace.open(folder)
+    ledger = workspace.ledger
+    with pytest.raises(NotFoundError, match="renamed"):
+        open_first(workspace, "adopt", ["home"], {"deploy": True, "checkpoint": "x"})
+    assert (ledger.dataset_versions(), ledger.updates()) == ([], [])
+    story_of(ledger).candidate("1", None)
+    ledger.append_release("promoted", "1", expected_deployed=None, actor="a", reason="r")
+    before = (ledger.dataset_versions(), ledger.updates())
+    with pytest.raises(NotFoundError, match="renamed"):
+        open_update(workspace, "home")
+    assert (ledger.dataset_versions(), ledger.updates()) == before
+    assert run(["init", str(folder), "--quiet"]) == 0
+    Workspace.open(folder).registry.check()

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from store.aliases import Aliases
-from store.errors import ConflictError, NotFoundError
+from store.errors import ConflictError, NotFoundError, StoreError
 from store.ledger import Ledger, open_ledger
 from updater import release
 from updater.errors import InputError
@@ -461,3 +462,26 @@ def test_release_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_what_mlflow_does_not_know_is_deployed_and_said_so(
+    ledger, aliases, story, mlflow_tables
+) -> None:
+    """After the event is written nothing may say that nothing was changed, as exit code 2 does."""
+    deploy_three(ledger, aliases, story)
+    Path(make_url(mlflow_tables.url).database).unlink()
+    said = r"version 2 is deployed by the ledger.*no version 2 of m.*restored from its backup"
+    acts = (
+        lambda: release.rollback(ledger, aliases, **WHO),
+        lambda: release.rollback(ledger, aliases, **WHO),
+        lambda: release.promote(ledger, aliases, "2", **WHO),
+        lambda: release.repair(ledger, aliases),
+    )
+    for act in acts:
+        with pytest.raises(StoreError, match=said) as told:
+            act()
+        assert not isinstance(told.value, NotFoundError)
+    assert kinds(ledger)[-1] == ("rolled_back", "2")
+    assert kinds(ledger).count(("rolled_back", "2")) == 1, "finished, not walked past"
+    with pytest.raises(StoreError, match="version 1 is deployed by the ledger"):
+        release.rollback(ledger, aliases, to="1", **WHO)

@@ -23,6 +23,11 @@ def _decide(workspace: "Workspace", verb: Callable[..., Done], *what: str, **mor
     return verb(workspace.ledger, workspace.aliases, *what, actor=workspace.actor, **more)
 
 
+def _deploy(workspace: "Workspace", verb: Callable[..., Done], *what: str, **more: Any) -> Done:
+    """As `_decide`, of a version whose checkpoint is there: its manifest and its files' sizes."""
+    return _decide(workspace, verb, *what, check=workspace.checkpoints.quick_check, **more)
+
+
 @app.command()
 @click.argument("version")
 @reason_option
@@ -39,7 +44,7 @@ def promote(session: Session, version: str, reason: str, force: bool) -> None:
     """
     from updater import release
 
-    done = _decide(session.workspace(), release.promote, version, reason=reason, force=force)
+    done = _deploy(session.workspace(), release.promote, version, reason=reason, force=force)
     session.answer(*tables.released(done))
 
 
@@ -58,7 +63,7 @@ def rollback(session: Session, to: str | None, reason: str) -> None:
     """
     from updater import release
 
-    done = _decide(session.workspace(), release.rollback, to=to, reason=reason)
+    done = _deploy(session.workspace(), release.rollback, to=to, reason=reason)
     session.answer(*tables.released(done))
 
 
@@ -76,7 +81,7 @@ def approve(session: Session, update: str, reason: str) -> None:
     from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
-    done = _decide(workspace, release.approve, update, reason=reason)
+    done = _deploy(workspace, release.approve, update, reason=reason)
     session.answer(*tables.released(done))
     publish_decision(workspace, workspace.ledger.update(update))
 
