@@ -93,6 +93,30 @@ class Periods:
         bounds = self.bounds(period)
         return bounds is None or bounds[1].astimezone(UTC) <= self._instant(now)
 
+    def check_closed(self, period: str, now: datetime) -> None:
+        """The period is over at `now`, so that all of its rows can be there.
+
+        Raises:
+            InputError: it is no period, or it ends after `now`.
+        """
+        if not self.closed(period, now):
+            raise InputError(
+                f"period {period} has not closed yet (it ends {self.end_shown(period)})",
+                "a model learns a period when all of its rows can be there",
+                f"wait until then, or name a closed one; `updater ingest {period}` versions the "
+                "rows so far and trains nothing",
+            )
+
+    def end_shown(self, period: str) -> str:
+        """When a calendar period ends, for people: the local time and its zone. Empty for a
+        named one.
+
+        Raises:
+            InputError: it is no period.
+        """
+        bounds = self.bounds(period)
+        return f"{bounds[1]:%Y-%m-%d %H:%M} {self.zone}" if bounds else ""
+
     def after(self, period: str) -> str | None:
         """The next period; None after the last.
 
