@@ -190,10 +190,14 @@ def test_a_period_is_closed_from_its_end_on() -> None:
 
 def test_what_is_due() -> None:
     months, now = calendar("month"), datetime(2026, 5, 1, tzinfo=UTC)
-    assert months.due(["2026-01", "2025-11"], now) == ["2026-02", "2026-03", "2026-04"]
+    gap_and_rest = ["2025-12", "2026-02", "2026-03", "2026-04"]
+    assert months.due(["2026-01", "2025-11"], now) == gap_and_rest
+    assert months.due(["2026-04", "2026-01"], now) == ["2026-02", "2026-03"]
     assert months.due(["2026-04"], now) == []
     assert months.due([], now) == []
     assert NAMED.due(["kitchen", "banking"], now) == ["credit_cards", "home"]
+    assert NAMED.due(["home", "credit_cards"], now) == ["kitchen"]
+    assert NAMED.due(["long_gone", "kitchen"], now) == ["home"]
     assert NAMED.due([], now) == list(NAMED.order)
 
 
