@@ -491,7 +491,20 @@ def test_an_empty_period_says_what_was_there(tmp_path: Path) -> None:
     message = refused(tmp_path, [row(n, domain="garden") for n in range(3)])
     assert "3 rows read, 3 of other periods" in message
     assert "garden" in message
+    assert message.startswith("no row belongs to home; ")
     assert "0 rows read" in refused(tmp_path, [])
+
+
+@pytest.mark.parametrize("broken", [{"text": None}, {"at": None}], ids=str)
+def test_a_month_without_rows_says_so_first(tmp_path: Path, broken: dict) -> None:
+    fields = FieldTemplates(prompt="{text}", completion="{intent}", date="{at}")
+    periods = PeriodSettings(every="month", holdout_fraction=0.5)
+    rows = [row(n, at="2026-01-02") for n in range(40)]
+    write(tmp_path, [*rows, *[row(n, at="2026-01-03") | broken for n in range(6)]])
+    with pytest.raises(InputError) as caught:
+        ingest(made(fields, periods), tmp_path, "2025-12", tmp_path / "s")
+    assert str(caught.value).startswith("no row belongs to 2025-12; ")
+    assert "source.fields.date" in caught.value.cure
 
 
 def test_mostly_bad_rows_are_a_wrong_mapping(tmp_path: Path) -> None:

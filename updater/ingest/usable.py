@@ -32,23 +32,34 @@ def check_usable(
     Raises:
         InputError: most rows are bad, or there is nothing to train on or to hold out.
     """
-    found = _told(reading, summary, faults)
-    cure = "mend source.fields in updater.toml, or the source"
     num_ours = reading.num_rows_read - reading.num_skipped - reading.num_unplaced
+    none_ours = "" if num_ours else f"no row belongs to {summary.period}; "
+    found = none_ours + _told(reading, summary, faults)
+    cure = "mend source.fields in updater.toml, or the source"
     if summary.num_quarantined - summary.num_unplaced > MAX_QUARANTINED_FRACTION * num_ours:
         raise InputError(found, "at least half of a period's rows must be good", cure)
     if reading.num_unplaced > MAX_QUARANTINED_FRACTION * reading.num_rows_read:
         rule = f"at least half of the rows must have a period; {reading.num_unplaced} have not"
         raise InputError(found, rule, cure)
     if not summary.num_train + summary.num_holdout:
-        seen = ", ".join(reading.unknown_periods)
-        cure = f"the source has rows of {seen}, not in periods.order" if seen else ""
-        raise InputError(found, "a period must have rows", cure or "look for them in the source")
+        raise InputError(found, "a period must have rows", _where_to_look(reading, num_ours))
     if not summary.num_train:
         raise InputError(found, "a period must have train examples", "look at how rows are split")
     if not summary.num_holdout and not is_split_given:
         cure = "raise periods.holdout_fraction, or take longer periods"
         raise InputError(found, "a period must have holdout examples", cure)
+
+
+def _where_to_look(reading: Reading, num_ours: int) -> str:
+    """The cure for a period without an example."""
+    if reading.unknown_periods:
+        return f"the source has rows of {', '.join(reading.unknown_periods)}, not in periods.order"
+    if num_ours or not reading.num_rows_read:
+        return "look for them in the source"
+    return (
+        "name a period that the source has rows of, or mend source.fields.date or "
+        "source.fields.period, which says whose a row is"
+    )
 
 
 def _told(reading: Reading, summary: Summary, faults: Sequence[tuple[str, str, int]]) -> str:
