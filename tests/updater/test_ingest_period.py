@@ -507,6 +507,19 @@ def test_a_month_without_rows_says_so_first(tmp_path: Path, broken: dict) -> Non
     assert "source.fields.date" in caught.value.cure
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_mostly_latin_1_rows_say_how_to_convert_them(tmp_path: Path, name: str) -> None:
+    rows = [row(n, text=f"größe {n}") for n in range(20)]
+    lines = [json.dumps(r, ensure_ascii=False) for r in rows]
+    if name == "rows.csv":
+        lines = [",".join(rows[0]), *[",".join(r.values()) for r in rows]]
+    (tmp_path / name).write_bytes("\n".join(lines).encode("latin-1"))
+    message = refused(tmp_path, None, made(uri=name))
+    assert "must be UTF-8 (x20)" in message
+    assert f"first such row is in {name}, line {2 if name == 'rows.csv' else 1}" in message
+    assert "iconv -f latin1 -t utf-8" in message
+
+
 def test_mostly_bad_rows_are_a_wrong_mapping(tmp_path: Path) -> None:
     message = refused(tmp_path, [*ROWS[:5], *[row(n, text=None) for n in range(6)]])
     assert "6 quarantined (prompt: column text must not be null (x6))" in message
