@@ -117,6 +117,14 @@ def test_unclear_sources_are_refused(tmp_path: Path) -> None:
         rows(tmp_path, "nosuch://x/y.jsonl")
 
 
+@pytest.mark.parametrize("uri", ["sqlite:///x.db", "postgresql+psycopg://me:secret@host/rows"])
+def test_a_database_without_a_query_is_asked_for_one(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(InputError, match=r"source\.query") as caught:
+        rows(tmp_path, uri)
+    assert "SELECT" in caught.value.cure
+    assert "secret" not in str(caught.value)
+
+
 def test_an_unreachable_place_is_asked_again_and_then_an_update_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
