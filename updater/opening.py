@@ -24,7 +24,8 @@ def open_update(workspace: Workspace, period: str) -> Update:
     """The update of `period` on the deployed version: found where it is known, else opened.
 
     Raises:
-        InputError: nothing is deployed, an unknown or already learnt period, bad source data.
+        InputError: nothing is deployed, an unknown, already learnt or unclosed period, bad
+            source data.
         NotFoundError: MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
@@ -34,6 +35,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
     known = _known(workspace, "update", period, {})
     if known is not None:
         return known
+    workspace.periods.check_closed(period, datetime.now(UTC))
     if base is None:
         raise InputError(
             "nothing is deployed yet",
@@ -63,7 +65,8 @@ def open_first(
     """The update that makes a version without a base, by `scratch` or `adopt`: found, or opened.
 
     Raises:
-        InputError: an unknown period, bad source data, or something is deployed already.
+        InputError: an unknown or unclosed period, bad source data, or something is deployed
+            already.
         NotFoundError, StoreError: as `open_update`.
     """
     periods = workspace.periods.expand(periods)
@@ -72,6 +75,8 @@ def open_first(
     known = _known(workspace, kind, periods[-1], arguments)
     if known is not None:
         return known
+    for period in periods:
+        workspace.periods.check_closed(period, datetime.now(UTC))
     deployed = release.deployed(workspace.ledger.events())
     if arguments["deploy"] and deployed is not None:
         raise InputError(

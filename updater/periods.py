@@ -93,6 +93,30 @@ class Periods:
         bounds = self.bounds(period)
         return bounds is None or bounds[1].astimezone(UTC) <= self._instant(now)
 
+    def check_closed(self, period: str, now: datetime) -> None:
+        """The period is over at `now`, so that all of its rows can be there.
+
+        Raises:
+            InputError: it is no period, or it ends after `now`.
+        """
+        if not self.closed(period, now):
+            raise InputError(
+                f"period {period} has not closed yet (it ends {self.end_shown(period)})",
+                "a model learns a period when all of its rows can be there",
+                f"wait until then, or name a closed one; `updater ingest {period}` versions the "
+                "rows so far and trains nothing",
+            )
+
+    def end_shown(self, period: str) -> str:
+        """When a calendar period ends, for people: the local time and its zone. Empty for a
+        named one.
+
+        Raises:
+            InputError: it is no period.
+        """
+        bounds = self.bounds(period)
+        return f"{bounds[1]:%Y-%m-%d %H:%M} {self.zone}" if bounds else ""
+
     def after(self, period: str) -> str | None:
         """The next period; None after the last.
 
@@ -135,17 +159,20 @@ class Periods:
         return list(dict.fromkeys(found))
 
     def due(self, learnt: Sequence[str], now: datetime) -> list[str]:
-        """The periods that have closed and are not yet learnt, in order.
+        """The periods after the first one learnt that have closed and are not learnt, in order.
 
-        Named periods: all of `periods.order` that are not learnt. Calendar periods: those after
-        the newest one learnt; none where none is.
+        A gap between learnt ones is due too. Where nothing is learnt yet, every named period is
+        due, and no calendar one, as nobody knows where to begin. A learnt name that has left
+        `periods.order` counts for nothing.
 
         Raises:
             InputError: a name in `learnt` is no calendar period.
         """
-        if self._calendar is None:
-            return [period for period in self.order if period not in learnt]
-        return self._closed_after(max(learnt, key=self.ordinal), now) if learnt else []
+        known = [period for period in learnt if self._calendar or period in self.order]
+        if not known:
+            return list(self.order)
+        first = min(known, key=self.ordinal)
+        return [period for period in self._closed_after(first, now) if period not in learnt]
 
     def for_partition(self, key: str) -> str:
         """The period that an Airflow partition key stands for.

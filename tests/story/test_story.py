@@ -191,7 +191,7 @@ def test_rollback_walks_the_history(story: Path) -> None:
 
 BAD = [
     (["update", "no-such-period"], "no-such-period"),
-    (["step", "no-such-step", "--update", "x"], "x"),
+    (["step", "no-such-step", "--update", "x"], "rehearse"),
     (["step", "train"], "--update"),
     (["show", "99"], "99"),
     (["promote", "99", "--reason", "r"], "99"),

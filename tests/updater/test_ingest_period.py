@@ -491,7 +491,33 @@ def test_an_empty_period_says_what_was_there(tmp_path: Path) -> None:
     message = refused(tmp_path, [row(n, domain="garden") for n in range(3)])
     assert "3 rows read, 3 of other periods" in message
     assert "garden" in message
+    assert message.startswith("no row belongs to home; ")
     assert "0 rows read" in refused(tmp_path, [])
+
+
+@pytest.mark.parametrize("broken", [{"text": None}, {"at": None}], ids=str)
+def test_a_month_without_rows_says_so_first(tmp_path: Path, broken: dict) -> None:
+    fields = FieldTemplates(prompt="{text}", completion="{intent}", date="{at}")
+    periods = PeriodSettings(every="month", holdout_fraction=0.5)
+    rows = [row(n, at="2026-01-02") for n in range(40)]
+    write(tmp_path, [*rows, *[row(n, at="2026-01-03") | broken for n in range(6)]])
+    with pytest.raises(InputError) as caught:
+        ingest(made(fields, periods), tmp_path, "2025-12", tmp_path / "s")
+    assert str(caught.value).startswith("no row belongs to 2025-12; ")
+    assert "source.fields.date" in caught.value.cure
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_mostly_latin_1_rows_say_how_to_convert_them(tmp_path: Path, name: str) -> None:
+    rows = [row(n, text=f"größe {n}") for n in range(20)]
+    lines = [json.dumps(r, ensure_ascii=False) for r in rows]
+    if name == "rows.csv":
+        lines = [",".join(rows[0]), *[",".join(r.values()) for r in rows]]
+    (tmp_path / name).write_bytes("\n".join(lines).encode("latin-1"))
+    message = refused(tmp_path, None, made(uri=name))
+    assert "must be UTF-8 (x20)" in message
+    assert f"first such row is in {name}, line {2 if name == 'rows.csv' else 1}" in message
+    assert "iconv -f latin1 -t utf-8" in message
 
 
 def test_mostly_bad_rows_are_a_wrong_mapping(tmp_path: Path) -> None:

@@ -178,12 +178,26 @@ def test_ranges_expand_in_order_each_once() -> None:
             NAMED.expand([wrong])
 
 
+def test_a_period_is_closed_from_its_end_on() -> None:
+    months = calendar("month", "Europe/Berlin")
+    end = datetime(2027, 3, 31, 22, 0, tzinfo=UTC)
+    months.check_closed("2027-03", end)
+    message = r"2027-03 has not closed yet \(it ends 2027-04-01 00:00 Europe/Berlin\)"
+    with pytest.raises(InputError, match=message):
+        months.check_closed("2027-03", end - timedelta(seconds=1))
+    NAMED.check_closed("home", end)
+
+
 def test_what_is_due() -> None:
     months, now = calendar("month"), datetime(2026, 5, 1, tzinfo=UTC)
-    assert months.due(["2026-01", "2025-11"], now) == ["2026-02", "2026-03", "2026-04"]
+    gap_and_rest = ["2025-12", "2026-02", "2026-03", "2026-04"]
+    assert months.due(["2026-01", "2025-11"], now) == gap_and_rest
+    assert months.due(["2026-04", "2026-01"], now) == ["2026-02", "2026-03"]
     assert months.due(["2026-04"], now) == []
     assert months.due([], now) == []
     assert NAMED.due(["kitchen", "banking"], now) == ["credit_cards", "home"]
+    assert NAMED.due(["home", "credit_cards"], now) == ["kitchen"]
+    assert NAMED.due(["long_gone", "kitchen"], now) == ["home"]
     assert NAMED.due([], now) == list(NAMED.order)
 
 

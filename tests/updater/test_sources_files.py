@@ -117,6 +117,14 @@ def test_unclear_sources_are_refused(tmp_path: Path) -> None:
         rows(tmp_path, "nosuch://x/y.jsonl")
 
 
+@pytest.mark.parametrize("uri", ["sqlite:///x.db", "postgresql+psycopg://me:secret@host/rows"])
+def test_a_database_without_a_query_is_asked_for_one(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(InputError, match=r"source\.query") as caught:
+        rows(tmp_path, uri)
+    assert "SELECT" in caught.value.cure
+    assert "secret" not in str(caught.value)
+
+
 def test_an_unreachable_place_is_asked_again_and_then_an_update_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +145,37 @@ def test_json_faults_stand_in_their_place(tmp_path: Path) -> None:
     assert fault(tmp_path, "r.jsonl", 4).rule == "must be a JSON object"
     assert "NaN" in fault(tmp_path, "r.jsonl", 5).rule
     assert fault(tmp_path, "r.jsonl", 6) == Fault("", "must be UTF-8", "\\xff")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(("name", "text"), [("r.csv", CSV_TEXT), ("r.jsonl", JSON_LINE)])
+def test_utf_16_is_refused_by_its_name(tmp_path: Path, name: str, text: str, encoding: str) -> None:
+    write(tmp_path, name, text.encode(encoding))
+    with pytest.raises(InputError, match=rf"{name}: line 1 is not UTF-8 .*iconv -f utf-16 -t utf"):
+        rows(tmp_path, name)
+
+
+def test_a_header_that_is_not_utf_8_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    write(tmp_path, "r.csv", "text,größe,month\na,b,2026-01\n".encode("latin-1"))
+    with pytest.raises(InputError) as caught:
+        rows(tmp_path, "r.csv")
+    assert caught.value.what == r"r.csv: line 1 is not UTF-8 (text,gr\xf6\xdfe,month)"
+    assert "iconv -f latin1 -t utf-8" in caught.value.cure
+
+
+@pytest.mark.parametrize(("separator", "named"), [(";", "';'"), ("\t", "a tab")])
+def test_a_separator_other_than_a_comma_is_refused(
+    tmp_path: Path, separator: str, named: str
+) -> None:
+    write(tmp_path, "r.csv", CSV_TEXT.replace(",", separator))
+    with pytest.raises(InputError, match=rf"r\.csv: line 1 .*{named}.*must be a comma"):
+        rows(tmp_path, "r.csv")
+
+
+def test_a_column_may_have_the_name_of_two(tmp_path: Path) -> None:
+    write(tmp_path, "r.csv", "text;label\na\n")
+    one = FieldTemplates(prompt="{text;label}", completion="b", period="2026-01")
+    assert rows(tmp_path, "r.csv", fields=one) == [("r.csv", 2, {"text;label": "a"})]
 
 
 def test_lines_longer_than_a_chunk_are_whole_and_too_long_ones_faults(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Commands that make workspaces, versions and updates."""
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,7 @@ def step(
     """
     from updater import opening, outcome, pipeline
 
+    _check_step(name, ("ingest", *pipeline.STEPS))
     workspace = session.workspace()
     with workspace.lock():
         if name == "ingest":
@@ -179,6 +182,16 @@ def step(
             opened = workspace.ledger.update(update_id)
     answer = {**outcome.update(workspace, opened), "step": name, **result}
     session.answer(answer, lambda console: tables.step(console, opened, name, result))
+
+
+def _check_step(name: str, steps: Sequence[str]) -> None:
+    if name not in steps:
+        near = difflib.get_close_matches(name, steps, n=1)
+        raise InputError(
+            f"there is no step {name!r}",
+            f"the steps are {', '.join(steps)}",
+            f"did you mean {near[0]}" if near else "name one of them",
+        )
 
 
 @app.command()

@@ -97,6 +97,13 @@ where not holdout and question in (
     select question from elsewhere
     where holdout and question between $first::uhugeint and $last::uhugeint)
 """
+COMMONEST_FAULTS = """
+with counted as (
+    select field, rule, count(*) as num_rows, min({'file': file, 'line': line}) as first
+    from quarantine group by field, rule)
+select field, rule, num_rows, first.file, first.line from counted
+order by num_rows desc, field, rule limit 3
+"""
 QUARANTINED = "select file, line, field, rule, value from quarantine order by all"
 UNPLACED = "select file, line, field, rule, value from quarantine where not is_placed order by all"
 SORTED = """

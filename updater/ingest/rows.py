@@ -17,7 +17,7 @@ from updater.errors import InputError
 from updater.ingest.schema import TypeCounts
 from updater.periods import Periods
 from updater.settings import Settings
-from updater.sources import Batch, Fault
+from updater.sources import UTF_8_RULE, Batch, Fault
 from updater.templates import ABSENT, RenderError, Template
 
 MAX_ID_CHARS = 512
@@ -175,7 +175,7 @@ class Mapper:
         if "\0" in text:
             raise _FaultyError(field, "must not hold the character NUL", text)
         if not text.isascii() and _readable(text) != text:
-            raise _FaultyError(field, "must be UTF-8", text)
+            raise _FaultyError(field, UTF_8_RULE, text)
         return text
 
     def _subject(self, values: Mapping[str, Any]) -> str | None:

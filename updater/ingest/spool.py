@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from updater.errors import InputError
 from updater.ingest import queries
 from updater.ingest.rows import Example, Quarantined
+from updater.ingest.summary import FaultCount
 
 # Chosen by measurement with bench/ingest.py: with 80 MB the peak at 10^6 rows is 1.2 times that at
 # 10^5, with 128 MB 1.35 times. A second thread saves no time here (the rows are made by Python) and
@@ -170,13 +171,10 @@ class Spool:
         """Those of them whose period can't be known."""
         return self._count("quarantine where not is_placed")
 
-    def commonest_faults(self) -> list[tuple[str, str, int]]:
-        """(field, rule, rows) of the quarantine: the three commonest, the commonest first."""
-        query = (
-            "select field, rule, count(*) as n from quarantine group by all "
-            "order by n desc, field, rule limit 3"
-        )
-        return self._connection.execute(query).fetchall()
+    def commonest_faults(self) -> list[FaultCount]:
+        """Those of the quarantine: the three commonest, the commonest first."""
+        found = self._connection.execute(queries.COMMONEST_FAULTS).fetchall()
+        return [FaultCount(*values) for values in found]
 
     def _batches(self, query: str, parameters: object = None) -> Iterator[pa.RecordBatch]:
         return iter(self._connection.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS))

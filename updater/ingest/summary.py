@@ -4,8 +4,19 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 SUMMARY_FILE = "summary.json"
+
+
+class FaultCount(NamedTuple):
+    """What is wrong with so many rows, of which the first by file and line is named."""
+
+    field: str
+    rule: str
+    num_rows: int
+    file: str
+    line: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from updater.errors import InputError
-from updater.ingest.summary import Reading, Summary
+from updater.ingest.summary import FaultCount, Reading, Summary
+from updater.sources import CONVERT_CURE, UTF_8_RULE
 
 # Chosen, not measured: bad rows are an accident; where they are most, the mapping is wrong.
 MAX_QUARANTINED_FRACTION = 0.5
@@ -12,7 +13,7 @@ MAX_QUARANTINED_FRACTION = 0.5
 def check_usable(
     reading: Reading,
     summary: Summary,
-    faults: Sequence[tuple[str, str, int]],
+    faults: Sequence[FaultCount],
     *,
     is_split_given: bool,
 ) -> None:
@@ -26,24 +27,23 @@ def check_usable(
     Args:
         reading: what was read.
         summary: what would be made of it.
-        faults: (field, rule, rows) of the quarantine, the commonest.
+        faults: the commonest of the quarantine.
         is_split_given: whether the source says the split.
 
     Raises:
         InputError: most rows are bad, or there is nothing to train on or to hold out.
     """
-    found = _told(reading, summary, faults)
-    cure = "mend source.fields in updater.toml, or the source"
     num_ours = reading.num_rows_read - reading.num_skipped - reading.num_unplaced
+    found = _told(reading, summary, faults)
+    cure = _how_to_mend(faults)
     if summary.num_quarantined - summary.num_unplaced > MAX_QUARANTINED_FRACTION * num_ours:
         raise InputError(found, "at least half of a period's rows must be good", cure)
     if reading.num_unplaced > MAX_QUARANTINED_FRACTION * reading.num_rows_read:
         rule = f"at least half of the rows must have a period; {reading.num_unplaced} have not"
         raise InputError(found, rule, cure)
     if not summary.num_train + summary.num_holdout:
-        seen = ", ".join(reading.unknown_periods)
-        cure = f"the source has rows of {seen}, not in periods.order" if seen else ""
-        raise InputError(found, "a period must have rows", cure or "look for them in the source")
+        found = found if num_ours else f"no row belongs to {summary.period}; {found}"
+        raise InputError(found, "a period must have rows", _where_to_look(reading, num_ours))
     if not summary.num_train:
         raise InputError(found, "a period must have train examples", "look at how rows are split")
     if not summary.num_holdout and not is_split_given:
@@ -51,9 +51,32 @@ def check_usable(
         raise InputError(found, "a period must have holdout examples", cure)
 
 
-def _told(reading: Reading, summary: Summary, faults: Sequence[tuple[str, str, int]]) -> str:
+def _how_to_mend(faults: Sequence[FaultCount]) -> str:
+    """The cure for rows of which most are bad, by what is wrong with most of them."""
+    if faults and faults[0].rule == UTF_8_RULE:
+        first = f"the first such row is in {faults[0].file}, line {faults[0].line}"
+        return f"{CONVERT_CURE.format('latin1')}; {first}"
+    return "mend source.fields in updater.toml, or the source"
+
+
+def _where_to_look(reading: Reading, num_ours: int) -> str:
+    """The cure for a period without an example."""
+    if reading.unknown_periods:
+        return f"the source has rows of {', '.join(reading.unknown_periods)}, not in periods.order"
+    if num_ours or not reading.num_rows_read:
+        return "look for them in the source"
+    return (
+        "name a period that the source has rows of, or mend source.fields.date or "
+        "source.fields.period, which says whose a row is"
+    )
+
+
+def _told(reading: Reading, summary: Summary, faults: Sequence[FaultCount]) -> str:
     """What was read, in one line."""
-    rules = "; ".join(f"{f'{field}: ' if field else ''}{rule} (x{n})" for field, rule, n in faults)
+    rules = "; ".join(
+        f"{f'{fault.field}: ' if fault.field else ''}{fault.rule} (x{fault.num_rows})"
+        for fault in faults
+    )
     return (
         f"period {summary.period}: {reading.num_rows_read} rows read, {reading.num_skipped} of "
         f"other periods, {summary.num_quarantined} quarantined{f' ({rules})' if rules else ''}, "

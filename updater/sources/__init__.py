@@ -10,9 +10,9 @@ from pathlib import Path
 
 from updater.periods import Periods
 from updater.settings import SourceSettings
-from updater.sources.batch import Batch, Fault, Wanted
+from updater.sources.batch import CONVERT_CURE, UTF_8_RULE, Batch, Fault, Wanted
 
-__all__ = ["Batch", "Fault", "Wanted", "open_source"]
+__all__ = ["CONVERT_CURE", "UTF_8_RULE", "Batch", "Fault", "Wanted", "open_source"]
 
 
 def open_source(

@@ -12,6 +12,8 @@ from updater.templates import Template
 # Rows in a batch, chosen by measurement: storing 16384 at a time was at most a tenth faster than
 # 4096 and took 15 MB more.
 BATCH_ROWS = 4096
+UTF_8_RULE = "must be UTF-8"
+CONVERT_CURE = "convert it, for example with `iconv -f {} -t utf-8 FILE > NEW`"
 
 
 class Fault(NamedTuple):

@@ -31,6 +31,8 @@ SUFFIXES = {
     ".pq": "parquet",
 }
 READERS = {"jsonl": read_jsonl, "csv": read_csv, "parquet": read_parquet}
+# The databases of SQLAlchemy; none of these names is a file system of fsspec.
+DATABASES = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
@@ -62,12 +64,13 @@ def find_files(source: SourceSettings, workspace: Path) -> list[SourceFile]:
     none is configured); names that begin with `.` or `_` are not data, as elsewhere.
 
     Raises:
-        InputError: there is none, or their format is unclear.
+        InputError: there is none, their format is unclear, or the URI is a database's.
         UpdateError: a remote place can't be reached.
     """
     workspace = workspace.absolute()
     uri = source.uri if "://" in source.uri else str(workspace / Path(source.uri).expanduser())
     shown = without_password(source.uri)
+    _check_no_database(source.uri, shown)
     try:
         filesystem, path, paths = with_backoff(
             lambda: _asked(uri, source.format), on=(_AwayError,), what=f"the source {shown}"
@@ -111,6 +114,16 @@ def read_files(files: list[SourceFile], wanted: Wanted) -> Iterator[Batch]:
         with _errors_named(file), file.filesystem.open(file.path, "rb") as raw:
             stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw) if file.is_gzip else raw)
             yield from READERS[file.format](stream, file.name, wanted)
+
+
+def _check_no_database(uri: str, shown: str) -> None:
+    scheme, is_url, _ = uri.partition("://")
+    if is_url and scheme.lower().partition("+")[0] in DATABASES:
+        raise InputError(
+            f"source.uri = {shown!r} is a database, and source.query is empty",
+            "rows come out of a database by a query",
+            "set source.query to a SELECT that uses :period, or :start and :end",
+        )
 
 
 def _asked(uri: str, format_: str) -> tuple[Any, str, list[str]]:

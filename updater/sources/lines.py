@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from updater.errors import InputError
-from updater.sources.batch import BATCH_ROWS, Batch, Fault, Wanted
+from updater.sources.batch import BATCH_ROWS, CONVERT_CURE, UTF_8_RULE, Batch, Fault, Wanted
 
 # Chosen, not measured: far above any example, far below a machine's memory.
 MAX_LINE_BYTES = 16 << 20
@@ -20,12 +20,17 @@ MAX_LINE_BYTES = 16 << 20
 MAX_CELL_CHARS = 1 << 20
 CHUNK_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
+UTF_16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_jsonl(stream: BinaryIO, name: str, wanted: Wanted) -> Iterator[Batch]:
-    """One JSON object a line; blank lines are none. A line that is not one becomes a fault."""
+    """One JSON object a line; blank lines are none. A line that is not one becomes a fault.
+
+    Raises:
+        InputError: the file is UTF-16.
+    """
     decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
-    numbered = ((n, line) for n, line in enumerate(_lines(stream), 1) if not line.isspace())
+    numbered = ((n, line) for n, line in enumerate(_lines(stream, name), 1) if not line.isspace())
     while lines := list(islice(numbered, BATCH_ROWS)):
         yield Batch(name, [(n, _object(line, decode)) for n, line in lines])
 
@@ -36,7 +41,7 @@ def _object(line: bytes, decode: Any) -> dict[str, Any] | Fault:
     try:
         value = decode(line.decode())
     except UnicodeDecodeError:
-        return Fault("", "must be UTF-8", _readable(line))
+        return Fault("", UTF_8_RULE, _readable(line))
     except (ValueError, RecursionError) as error:
         return Fault("", f"must be JSON: {error}", _readable(line))
     return value if type(value) is dict else Fault("", "must be a JSON object", _readable(line))
@@ -53,12 +58,14 @@ def read_csv(stream: BinaryIO, name: str, wanted: Wanted) -> Iterator[Batch]:
     is read again.
 
     Raises:
-        InputError: the header has an empty or a repeated name.
+        InputError: the header has an empty or a repeated name, another separator than a comma,
+            or is not UTF-8.
     """
     csv.field_size_limit(MAX_CELL_CHARS)  # of the whole process: the csv module knows no other
-    lines = _Again(line.decode(errors="surrogateescape") for line in _lines(stream))
+    lines = _Again(line.decode(errors="surrogateescape") for line in _lines(stream, name))
     reader = csv.reader(lines, strict=True)
     header = _header(reader, name)
+    _check_separator(header, name, wanted)
     numbered = _records(reader, lines, header)
     while rows := list(islice(numbered, BATCH_ROWS)):
         yield Batch(name, rows, columns=tuple(header))
@@ -102,6 +109,7 @@ def _header(reader: Any, name: str) -> list[str]:
         raise InputError(
             f"{name}: line 1: {error}", "it must be the names of the columns"
         ) from None
+    _check_utf_8(header, name)
     wrong = sorted({c for c in header if not c.strip() or header.count(c) > 1})
     if wrong:
         raise InputError(
@@ -110,6 +118,28 @@ def _header(reader: Any, name: str) -> list[str]:
             "mend the first line of the file",
         )
     return header
+
+
+def _check_utf_8(header: list[str], name: str) -> None:
+    raw = ",".join(header).encode(errors="surrogateescape")
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        what = f"{name}: line 1 is not UTF-8 ({_readable(raw)})"
+        raise InputError(what, f"the file {UTF_8_RULE}", CONVERT_CURE.format("latin1")) from None
+
+
+def _check_separator(header: list[str], name: str, wanted: Wanted) -> None:
+    """The header is not one column that nobody asked for and that looks like several."""
+    if len(header) != 1 or header[0] in wanted.columns:
+        return
+    for sign, named in ((";", "';'"), ("\t", "a tab")):
+        if sign in header[0]:
+            raise InputError(
+                f"{name}: line 1 is one column, with {named} in its name: {header[0]!r}",
+                "the separator must be a comma",
+                "write the file with commas, or as JSONL or Parquet",
+            )
 
 
 def _records(
@@ -131,10 +161,18 @@ def _records(
             yield line, Fault("", rule, lines.back())
 
 
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
+def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
     """Lines with their line ends; of one that is too long only the first bytes, and one more than
-    are allowed. A byte order mark is taken off."""
+    are allowed. A byte order mark is taken off.
+
+    Raises:
+        InputError: the file is UTF-16, of which no line could be read.
+    """
     chunk = stream.read(CHUNK_BYTES).removeprefix(BOM)
+    # UTF-16 has a mark of its own or, without one, a zero byte in its first letter.
+    if chunk[:2] in UTF_16_BOMS or chunk[:2].count(0) == 1:
+        what = f"{name}: line 1 is not UTF-8 (it looks like UTF-16)"
+        raise InputError(what, f"the file {UTF_8_RULE}", CONVERT_CURE.format("utf-16"))
     tail = b""
     while chunk:
         *whole, rest = chunk.split(b"\n")

@@ -31,13 +31,18 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
     other periods, or of none that is known, have come to the source since.
 
     No prompt is trained on in the newest version of one period and held out in that of another:
-    of two periods the one that is versioned later yields.
+    of two periods the one that is versioned later yields. A period that has not closed yet is
+    versioned as it stands, with a warning.
 
     Raises:
         InputError: an unknown period, a source that is gone or empty, a changed schema.
         StoreError: the data repository can't be written.
     """
-    workspace.periods.check(period)
+    if not workspace.periods.closed(period, datetime.now(UTC)):
+        log.warning(
+            "period %s has not closed yet (it ends %s): its rows so far are versioned",
+            *(period, workspace.periods.end_shown(period)),
+        )
     staging = workspace.root / f".staging-{period}"
     if staging.exists():
         shutil.rmtree(staging)

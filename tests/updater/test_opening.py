@@ -1,0 +1,103 @@
+"""Opening an update on a real workspace: which periods may be learnt, and which may not yet."""
+
+import json
+import logging
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+
+import pytest
+
+from store.datasets import Datasets
+from store.ledger import migrate
+from updater import opening
+from updater.cli import run
+from updater.errors import InputError
+from updater.steps.ingest import version_period
+from updater.workspace import Workspace
+
+CONFIG = """
+[workspace]
+name = "w"
+[source]
+uri = "rows.jsonl"
+[source.fields]
+prompt = "{text}"
+completion = "{label}"
+date = "{date}"
+[periods]
+every = "month"
+time_zone = "Europe/Berlin"
+holdout_fraction = 0.3
+"""
+FUTURE = "2999-03"
+ENDS = "period 2999-03 has not closed yet (it ends 2999-04-01 00:00 Europe/Berlin)"
+
+
+class Later(datetime):
+    """A clock that runs a thousand years ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        return datetime.now(tz) + timedelta(days=365_250)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "updater.toml").write_text(CONFIG)
+    rows = [
+        {"text": f"{month} {n}", "label": "l", "date": f"{month}-{1 + n % 28:02d}"}
+        for month in ("2026-01", FUTURE)
+        for n in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    Datasets.create(tmp_path)
+    made = Workspace.open(tmp_path)
+    migrate(made.ledger_url)
+    return made
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("update", FUTURE),
+        ("step", "ingest", "--period", FUTURE),
+        ("scratch", "--periods", "2026-01", FUTURE),
+    ],
+    ids=" ".join,
+)
+def test_a_period_that_has_not_closed_is_refused_before_anything_is_versioned(
+    workspace: Workspace, words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--workspace", str(workspace.root), "--quiet", *words]) == 2
+    assert ENDS in (said := capfd.readouterr().err)
+    assert f"updater ingest {FUTURE}" in said
+    assert workspace.ledger.dataset_versions() == []
+
+
+def test_a_checkpoint_is_not_adopted_for_a_period_that_has_not_closed(
+    workspace: Workspace,
+) -> None:
+    with pytest.raises(InputError, match="has not closed yet"):
+        opening.open_first(workspace, "adopt", ["2026-01", FUTURE], {"deploy": True})
+    assert workspace.ledger.dataset_versions() == []
+
+
+def test_an_update_that_is_known_is_returned_whatever_the_clock_says(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"deploy": False}
+    with monkeypatch.context() as ahead:
+        ahead.setattr(opening, "datetime", Later)
+        opened = opening.open_first(workspace, "scratch", [FUTURE], arguments)
+    assert opening.open_first(workspace, "scratch", [FUTURE], arguments).id == opened.id
+
+
+def test_the_rows_so_far_are_versioned_with_a_warning(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "updater")
+    assert version_period(workspace, FUTURE).id == f"{FUTURE}@v1"
+    assert f"{ENDS}: its rows so far are versioned" in caplog.text
+    caplog.clear()
+    version_period(workspace, "2026-01")
+    assert "not closed" not in caplog.text
