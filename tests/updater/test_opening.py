@@ -97,7 +97,7 @@ def test_the_rows_so_far_are_versioned_with_a_warning(
 ) -> None:
     caplog.set_level(logging.WARNING, "updater")
     assert version_period(workspace, FUTURE).id == f"{FUTURE}@v1"
-    assert f"{ENDS}: its rows so far are versioned" in caplog.text
+    assert f"{ENDS}: only its rows so far are read" in caplog.text
     caplog.clear()
     version_period(workspace, "2026-01")
     assert "not closed" not in caplog.text

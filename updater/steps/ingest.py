@@ -40,7 +40,7 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
     """
     if not workspace.periods.closed(period, datetime.now(UTC)):
         log.warning(
-            "period %s has not closed yet (it ends %s): its rows so far are versioned",
+            "period %s has not closed yet (it ends %s): only its rows so far are read",
             *(period, workspace.periods.end_shown(period)),
         )
     staging = workspace.root / f".staging-{period}"
