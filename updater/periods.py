@@ -159,19 +159,19 @@ class Periods:
         return list(dict.fromkeys(found))
 
     def due(self, learnt: Sequence[str], now: datetime) -> list[str]:
-        """The periods after the first one learnt that have closed and are not learnt, in order.
+        """The periods that have closed and are not yet learnt, in order, gaps included.
 
-        A gap between learnt ones is due too. Where nothing is learnt yet, every named period is
-        due, and no calendar one, as nobody knows where to begin. A learnt name that has left
-        `periods.order` counts for nothing.
+        Named periods: all of `periods.order` that are not learnt. Calendar periods: those after
+        the first one learnt; none where none is, for nobody knows where to begin.
 
         Raises:
             InputError: a name in `learnt` is no calendar period.
         """
-        known = [period for period in learnt if self._calendar or period in self.order]
-        if not known:
-            return list(self.order)
-        first = min(known, key=self.ordinal)
+        if self._calendar is None:
+            return [period for period in self.order if period not in learnt]
+        if not learnt:
+            return []
+        first = min(learnt, key=self.ordinal)
         return [period for period in self._closed_after(first, now) if period not in learnt]
 
     def for_partition(self, key: str) -> str:

@@ -196,8 +196,8 @@ def test_what_is_due() -> None:
     assert months.due(["2026-04"], now) == []
     assert months.due([], now) == []
     assert NAMED.due(["kitchen", "banking"], now) == ["credit_cards", "home"]
-    assert NAMED.due(["home", "credit_cards"], now) == ["kitchen"]
-    assert NAMED.due(["long_gone", "kitchen"], now) == ["home"]
+    assert NAMED.due(["home", "credit_cards"], now) == ["banking", "kitchen"]
+    assert NAMED.due(["long_gone", "kitchen"], now) == ["banking", "credit_cards", "home"]
     assert NAMED.due([], now) == list(NAMED.order)
 
 
