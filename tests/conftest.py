@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -130,6 +131,16 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def ledger(ledger_url: str) -> Ledger:
     return open_ledger(ledger_url)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logger() -> Iterator[None]:
+    """What one test's command line makes of the logger, the next one does not inherit."""
+    logger = logging.getLogger("updater")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
 
 
 class Story:

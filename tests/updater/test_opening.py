@@ -86,6 +86,7 @@ def test_an_update_that_is_known_is_returned_whatever_the_clock_says(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = {"deploy": False}
+    workspace.registry.create()
     with monkeypatch.context() as ahead:
         ahead.setattr(opening, "datetime", Later)
         opened = opening.open_first(workspace, "scratch", [FUTURE], arguments)

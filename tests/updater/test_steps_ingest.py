@@ -161,6 +161,7 @@ def test_the_progress_counts_every_row_once(
     monkeypatch.setattr("updater.progress.LINES", {"mininterval": 0, "delay": 0, "ncols": 0})
     add(workspace, [row("a", n) for n in range(5000)])
     version_period(Workspace(workspace.root, workspace.settings, progress=True), "a")
-    shown = [line.partition(" [")[0] for line in capsys.readouterr().err.splitlines()]
+    lines = [line.partition(" [")[0] for line in capsys.readouterr().err.splitlines()]
+    shown = [line for line in lines if line.startswith("ingest a:")]
     assert shown[-1] == "ingest a: 5000 rows"
     assert "ingest a: 4096 rows" in shown
