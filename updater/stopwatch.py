@@ -5,7 +5,6 @@ to a target.
 """
 
 import time
-from types import TracebackType
 
 
 class Stopwatch:
@@ -18,10 +17,5 @@ class Stopwatch:
         self._started_at = time.monotonic()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.seconds += time.monotonic() - self._started_at

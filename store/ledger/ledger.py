@@ -110,6 +110,8 @@ class Ledger:
         where = [] if period is None else [DatasetVersionRow.period == period]
         return self._sessions.all(DatasetVersionRow, DatasetVersion, *where)
 
+    # Updates and their steps
+
     def open_update(self, update: Update) -> Update:
         """The update is open. Given back as it stands: a known one keeps its candidate.
 

@@ -22,8 +22,6 @@ from updater.stopwatch import Stopwatch
 from updater.verify import verify
 from updater.workspace import Workspace
 
-log = logging.getLogger("updater")
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -71,8 +69,9 @@ def _score_deployed(workspace: Workspace, past: dict[str, str], watch: Stopwatch
     older: best so far is who answers the same examples best."""
     ledger = workspace.ledger
     for version in release.deployments_ever(ledger.events()):
-        periods = {s.period for s in ledger.scores(version=version)}
-        again = {period: dataset for period, dataset in past.items() if period in periods}
+        known = ledger.scores(version=version)
+        periods, datasets = {s.period for s in known}, {s.dataset_version for s in known}
+        again = {p: d for p, d in past.items() if p in periods and d not in datasets}
         try:
             score(workspace, ledger.model_version(version), again, watch)
         except NotFoundError as gone:
