@@ -66,22 +66,8 @@ with near as not materialized (
         from near semi join repeated using (content, holdout))
 select row_id, key, content, question, holdout from placed where place > 1
 """
-# In both of these `near` are the rows that are left.
-DROP_TRAINED = """
-insert into dropped
-with near as not materialized (
-        select rows.rowid as row_id, key, content, question, holdout from rows
-        anti join (
-            select row_id from dropped
-            where question between $first::uhugeint and $last::uhugeint) as gone
-        on rows.rowid = gone.row_id
-        where holdout and question between $first::uhugeint and $last::uhugeint)
-select row_id, key, content, question, holdout from near
-where question in (
-    select question from elsewhere
-    where not holdout and question between $first::uhugeint and $last::uhugeint)
-"""
-DROP_LEAKED = """
+# `near`: the rows of a range of questions that were not dropped yet.
+_NEAR = """
 insert into dropped
 with near as not materialized (
         select rows.rowid as row_id, key, content, question, holdout from rows
@@ -91,6 +77,13 @@ with near as not materialized (
         on rows.rowid = gone.row_id
         where question between $first::uhugeint and $last::uhugeint)
 select row_id, key, content, question, holdout from near
+"""
+DROP_TRAINED = f"""{_NEAR}
+where holdout and question in (
+    select question from elsewhere
+    where not holdout and question between $first::uhugeint and $last::uhugeint)
+"""
+DROP_LEAKED = f"""{_NEAR}
 where not holdout and question in (
     select question from near where holdout
     union all
