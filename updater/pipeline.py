@@ -19,6 +19,7 @@ from updater.errors import InputError
 from updater.opening import open_first, open_update
 from updater.steps import evaluate, gate, importance, rehearse, train
 from updater.steps import release as release_step
+from updater.steps.publish import publish_decision
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -58,15 +59,16 @@ def _approve(workspace: Workspace, opened: Update) -> None:
     """What the gate accepted before, and waits for a person since, is promoted."""
     verdict = workspace.ledger.verdict(opened.id)
     waits = opened.id in release.awaiting_approval(workspace.ledger)
-    if waits and verdict is not None and verdict.verdict == "accepted" and opened.candidate:
-        release.promote(
+    if waits and verdict is not None and verdict.verdict == "accepted":
+        release.approve(
             workspace.ledger,
             workspace.aliases,
-            opened.candidate,
+            opened.id,
             actor=workspace.actor,
             reason="accepted by the gate; approved by --yes",
-            update=opened.id,
+            check=workspace.checkpoints.quick_check,
         )
+        publish_decision(workspace, opened)
 
 
 def scratch(workspace: Workspace, periods: Sequence[str], *, deploy: bool) -> Update:
