@@ -21,7 +21,10 @@ THIRD_PARTY_CORE = {
     "tqdm",
 }
 CORE = ("updater.nemotron", "updater.train", "updater.evaluate", "updater.settings")
-LIGHT = ("gate", "release", "config", "workspace", "cli", "outcome", "statistics", "periods")
+LIGHT = (
+    *("gate", "release", "objections", "config", "workspace", "cli", "outcome", "statistics"),
+    "periods",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from store.aliases import Aliases
 from store.errors import ConflictError, NotFoundError, StoreError, UnreachableError
-from store.ledger import Event, Ledger, ModelVersion, Update
+from store.ledger import Event, Ledger
+from updater import objections
 from updater.errors import InputError
 from updater.standing import (
     awaiting_approval,
@@ -88,18 +89,18 @@ def promote(
         UnreachableError, StoreError: ledger or MLflow. If it was MLflow, the version may be
             deployed with the alias not moved: run it again.
     """
-    reason = _given(reason)
+    reason = objections.required(reason)
     found = ledger.model_version(version)
     events = ledger.events()
     now = last_release(events)
-    event = promotion(events, _maker(ledger, update, version)) if update else None
+    event = promotion(events, objections.maker(ledger, update, version)) if update else None
     if event is None and now is not None and now.version == version:
         event = now
     if event is None:
-        _check_verified(events, version)
-        objections = _objections(ledger, events, found)
-        if objections and not force:
-            raise objections[0]
+        objections.check_verified(events, version)
+        against = objections.to_deploying(ledger, events, found)
+        if against and not force:
+            raise against[0]
         check(found.digest)
         event = ledger.append_release(
             "promoted",
@@ -108,7 +109,7 @@ def promote(
             actor=actor,
             reason=reason,
             update=update,
-            payload={"overridden": [error.what for error in objections]},
+            payload={"overridden": [error.what for error in against]},
         )
     return _settled(ledger, aliases, event)
 
@@ -133,7 +134,7 @@ def rollback(
             promoted.
         NotFoundError, ConflictError, UnreachableError, StoreError: as `promote`.
     """
-    reason = _given(reason)
+    reason = objections.required(reason)
     events = ledger.events()
     now = last_release(events)
     if now is None:
@@ -170,18 +171,18 @@ def approve(
             not verified, or its base is no longer what is deployed.
         NotFoundError, ConflictError, UnreachableError, StoreError: as `promote`.
     """
-    reason = _given(reason)
+    reason = objections.required(reason)
     update = ledger.update(update_id)
     events = ledger.events()
-    version = _judged_candidate(ledger, update)
+    version = objections.judged_candidate(ledger, update)
     if promotion(events, update) is None:
         earlier = decision(events, update_id)
-        _check_not_rejected(ledger, update, earlier)
-        _check_verified(events, version)
+        objections.check_not_rejected(ledger, update, earlier)
+        objections.check_verified(events, version)
         found = ledger.model_version(version)
-        stale = _stale(events, found)
-        if stale is not None:
-            raise stale
+        old = objections.stale(events, found)
+        if old is not None:
+            raise old
         if earlier is None:
             check(found.digest)
             ledger.append("approved", version, actor=actor, reason=reason, update=update_id)
@@ -198,10 +199,10 @@ def reject(ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reas
             promoted.
         NotFoundError, ConflictError, UnreachableError, StoreError: as `promote`.
     """
-    reason = _given(reason)
+    reason = objections.required(reason)
     update = ledger.update(update_id)
     events = ledger.events()
-    version = _judged_candidate(ledger, update)
+    version = objections.judged_candidate(ledger, update)
     earlier = decision(events, update_id)
     if earlier is None or earlier.kind != "rejected":
         if promotion(events, update) is not None or earlier is not None:
@@ -210,7 +211,7 @@ def reject(ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reas
                 "only what nobody has decided can be rejected",
                 "go back with `updater rollback --reason TEXT`",
             )
-        _check_not_rejected(ledger, update, earlier)
+        objections.check_not_rejected(ledger, update, earlier)
         ledger.append("rejected", version, actor=actor, reason=reason, update=update_id)
     repair(ledger, aliases)
 
@@ -278,100 +279,6 @@ def _point(aliases: Aliases, alias: str, version: str) -> None:
 def _settled(ledger: Ledger, aliases: Aliases, event: Event) -> Release:
     repair(ledger, aliases)
     return Release(deployed=deployed(ledger.events()), previous=event.previous, event=event)
-
-
-def _given(reason: str) -> str:
-    if not reason.strip():
-        raise InputError("reason: empty", "whoever releases says why", "give --reason TEXT")
-    return reason.strip()
-
-
-def _maker(ledger: Ledger, update_id: str, version: str) -> Update:
-    """The update, which has `version` for its candidate."""
-    update = ledger.update(update_id)
-    if update.candidate != version:
-        raise InputError(
-            f"version {version} is not the candidate of update {update_id}",
-            f"its candidate is {update.candidate or 'not trained yet'}",
-            "promote that one, or leave the update out",
-        )
-    return update
-
-
-def _check_verified(events: list[Event], version: str) -> None:
-    if not any(e.kind == "verified" and e.version == version for e in events):
-        raise InputError(
-            f"version {version} is not verified",
-            "what is deployed must first have given its judged scores in a clean process; "
-            "--force does not change that",
-            f"run `updater evaluate {version}`",
-        )
-
-
-def _objections(ledger: Ledger, events: list[Event], version: ModelVersion) -> list[InputError]:
-    """What speaks against deploying the version, and force would override."""
-    return [o for o in (_unaccepted(ledger, events, version), _stale(events, version)) if o]
-
-
-def _unaccepted(ledger: Ledger, events: list[Event], version: ModelVersion) -> InputError | None:
-    update = version.update
-    decided = decision(events, update) if update else None
-    if decided is not None and decided.kind == "approved":
-        return None
-    force = f"`updater promote {version.id} --reason TEXT --force` overrides it"
-    if decided is not None:
-        what = f"update {update} was rejected by {decided.actor} ({decided.reason})"
-        return InputError(what, "what a person rejected is not deployed", force)
-    verdict = ledger.verdict(update) if update else None
-    if verdict is None:
-        return InputError(f"version {version.id} has no verdict yet", "the gate judges it", force)
-    if verdict.verdict == "review":
-        return InputError(
-            f"version {version.id} waits for a person: the gate could not tell",
-            "what is under review is approved or rejected",
-            f"run `updater approve {update} --reason TEXT`",
-        )
-    if verdict.verdict == "rejected":
-        what = f"version {version.id} was rejected by the gate ({'; '.join(verdict.reasons)})"
-        return InputError(what, "only what it accepts is deployed", force)
-    return None
-
-
-def _stale(events: list[Event], version: ModelVersion) -> InputError | None:
-    now = deployed(events)
-    if version.base == now:
-        return None
-    return InputError(
-        f"version {version.id} was made from {_named(version.base)}, but {_named(now)} is deployed",
-        "a version is compared with its base and replaces that one alone",
-        f"compare them, then `updater promote {version.id} --reason TEXT --force`",
-    )
-
-
-def _named(version: str | None) -> str:
-    return f"version {version}" if version is not None else "nothing"
-
-
-def _judged_candidate(ledger: Ledger, update: Update) -> str:
-    if update.candidate is None or ledger.verdict(update.id) is None:
-        raise InputError(
-            f"update {update.id} has no verdict yet",
-            "a person decides after the gate",
-            f"finish it with `updater update {update.period}`",
-        )
-    return update.candidate
-
-
-def _check_not_rejected(ledger: Ledger, update: Update, decided: Event | None) -> None:
-    """Neither a person nor the gate has said no."""
-    cure = f"`updater promote {update.candidate} --reason TEXT --force` overrides it"
-    if decided is not None and decided.kind == "rejected":
-        what = f"update {update.id} was rejected by {decided.actor} ({decided.reason})"
-        raise InputError(what, "an update is decided once", cure)
-    verdict = ledger.verdict(update.id)
-    if verdict is not None and verdict.verdict == "rejected":
-        what = f"update {update.id} was rejected by the gate ({'; '.join(verdict.reasons)})"
-        raise InputError(what, "only an update under review or accepted waits for a person", cure)
 
 
 def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:

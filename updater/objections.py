@@ -1,0 +1,127 @@
+"""What speaks against deploying a version, or deciding an update, in words and with the cure.
+
+Reads the ledger, changes nothing. Called by `updater.release`, which releases.
+"""
+
+from store.ledger import Event, Ledger, ModelVersion, Update
+from updater.errors import InputError
+from updater.standing import decision, deployed
+
+
+def required(reason: str) -> str:
+    """The reason without blanks around it.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not reason.strip():
+        raise InputError("reason: empty", "whoever releases says why", "give --reason TEXT")
+    return reason.strip()
+
+
+def maker(ledger: Ledger, update_id: str, version: str) -> Update:
+    """The update, which has `version` for its candidate.
+
+    Raises:
+        InputError: it has another.
+        NotFoundError: no such update.
+    """
+    update = ledger.update(update_id)
+    if update.candidate != version:
+        raise InputError(
+            f"version {version} is not the candidate of update {update_id}",
+            f"its candidate is {update.candidate or 'not trained yet'}",
+            "promote that one, or leave the update out",
+        )
+    return update
+
+
+def check_verified(events: list[Event], version: str) -> None:
+    """A clean process has given the scores that the version was judged by.
+
+    Raises:
+        InputError: none has.
+    """
+    if not any(e.kind == "verified" and e.version == version for e in events):
+        raise InputError(
+            f"version {version} is not verified",
+            "what is deployed must first have given its judged scores in a clean process; "
+            "--force does not change that",
+            f"run `updater evaluate {version}`",
+        )
+
+
+def to_deploying(ledger: Ledger, events: list[Event], version: ModelVersion) -> list[InputError]:
+    """What speaks against deploying the version, and force would override."""
+    return [o for o in (_unaccepted(ledger, events, version), stale(events, version)) if o]
+
+
+def _unaccepted(ledger: Ledger, events: list[Event], version: ModelVersion) -> InputError | None:
+    update = version.update
+    decided = decision(events, update) if update else None
+    if decided is not None and decided.kind == "approved":
+        return None
+    force = f"`updater promote {version.id} --reason TEXT --force` overrides it"
+    if decided is not None:
+        what = f"update {update} was rejected by {decided.actor} ({decided.reason})"
+        return InputError(what, "what a person rejected is not deployed", force)
+    verdict = ledger.verdict(update) if update else None
+    if verdict is None:
+        return InputError(f"version {version.id} has no verdict yet", "the gate judges it", force)
+    if verdict.verdict == "review":
+        return InputError(
+            f"version {version.id} waits for a person: the gate could not tell",
+            "what is under review is approved or rejected",
+            f"run `updater approve {update} --reason TEXT`",
+        )
+    if verdict.verdict == "rejected":
+        what = f"version {version.id} was rejected by the gate ({'; '.join(verdict.reasons)})"
+        return InputError(what, "only what it accepts is deployed", force)
+    return None
+
+
+def stale(events: list[Event], version: ModelVersion) -> InputError | None:
+    """That another version than its base is deployed; None where it isn't so."""
+    now = deployed(events)
+    if version.base == now:
+        return None
+    return InputError(
+        f"version {version.id} was made from {_named(version.base)}, but {_named(now)} is deployed",
+        "a version is compared with its base and replaces that one alone",
+        f"compare them, then `updater promote {version.id} --reason TEXT --force`",
+    )
+
+
+def _named(version: str | None) -> str:
+    return f"version {version}" if version is not None else "nothing"
+
+
+def judged_candidate(ledger: Ledger, update: Update) -> str:
+    """The update's candidate, which the gate has judged.
+
+    Raises:
+        InputError: it has not.
+    """
+    if update.candidate is None or ledger.verdict(update.id) is None:
+        raise InputError(
+            f"update {update.id} has no verdict yet",
+            "a person decides after the gate",
+            f"finish it with `updater update {update.period}`",
+        )
+    return update.candidate
+
+
+def check_not_rejected(ledger: Ledger, update: Update, decided: Event | None) -> None:
+    """Neither a person nor the gate has said no.
+
+    Raises:
+        InputError: one of them has.
+    """
+    cure = f"`updater promote {update.candidate} --reason TEXT --force` overrides it"
+    if decided is not None and decided.kind == "rejected":
+        what = f"update {update.id} was rejected by {decided.actor} ({decided.reason})"
+        raise InputError(what, "an update is decided once", cure)
+    verdict = ledger.verdict(update.id)
+    if verdict is not None and verdict.verdict == "rejected":
+        what = f"update {update.id} was rejected by the gate ({'; '.join(verdict.reasons)})"
+        raise InputError(what, "only an update under review or accepted waits for a person", cure)
