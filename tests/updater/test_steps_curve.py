@@ -131,3 +131,13 @@ def test_a_finished_training_whose_last_send_failed_sends_when_it_is_run_again(
         with opened():
             pass
         assert points(registry, run_id) == kept(tmp_path) == [(10, 0.5), (14, 0.25)]
+
+
+def test_a_line_of_an_older_release_has_no_time_and_is_sent(
+    registry: Registry, run_id: str, opened: Callable[[], Curve], tmp_path: Path
+) -> None:
+    (tmp_path / "train_metrics.jsonl").write_text('{"step": 10, "loss": 0.5}\n')
+    for _ in range(2):
+        with opened():
+            pass
+    assert points(registry, run_id) == kept(tmp_path) == [(10, 0.5)]

@@ -184,7 +184,7 @@ def _curve(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:
     curve: dict[str, dict[int, float]] = {}
     for line in whole.splitlines():
         point = json.loads(line)
-        del point["at_ms"]
+        point.pop("at_ms", None)  # versions made before it was kept are reported too
         step = int(point.pop("step"))
         for name, value in point.items():
             if math.isfinite(value):

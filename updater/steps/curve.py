@@ -63,7 +63,7 @@ class Curve:
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
         """The metrics of `step` are in the file, and in MLflow when they can't come again."""
-        point = self._unsent[step] = Point(step, int(time.time() * 1000), metrics)
+        point = self._unsent[step] = Point(step, _now_ms(), metrics)
         self._file.write(_line(point))
         self._file.flush()
         if time.monotonic() - self._sent_at > FLUSH_SECONDS:
@@ -94,5 +94,10 @@ def _line(point: Point) -> str:
 
 
 def _point(line: str) -> Point:
+    """Where a line has no time, as those of an older release, it is now."""
     metrics = json.loads(line)
-    return Point(metrics.pop("step"), metrics.pop("at_ms"), metrics)
+    return Point(metrics.pop("step"), metrics.pop("at_ms", _now_ms()), metrics)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
