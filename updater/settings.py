@@ -26,9 +26,14 @@ CRON = re.compile(
 )
 CALENDAR = ("day", "week", "month", "quarter", "year")
 FORMATS = ("jsonl", "csv", "parquet")
-POLICIES = ("none", "uniform", "balanced", "recent", "forgetting")
-REGULARIZERS = ("none", "l2", "ewc")
-ESTIMATORS = ("empirical", "sampled")
+POLICIES = (
+    *("none", "uniform", "balanced", "recent", "forgetting"),
+    *("reservoir", "class_balanced", "hard", "surprise"),
+)
+REGULARIZERS = ("none", "l2", "ewc", "online_ewc", "si", "mas", "lwf", "der", "der++", "agem")
+ESTIMATORS = ("empirical", "sampled", "optimizer")
+TERMS = ("base", "periods")
+IMPORTANCE_FORMATS = ("float32", "bfloat16", "factored")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 APPROVALS = ("auto", "manual")
 # As SQLAlchemy reads them: a password may have anything in it, even @.
@@ -220,18 +225,38 @@ class RegularizerSettings:
     rehearsal 1e2 to 1e5 differ by no more than chance from no anchor at all (past and new
     accuracy within 0.03 of it, one seed), and 1e6 costs 0.01 to 0.02 of both. Without
     rehearsal 1e4 and 1e5 hold 1 and 3 % of the past where fine-tuning alone holds 0.
+
+    `terms` of `ewc`: one, anchored and estimated at the base on all of its past, or one for each
+    update so far, anchored and estimated at its version (Kirkpatrick et al. 2017). `decay` (gamma)
+    is what `online_ewc` leaves of the older importance at each update, `damping` (xi) what keeps
+    `si` from dividing by nothing. `format` is how an importance is kept in memory and on disk.
+    `temperature` and `top_k` are of the distilling methods `lwf`, `der` and `der++`, whose
+    `strength` weighs the distillation against the likelihood: how the base's answers are softened,
+    and how many of each token's logits are kept beside the rest's sum.
     """
 
     method: str = "ewc"
     strength: float = 1e4
     estimator: str = "empirical"
     num_examples: int = 256
+    terms: str = "base"
+    decay: float = 1.0
+    damping: float = 0.1
+    format: str = "float32"
+    temperature: float = 2.0
+    top_k: int = 32
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, REGULARIZERS)
         _one_of("estimator", self.estimator, ESTIMATORS)
+        _one_of("terms", self.terms, TERMS)
+        _one_of("format", self.format, IMPORTANCE_FORMATS)
         _at_least("strength", self.strength, 0)
         _at_least("num_examples", self.num_examples, 1)
+        _fraction("decay", self.decay)
+        _positive("damping", self.damping)
+        _positive("temperature", self.temperature)
+        _at_least("top_k", self.top_k, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

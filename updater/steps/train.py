@@ -98,6 +98,7 @@ def _fit(
 ) -> tuple[Path, dict[str, Any]]:
     from updater.nemotron import checkpoint
     from updater.train.fit import fit
+    from updater.train.guards import Guards
     from updater.train.lesson import Lesson
     from updater.train.record import Watch
 
@@ -117,7 +118,7 @@ def _fit(
             model,
             lesson,
             training=training,
-            anchor=_anchor(workspace, update, model),
+            guards=Guards(_anchor(workspace, update, model)),
             folder=folder / "training",
             watch=Watch(curve.add, workspace.progress),
         )

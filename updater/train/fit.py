@@ -18,12 +18,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from regularizers.anchor import Regularizer
 from updater.errors import InputError
 from updater.nemotron.checkpoint import freeze_routers
 from updater.progress import Progress
 from updater.settings import TrainingSettings
 from updater.train import state
+from updater.train.guards import Guards
 from updater.train.learner import Learner
 from updater.train.lesson import Lesson
 from updater.train.record import Record, Watch
@@ -52,7 +52,7 @@ def fit(
     lesson: Lesson,
     *,
     training: TrainingSettings,
-    anchor: Regularizer,
+    guards: Guards,
     folder: Path,
     watch: Watch,
 ) -> Fit:
@@ -74,8 +74,8 @@ def fit(
     if not training.train_routers:
         freeze_routers(model)
     plan = Plan(lesson, training)
-    learner = Learner(model, training, num_steps=plan.num_steps, anchor=anchor)
-    saver = _Saver(folder, _fingerprint(training, lesson, learner.trained, anchor), training)
+    learner = Learner(model, training, num_steps=plan.num_steps, guards=guards)
+    saver = _Saver(folder, _fingerprint(training, lesson, learner.trained, guards), training)
     restored = saver.restore(learner)
     done = restored[0].num_examples
     with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
@@ -202,10 +202,10 @@ def _fingerprint(
     training: TrainingSettings,
     lesson: Lesson,
     parameters: Mapping[str, torch.Tensor],
-    anchor: Regularizer,
+    guards: Guards,
 ) -> str:
     """A digest of what decides where training ends: settings, tokens, the first weights' sums, and
-    the anchor's kind and strength."""
+    the guards' kinds and strengths."""
     settings = asdict(training)
     settings.pop("checkpoint_every_steps")
     digest = hashlib.sha256(json.dumps([settings, lesson.num_new], sort_keys=True).encode())
@@ -215,5 +215,5 @@ def _fingerprint(
     with torch.no_grad():
         for name, parameter in parameters.items():
             digest.update(f"{name} {parameter.double().sum().item()!r}".encode())
-    digest.update(f"{type(anchor).__name__} {getattr(anchor, 'strength', None)!r}".encode())
+    digest.update(guards.fingerprint.encode())
     return digest.hexdigest()

@@ -11,10 +11,9 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from regularizers.anchor import Regularizer
 from updater.nemotron.experts import IdleExperts
 from updater.settings import TrainingSettings
-from updater.train.encode import negative_log_likelihood
+from updater.train.guards import Guards
 from updater.train.record import Record
 from updater.train.schedule import MicroBatch, rate_fraction
 
@@ -29,7 +28,7 @@ class Learner(LightningModule):
         training: TrainingSettings,
         *,
         num_steps: int,
-        anchor: Regularizer,
+        guards: Guards,
     ) -> None:
         super().__init__()
         self.model = model
@@ -37,12 +36,12 @@ class Learner(LightningModule):
         self.trained = {n: p for n, p in self._named.items() if p.requires_grad}
         self.optimizer = adamw(self.trained, training)
         self.record: Record
-        self._training, self._num_steps, self._anchor = training, num_steps, anchor
+        self._training, self._num_steps, self._guards = training, num_steps, guards
         self._idle = IdleExperts(self.trained)
 
     def penalty(self) -> torch.Tensor:
         """The anchor's penalty at the present weights."""
-        return self._anchor.penalty(self._named)
+        return self._guards.anchor.penalty(self._named)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The one optimizer, made before, so that a saved state could be put into it."""
@@ -56,15 +55,16 @@ class Learner(LightningModule):
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
         """The loss of one micro-batch, float32."""
-        sums_b, counts_b = negative_log_likelihood(self.model, batch.batch)
-        self.record.saw(batch, sums_b.detach(), counts_b)
-        return sums_b.sum() / batch.normaliser
+        objected = self._guards.objective.loss(self.model, batch)
+        self.record.saw(batch, objected.sums_b, objected.counts_b)
+        return objected.loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The anchor pulls, once per step: the loss's gradient is accumulated and unscaled, and
         not yet clipped."""
         self._idle.find()
-        self._anchor.add_gradient(self._named)
+        self._guards.objective.before_step(self._named)
+        self._guards.anchor.add_gradient(self._named)
         self._idle.silence(self.optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -23,11 +23,13 @@ FINAL_FRACTION = 0.1
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass. `num_new` of its examples, the first ones, are new; the others are
-    rehearsed. `normaliser`: what its summed loss is divided by, so that after accumulation the
-    gradient is that of the mean over all completion tokens of the optimizer step."""
+    """One forward pass, of these `examples` of the lesson. The first `num_new` of them are new; the
+    others are rehearsed. `normaliser`: what its summed loss is divided by, so that after
+    accumulation the gradient is that of the mean over all completion tokens of the optimizer
+    step."""
 
     batch: Batch
+    examples: tuple[int, ...]
     num_new: int
     num_tokens: int
     normaliser: float
@@ -71,6 +73,7 @@ class Plan:
             for batch in window:
                 yield MicroBatch(
                     batch=collate(self._encoded, batch),
+                    examples=tuple(batch),
                     num_new=int((np.asarray(batch) < self._num_new).sum()),
                     num_tokens=int(self._encoded.lengths[batch].sum()),
                     # Lightning divides every loss by `accumulate`.

@@ -106,8 +106,8 @@ def quick() -> TrainingSettings:
 @pytest.fixture(scope="session")
 def trained(base: Path, quick: TrainingSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder that has learnt most of the language. Not to be written to."""
-    from regularizers.anchor import NoAnchor
     from updater.train.fit import fit
+    from updater.train.guards import Guards
     from updater.train.lesson import Lesson
     from updater.train.record import Watch
 
@@ -117,7 +117,7 @@ def trained(base: Path, quick: TrainingSettings, tmp_path_factory: pytest.TempPa
         model,
         Lesson.of(tokenizer, say(0, 160), None, max_length_tokens=64),
         training=quick,
-        anchor=NoAnchor(),
+        guards=Guards(),
         folder=folder / "state",
         watch=Watch(progress=False),
     )

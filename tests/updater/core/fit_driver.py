@@ -19,6 +19,7 @@ from regularizers.anchor import QuadraticAnchor
 from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 from updater.train.fit import fit
+from updater.train.guards import Guards
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
 
@@ -57,7 +58,7 @@ def run(base: Path, folder: Path, kill_at: int, accumulate: int) -> None:
         model,
         Lesson.of(tokenizer, examples(0, 40), examples(100, 20), max_length_tokens=64),
         training=TrainingSettings(**SETTINGS, accumulate=accumulate),
-        anchor=Killer(model, kill_at),
+        guards=Guards(Killer(model, kill_at)),
         folder=folder,
         watch=Watch(progress=False),
     )

@@ -23,6 +23,7 @@ from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 from updater.train import state
 from updater.train.fit import Fit, fit
+from updater.train.guards import Guards
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
 
@@ -56,7 +57,7 @@ def run(base: Path, folder: Path, table: Any, **changes: Any) -> tuple[Any, Fit]
     )
     settings = {
         "training": SHORT,
-        "anchor": NoAnchor(),
+        "guards": Guards(changes.pop("anchor", NoAnchor())),
         "folder": folder,
         "watch": Watch(progress=False),
     } | changes

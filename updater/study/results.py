@@ -1,0 +1,77 @@
+"""What one arm did with one seed, update by update: the record that every table is made from.
+
+Pure data and its JSON. Written by `updater.study.run`, read by what tabulates and draws.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The model after one update of the stream; the first stage is the first model.
+
+    `scores`: period -> (right answers, holdout examples), of every period of the stream, learnt or
+    not. `steps` optimizer steps, `tokens` training tokens (prompt and completion, rehearsed ones
+    too), `seconds` wall seconds of all that the update took but its evaluation.
+    """
+
+    period: str
+    scores: Mapping[str, tuple[int, int]]
+    steps: int = 0
+    examples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def accuracy(self, period: str) -> float:
+        """0..1."""
+        right, number = self.scores[period]
+        return right / number
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed over one stream, whole or as far as it came.
+
+    `learnt_first`: the periods that the first model knows. `stages`: the first model, then one an
+    update. `failure`: why the arm stopped (it diverged), empty where it did not. `choice`: what a
+    sweep chose, setting -> value. `peak_memory_bytes` of the process.
+    """
+
+    arm: str
+    seed: int
+    learnt_first: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    failure: str = ""
+    choice: Mapping[str, Any] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+    @property
+    def periods(self) -> tuple[str, ...]:
+        """All periods of the stream, in the order in which they were learnt."""
+        return (*self.learnt_first, *(stage.period for stage in self.stages[1:]))
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Run":
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: not JSON, or not a run.
+        """
+        plain = json.loads(text)
+        try:
+            stages = tuple(
+                Stage(**{**one, "scores": {p: (r, n) for p, (r, n) in one["scores"].items()}})
+                for one in plain.pop("stages")
+            )
+            learnt = tuple(plain.pop("learnt_first"))
+            return cls(**plain, learnt_first=learnt, stages=stages)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a study's run: {error}; remove it, and it runs again") from error
