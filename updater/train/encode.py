@@ -114,6 +114,20 @@ def join(first: Encoded, second: Encoded) -> Encoded:
     )
 
 
+def select(encoded: Encoded, examples: Sequence[int] | np.ndarray) -> Encoded:
+    """The named examples in this order, and none that was too long."""
+    chosen = np.asarray(examples, dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(encoded.lengths[chosen])])
+    offsets = np.repeat(encoded.starts[chosen] - starts[:-1], np.diff(starts))
+    return Encoded(
+        tokens=encoded.tokens[np.arange(int(starts[-1])) + offsets],
+        starts=starts,
+        prompt_lengths=encoded.prompt_lengths[chosen],
+        rows=encoded.rows[chosen],
+        too_long=(),
+    )
+
+
 def collate(encoded: Encoded, examples: Sequence[int] | np.ndarray) -> Batch:
     """The named examples in this order, padded on the right to the longest of them."""
     chosen = np.asarray(examples, dtype=np.int64)

@@ -1,0 +1,100 @@
+"""What a model keeps of its updates, for the next one to be held by: one immutable value.
+
+Chooses nothing: the configuration names the method, `regularizers.methods` says what that is.
+Studies carry it from update to update; the train step of `updater.pipeline` rebuilds it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from regularizers.anchor import NoAnchor, QuadraticAnchor, Regularizer
+from regularizers.consolidate import Held
+from regularizers.methods import METHODS, Method
+from updater.settings import RegularizerSettings
+from updater.train.encode import Encoded, select
+from updater.train.fit import Fit
+from updater.train.guards import Guards
+from updater.train.importance import estimate
+from updater.train.lesson import Lesson
+
+SAMPLE_SEED = 0
+"""Of the examples that importance is estimated on: any will do, so that all runs agree."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """`held`: None where the model has learnt nothing yet; then nothing guards its first lesson.
+    With nothing in it where the method holds no weights."""
+
+    held: Held | None = None
+
+    def guards(
+        self, settings: RegularizerSettings, model: NemotronHForCausalLM, lesson: Lesson
+    ) -> Guards:
+        """What keeps the past while `model`, as it stands now, learns `lesson`."""
+        if self.held is None:
+            return Guards()
+        return Guards(self._anchor(settings))
+
+    def _anchor(self, settings: RegularizerSettings) -> Regularizer:
+        if self.held is None or not self.held.importance or settings.strength == 0:
+            return NoAnchor()
+        return QuadraticAnchor(self.held.anchor, self.held.importance, settings.strength)
+
+    def after(
+        self,
+        settings: RegularizerSettings,
+        model: NemotronHForCausalLM,
+        done: Fit,
+        *,
+        past: Encoded,
+        newest: Encoded,
+    ) -> "Memory":
+        """What is kept once `model` has learnt `newest`.
+
+        Args:
+            settings: the method, of which this memory is too.
+            model: as it is now.
+            done: what `fit` returned of this update.
+            past: a uniform sample of all that was ever learnt, `newest` too: what importance is
+                estimated on where the newest term has to hold everything.
+            newest: the train examples of this update's new period.
+
+        Raises:
+            UpdateError: no example is short enough.
+        """
+        method = METHODS.get((settings.method, settings.terms))
+        if method is None:
+            return Memory(Held({}, {}))
+        importance = _importance(method, settings, model, past)
+        term = Held({name: p.detach().clone() for name, p in model.named_parameters()}, importance)
+        return Memory(method.consolidate(self.held, term, decay=settings.decay))
+
+
+def sample(examples: Encoded, most: int) -> Encoded:
+    """At most so many of the examples, uniformly, always the same."""
+    if len(examples) <= most:
+        return examples
+    chosen = np.random.default_rng(SAMPLE_SEED).choice(len(examples), most, replace=False)
+    return select(examples, np.sort(chosen))
+
+
+def _importance(
+    method: Method, settings: RegularizerSettings, model: NemotronHForCausalLM, examples: Encoded
+) -> Mapping[str, Tensor]:
+    if method.estimator == "ones":
+        one = torch.ones((), device=model.device)
+        return {name: one.expand(p.shape) for name, p in model.named_parameters()}
+    return estimate(
+        model,
+        sample(examples, settings.num_examples),
+        estimator=settings.estimator,
+        checkpoint_digest="",
+        data_digest="",
+        progress=False,
+    ).tensors
