@@ -1,7 +1,7 @@
 """Arms over seeds: means with intervals, and paired differences with their tests.
 
 Seeds are the unit: an interval says what another seed would have given on the same data, not what
-other data would. Called by `updater.study.tables`.
+other data would. Called by `updater.study.tabulated`.
 """
 
 import math

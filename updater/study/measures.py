@@ -3,6 +3,7 @@
 Not over seeds (`updater.study.comparison`). Called by what tabulates, draws and publishes.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -44,15 +45,19 @@ ACCURACIES = NAMES[:5]  # those in fractions of right answers
 
 
 def measures(run: Run) -> Measures | None:
-    """The run's numbers; None where it failed, because half a stream compares with nothing."""
+    """The run's numbers; None where it failed, because half a stream compares with nothing.
+
+    Of a replay they are those of what users had, see `served`.
+    """
     if run.failure:
         return None
+    run = served(run)
     stream = chain(run)
     updates = run.stages[1:]
     forgotten = metrics.forgetting(stream)
     return Measures(
         final_average_accuracy=metrics.average(stream),
-        new_accuracy=_mean([accuracy(run, i + 1, s.period) for i, s in enumerate(updates)]),
+        new_accuracy=mean([accuracy(run, i + 1, s.period) for i, s in enumerate(updates)]),
         backward_transfer=metrics.backward_transfer(stream),
         forward_transfer=metrics.forward_transfer(stream),
         worst_forgetting=_largest(list(forgotten.values())),
@@ -83,16 +88,26 @@ def accuracy(run: Run, stage: int, period: str) -> float | None:
     return right / number if number else None
 
 
+def served(run: Run) -> Run:
+    """The run as users had it: where a stage was not deployed, the scores of the one before."""
+    stages = [run.stages[0]]
+    for stage in run.stages[1:]:
+        scores = stage.scores if stage.deployed else stages[-1].scores
+        stages.append(dataclasses.replace(stage, scores=scores))
+    return dataclasses.replace(run, stages=tuple(stages))
+
+
 def over_stream(run: Run) -> list[float | None]:
     """After each stage, the mean accuracy over the periods learnt by then."""
     num_first = len(run.learnt_first)
     return [
-        _mean([accuracy(run, i, period) for period in run.periods[: num_first + i]])
+        mean([accuracy(run, i, period) for period in run.periods[: num_first + i]])
         for i in range(len(run.stages))
     ]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of all values; None where one is missing, or there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 

@@ -25,6 +25,9 @@ class Stage:
     examples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    verdict: str = ""
+    reasons: tuple[str, ...] = ()
+    deployed: bool = True
 
     def accuracy(self, period: str) -> float:
         """0..1."""
@@ -67,11 +70,13 @@ class Run:
         """
         plain = json.loads(text)
         try:
-            stages = tuple(
-                Stage(**{**one, "scores": {p: (r, n) for p, (r, n) in one["scores"].items()}})
-                for one in plain.pop("stages")
-            )
+            stages = tuple(_stage(one) for one in plain.pop("stages"))
             learnt = tuple(plain.pop("learnt_first"))
             return cls(**plain, learnt_first=learnt, stages=stages)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a study's run: {error}; remove it, and it runs again") from error
+
+
+def _stage(plain: dict[str, Any]) -> Stage:
+    scores = {period: (right, number) for period, (right, number) in plain.pop("scores").items()}
+    return Stage(**plain | {"reasons": tuple(plain.get("reasons", ()))}, scores=scores)
