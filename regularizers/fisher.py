@@ -1,6 +1,6 @@
 """Estimates the diagonal of the Fisher information: how much each weight matters for the past.
 
-F_i = E_x E_y[(d log p(y|x) / d theta_i)^2]. Both estimators give the mean over examples, whatever
+F_i = E_x E_y[(d log p(y|x) / d theta_i)^2]. All estimators give the mean over examples, whatever
 the batch size, so that the strength of EWC has one meaning. Squaring a mini-batch's mean gradient
 without more is neither: it shrinks with the batch size. Diagonal only; no model, no data and no
 tokens are known here: the caller's function turns an example into a loss.
@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from regularizers.gradients import Progress, mean_over
+
 T = TypeVar("T")
-Progress = Callable[[int], None]
 
 
 def empirical(
@@ -86,6 +87,48 @@ ESTIMATORS: Mapping[str, Callable[..., dict[str, Tensor]]] = MappingProxyType(
 )
 
 
+def from_second_moment(
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    num_examples: float,
+    num_tokens: float,
+) -> dict[str, Tensor]:
+    """The Fisher as Adam's accumulator has it at the end of training: no pass over any example.
+
+    Adam keeps v, the running mean of g^2 of the last 1 / (1 - beta2) steps or so, where g is a
+    step's gradient of the mean loss over its T completion tokens: g = (1/T) sum_e g_e over its N
+    examples. Were the g_e independent with mean 0, E[g^2] = (N / T^2) E[g_e^2], so that
+
+        F = E[g_e^2] = (T^2 / N) v / (1 - beta2^t).
+
+    Approximations that remain: where a weight's mean gradient m is not 0, N (N - 1) / T^2 * m^2 is
+    in v and F comes out too large by (N - 1) m^2; an anchor's pull is in g, and clipping makes v
+    smaller, by what factor is not known; the weights were still moving, along the labels that were
+    learnt; N and T are means over steps. An expert's v has only the steps in which it saw tokens,
+    and is not made comparable by their number.
+
+    Args:
+        parameters: name -> parameter that the optimizer trained.
+        optimizer: an Adam of torch, after at least one step.
+        num_examples: N, examples a step. num_tokens: T, completion tokens a step.
+
+    Returns:
+        name -> float32; 0 where the optimizer never took a step.
+    """
+    betas = {p: group["betas"][1] for group in optimizer.param_groups for p in group["params"]}
+    scale = num_tokens**2 / num_examples
+    found = {}
+    for name, parameter in parameters.items():
+        state = optimizer.state.get(parameter, {})
+        if "exp_avg_sq" in state:
+            correction = 1 - betas[parameter] ** float(state["step"])
+            found[name] = state["exp_avg_sq"].float() * (scale / correction)
+        else:
+            found[name] = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
+    return found
+
+
 def _mean_square(
     parameters: Mapping[str, Tensor],
     batches: Iterable[Any],
@@ -93,38 +136,10 @@ def _mean_square(
     progress: Progress | None,
 ) -> dict[str, Tensor]:
     """sum_b B_b * (B_b * gradient_b^2) / sum_b B_b, in float32."""
-    leaves = {name: leaf for name, leaf in parameters.items() if leaf.requires_grad}
-    if not leaves:
-        raise ValueError("no parameter needs a gradient: nothing can be estimated")
-    total = {
-        name: torch.zeros_like(leaf, dtype=torch.float32, requires_grad=False)
-        for name, leaf in leaves.items()
-    }
-    done = 0
-    for batch in batches:
-        with torch.enable_grad():
-            loss, size = mean_loss(batch)
-        _check(loss, size, done)
-        # Leaves the .grad of every parameter alone, unlike loss.backward().
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        for name, gradient in zip(leaves, gradients, strict=True):
-            if gradient is not None:
-                square = gradient.detach().float()
-                total[name].addcmul_(square, square, value=size**2)
-        done += size
-        if progress is not None:
-            progress(done)
-    if not done:
-        raise ValueError("no example was given: importance needs at least one")
-    return {name: square.div_(done) for name, square in total.items()}
-
-
-def _check(loss: Tensor, size: int, done: int) -> None:
-    place = f"after {done} examples"
-    if size < 1:
-        raise ValueError(f"the batch {place} has {size} examples: must be at least 1")
-    if loss.dim() != 0:
-        raise ValueError(f"the loss {place} has shape {tuple(loss.shape)}: must be a scalar")
-    if not bool(torch.isfinite(loss)):
-        value = loss.detach().item()
-        raise ValueError(f"the loss {place} is {value}: the model diverges on that example")
+    return mean_over(
+        parameters,
+        batches,
+        mean_loss,
+        lambda total, gradient, size: total.addcmul_(gradient, gradient, value=size**2),
+        progress=progress,
+    )

@@ -24,8 +24,9 @@ class Importance:
 
     Attributes:
         tensors: of the parameters' names and shapes.
-        estimator: a name in `fisher.ESTIMATORS`.
-        num_examples: how many examples it is the mean over.
+        estimator: what it was found by: a name in `fisher.ESTIMATORS`, "mas", or what the training
+            recorded ("optimizer", "path").
+        num_examples: how many examples it is the mean over, or were trained on.
         checkpoint_digest: of the weights that it was estimated at.
         data_digest: of the examples that it was estimated on.
 

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from updater.train.learner import Learner
 from updater.train.lesson import Lesson
 from updater.train.record import Record, Watch
 from updater.train.schedule import MicroBatch, Plan
+from updater.train.tracers import TRACERS
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Fit:
 
     `losses`: the mean loss per completion token of each optimizer step, nats, without the
     penalty. `too_long`: the ids of the examples that were left out. `seconds`: without those of
-    steps that a kill made vain.
+    steps that a kill made vain. `trace`: name of a trained parameter -> float32, what was recorded
+    on the way: the Fisher that the optimizer's accumulator has (`fisher.from_second_moment`), or
+    SI's omega, and then `moved` says how far each weight went.
     """
 
     num_steps: int
@@ -45,6 +48,8 @@ class Fit:
     seconds: float
     losses: tuple[float, ...]
     too_long: tuple[str, ...]
+    trace: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False)
+    moved: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False)
 
 
 def fit(
@@ -55,6 +60,7 @@ def fit(
     guards: Guards,
     folder: Path,
     watch: Watch,
+    trace: str = "",
 ) -> Fit:
     """`model` has learnt the new examples of `lesson`, reminded of the rehearsed ones.
 
@@ -66,6 +72,9 @@ def fit(
     Called again with the same arguments after a kill, training goes on from there; on a CPU the
     weights end bit for bit as if it had never stopped. A state of other arguments is not used.
 
+    `trace`: what is recorded on the way, for `Fit.trace`: "" nothing, "optimizer", or "path". Also
+    there where a finished run is asked again.
+
     Raises:
         InputError: `training.devices` is not 1, or this machine has no such precision.
         UpdateError: the loss is no number or has diverged.
@@ -75,7 +84,9 @@ def fit(
         freeze_routers(model)
     plan = Plan(lesson, training)
     learner = Learner(model, training, num_steps=plan.num_steps, guards=guards)
-    saver = _Saver(folder, _fingerprint(training, lesson, learner.trained, guards), training)
+    tracer = TRACERS[trace](learner, plan)
+    fingerprint = _fingerprint(training, lesson, learner.trained, guards) + trace
+    saver = _Saver(folder, fingerprint, training)
     restored = saver.restore(learner)
     done = restored[0].num_examples
     with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
@@ -89,8 +100,14 @@ def fit(
         )
         if not record.finished:
             _train(learner, plan, training, saver)
-    too_long = lesson.examples.too_long
-    return Fit(**asdict(record.counters), losses=tuple(record.losses), too_long=too_long)
+    traced, moved = tracer()
+    return Fit(
+        **asdict(record.counters),
+        losses=tuple(record.losses),
+        too_long=lesson.examples.too_long,
+        trace=traced,
+        moved=moved,
+    )
 
 
 def _check(training: TrainingSettings) -> None:

@@ -1,11 +1,11 @@
-"""How much each weight of a model matters for given examples: the Fisher, fair between experts.
+"""How much each weight of a model matters for given examples, fair between experts.
 
-Ties the model and its tokens to `regularizers.fisher`, which knows neither. Changes nothing.
-Called by the importance step of `updater.pipeline` and by benchmarks.
+Ties the model and its tokens to `regularizers.fisher` and `regularizers.mas`, which know neither.
+Changes nothing. Called by `updater.train.memory`, the importance step of `updater.pipeline` and
+benchmarks.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -13,6 +13,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from regularizers import fisher
 from regularizers.importance import Importance, normalise_by_evidence
+from regularizers.mas import output_sensitivity
 from updater.errors import UpdateError
 from updater.nemotron.experts import routed_tokens
 from updater.nemotron.weights import is_experts
@@ -46,8 +47,11 @@ def estimate(
 
     The mean over examples of the squared gradient of the log-likelihood of one example's whole
     completion (the sum over its tokens): `empirical` takes the true completions, `sampled` draws
-    each completion token from the model, given the true tokens before it. Experts are then made
-    comparable by the tokens routed to them (`normalise_by_evidence`).
+    each completion token from the model, given the true tokens before it. `mas` is no Fisher: the
+    mean over examples of the absolute gradient of the squared norm of the logits, summed over the
+    completion's positions and the vocabulary, given the true tokens before each (which positions
+    count is our choice: those that an answer comes from). Experts are then made comparable by the
+    tokens routed to them (`normalise_by_evidence`).
 
     Raises:
         UpdateError: no example is short enough.
@@ -62,8 +66,8 @@ def estimate(
         Progress("importance", len(examples), shown=progress) as shown,
         routed_tokens(model) as routed,
     ):
-        size, loss = _ASKED[estimator]
-        found = fisher.ESTIMATORS[estimator](
+        estimate_from, size, loss = _ASKED[estimator]
+        found = estimate_from(
             dict(model.named_parameters()),
             _batches(model, examples, size),
             loss(model),
@@ -103,8 +107,14 @@ def _sampled_loss(model: NemotronHForCausalLM) -> Callable[[Batch], tuple[torch.
     return loss
 
 
-_ASKED: dict[str, tuple[int, Callable[[NemotronHForCausalLM], Callable[[Batch], Any]]]] = {
-    "empirical": (1, _true_loss),
-    "sampled": (SAMPLED_BATCH, _sampled_loss),
+def _squared_norm(model: NemotronHForCausalLM) -> Callable[[Batch], torch.Tensor]:
+    return lambda batch: completion_logits(model, batch)[0].square().sum()
+
+
+_Estimator = Callable[..., dict[str, torch.Tensor]]
+_ASKED: dict[str, tuple[_Estimator, int, Callable[[NemotronHForCausalLM], Callable]]] = {
+    "empirical": (fisher.ESTIMATORS["empirical"], 1, _true_loss),
+    "sampled": (fisher.ESTIMATORS["sampled"], SAMPLED_BATCH, _sampled_loss),
+    "mas": (output_sensitivity, 1, _squared_norm),
 }
-"""Estimator -> examples a batch, and what makes its loss from the model."""
+"""Estimator -> what estimates, examples a batch, and what makes its loss from the model."""

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+from regularizers.path import Path
 from updater.nemotron.experts import IdleExperts
 from updater.settings import TrainingSettings
 from updater.train.guards import Guards
@@ -20,7 +21,8 @@ from updater.train.schedule import MicroBatch, rate_fraction
 
 class Learner(LightningModule):
     """One model under training. `trained` are the parameters that take a gradient, by their
-    in-memory names. `record` is set by the caller before the first step."""
+    in-memory names. `record` is set by the caller before the first step, and `path`, if one is
+    recorded."""
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Learner(LightningModule):
         self.record: Record
         self._training, self._num_steps, self._guards = training, num_steps, guards
         self._idle = IdleExperts(self.trained)
+        self.path: Path | None = None
 
     def penalty(self) -> torch.Tensor:
         """The anchor's penalty at the present weights."""
@@ -64,6 +67,8 @@ class Learner(LightningModule):
         not yet clipped."""
         self._idle.find()
         self._guards.objective.before_step(self._named)
+        if self.path is not None:
+            self.path.before_step()
         self._guards.anchor.add_gradient(self._named)
         self._idle.silence(self.optimizer)
 
@@ -75,6 +80,8 @@ class Learner(LightningModule):
             group["lr"] = rate
         super().optimizer_step(*args, **kwargs)
         self._idle.put_back()
+        if self.path is not None:
+            self.path.after_step()
         self.record.stepped(rate)
 
 

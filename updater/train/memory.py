@@ -14,7 +14,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor, Regularizer
 from regularizers.consolidate import Held
-from regularizers.methods import METHODS, Method
+from regularizers.methods import Method, method_of
+from regularizers.path import share
 from updater.settings import RegularizerSettings
 from updater.train.encode import Encoded, select
 from updater.train.fit import Fit
@@ -68,12 +69,34 @@ class Memory:
         Raises:
             UpdateError: no example is short enough.
         """
-        method = METHODS.get((settings.method, settings.terms))
+        method = method_of(settings.method, settings.terms)
         if method is None:
             return Memory(Held({}, {}))
-        importance = _importance(method, settings, model, past)
-        term = Held({name: p.detach().clone() for name, p in model.named_parameters()}, importance)
+        examples = {"past": past, "newest": newest}[method.looks_at]
+        term = Held(
+            {name: p.detach().clone() for name, p in model.named_parameters()},
+            _importance(method, settings, model, done, examples),
+        )
         return Memory(method.consolidate(self.held, term, decay=settings.decay))
+
+
+def trace_of(settings: RegularizerSettings) -> str:
+    """What `fit` has to record (its `trace`) for `Memory.after` to know what the update taught."""
+    method = method_of(settings.method, settings.terms)
+    return "" if method is None else method.trace(settings.estimator)
+
+
+def traced(settings: RegularizerSettings, done: Fit) -> Mapping[str, Tensor]:
+    """The importance that this training recorded.
+
+    Raises:
+        ValueError: it recorded nothing: `fit` was not asked for `trace_of(settings)`.
+    """
+    if not done.trace:
+        raise ValueError(f"the training recorded nothing: ask for fit's {trace_of(settings)!r}")
+    if trace_of(settings) == "path":
+        return share(done.trace, done.moved, settings.damping)
+    return done.trace
 
 
 def sample(examples: Encoded, most: int) -> Encoded:
@@ -85,15 +108,21 @@ def sample(examples: Encoded, most: int) -> Encoded:
 
 
 def _importance(
-    method: Method, settings: RegularizerSettings, model: NemotronHForCausalLM, examples: Encoded
+    method: Method,
+    settings: RegularizerSettings,
+    model: NemotronHForCausalLM,
+    done: Fit,
+    examples: Encoded,
 ) -> Mapping[str, Tensor]:
-    if method.estimator == "ones":
+    if method.source == "ones":
         one = torch.ones((), device=model.device)
         return {name: one.expand(p.shape) for name, p in model.named_parameters()}
+    if method.trace(settings.estimator):
+        return traced(settings, done)
     return estimate(
         model,
         sample(examples, settings.num_examples),
-        estimator=settings.estimator,
+        estimator="mas" if method.source == "mas" else settings.estimator,
         checkpoint_digest="",
         data_digest="",
         progress=False,

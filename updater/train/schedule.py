@@ -40,7 +40,7 @@ class MicroBatch:
 
 
 class Plan:
-    """The micro-batches of a whole run, from any optimizer step on.
+    """The micro-batches of a whole run, from any optimizer step on, and the run's size.
 
     Args:
         lesson: what is learnt.
@@ -59,6 +59,9 @@ class Plan:
         )
         self._num_batches = len(self._mixed) * training.epochs
         self.num_steps = math.ceil(self._num_batches / training.accumulate)
+        num_tokens = int(lesson.examples.completion_lengths.sum()) * training.epochs
+        self.examples_per_step = self.num_examples / self.num_steps
+        self.completion_tokens_per_step = num_tokens / self.num_steps
 
     def num_batches(self, first_step: int) -> int:
         """How many micro-batches come from this optimizer step on."""
