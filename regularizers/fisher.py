@@ -105,8 +105,10 @@ def from_second_moment(
     Approximations that remain: where a weight's mean gradient m is not 0, N (N - 1) / T^2 * m^2 is
     in v and F comes out too large by (N - 1) m^2; an anchor's pull is in g, and clipping makes v
     smaller, by what factor is not known; the weights were still moving, along the labels that were
-    learnt; N and T are means over steps. An expert's v has only the steps in which it saw tokens,
-    and is not made comparable by their number.
+    learnt; N and T are means over steps. So weights are ranked as `empirical` ranks them where N is
+    1, and less alike the larger N (rank correlation 0.5 at 8 on lm_head of the tests' model). An
+    expert's v has only the steps in which it saw tokens, and is not made comparable by their
+    number.
 
     Args:
         parameters: name -> parameter that the optimizer trained.

@@ -3,7 +3,7 @@
     python fit_driver.py BASE FOLDER KILL_AT ACCUMULATE
 
 Trains the checkpoint in BASE on a few examples, keeps its state in FOLDER, and writes
-FOLDER/weights.safetensors when it ends. KILL_AT 0: it is not killed.
+FOLDER/weights.safetensors when it ends, with what it traced. KILL_AT 0: it is not killed.
 """
 
 import os
@@ -51,7 +51,7 @@ def examples(first: int, count: int) -> pa.Table:
     )
 
 
-def run(base: Path, folder: Path, kill_at: int, accumulate: int) -> None:
+def run(base: Path, folder: Path, kill_at: int, accumulate: int, trace: str = "") -> None:
     torch.set_num_threads(1)
     model, tokenizer = checkpoint.load(base)
     done = fit(
@@ -61,8 +61,11 @@ def run(base: Path, folder: Path, kill_at: int, accumulate: int) -> None:
         guards=Guards(Killer(model, kill_at)),
         folder=folder,
         watch=Watch(progress=False),
+        trace=trace,
     )
     weights = {name: t.contiguous() for name, t in model.state_dict().items()}
+    for kind, tensors in (("trace", done.trace), ("moved", done.moved)):
+        weights |= {f"{kind}/{name}": t.contiguous() for name, t in tensors.items()}
     weights["losses"] = torch.tensor(done.losses, dtype=torch.float64)
     weights["counts"] = torch.tensor([done.num_steps, done.num_examples, done.num_tokens])
     save_file(weights, folder / "weights.safetensors")
