@@ -1,5 +1,6 @@
 """What a model keeps of its updates, and how it guards the next."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from updater.train.encode import encode, select
 from updater.train.fit import Fit
 from updater.train.importance import estimate
 from updater.train.lesson import Lesson
-from updater.train.memory import Memory, sample
+from updater.train.memory import Memory, sample, trace_of
 
 DONE = Fit(1, 1, 1, 1.0, (1.0,), ())
 
@@ -76,3 +77,97 @@ def test_nothing_is_held_by_none_or_without_strength(trained: Path, language: An
     for settings in (RegularizerSettings(method="none"), RegularizerSettings(strength=0.0)):
         memory = Memory().after(settings, model, DONE, past=examples, newest=examples)
         assert isinstance(memory.guards(settings, model, lesson).anchor, NoAnchor)
+
+
+def likelihood_gradients(model: Any, tokenizer: Any, row: dict[str, str]) -> dict[str, Any]:
+    """Of one example's log-likelihood, or of its squared logits, by transformers' own forward."""
+    prompt = tokenizer(row["prompt"]).input_ids
+    completion = [*tokenizer(row["completion"]).input_ids, tokenizer.eos_token_id]
+    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].float()
+    picked = logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])
+    named = {n: p for n, p in model.named_parameters() if ".experts." not in n}
+
+    def gradients(value: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = torch.autograd.grad(value, list(named.values()), retain_graph=True)
+        return dict(zip(named, found, strict=True))
+
+    return {"likelihood": gradients(picked.sum()), "norm": gradients((logits**2).sum())}
+
+
+@pytest.mark.parametrize("method", ["online_ewc", "mas", "ewc"])
+def test_two_updates_against_a_loop_written_out(
+    method: str, base: Path, trained: Path, language: Any
+) -> None:
+    """A first model that learnt 5 examples and a second that learnt 6 others pull a third by
+    gamma F1 + F2 at the second (online EWC), Omega1 + Omega2 at the second (MAS), and F1 at the
+    first and F2 at the second (EWC with a term for each). Experts are left to their own test."""
+    tables = {base: language(0, 5), trained: language(50, 6)}
+    settings = RegularizerSettings(method=method, terms="periods", decay=0.25, strength=2.0)
+    memory, terms = Memory(), []
+    for folder, table in tables.items():
+        model, tokenizer = checkpoint.load(folder)
+        examples = encode(tokenizer, table, max_length_tokens=64)
+        memory = memory.after(settings, model, DONE, past=examples, newest=examples)
+        weights = {name: 0.0 for name, _ in model.named_parameters()}
+        for row in table.to_pylist():
+            found = likelihood_gradients(model, tokenizer, row)
+            for name, g in found["norm" if method == "mas" else "likelihood"].items():
+                square = g.abs() if method == "mas" else g**2
+                weights[name] = weights[name] + square / table.num_rows
+        terms.append((dict(model.named_parameters()), weights))
+    (first, one), (second, two) = terms
+    third = {name: torch.nn.Parameter(p.detach() + 0.1) for name, p in second.items()}
+    lesson = Lesson.of(tokenizer, language(0, 4), None, max_length_tokens=64)
+    memory.guards(settings, model, lesson).anchor.add_gradient(third)
+    for name, p in third.items():
+        if ".experts." in name:
+            continue
+        away = p.detach() - second[name].detach()
+        wanted = {
+            "online_ewc": 2.0 * (0.25 * one[name] + two[name]) * away,
+            "mas": 2.0 * (one[name] + two[name]) * away,
+            "ewc": 2.0 * (one[name] * (p - first[name]) + two[name] * away).detach(),
+        }[method]
+        slack = 1e-2 * wanted.abs().max().item()
+        torch.testing.assert_close(p.grad, wanted, rtol=1e-2, atol=slack, msg=name)
+
+
+def test_what_a_training_recorded_becomes_what_is_held(trained: Path, language: Any) -> None:
+    model, tokenizer = checkpoint.load(trained)
+    examples = encode(tokenizer, language(0, 4), max_length_tokens=64)
+    ones = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    done = dataclasses.replace(DONE, trace=ones, moved={n: 2 * t for n, t in ones.items()})
+
+    def held(**settings: Any) -> Any:
+        chosen = RegularizerSettings(**settings)
+        memory = Memory()
+        for _ in range(2):
+            memory = memory.after(chosen, model, done, past=examples, newest=examples)
+        assert memory.held is not None
+        return memory.held.importance["lm_head.weight"].flatten()[0].item()
+
+    assert held(method="si", damping=0.5, decay=0.1) == pytest.approx(2 / 4.5)
+    assert held(method="ewc", estimator="optimizer") == 1.0
+    assert held(method="online_ewc", estimator="optimizer", decay=0.5) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "trace"),
+    [
+        ({"method": "si"}, "path"),
+        ({"method": "ewc", "estimator": "optimizer"}, "optimizer"),
+        ({"method": "l2", "estimator": "optimizer"}, ""),
+        ({"method": "none"}, ""),
+    ],
+)
+def test_a_training_that_must_record_says_what(settings: Any, trace: str) -> None:
+    assert trace_of(RegularizerSettings(**settings)) == trace
+
+
+def test_a_training_that_recorded_nothing_is_refused(trained: Path, language: Any) -> None:
+    model, tokenizer = checkpoint.load(trained)
+    examples = encode(tokenizer, language(0, 4), max_length_tokens=64)
+    with pytest.raises(ValueError, match="ask for fit's 'path'"):
+        Memory().after(
+            RegularizerSettings(method="si"), model, DONE, past=examples, newest=examples
+        )
