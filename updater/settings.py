@@ -386,6 +386,11 @@ class Settings:
             raise ValueError(
                 "source.fields.split, periods.holdout_splits: must both be given or neither"
             )
+        if self.regularizer.method == "agem" and self.training.precision == "16-mixed":
+            # Its reference gradient is taken without the scale that float16 needs.
+            raise ValueError(
+                "regularizer.method, training.precision: agem is trained in 32-true or bf16-mixed"
+            )
 
     def as_dict(self) -> dict:
         """The resolved configuration without `store` and without the source's password: what is

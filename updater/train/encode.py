@@ -162,6 +162,11 @@ def negative_log_likelihood(
     counts_b, its completion tokens."""
     logits_cv, tokens_c, examples_c = completion_logits(model, batch)
     losses_c = functional.cross_entropy(logits_cv, tokens_c, reduction="none")
-    num_examples = len(batch.tokens_bl)
-    sums_b = losses_c.new_zeros(num_examples).index_add(0, examples_c, losses_c)
-    return sums_b, batch.targets_bl.sum(1)
+    return per_example(losses_c, examples_c, len(batch.tokens_bl)), batch.targets_bl.sum(1)
+
+
+def per_example(
+    values_c: torch.Tensor, examples_c: torch.Tensor, num_examples: int
+) -> torch.Tensor:
+    """sums_b: the sum of each example's values, 0 for one that has none."""
+    return values_c.new_zeros(num_examples).index_add(0, examples_c, values_c)

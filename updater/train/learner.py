@@ -65,8 +65,8 @@ class Learner(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The anchor pulls, once per step: the loss's gradient is accumulated and unscaled, and
         not yet clipped."""
-        self._idle.find()
         self._guards.objective.before_step(self._named)
+        self._idle.find()  # an expert that a projection moves is not idle
         if self.path is not None:
             self.path.before_step()
         self._guards.anchor.add_gradient(self._named)
