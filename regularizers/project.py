@@ -11,10 +11,14 @@ from collections.abc import Mapping, MutableMapping
 import torch
 from torch import Tensor
 
+VANISHED = 1e-30
+"""A reference whose r.r is no more than this (|r| at most 1e-15) has no direction left: its
+products are near what float32 can hold. Chosen, not derived."""
+
 
 def correction(gradients: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
     """How much of `reference` must be added to `gradients` for their dot product not to be
-    negative: -(g.r) / (r.r) where g.r < 0, else 0.
+    negative: -(g.r) / (r.r) where g.r < 0, else 0. Also 0 where the reference has vanished.
 
     Chaudhry et al. 2018 (A-GEM, arXiv 1812.00420, eq. 11). The products are over all parameters
     together, summed in float64; a name that one of the two lacks is zero there.
@@ -24,7 +28,7 @@ def correction(gradients: Mapping[str, Tensor], reference: Mapping[str, Tensor])
     if not product < 0:  # nor where it is no number: then the loss is none, and the run stops
         return 0.0
     square = _sum([(r * r).sum(dtype=torch.float64) for r in reference.values()])
-    return -product / square
+    return -product / square if square > VANISHED else 0.0
 
 
 @torch.no_grad()

@@ -78,6 +78,10 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:
         ("[rehearsal]\nfraction = 0.1\nbudget = 5\n", "at most one"),
         ("[store]\nurl = 3\n", "text in quotes"),
         ("[[training]]\nepochs = 1\n", "it must be a table"),
+        (
+            '[regularizer]\nmethod = "agem"\n[training]\nprecision = "16-mixed"\n',
+            "agem is trained in 32-true or bf16-mixed",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_rule(tmp_path: Path, text: str, words: str) -> None:

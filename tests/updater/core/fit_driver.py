@@ -1,9 +1,10 @@
 """A training run in a process of its own, which kills itself at an optimizer step.
 
-    python fit_driver.py BASE FOLDER KILL_AT ACCUMULATE
+    python fit_driver.py BASE FOLDER KILL_AT ACCUMULATE [TRACE [METHOD]]
 
 Trains the checkpoint in BASE on a few examples, keeps its state in FOLDER, and writes
-FOLDER/weights.safetensors when it ends, with what it traced. KILL_AT 0: it is not killed.
+FOLDER/weights.safetensors when it ends. KILL_AT 0: it is not killed. METHOD: of the objective;
+the anchor is always there, for it kills.
 """
 
 import os
@@ -17,10 +18,11 @@ from safetensors.torch import save_file
 
 from regularizers.anchor import QuadraticAnchor
 from updater.nemotron import checkpoint
-from updater.settings import TrainingSettings
+from updater.settings import RegularizerSettings, TrainingSettings
 from updater.train.fit import fit
 from updater.train.guards import Guards
 from updater.train.lesson import Lesson
+from updater.train.objectives import objective_for
 from updater.train.record import Watch
 
 SETTINGS = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "checkpoint_every_steps": 3}
@@ -51,14 +53,24 @@ def examples(first: int, count: int) -> pa.Table:
     )
 
 
-def run(base: Path, folder: Path, kill_at: int, accumulate: int, trace: str = "") -> None:
+def run(
+    base: Path,
+    folder: Path,
+    kill_at: int,
+    accumulate: int,
+    trace: str = "",
+    method: str = "none",
+) -> None:
     torch.set_num_threads(1)
     model, tokenizer = checkpoint.load(base)
+    lesson = Lesson.of(tokenizer, examples(0, 40), examples(100, 20), max_length_tokens=64)
+    regularizer = RegularizerSettings(method=method, strength=2.0, top_k=8)
+    objective = objective_for(regularizer, model, lesson, progress=False)
     done = fit(
         model,
-        Lesson.of(tokenizer, examples(0, 40), examples(100, 20), max_length_tokens=64),
+        lesson,
         training=TrainingSettings(**SETTINGS, accumulate=accumulate),
-        guards=Guards(Killer(model, kill_at)),
+        guards=Guards(Killer(model, kill_at), objective),
         folder=folder,
         watch=Watch(progress=False),
         trace=trace,
@@ -72,4 +84,4 @@ def run(base: Path, folder: Path, kill_at: int, accumulate: int, trace: str = ""
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])

@@ -149,24 +149,35 @@ def killed_in_fork(module: ModuleType, *arguments: Any) -> int | None:
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "kills", "run_in"),
-    [(1, (5, 3), killed_in_fork), (2, (1, 4), killed_in_fork), (1, (9,), killed_in_new_process)],
+    ("accumulate", "kills", "method", "run_in"),
+    [
+        (1, (5, 3), "none", killed_in_fork),
+        (2, (1, 4), "none", killed_in_fork),
+        (1, (9,), "none", killed_in_new_process),
+        (2, (5,), "lwf", killed_in_fork),
+        (1, (5,), "der", killed_in_fork),
+        (1, (9,), "der++", killed_in_fork),
+        (2, (5,), "agem", killed_in_fork),
+    ],
 )
 def test_killed_and_run_again_the_weights_are_bit_for_bit_the_same(
     accumulate: int,
     kills: tuple[int, ...],
+    method: str,
     run_in: Callable[..., int | None],
     base: Path,
     tmp_path: Path,
     driver: ModuleType,
 ) -> None:
     """Killed with SIGKILL in the middle of an optimizer step, and again after it was resumed, a
-    run ends with the weights, losses and counts of one that was never killed."""
-    driver.run(base, tmp_path / "whole", 0, accumulate)
+    run ends with the weights, losses and counts of one that was never killed. What an objective
+    asked of the model it asks again: of the base, not of the weights resumed."""
+    driver.run(base, tmp_path / "whole", 0, accumulate, "", method)
     for kill_at in kills:
-        assert run_in(driver, base, tmp_path / "killed", kill_at, accumulate) == -signal.SIGKILL
+        arguments = (base, tmp_path / "killed", kill_at, accumulate, "", method)
+        assert run_in(driver, *arguments) == -signal.SIGKILL
     assert (tmp_path / "killed" / state.FILE).exists()
-    driver.run(base, tmp_path / "killed", 0, accumulate)
+    driver.run(base, tmp_path / "killed", 0, accumulate, "", method)
     whole, resumed = (
         load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")
     )
