@@ -22,6 +22,7 @@ from updater.train.fit import Fit
 from updater.train.guards import Guards
 from updater.train.importance import estimate
 from updater.train.lesson import Lesson
+from updater.train.objectives import objective_for
 
 SAMPLE_SEED = 0
 """Of the examples that importance is estimated on: any will do, so that all runs agree."""
@@ -35,12 +36,19 @@ class Memory:
     held: Held | None = None
 
     def guards(
-        self, settings: RegularizerSettings, model: NemotronHForCausalLM, lesson: Lesson
+        self,
+        settings: RegularizerSettings,
+        model: NemotronHForCausalLM,
+        lesson: Lesson,
+        *,
+        progress: bool = False,
     ) -> Guards:
-        """What keeps the past while `model`, as it stands now, learns `lesson`."""
+        """What keeps the past while `model`, as it stands now, learns `lesson`. `progress`: of the
+        forward passes that a distilling method takes now, on stderr."""
         if self.held is None:
             return Guards()
-        return Guards(self._anchor(settings))
+        objective = objective_for(settings, model, lesson, progress=progress)
+        return Guards(self._anchor(settings), objective)
 
     def _anchor(self, settings: RegularizerSettings) -> Regularizer:
         if self.held is None or not self.held.importance or settings.strength == 0:

@@ -15,6 +15,7 @@ from updater.train.fit import Fit
 from updater.train.importance import estimate
 from updater.train.lesson import Lesson
 from updater.train.memory import Memory, sample, trace_of
+from updater.train.objective import Likelihood
 
 DONE = Fit(1, 1, 1, 1.0, (1.0,), ())
 
@@ -44,6 +45,23 @@ def test_the_first_lesson_is_guarded_by_nothing(method: str, base: Path, languag
     model, tokenizer = checkpoint.load(base)
     lesson = Lesson.of(tokenizer, language(0, 4), None, max_length_tokens=64)
     guards = Memory().guards(RegularizerSettings(method=method), model, lesson)
+    assert isinstance(guards.anchor, NoAnchor)
+
+
+@pytest.mark.parametrize("method", ["lwf", "der++", "agem"])
+def test_answers_and_gradients_are_guarded_once_something_was_learnt(
+    method: str, trained: Path, language: Any
+) -> None:
+    """By the method's objective and no anchor; the first lesson by nothing at all."""
+    model, tokenizer = checkpoint.load(trained)
+    examples = encode(tokenizer, language(0, 6), max_length_tokens=64)
+    lesson = Lesson.of(tokenizer, language(0, 4), language(80, 2), max_length_tokens=64)
+    settings = RegularizerSettings(method=method, strength=1.0)
+    first = Memory().guards(settings, model, lesson)
+    memory = Memory().after(settings, model, DONE, past=examples, newest=examples)
+    guards = memory.guards(settings, model, lesson)
+    assert first.objective.fingerprint == Likelihood.fingerprint
+    assert guards.objective.fingerprint.startswith(method)
     assert isinstance(guards.anchor, NoAnchor)
 
 
