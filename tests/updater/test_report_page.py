@@ -456,7 +456,6 @@ def test_pictures_are_saved_as_files(tmp_path):
 
 def test_heatmap_numbers_can_be_read_on_every_shade():
     """Contrast of the cell's text at least 4.5 to 1 (WCAG 2.1, success criterion 1.4.3)."""
-    from updater.report.matrix import _SCALE, _on
 
     def luminance(colour) -> float:
         linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
@@ -466,7 +465,10 @@ def test_heatmap_numbers_can_be_read_on_every_shade():
         return [int(text[i : i + 2], 16) / 255 for i in (1, 3, 5)]
 
     for k in range(101):
-        ground, ink = luminance(_SCALE(k / 100)), luminance(rgb(_on(k / 100)))
+        ground, ink = (
+            luminance(style.SCALE(k / 100)),
+            luminance(rgb(style.on(style.SCALE(k / 100)))),
+        )
         contrast = (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05)
         assert contrast >= 4.5, k
 

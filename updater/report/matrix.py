@@ -5,14 +5,12 @@ Called by `figures`.
 
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from updater.report import style
 from updater.report.data import ReportData, Version
 
-_SCALE = LinearSegmentedColormap.from_list("accuracy", style.HEAT)
 _LONGEST_NAME = 24  # characters
 
 
@@ -50,10 +48,10 @@ def _fill(axes: Axes, data: ReportData) -> None:
                 boxes.append(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94))
                 continue
             coloured.append(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94))
-            colours.append(_SCALE(value))
+            colours.append(style.SCALE(value))
             if period in version.new:
                 frames.append(Rectangle((j - 0.43, i - 0.4), 0.86, 0.8))
-                frame_colours.append(_on(value))
+                frame_colours.append(style.on(style.SCALE(value)))
     axes.add_collection(PatchCollection(coloured, facecolors=colours, linewidths=0))
     axes.add_collection(PatchCollection(boxes, facecolors="none", edgecolors=style.GRID, lw=0.8))
     axes.add_collection(
@@ -66,7 +64,7 @@ def _number(
 ) -> None:
     value, learnt = data.accuracy(version.id, period), period in version.learnt
     i, j = place
-    colour = _on(value) if learnt and value is not None else style.MUTED
+    colour = style.on(style.SCALE(value)) if learnt and value is not None else style.MUTED
     axes.text(
         j,
         i,
@@ -77,14 +75,6 @@ def _number(
         color=colour,
         in_layout=False,
     )
-
-
-def _on(value: float) -> str:
-    """Black or white, whichever reads better on the colour of `value`: by relative luminance, WCAG
-    2.1, where both have a contrast of 4.58 at 0.179."""
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in _SCALE(value)]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return style.ON_DARK if luminance < 0.179 else style.ON_LIGHT
 
 
 def _label(axes: Axes, data: ReportData, *, slanted: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 INK = "#1c2127"
@@ -26,8 +27,9 @@ GOOD = "#00805c"
 BAD = "#cf4a00"
 UNSURE = "#8a6d00"
 ON_DARK, ON_LIGHT = "#ffffff", "#000000"  # text on a heatmap cell, the same in light and dark
-LOW, HIGH = "#fff3d6", "#08306b"  # the ends of the heatmap's scale; see `HEAT`
+LOW, HIGH = "#fff3d6", "#08306b"  # the ends of the heatmap's scale; see `SCALE`
 HEAT = (LOW, "#d9e8c9", "#86c5c3", "#3a8fbb", "#1c5a9c", HIGH)  # lightness falls evenly
+SCALE = LinearSegmentedColormap.from_list("heat", HEAT)
 
 _ROLES = {
     INK: "ink",
@@ -87,13 +89,15 @@ def new_figure(width_points: float, height_points: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """The picture is in `path`, a PNG.
+    """The picture is in `path`, a PNG or SVG by its suffix; the same picture gives the same bytes.
 
     Raises:
         OSError: it can't be written.
     """
     with styled():
-        figure.savefig(path, dpi=160, format="png")
+        kind = path.suffix.removeprefix(".")
+        metadata: Any = {"Date": None, "Creator": None} if kind == "svg" else None
+        figure.savefig(path, dpi=160, format=kind, metadata=metadata)
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
@@ -134,6 +138,14 @@ def shortened(text: str, most: int = 22) -> str:
         return text
     head = (most - 1) * 2 // 3
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
+def on(colour: tuple[float, ...]) -> str:
+    """Black or white, whichever reads better on the colour (red, green, blue, in 0..1): by relative
+    luminance, WCAG 2.1, where both have a contrast of 4.58 at 0.179."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return ON_DARK if luminance < 0.179 else ON_LIGHT
 
 
 def _attribute(text: str) -> str:

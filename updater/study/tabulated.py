@@ -151,6 +151,34 @@ def as_csv(table: Table) -> str:
     return stream.getvalue()
 
 
+def arms_csv(table: Table) -> str:
+    """A line for each arm and measure: mean and interval, and the difference to the reference."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    difference = ("difference", "difference_low", "difference_high", "p_value", "adjusted_p")
+    writer.writerow(
+        ["arm", "measure", "num_seeds", "mean", "low", "high", "reference", *difference, "claim"]
+    )
+    for name in NAMES:
+        against = {d.arm: d for d in table.differences(name)}
+        claims = table.claims(name)
+        for arm in table.arms:
+            found, other = arm.estimate(name), against.get(arm.name)
+            if found is None:
+                continue
+            cells: list[object] = [arm.name, name, found.num_seeds, *_numbers(found)]
+            if other is not None:
+                cells += [other.reference, *_numbers(other.estimate), other.p_value]
+                cells += [other.adjusted_p, claims[arm.name]]
+            writer.writerow(cells + [None] * (13 - len(cells)))
+    return stream.getvalue()
+
+
+def _numbers(found: Estimate) -> list[float | None]:
+    bounds = found.interval
+    return [found.mean, *((None, None) if bounds is None else (bounds.low, bounds.high))]
+
+
 def chosen(choice: Mapping[str, Any]) -> str:
     """What a sweep chose, in words: "regularizer.strength = 100.0"."""
     return ", ".join(f"{setting} = {value}" for setting, value in choice.items())

@@ -1,0 +1,74 @@
+"""Forgetting as a heatmap: arms down, periods across.
+
+Called by `updater.study.pictures`.
+"""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from updater import metrics
+from updater.report import style
+from updater.study.measures import chain, mean, served
+from updater.study.tabulated import Arm, Table
+
+_LEAST_TOP = 0.1  # of the colour scale: less forgetting than this all over stays pale
+_NAME = 24  # characters
+
+
+def forgetting(table: Table) -> Figure | None:
+    """Best accuracy so far minus final accuracy on each period but the last, mean over seeds, in
+    points. None where nothing could be forgotten."""
+    rows = {arm.name: _forgotten(arm) for arm in table.arms if arm.finished}
+    periods = list(dict.fromkeys(period for row in rows.values() for period in row))
+    if not periods:
+        return None
+    top = max([_LEAST_TOP, *(v for row in rows.values() for v in row.values() if v is not None)])
+    width = max(34.0, min(84.0, 560 / len(periods)))
+    longest = max(len(style.shortened(p, _NAME)) for p in periods)
+    slanted = width < 5.5 * longest
+    heading = 24 + 3.9 * longest if slanted else 24.0
+    with style.styled():
+        figure = style.new_figure(150 + width * len(periods), heading + 22 * len(rows) + 12)
+        axes = figure.add_subplot()
+        for i, row in enumerate(rows.values()):
+            for j, period in enumerate(periods):
+                _cell(axes, row.get(period), (i, j), top)
+        _frame(axes, list(rows), periods, slanted=slanted)
+    return figure
+
+
+def _forgotten(arm: Arm) -> dict[str, float | None]:
+    """Period -> mean over the finished seeds; None where one lacks it."""
+    seeds = [metrics.forgetting(chain(served(run))) for run in arm.finished]
+    return {period: mean([seed[period] for seed in seeds]) for period in seeds[0]}
+
+
+def _cell(axes: Axes, value: float | None, place: tuple[int, int], top: float) -> None:
+    i, j = place
+    box = (j - 0.48, i - 0.46)
+    if value is None:
+        axes.add_patch(Rectangle(box, 0.96, 0.92, fc="none", ec=style.GRID, lw=0.8))
+        axes.text(j, i, "–", ha="center", va="center", size=8, color=style.MUTED)
+        return
+    colour = style.SCALE(max(0.0, value) / top)
+    axes.add_patch(Rectangle(box, 0.96, 0.92, fc=colour, lw=0))
+    shown = f"{100 * value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+    axes.text(j, i, shown, ha="center", va="center", size=8, color=style.on(colour))
+
+
+def _frame(axes: Axes, names: list[str], periods: list[str], *, slanted: bool) -> None:
+    axes.set_xlim(-0.5, len(periods) - 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    shown = [style.shortened(period, _NAME) for period in periods]
+    axes.set_xticks(range(len(periods)), shown, rotation=45 if slanted else 0)
+    if slanted:
+        for label in axes.get_xticklabels():
+            label.set(ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), [style.shortened(name, 26) for name in names])
+    axes.xaxis.set_ticks_position("none")
+    axes.tick_params(
+        axis="both", length=0, labeltop=True, labelbottom=False, labelcolor=style.INK, pad=5
+    )
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,61 @@
+"""A study as a Markdown page: claims, tables, and links to the pictures beside it.
+
+The same words as the HTML page. The same data give the same bytes, so that it can be committed.
+"""
+
+from collections.abc import Mapping
+
+from updater.study import words
+from updater.study.pictures import Picture
+from updater.study.sheets import Sheet, aligned, sheets
+from updater.study.tabulated import Table
+
+
+def markdown(table: Table, drawn: Mapping[str, Picture], *, title: str, scratch: str) -> str:
+    """The page.
+
+    Args:
+        drawn: name -> picture; each is the file NAME.svg beside the page.
+    """
+    parts = [f"# {_escaped(title)}", f"{words.summary(table)}.", "## What holds"]
+    parts.append(
+        f"Final average accuracy over all periods against {_escaped(table.reference)}, with 95 % "
+        "confidence in all sentences together (paired t tests, Holm's procedure); the intervals "
+        "are of each by itself."
+    )
+    parts.append(
+        _bullets([sentence for _, sentence in words.claims(table)])
+        or f"No other arm has a seed in common with {_escaped(table.reference)}."
+    )
+    for heading, sentences in (
+        ("Stopped before the end", words.failures(table)),
+        ("What the sweeps chose", words.choices(table)),
+    ):
+        if sentences:
+            parts += [f"## {heading}", _bullets(sentences)]
+    for sheet in sheets(table, scratch):
+        parts += [f"## {_escaped(sheet.title)}", _escaped(sheet.how), _table(sheet)]
+    for name, picture in drawn.items():
+        parts += [
+            f"## {picture.title}",
+            _escaped(picture.how),
+            f"![{picture.title}]({name}.svg)",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _bullets(sentences: list[str]) -> str:
+    return "\n".join(f"* {_escaped(sentence)}" for sentence in sentences)
+
+
+def _table(sheet: Sheet) -> str:
+    rules = tuple("--:" if number else ":--" for number in aligned(sheet))
+    head, *rows = ([_escaped(cell) for cell in row] for row in (sheet.columns, *sheet.rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows))
+
+
+def _escaped(text: str) -> str:
+    """No character of it is markup."""
+    for character in "\\`*_[]<>|#":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())

@@ -1,0 +1,82 @@
+"""All that a study leaves for people and scripts, written into one folder from its runs.
+
+`write` is called when runs have finished (or some of them: what is there is shown), and may be
+called again at any time. Called by `updater study`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from updater.files import write_json, write_text
+from updater.report import style
+from updater.study.markdown import markdown
+from updater.study.page import render
+from updater.study.pictures import SCRATCH, pictures
+from updater.study.ratios import ratios
+from updater.study.replay import replayed
+from updater.study.results import Run
+from updater.study.tabulated import Table, answer, arms_csv, as_csv, as_json, tabulate
+
+PAGE = "study.html"
+TEXT = "study.md"
+TABLE = "study.json"
+
+
+def write(
+    runs: Sequence[Run],
+    folder: Path,
+    *,
+    title: str,
+    reference: str = "",
+    scratch: str = SCRATCH,
+) -> dict[str, Any]:
+    """The folder has study.html, study.md, study.json, arms.csv (means and differences), runs.csv,
+    and each picture as SVG and PNG; what comes back is the answer of `updater study --json`.
+
+    Args:
+        reference: the arm that others are compared with; "" as in `tabulate`.
+        scratch: the arm that trains on everything, if there is one.
+
+    Raises:
+        InputError: no runs, or the reference is none of the arms.
+        OSError: the folder can't be written.
+    """
+    table = tabulate(runs, reference)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {
+        name: (picture, figure)
+        for name, picture in pictures(scratch).items()
+        if (figure := picture.draw(table)) is not None
+    }
+    for name, (_, figure) in drawn.items():
+        for kind in ("png", "svg"):
+            style.save(figure, folder / f"{name}.{kind}")
+    text = markdown(
+        table, {name: one for name, (one, _) in drawn.items()}, title=title, scratch=scratch
+    )
+    write_text(folder / TEXT, text)
+    write_text(folder / PAGE, render(table, drawn, title=title, scratch=scratch))
+    write_text(folder / "runs.csv", as_csv(table))
+    write_text(folder / "arms.csv", arms_csv(table))
+    write_json(folder / TABLE, {**as_json(table), **_more(table, scratch)})
+    return answer(table)
+
+
+def _more(table: Table, scratch: str) -> dict[str, Any]:
+    """Ratios to scratch by number of past periods, and what replays came to; where there are."""
+    return {
+        "ratios": {
+            name: {arm: {x: asdict(one) for x, one in curve.items()} for arm, curve in arms.items()}
+            for name, arms in ratios(table, scratch).items()
+        },
+        "replays": {
+            arm.name: {
+                run.seed: found.as_dict()
+                for run in arm.runs
+                if (found := replayed(run)) is not None
+            }
+            for arm in table.arms
+        },
+    }

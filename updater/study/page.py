@@ -1,0 +1,64 @@
+"""A study as one HTML page that needs nothing else: no script, no font, no picture from outside.
+
+The same data give the same bytes. The layout is in `study.html`, the house's style sheet in
+`updater/report/page.css`; every text goes through Jinja's escaping.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from updater import report
+from updater.report import style
+from updater.study import words
+from updater.study.drawing import MOST_ARMS, marks
+from updater.study.pictures import Picture
+from updater.study.sheets import aligned, sheets
+from updater.study.tabulated import Table
+
+
+def render(
+    table: Table, drawn: Mapping[str, tuple[Picture, Figure]], *, title: str, scratch: str
+) -> str:
+    """The page, a whole HTML document.
+
+    Args:
+        drawn: name -> the picture and its figure, of those that have something to show.
+    """
+    shown = marks(table)
+    return _template().render(
+        title=title,
+        summary=words.summary(table),
+        reference=table.reference,
+        claims=words.claims(table),
+        failures=words.failures(table),
+        choices=words.choices(table),
+        sheets=[(sheet, aligned(sheet)) for sheet in sheets(table, scratch)],
+        pictures=[
+            {
+                "title": picture.title,
+                "how": picture.how,
+                "svg": Markup(style.inline_svg(figure, name, picture.title)),
+            }
+            for name, (picture, figure) in drawn.items()
+        ],
+        undrawn=[arm.name for arm in table.arms if arm.finished and arm.name not in shown],
+        most_arms=MOST_ARMS,
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    folders = [Path(__file__).parent, Path(report.__file__).parent]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("study.html")

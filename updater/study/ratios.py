@@ -1,0 +1,71 @@
+"""What an update reaches and costs, as a part of scratch on everything, by number of past periods.
+
+Pure. Called by the plots, the page and the JSON.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from updater.study.comparison import Estimate, estimate
+from updater.study.measures import over_stream, served
+from updater.study.results import Run
+from updater.study.tabulated import Table
+
+Curve = Mapping[int, Estimate]
+"""At whole numbers, such as stages of the stream or past periods."""
+
+
+def ratios(table: Table, scratch: str) -> dict[str, dict[str, Curve]]:
+    """ "accuracy", "steps" and "seconds" -> arm -> number of past periods when an update began ->
+    its ratio to the scratch arm with the same seed, over seeds. Accuracy is over all periods learnt
+    by then.
+
+    Empty where there is no such arm. Arms whose ratios are all 0 are left out: they do nothing.
+    """
+    whole = table.arm(scratch)
+    if whole is None:
+        return {}
+    found: dict[str, dict[str, Curve]] = {}
+    for name, of in _OF.items():
+        base = {run.seed: of(run) for run in whole.finished}
+        curves = {}
+        for arm in table.arms:
+            pairs = [(of(run), base[run.seed]) for run in arm.finished if run.seed in base]
+            curve = over_seeds(
+                [
+                    {x: _over(value, other.get(x)) for x, value in own.items()}
+                    for own, other in pairs
+                ]
+            )
+            if arm.name != scratch and any(one.mean for one in curve.values()):
+                curves[arm.name] = curve
+        found[name] = curves
+    return found
+
+
+def over_seeds(seeds: Sequence[Mapping[int, float | None]]) -> Curve:
+    """The estimate at each x at which some seed has a value."""
+    xs = sorted({x for seed in seeds for x, y in seed.items() if y is not None})
+    return {x: estimate([y for seed in seeds if (y := seed.get(x)) is not None]) for x in xs}
+
+
+def _accuracies(run: Run) -> dict[int, float | None]:
+    return {len(run.learnt_first) + i: a for i, a in enumerate(over_stream(served(run))[1:])}
+
+
+def _steps(run: Run) -> dict[int, float | None]:
+    return {len(run.learnt_first) + i: stage.steps for i, stage in enumerate(run.stages[1:])}
+
+
+def _seconds(run: Run) -> dict[int, float | None]:
+    return {len(run.learnt_first) + i: stage.seconds for i, stage in enumerate(run.stages[1:])}
+
+
+_OF: Mapping[str, Callable[[Run], dict[int, float | None]]] = {
+    "accuracy": _accuracies,
+    "steps": _steps,
+    "seconds": _seconds,
+}
+
+
+def _over(value: float | None, whole: float | None) -> float | None:
+    return None if value is None or not whole else value / whole

@@ -1,0 +1,165 @@
+"""A study's tables as texts, for the page and the Markdown alike.
+
+Called by `updater.study.page` and `updater.study.markdown`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from updater.study.comparison import Estimate
+from updater.study.measures import ACCURACIES
+from updater.study.ratios import Curve, ratios
+from updater.study.replay import replayed
+from updater.study.tabulated import Arm, Table
+from updater.study.words import CLAIMED, COLUMNS, difference, p_value, points, three_digits
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of texts: a heading and an explanation, the columns' names, rows; `tones` has for
+    each row "good", "bad" or ""."""
+
+    title: str
+    how: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    tones: tuple[str, ...] = ()
+
+
+def sheets(table: Table, scratch: str) -> list[Sheet]:
+    """All that have something to say, in the page's order."""
+    found = [results(table), paired(table), against_scratch(table, scratch), releases(table)]
+    return [sheet for sheet in found if sheet is not None and sheet.rows]
+
+
+def results(table: Table) -> Sheet:
+    """Every arm's measures, mean and half width of the interval; a failed one's reason."""
+    num = len(table.seeds)
+    spread = (
+        f"Mean ± half the width of the 95 % interval over {num} seeds (Student's t)."
+        if num > 1
+        else "One seed: there is no interval, and no claim can be made."
+    )
+    return Sheet(
+        title="Results",
+        how=f"{spread} Accuracies and transfers are in percent and points; cost is summed over all "
+        "updates, without the first model, which all arms share.",
+        columns=("arm", "seeds", *(column.title for column in COLUMNS.values())),
+        rows=tuple(_row(table, arm) for arm in table.arms),
+    )
+
+
+def _row(table: Table, arm: Arm) -> tuple[str, ...]:
+    cells = [_cell(name, arm.estimate(name)) for name in COLUMNS]
+    done = f"{len(arm.measured)}"
+    if arm.failures:
+        done = f"{len(arm.measured)} of {len(arm.runs)}"
+    return (arm.name, done, *cells)
+
+
+def _cell(name: str, found: Estimate | None) -> str:
+    if found is None:
+        return "–"
+    column = COLUMNS[name]
+    text = column.say(column.scale * found.mean)
+    if found.half_width is None or (name not in ACCURACIES and name != "seconds"):
+        return text
+    return f"{text} ± {_width(name, column.scale * found.half_width)}"
+
+
+def _width(name: str, value: float) -> str:
+    return f"{value:.1f}" if name in ACCURACIES else three_digits(value)
+
+
+def paired(table: Table) -> Sheet:
+    """Each arm minus the reference on the measures of accuracy and the seconds."""
+    shown = ("final_average_accuracy", "new_accuracy", "worst_forgetting", "seconds")
+    by_arm = {name: {d.arm: d for d in table.differences(name)} for name in shown}
+    claims = table.claims(CLAIMED)
+    rows, tones = [], []
+    for arm in table.arms:
+        found = by_arm[CLAIMED].get(arm.name)
+        if found is None:
+            continue
+        claim = claims[arm.name]
+        p = "–" if found.adjusted_p is None else p_value(found.adjusted_p)
+        cells = [difference(name, by_arm[name].get(arm.name)) for name in shown]
+        rows.append((arm.name, str(found.estimate.num_seeds), *cells, p, claim))
+        tones.append({"better": "good", "worse": "bad"}.get(claim, ""))
+    return Sheet(
+        title=f"Against {table.reference}",
+        how=f"Arm minus {table.reference}, paired by seed, with the 95 % interval of each by itself"
+        " (paired t). p is of the final accuracy, corrected for all arms together (Holm): an arm "
+        "is called better or worse where it is at most 0.05.",
+        columns=(
+            "arm",
+            "seeds",
+            *(COLUMNS[name].title.removesuffix(", %") for name in shown),
+            "p, corrected",
+            "final accuracy is",
+        ),
+        rows=tuple(rows),
+        tones=tuple(tones),
+    )
+
+
+def against_scratch(table: Table, scratch: str) -> Sheet | None:
+    """The last update of each arm in percent of scratch; None without that arm."""
+    found = ratios(table, scratch)
+    if not found or not found["accuracy"]:
+        return None
+    num_past = max(x for curve in found["accuracy"].values() for x in curve)
+    names = ("accuracy", "steps", "seconds")
+    return Sheet(
+        title=f"The last update against {scratch}",
+        how=f"In percent of what {scratch} reaches and costs with the same seed on everything, "
+        f"with {num_past} past periods.",
+        columns=("arm", *names),
+        rows=tuple(
+            (arm, *(_ratio(found[name].get(arm, {}), num_past) for name in names))
+            for arm in found["accuracy"]
+        ),
+    )
+
+
+def _ratio(curve: Curve, num_past: int) -> str:
+    found = curve.get(num_past)
+    if found is None:
+        return "–"
+    width = "" if found.half_width is None else f" ± {100 * found.half_width:.1f}"
+    return f"{100 * found.mean:.1f}{width} %"
+
+
+def releases(table: Table) -> Sheet | None:
+    """Of a replay: what the gate said and users would have had; None where nothing was judged."""
+    rows = []
+    for arm in table.arms:
+        for run in arm.runs:
+            found = replayed(run)
+            if found is not None:
+                had = "–" if found.mean_had is None else points(100 * found.mean_had)
+                counts = (found.num_accepted, found.num_review, found.num_rejected)
+                rows.append(
+                    (
+                        *(arm.name, str(run.seed), *map(str, counts), str(found.num_deployed)),
+                        *(had, three_digits(found.seconds), f"{found.tokens:,}"),
+                    )
+                )
+    if not rows:
+        return None
+    return Sheet(
+        title="Replay: what the gate would have done",
+        how="The gate's verdict on each update, and how many would have been deployed. Accuracy is "
+        "what users had, a mean over the stream. Rejected updates cost as well.",
+        columns=(
+            *("arm", "seed", "accepted", "review", "rejected", "deployed"),
+            *("users had, %", "seconds", "tokens"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def aligned(sheet: Sheet) -> Sequence[bool]:
+    """For each column, whether it holds numbers, which stand at the right."""
+    words = {"arm", "final accuracy is"}
+    return [column not in words for column in sheet.columns]
