@@ -64,11 +64,10 @@ def _cell(name: str, found: Estimate | None) -> str:
     text = column.say(column.scale * found.mean)
     if found.half_width is None or (name not in ACCURACIES and name != "seconds"):
         return text
-    return f"{text} ± {_width(name, column.scale * found.half_width)}"
-
-
-def _width(name: str, value: float) -> str:
-    return f"{value:.1f}" if name in ACCURACIES else three_digits(value)
+    width = column.scale * found.half_width
+    if name in ACCURACIES:
+        return f"{text} ± {width:.1f}"
+    return f"{text} ± {three_digits(width, like=found.mean)}"
 
 
 def paired(table: Table) -> Sheet:

@@ -111,11 +111,12 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def three_digits(value: float) -> str:
-    """1234.5 is "1,234", 12.345 "12.3", 0.01234 "0.01"."""
-    if abs(value) >= 100:
+def three_digits(value: float, like: float | None = None) -> str:
+    """1234.5 is "1,234", 12.345 "12.3", 0.01234 "0.01"; or with the decimals that `like` has."""
+    size = abs(value if like is None else like)
+    if size >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 or value == 0 else f"{value:.2f}"
+    return f"{value:.1f}" if size >= 10 or size == 0 else f"{value:.2f}"
 
 
 def _signed_three(value: float) -> str:
