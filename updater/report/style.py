@@ -26,6 +26,7 @@ BLUE = "#0a6ebd"
 GOOD = "#00805c"
 BAD = "#cf4a00"
 UNSURE = "#8a6d00"
+PURPLE = "#a0569f"
 ON_DARK, ON_LIGHT = "#ffffff", "#000000"  # text on a heatmap cell, the same in light and dark
 LOW, HIGH = "#fff3d6", "#08306b"  # the ends of the heatmap's scale; see `SCALE`
 HEAT = (LOW, "#d9e8c9", "#86c5c3", "#3a8fbb", "#1c5a9c", HIGH)  # lightness falls evenly
@@ -40,6 +41,7 @@ _ROLES = {
     GOOD: "good",
     BAD: "bad",
     UNSURE: "unsure",
+    PURPLE: "purple",
 }
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDTH = 720.0  # points; the page's column is as wide

@@ -17,8 +17,7 @@ from updater.study.tabulated import Arm, Table
 MOST_ARMS = 12
 """So many can be told apart in one plot; chosen by looking."""
 
-_PURPLE = "#a0569f"  # reads on the light and on the dark page
-_HUES = (style.BLUE, style.BAD, style.GOOD, _PURPLE, style.UNSURE, style.INK)
+_HUES = (style.BLUE, style.BAD, style.GOOD, style.PURPLE, style.UNSURE, style.INK)
 _DASHES: Sequence[Any] = ("-", (0, (4, 1.6)))
 _MARKERS = "osD^vPX<>ph*"
 _LABEL_POINTS = 11.0  # the height of a line of 8-point type

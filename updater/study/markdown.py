@@ -28,7 +28,7 @@ def markdown(table: Table, drawn: Mapping[str, Picture], *, title: str, scratch:
         or f"No other arm has a seed in common with {_escaped(table.reference)}."
     )
     for heading, sentences in (
-        ("Stopped before the end", words.failures(table)),
+        ("Stopped before the end", [s for arm in table.arms for s in words.stopped(arm)]),
         ("What the sweeps chose", words.choices(table)),
     ):
         if sentences:

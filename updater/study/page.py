@@ -35,7 +35,7 @@ def render(
         summary=words.summary(table),
         reference=table.reference,
         claims=words.claims(table),
-        failures=words.failures(table),
+        failures=[sentence for arm in table.arms for sentence in words.stopped(arm)],
         choices=words.choices(table),
         sheets=[(sheet, aligned(sheet)) for sheet in sheets(table, scratch)],
         pictures=[
@@ -61,4 +61,5 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["short"] = lambda name: style.shortened(name, 30)
     return environment.get_template("study.html")

@@ -11,19 +11,20 @@ from updater.study.measures import ACCURACIES
 from updater.study.ratios import Curve, ratios
 from updater.study.replay import replayed
 from updater.study.tabulated import Arm, Table
-from updater.study.words import CLAIMED, COLUMNS, difference, p_value, points, three_digits
+from updater.study.words import CLAIMED, COLUMNS, difference, p_value, points, stopped, three_digits
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of texts: a heading and an explanation, the columns' names, rows; `tones` has for
-    each row "good", "bad" or ""."""
+    """A table of texts: a heading and an explanation, the columns' names, rows. For each row, where
+    they are given, `tones` has "good", "bad" or "", and `notes` what else is to say of it."""
 
     title: str
     how: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     tones: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def sheets(table: Table, scratch: str) -> list[Sheet]:
@@ -45,11 +46,12 @@ def results(table: Table) -> Sheet:
         how=f"{spread} Accuracies and transfers are in percent and points; cost is summed over all "
         "updates, without the first model, which all arms share.",
         columns=("arm", "seeds", *(column.title for column in COLUMNS.values())),
-        rows=tuple(_row(table, arm) for arm in table.arms),
+        rows=tuple(_row(arm) for arm in table.arms),
+        notes=tuple("; ".join(stopped(arm)) for arm in table.arms),
     )
 
 
-def _row(table: Table, arm: Arm) -> tuple[str, ...]:
+def _row(arm: Arm) -> tuple[str, ...]:
     cells = [_cell(name, arm.estimate(name)) for name in COLUMNS]
     done = f"{len(arm.measured)}"
     if arm.failures:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from updater.report import style
 from updater.study.comparison import CONFIDENCE, Difference
 from updater.study.measures import ACCURACIES
-from updater.study.tabulated import Table, chosen
+from updater.study.tabulated import Arm, Table, chosen
 
 CLAIMED = "final_average_accuracy"
 """The measure on which arms are called better or worse first of all."""
@@ -75,13 +75,9 @@ def _claim(found: Difference, claim: str) -> str:
     return f"{arm} is {claim} than {reference}: {change}, {num} seeds."
 
 
-def failures(table: Table) -> list[str]:
-    """A sentence for each run that stopped."""
-    return [
-        f"{arm.name}, seed {seed}, stopped: {why}"
-        for arm in table.arms
-        for seed, why in arm.failures.items()
-    ]
+def stopped(arm: Arm) -> list[str]:
+    """A sentence for each of its runs that failed."""
+    return [f"{arm.name}, seed {seed}, stopped: {why}" for seed, why in arm.failures.items()]
 
 
 def choices(table: Table) -> list[str]:

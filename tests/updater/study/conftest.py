@@ -1,5 +1,6 @@
 """Runs made up for the tests of what is written of a study."""
 
+import dataclasses
 import random
 from collections.abc import Callable, Mapping
 
@@ -68,3 +69,22 @@ def make_arm() -> Callable[..., list[Run]]:
 @pytest.fixture
 def make_study() -> Callable[..., list[Run]]:
     return a_study
+
+
+@pytest.fixture
+def make_replay() -> Callable[..., list[Run]]:
+    """Arms of which the gate rejects every second update."""
+
+    def made(seeds: int = 2) -> list[Run]:
+        return [_judged(run) for run in a_study(seeds) if run.arm in ("rehearsal", "ewc")]
+
+    return made
+
+
+def _judged(run: Run) -> Run:
+    verdicts = ("accepted", "rejected", "review", "rejected")
+    stages = [
+        dataclasses.replace(stage, verdict=verdict, deployed=verdict != "rejected")
+        for stage, verdict in zip(run.stages[1:], verdicts, strict=True)
+    ]
+    return dataclasses.replace(run, stages=(run.stages[0], *stages))
