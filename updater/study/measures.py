@@ -90,7 +90,7 @@ def accuracy(run: Run, stage: int, period: str) -> float | None:
 
 def served(run: Run) -> Run:
     """The run as users had it: where a stage was not deployed, the scores of the one before."""
-    stages = [run.stages[0]]
+    stages = list(run.stages[:1])
     for stage in run.stages[1:]:
         scores = stage.scores if stage.deployed else stages[-1].scores
         stages.append(dataclasses.replace(stage, scores=scores))

@@ -19,14 +19,15 @@ def ratios(table: Table, scratch: str) -> dict[str, dict[str, Curve]]:
     its ratio to the scratch arm with the same seed, over seeds. Accuracy is over all periods learnt
     by then.
 
-    Empty where there is no such arm. Arms whose ratios are all 0 are left out: they do nothing.
+    Empty where there is no such arm. Updates at which it trained nothing (`every = "last"`) are no
+    measure of others. Arms whose ratios are all 0 are left out: they do nothing.
     """
     whole = table.arm(scratch)
     if whole is None:
         return {}
     found: dict[str, dict[str, Curve]] = {}
     for name, of in _OF.items():
-        base = {run.seed: of(run) for run in whole.finished}
+        base = {run.seed: _where_trained(run, of(run)) for run in whole.finished}
         curves = {}
         for arm in table.arms:
             pairs = [(of(run), base[run.seed]) for run in arm.finished if run.seed in base]
@@ -46,6 +47,10 @@ def over_seeds(seeds: Sequence[Mapping[int, float | None]]) -> Curve:
     """The estimate at each x at which some seed has a value."""
     xs = sorted({x for seed in seeds for x, y in seed.items() if y is not None})
     return {x: estimate([y for seed in seeds if (y := seed.get(x)) is not None]) for x in xs}
+
+
+def _where_trained(run: Run, values: Mapping[int, float | None]) -> dict[int, float | None]:
+    return {x: values[x] for x, steps in _steps(run).items() if steps}
 
 
 def _accuracies(run: Run) -> dict[int, float | None]:

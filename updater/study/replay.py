@@ -15,6 +15,7 @@ are judged on it, as in a service in which nobody runs that update again.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -68,7 +69,22 @@ class Deployed:
 
     @property
     def base(self) -> str:
+        """The present one."""
         return list(self.versions)[-1]
+
+    def to_json(self) -> str:
+        """What the stream needs to go on where it was, but the rule and the settings."""
+        return json.dumps({"learnt": self.learnt, "versions": self.versions})
+
+    @classmethod
+    def from_json(cls, text: str, *, rule: gate.Rule, settings: ReplaySettings) -> "Deployed":
+        """What `to_json` wrote. Raises: ValueError: not JSON."""
+        plain = json.loads(text)
+        versions = {
+            version: {p: [(id, right) for id, right in answers] for p, answers in outcomes.items()}
+            for version, outcomes in plain["versions"].items()
+        }
+        return cls(rule, settings, tuple(plain["learnt"]), versions)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,14 @@ def test_a_failed_run_is_failed_there_with_its_reason_and_without_measures(
     assert all(math.isfinite(v) for r in found.values() for v in r.data.metrics.values())
 
 
+def test_an_arm_that_never_began_is_failed_there(
+    registry: Registry, client: MlflowClient, page: Path
+) -> None:
+    never = Run("ewc", 0, ("a",), (), failure="every value of its sweep diverged")
+    found = children(client, publish(registry, [never], page, study="never"))
+    assert found["ewc", "0"].info.status == "FAILED"
+
+
 def test_published_again_it_finds_its_runs_and_draws_nothing_twice(
     registry: Registry, client: MlflowClient, make_arm: Make, page: Path
 ) -> None:

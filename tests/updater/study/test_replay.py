@@ -66,6 +66,15 @@ def test_small_losses_that_add_up_are_seen_against_the_best_that_was_deployed() 
     assert "best deployed" in " ".join(judged.reasons)
 
 
+def test_a_stream_goes_on_from_its_json_as_if_nothing_had_been() -> None:
+    before = first()
+    _, after = judge(before, outcomes(a=350, b=350, c=10), period="b")
+    again = Deployed.from_json(after.to_json(), rule=before.rule, settings=before.settings)
+    assert again == after
+    candidate = outcomes(a=325, b=350, c=350)
+    assert judge(again, candidate, period="c") == judge(after, candidate, period="c")
+
+
 def test_a_period_without_a_holdout_rejects() -> None:
     candidate = dict(outcomes(a=360, b=350, c=10))
     before = first()
