@@ -27,6 +27,7 @@ VERSION = re.compile(r"(?P<period>.+)@v(?P<number>[1-9][0-9]*)")
 # Kept out of git. `data/*/` matches folders only: the `.dvc` files beside them are tracked.
 IGNORED = (
     *("data/*/", "*.db", "*.db-*", "checkpoints/", "cache/", "outcomes/", "runs/", "mlartifacts/"),
+    "traces/",
     *(".staging-*", ".lock", ".env"),
 )
 # What `dvc init` writes, file by file, so that an init that was killed can be finished.

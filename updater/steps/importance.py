@@ -1,140 +1,130 @@
-"""Step importance: how much each weight of the base matters for the past, cached.
+"""Step importance: how much each weight of the base's line matters for the past, cached.
 
-The estimate depends on the base's weights, the past examples looked at, the estimator and their
+An estimate depends on the version's weights, the past examples looked at, the estimator and their
 number, and on nothing else: those make the cache's key, so that an update with another learning
-rate, or run again, estimates nothing twice.
+rate, or run again, estimates nothing twice. What a training recorded is not in the cache, for it
+can't be had again: `updater.steps.train` keeps it.
 """
 
-import hashlib
-import json
 import logging
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rehearsal import window
-from rehearsal.manifest import Manifest, plan
-from rehearsal.policies import Past
 from store.ledger import Update
-from updater.steps.rehearse import past_versions
+from updater.errors import InputError
+from updater.steps.terms import Term, estimator_of, method_of, terms_of, weighs
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+    from regularizers.consolidate import Held
     from regularizers.importance import Importance
+    from updater.train.memory import Memory
 
 log = logging.getLogger("updater")
 
-NEEDS_IMPORTANCE = ("ewc",)
-
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
-    """The base's importance is in the cache, unless nothing is to be weighed by one."""
-    if not needed(workspace, update):
+    """Every importance that will hold the update lies on the disk.
+
+    Raises:
+        InputError: it can't be estimated, and no training recorded it.
+    """
+    if not weighs(workspace, update):
         return {"estimator": None, "num_examples": 0, "compute_seconds": 0.0}
     watch = Stopwatch()
-    found = cached(workspace, update, watch)
+    terms = terms_of(workspace, update)
+    for term in terms:
+        _find(workspace, term, watch)
     return {
-        "estimator": workspace.settings.regularizer.estimator,
-        "num_examples": _sample(workspace, update).num_examples,
-        "digest": found.stem,
+        "estimator": estimator_of(workspace),
+        "num_examples": sum(term.sample.num_examples for term in terms),
+        "num_terms": len(terms),
+        "digest": terms[-1].file.stem,
         "compute_seconds": watch.seconds,
     }
 
 
-def needed(workspace: Workspace, update: Update) -> bool:
-    """Whether the update weighs parameters by importance.
-
-    Not where new data of the only period that the base has learnt takes the place of the old:
-    then there is no past to hold on to.
-    """
-    regularizer = workspace.settings.regularizer
-    weighs = regularizer.method in NEEDS_IMPORTANCE and regularizer.strength > 0
-    return weighs and bool(past_versions(workspace, update))
-
-
-def cached(workspace: Workspace, update: Update, watch: Stopwatch | None = None) -> Path:
-    """The file with the importance of this update's base, estimated now if it isn't there.
-
-    `watch` is told how long the estimate took.
-    """
-    path = _path(workspace, update)
-    if not path.exists():
-        _estimate(workspace, update, path, watch or Stopwatch())
-    return path
-
-
-def load(workspace: Workspace, update: Update, parameters: "Mapping[str, Tensor]") -> "Importance":
-    """The importance of this update's base, of the parameters' names and shapes.
+def memory(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") -> "Memory":
+    """What the base's line taught, for `model` to be held by: the base's, or a first one's.
 
     A broken file of the cache is removed and estimated again.
+
+    Raises:
+        InputError: what a training recorded is missing or broken.
     """
+    from regularizers.consolidate import Held
+    from updater.train.memory import Memory, ones
+
+    if update.base is None:
+        return Memory()
+    settings, method = workspace.settings.regularizer, method_of(workspace)
+    terms: Iterable[Held] = ()
+    if method is not None and method.source == "ones":
+        terms = [Held(dict(model.named_parameters()), ones(model))]
+    elif weighs(workspace, update):
+        terms = _held(workspace, update, model)
+    return Memory.of(settings, terms)
+
+
+def _held(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") -> "Iterator[Held]":
+    """One term after the other, oldest first."""
+    from regularizers.consolidate import Held
+    from updater.nemotron import checkpoint
+
+    for term in terms_of(workspace, update):
+        weights = model
+        if term.version.id != update.base:
+            weights, _ = checkpoint.load(workspace.checkpoints.local(term.version.digest))
+        found = _load(workspace, term).tensors if term.sample.num_examples else {}
+        yield Held({n: p.detach() for n, p in weights.named_parameters()}, found)
+
+
+def _load(workspace: Workspace, term: Term) -> "Importance":
     from regularizers import importance as weights
 
-    path = cached(workspace, update)
+    _find(workspace, term, Stopwatch())
     try:
-        return weights.load(path, parameters)
+        return weights.load(term.file)
     except ValueError as error:
+        if term.traced:
+            raise InputError(
+                str(error),
+                "what a training recorded can't be estimated again",
+                "bring it back from a copy; or delete it, and what was learnt up to there is no"
+                " longer held",
+            ) from error
         log.warning("broken in the cache, so removed and estimated again: %s", error)
-        path.unlink()
-    return weights.load(cached(workspace, update), parameters)
+        term.file.unlink()
+    _find(workspace, term, Stopwatch())
+    return weights.load(term.file)
 
 
-def _path(workspace: Workspace, update: Update) -> Path:
-    assert update.base is not None, "only an update of a base holds weights"
-    regularizer = workspace.settings.regularizer
-    key = {
-        "checkpoint": workspace.ledger.model_version(update.base).digest,
-        "data": _sample(workspace, update).digest,
-        "estimator": regularizer.estimator,
-        "num_examples": regularizer.num_examples,
-        "max_length_tokens": workspace.settings.model.max_length_tokens,
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return workspace.root / "cache" / "importance" / f"{digest}.safetensors"
-
-
-def _sample(workspace: Workspace, update: Update) -> Manifest:
-    """The past examples that the Fisher is estimated on: a uniform sample, always the same."""
-    past = [
-        Past(
-            period=period,
-            dataset_version=version,
-            num_train=workspace.ledger.dataset_version(version).num_train,
-            ordinal=workspace.periods.ordinal(period),
-            accuracy=None,
-            best_accuracy=None,
-        )
-        for period, version in past_versions(workspace, update).items()
-    ]
-    past.sort(key=lambda p: p.ordinal)
-    return plan(past, policy="uniform", budget=workspace.settings.regularizer.num_examples)
-
-
-def _estimate(workspace: Workspace, update: Update, path: Path, watch: Stopwatch) -> None:
+def _find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:
+    """The term's importance is on the disk, estimated now if it isn't there."""
+    if term.file.exists() or term.traced or not term.sample.num_examples:
+        return
     from regularizers import importance as weights
     from updater.nemotron import checkpoint
     from updater.train.encode import encode
     from updater.train.importance import estimate
 
-    assert update.base is not None
-    base = workspace.ledger.model_version(update.base)
-    sample = _sample(workspace, update)
-    model, tokenizer = checkpoint.load(workspace.checkpoints.local(base.digest))
+    model, tokenizer = checkpoint.load(workspace.checkpoints.local(term.version.digest))
     examples = window.load(
-        sample, lambda version: workspace.datasets.path(version, "train.parquet")
+        term.sample, lambda version: workspace.datasets.path(version, "train.parquet")
     )
     longest = workspace.settings.model.max_length_tokens
     with watch:
         estimated = estimate(
             model,
             encode(tokenizer, examples, max_length_tokens=longest),
-            estimator=workspace.settings.regularizer.estimator,
-            checkpoint_digest=base.digest,
-            data_digest=sample.digest,
+            estimator=estimator_of(workspace),
+            checkpoint_digest=term.version.digest,
+            data_digest=term.sample.digest,
             progress=workspace.progress,
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weights.save(estimated, path)
+    term.file.parent.mkdir(parents=True, exist_ok=True)
+    weights.save(estimated, term.file)

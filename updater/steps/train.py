@@ -15,6 +15,7 @@ from store.ledger import Update
 from updater.files import read_json, write_json
 from updater.settings import TrainingSettings
 from updater.steps import importance as importance_step
+from updater.steps import traces
 from updater.steps.curve import Curve
 from updater.steps.registration import register, run_of, training_of
 from updater.steps.rehearse import manifest_of
@@ -24,8 +25,6 @@ log = logging.getLogger("updater")
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from regularizers.anchor import Regularizer
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
@@ -98,7 +97,6 @@ def _fit(
 ) -> tuple[Path, dict[str, Any]]:
     from updater.nemotron import checkpoint
     from updater.train.fit import fit
-    from updater.train.guards import Guards
     from updater.train.lesson import Lesson
     from updater.train.record import Watch
 
@@ -111,6 +109,7 @@ def _fit(
     new = _new_examples(workspace, update)
     max_length_tokens = workspace.settings.model.max_length_tokens
     lesson = Lesson.of(tokenizer, new, rehearsed, max_length_tokens=max_length_tokens)
+    memory = importance_step.memory(workspace, update, model)
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
     with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
@@ -118,9 +117,10 @@ def _fit(
             model,
             lesson,
             training=training,
-            guards=Guards(_anchor(workspace, update, model)),
+            guards=memory.guards(workspace.settings.regularizer, model, lesson),
             folder=folder / "training",
             watch=Watch(curve.add, workspace.progress),
+            trace=traces.trace_of(workspace),
         )
     if done.too_long:
         log.warning(
@@ -130,6 +130,7 @@ def _fit(
             max_length_tokens,
         )
     checkpoint.export(model, start, candidate)
+    traces.keep(workspace, update, candidate, done)
     result = {
         "num_steps": done.num_steps,
         "num_examples": done.num_examples,
@@ -141,19 +142,6 @@ def _fit(
     }
     write_json(result_file, result)
     return candidate, result
-
-
-def _anchor(workspace: Workspace, update: Update, model: Any) -> "Regularizer":
-    from regularizers.anchor import REGULARIZERS
-
-    regularizer = workspace.settings.regularizer
-    parameters = dict(model.named_parameters())
-    method, weights = regularizer.method, None
-    if importance_step.needed(workspace, update):
-        weights = importance_step.load(workspace, update, parameters).tensors
-    elif method in importance_step.NEEDS_IMPORTANCE or update.base is None:
-        method = "none"  # nothing is known to matter, or there is nothing to stay near
-    return REGULARIZERS[method](parameters, weights, regularizer.strength)
 
 
 def _new_examples(workspace: Workspace, update: Update) -> "pa.Table":

@@ -4,7 +4,7 @@ Chooses nothing: the configuration names the method, `regularizers.methods` says
 Studies carry it from update to update; the train step of `updater.pipeline` rebuilds it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,11 +81,25 @@ class Memory:
         if method is None:
             return Memory(Held({}, {}))
         examples = {"past": past, "newest": newest}[method.looks_at]
-        term = Held(
-            {name: p.detach().clone() for name, p in model.named_parameters()},
-            _importance(method, settings, model, done, examples),
-        )
+        importance = _importance(method, settings, model, done, examples)
+        term = Held({name: p.detach().clone() for name, p in model.named_parameters()}, importance)
         return Memory(method.consolidate(self.held, term, decay=settings.decay))
+
+    @classmethod
+    def of(cls, settings: RegularizerSettings, terms: Iterable[Held]) -> "Memory":
+        """What is kept once updates of these terms were learnt, oldest first; without any, nothing
+        is held of what was learnt.
+
+        A term without importance is an update of which nothing is to be held. Weights are not
+        copied.
+        """
+        method, held = method_of(settings.method, settings.terms), Held({}, {})
+        if method is None:
+            return cls(held)
+        for number, term in enumerate(terms):
+            before = held if number else None
+            held = method.consolidate(before, term, decay=settings.decay)
+        return cls(held)
 
 
 def trace_of(settings: RegularizerSettings) -> str:
@@ -107,6 +121,12 @@ def traced(settings: RegularizerSettings, done: Fit) -> Mapping[str, Tensor]:
     return done.trace
 
 
+def ones(model: NemotronHForCausalLM) -> dict[str, Tensor]:
+    """Every weight matters alike; the memory of one number."""
+    one = torch.ones((), device=model.device)
+    return {name: one.expand(p.shape) for name, p in model.named_parameters()}
+
+
 def sample(examples: Encoded, most: int) -> Encoded:
     """At most so many of the examples, uniformly, always the same."""
     if len(examples) <= most:
@@ -123,8 +143,7 @@ def _importance(
     examples: Encoded,
 ) -> Mapping[str, Tensor]:
     if method.source == "ones":
-        one = torch.ones((), device=model.device)
-        return {name: one.expand(p.shape) for name, p in model.named_parameters()}
+        return ones(model)
     if method.trace(settings.estimator):
         return traced(settings, done)
     return estimate(

@@ -1,0 +1,173 @@
+"""By what an update is held: terms of the base's line, estimated or recorded by its trainings."""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from regularizers import importance as weights
+from updater.cli import run
+from updater.nemotron import checkpoint
+from updater.steps import importance as importance_step
+from updater.steps.terms import terms_of
+from updater.workspace import Workspace
+
+pytestmark = pytest.mark.slow
+
+QUICK = ("training.epochs=1", "scratch.epochs=2", "gate.margin_fraction=0.99")
+
+
+def settings(*more: str) -> list[str]:
+    return [word for one in (*QUICK, *more) for word in ("--set", one)]
+
+
+def command(folder: Path, *arguments: str, code: int = 0) -> tuple[dict[str, Any], str]:
+    """The JSON answer of one command, and what it wrote to stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        ended = run(["--workspace", str(folder), "--json", *arguments])
+    assert ended == code, err.getvalue()[-3000:]
+    text = out.getvalue().strip()
+    return (json.loads(text.splitlines()[-1]) if text else {}), err.getvalue()
+
+
+def take(folder: Path, period: str, *more: str) -> dict[str, Any]:
+    """The update's candidate is deployed, whatever the gate says."""
+    answer, _ = command(folder, "update", period, *settings(*more))
+    deployed, _ = command(folder, "status")
+    if deployed["deployed"] != answer["candidate"]:
+        command(folder, "promote", answer["candidate"], "--reason", "test", "--force")
+    return answer
+
+
+def opened(folder: Path, period: str, *more: str) -> tuple[dict[str, Any], Any, Any, Any]:
+    """The result of step importance of an update of `period`, and by what it would be held."""
+    chosen = settings(*more)
+    update = command(folder, "step", "ingest", "--period", period, *chosen)[0]["update"]
+    command(folder, "step", "rehearse", "--update", update, *chosen)
+    found, _ = command(folder, "step", "importance", "--update", update, *chosen)
+    workspace = Workspace.open(folder, [*QUICK, *more])
+    one = workspace.ledger.update(update)
+    assert one.base is not None
+    digest = workspace.ledger.model_version(one.base).digest
+    model, _ = checkpoint.load(workspace.checkpoints.local(digest))
+    memory = importance_step.memory(workspace, one, model)
+    terms = terms_of(workspace, one)
+    return found, memory.held, model, [(t, weights.load(t.file).tensors) for t in terms]
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path], Path]) -> Path:
+    """A workspace that has learnt north from scratch and then east, both with SI."""
+    folder = lay_out(tmp_path_factory.mktemp("held") / "ws")
+    command(folder, "init", str(folder))
+    si = ("regularizer.method=si", "regularizer.strength=1")
+    command(folder, "scratch", "--periods", "north", "--deploy", *settings(*si))
+    take(folder, "east", *si)
+    return folder
+
+
+def traces(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "traces").iterdir()}
+
+
+def test_si_holds_by_what_every_training_recorded(line: Path) -> None:
+    found, held, model, terms = opened(line, "south", "regularizer.method=si")
+    assert (found["estimator"], found["num_terms"]) == ("path", 2)
+    assert [term.version.id for term, _ in terms] == ["1", "2"]
+    assert {term.file.name for term, _ in terms} <= traces(line)
+    for name, parameter in model.named_parameters():
+        parts = [recorded[name] for _, recorded in terms if name in recorded]
+        torch.testing.assert_close(held.importance[name], sum(parts))
+        assert torch.equal(held.anchor[name], parameter.detach())
+    # Trained from scratch with its routers, then with frozen ones.
+    routers = [name for name in held.importance if ".gate." in name]
+    assert routers
+    assert not any(name in terms[1][1] for name in routers)
+
+
+def test_each_period_has_its_own_term_and_one_anchor_has_the_pull_of_all(line: Path) -> None:
+    found, held, model, terms = opened(line, "south", "regularizer.terms=periods")
+    assert (found["estimator"], found["num_terms"], found["num_examples"]) == ("empirical", 2, 32)
+    assert [[c.period for c in term.sample.choices] for term, _ in terms] == [["north"], ["east"]]
+    workspace = Workspace.open(line)
+    weights_of = [
+        dict(checkpoint.load(workspace.checkpoints.local(t.version.digest))[0].named_parameters())
+        for t, _ in terms
+    ]
+    for name, parameter in model.named_parameters():
+        theta = parameter.detach().double() + 0.01
+        separate = sum(
+            fisher[name].double() * (theta - at[name].detach().double())
+            for (_, fisher), at in zip(terms, weights_of, strict=True)
+        )
+        ours = held.importance[name].double() * (theta - held.anchor[name].double())
+        torch.testing.assert_close(
+            ours, separate, rtol=1e-3, atol=1e-6 * float(separate.abs().max())
+        )
+
+
+def test_online_ewc_decays_the_older_and_mas_does_not(line: Path) -> None:
+    decayed = ("regularizer.method=online_ewc", "regularizer.decay=0.25")
+    name = "lm_head.weight"
+    _, held, _, ((_, first), (_, second)) = opened(line, "south", *decayed)
+    torch.testing.assert_close(held.importance[name], 0.25 * first[name] + second[name])
+    mas = ("regularizer.method=mas", "regularizer.decay=0.25")
+    found, held, _, ((_, first), (_, second)) = opened(line, "south", *mas)
+    assert found["estimator"] == "mas"
+    torch.testing.assert_close(held.importance[name], first[name] + second[name])
+
+
+def test_new_data_of_an_old_period_holds_nothing_of_its_old(line: Path) -> None:
+    with (line / "rows.jsonl").open("a") as file:
+        for n in range(12):
+            row = {"id": f"new-{n}", "text": f"new tea {n}", "answer": "cup", "region": "east"}
+            file.write(json.dumps(row) + "\n")
+    chosen = ("regularizer.method=ewc", "regularizer.terms=periods")
+    update = command(line, "step", "ingest", "--period", "east", *settings(*chosen))[0]["update"]
+    workspace = Workspace.open(line, [*QUICK, *chosen])
+    terms = terms_of(workspace, workspace.ledger.update(update))
+    assert [[c.period for c in term.sample.choices] for term in terms] == [["north"], []]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("regularizer.method=ewc", "regularizer.estimator=optimizer"),
+        ("regularizer.method=si", "regularizer.damping=0.2"),
+    ],
+    ids=" ".join,
+)
+def test_what_no_training_recorded_is_told_with_its_cure_and_then_recorded(
+    line: Path, changed: tuple[str, ...]
+) -> None:
+    before = traces(line)
+    _, said = command(line, "update", "south", *settings(*changed), code=2)
+    assert "version 2 has no importance" in said
+    assert "regularizer.strength = 0" in said
+    answer, _ = command(line, "update", "south", *settings(*changed, "regularizer.strength=0"))
+    version = Workspace.open(line).ledger.model_version(answer["candidate"])
+    (recorded,) = traces(line) - before
+    assert recorded.startswith(version.digest)
+    found = weights.load(line / "traces" / recorded)
+    assert found.checkpoint_digest == version.digest
+    assert found.num_examples > 0
+    assert bool(found.tensors["lm_head.weight"].any())
+
+
+def test_a_broken_trace_is_told_and_not_estimated(line: Path) -> None:
+    digest = Workspace.open(line).ledger.model_version("2").digest
+    (file,) = (line / "traces").glob(f"{digest}-path-0.1*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-50])
+    try:
+        _, said = command(line, "update", "west", *settings("regularizer.method=si"), code=2)
+    finally:
+        file.write_bytes(whole)
+    assert "can't be estimated again" in said
+    assert file.name in said

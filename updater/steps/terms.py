@@ -1,0 +1,170 @@
+"""Which terms an update is held by, what each is found from, and where its importance lies.
+
+A term is a version of the base's line with how much each weight mattered then. Nothing is
+estimated or read here. Called by the importance step, which finds, and the train step, which keeps
+what only a training can tell.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rehearsal.manifest import Manifest, plan
+from rehearsal.policies import Past
+from store.ledger import ModelVersion, Update
+from updater.errors import InputError
+from updater.standing import lineage
+from updater.steps.rehearse import past_versions
+from updater.workspace import Workspace
+
+if TYPE_CHECKING:
+    from regularizers.methods import Method
+
+
+@dataclass(frozen=True)
+class Term:
+    """The weights of `version`, and what they were to be held for.
+
+    `sample`: the examples that its importance is estimated on, a uniform sample, always the same;
+    without any, nothing of this version's is held. `file`: where its importance lies. `traced`: it
+    was recorded by the training, so that it can't be estimated.
+    """
+
+    version: ModelVersion
+    sample: Manifest
+    file: Path
+    traced: bool
+
+
+def method_of(workspace: Workspace) -> "Method | None":
+    """How the configured method comes to what it holds; None: no weights are held."""
+    from regularizers import methods
+
+    regularizer = workspace.settings.regularizer
+    return methods.method_of(regularizer.method, regularizer.terms)
+
+
+def weighs(workspace: Workspace, update: Update) -> bool:
+    """Whether the update weighs parameters by importance.
+
+    Not where new data of the only period that the base has learnt takes the place of the old:
+    then there is no past to hold on to.
+    """
+    method = method_of(workspace)
+    if method is None or method.source == "ones" or workspace.settings.regularizer.strength == 0:
+        return False
+    return bool(past_versions(workspace, update))
+
+
+def terms_of(workspace: Workspace, update: Update) -> list[Term]:
+    """The terms that hold this update, oldest first; the last is of its base.
+
+    One, of all the past, or one for each version of the base's line, of what that version learnt:
+    the method says. In neither case of the period that is learnt again now. Where only a training
+    can tell, the line begins after the last version whose training wasn't asked.
+
+    Raises:
+        InputError: only a training can tell, and the base's was not asked.
+    """
+    method = method_of(workspace)
+    assert method is not None, "only for a method that weighs"
+    assert update.base is not None, "only an update of a base holds weights"
+    past = past_versions(workspace, update)
+    base = workspace.ledger.model_version(update.base)
+    if method.looks_at == "past":
+        terms = [_term(workspace, base, past)]
+    else:
+        line = [workspace.ledger.model_version(v) for v in lineage(workspace.ledger, base.id)]
+        terms = [_term(workspace, v, _learnt(workspace, v, update.period)) for v in line]
+    if terms[0].traced:
+        terms = _recorded(workspace, terms)
+    return terms[::-1]
+
+
+def trace_file(workspace: Workspace, checkpoint_digest: str) -> Path:
+    """Where what the training of this checkpoint recorded is kept, by the present settings.
+
+    Under another damping it is another file: SI's share has it in it.
+    """
+    method = method_of(workspace)
+    assert method is not None, "only for a method that records"
+    regularizer = workspace.settings.regularizer
+    name = method.trace(regularizer.estimator)
+    if name == "path":
+        name += f"-{regularizer.damping!r}"
+    return workspace.root / "traces" / f"{checkpoint_digest}-{name}.safetensors"
+
+
+def estimator_of(workspace: Workspace) -> str:
+    """What an estimate is made by: the method's own estimator, or the configured one."""
+    method = method_of(workspace)
+    assert method is not None, "only for a method that weighs"
+    if method.source == "fisher":
+        return workspace.settings.regularizer.estimator
+    return method.source
+
+
+def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str]) -> Term:
+    method = method_of(workspace)
+    assert method is not None, "only for a method that weighs"
+    regularizer = workspace.settings.regularizer
+    sample = _sample(workspace, datasets)
+    if method.trace(regularizer.estimator):
+        return Term(version, sample, trace_file(workspace, version.digest), traced=True)
+    key = {
+        "checkpoint": version.digest,
+        "data": sample.digest,
+        "estimator": estimator_of(workspace),
+        "num_examples": regularizer.num_examples,
+        "max_length_tokens": workspace.settings.model.max_length_tokens,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    file = workspace.root / "cache" / "importance" / f"{digest}.safetensors"
+    return Term(version, sample, file, traced=False)
+
+
+def _learnt(workspace: Workspace, version: ModelVersion, again: str) -> dict[str, str]:
+    """Period -> dataset version of what this version learnt on top of its base, less `again`."""
+    before: dict[str, str] = {}
+    if version.base is not None:
+        before = workspace.ledger.model_version(version.base).dataset_versions
+    return {
+        period: dataset
+        for period, dataset in version.dataset_versions.items()
+        if before.get(period) != dataset and period != again
+    }
+
+
+def _sample(workspace: Workspace, datasets: dict[str, str]) -> Manifest:
+    past = [
+        Past(
+            period=period,
+            dataset_version=version,
+            num_train=workspace.ledger.dataset_version(version).num_train,
+            ordinal=workspace.periods.ordinal(period),
+            accuracy=None,
+            best_accuracy=None,
+        )
+        for period, version in datasets.items()
+    ]
+    past.sort(key=lambda p: p.ordinal)
+    return plan(past, policy="uniform", budget=workspace.settings.regularizer.num_examples)
+
+
+def _recorded(workspace: Workspace, terms: list[Term]) -> list[Term]:
+    """The newest terms without a gap, of those given newest first."""
+    missing = (n for n, t in enumerate(terms) if t.sample.num_examples and not t.file.exists())
+    found = terms[: next(missing, len(terms))]
+    if any(term.sample.num_examples for term in found):
+        return found
+    without = terms[len(found)]
+    raise InputError(
+        f"version {without.version.id} has no importance for regularizer.method ="
+        f" {workspace.settings.regularizer.method!r}: there is no traces/{without.file.name}",
+        "what a training records is kept only if the settings asked for it then, with the same"
+        " damping; an adopted version has none",
+        "run one update with regularizer.strength = 0, which is not held and records, or take"
+        ' regularizer.method = "mas", or "ewc" with regularizer.estimator = "empirical"',
+    )
