@@ -25,7 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from regularizers.anchor import REGULARIZERS
+from regularizers.anchor import NoAnchor, QuadraticAnchor
 from updater.nemotron.presets import config_for
 
 PRESETS = {"nemotron-3-tiny": 60, "nemotron-3-small": 30}
@@ -52,8 +52,8 @@ class Subject:
         self.importance = {n: 1e-4 * torch.rand(p.shape) for n, p in self.named()}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
         self.tokens = torch.randint(VOCABULARY_SIZE, (BATCH_SIZE, NUM_TOKENS))
-        direct = REGULARIZERS["ewc"](self.anchor, self.importance, STRENGTH)
-        nothing = REGULARIZERS["none"](self.anchor, None, STRENGTH)
+        direct = QuadraticAnchor(self.anchor, self.importance, STRENGTH)
+        nothing = NoAnchor()
         self.ways: Ways = {
             "none": lambda: self.step(nothing.add_gradient),
             "ewc": lambda: self.step(self.clocked),

@@ -5,12 +5,11 @@ L2 with ones. The gradient strength * importance * (theta - anchor) is added to 
 once per optimizer step (after accumulation and unscaling, before clipping): no graph, one pass
 over memory, and the shards of a DTensor each by themselves. Does not estimate importance.
 
-The trainer takes a regularizer from `REGULARIZERS` and calls `add_gradient` and `penalty`.
+`updater.train.memory` makes it of what is held; the trainer calls `add_gradient` and `penalty`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -185,24 +184,3 @@ def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         pieces = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
     for parts in pieces:
         yield tuple(part.to(first.device, non_blocking=True) for part in parts)
-
-
-def _ewc(
-    anchor: Mapping[str, Tensor], importance: Mapping[str, Tensor] | None, strength: float
-) -> Regularizer:
-    if importance is None:
-        raise ValueError("ewc needs an importance; estimate one, or take l2")
-    return QuadraticAnchor(anchor, importance, strength)
-
-
-Factory = Callable[[Mapping[str, Tensor], Mapping[str, Tensor] | None, float], Regularizer]
-
-REGULARIZERS: Mapping[str, Factory] = MappingProxyType(
-    {
-        "none": lambda anchor, importance, strength: NoAnchor(),
-        "l2": lambda anchor, importance, strength: QuadraticAnchor(anchor, None, strength),
-        "ewc": _ewc,
-    }
-)
-"""method -> (anchor, importance or None, strength) -> regularizer. `none` and `l2` look at no
-importance; `ewc` raises ValueError without one."""

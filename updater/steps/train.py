@@ -110,6 +110,8 @@ def _fit(
     max_length_tokens = workspace.settings.model.max_length_tokens
     lesson = Lesson.of(tokenizer, new, rehearsed, max_length_tokens=max_length_tokens)
     memory = importance_step.memory(workspace, update, model)
+    regularizer, progress = workspace.settings.regularizer, workspace.progress
+    guards = memory.guards(regularizer, model, lesson, progress=progress)
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
     with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
@@ -117,9 +119,9 @@ def _fit(
             model,
             lesson,
             training=training,
-            guards=memory.guards(workspace.settings.regularizer, model, lesson),
+            guards=guards,
             folder=folder / "training",
-            watch=Watch(curve.add, workspace.progress),
+            watch=Watch(curve.add, progress),
             trace=traces.trace_of(workspace),
         )
     if done.too_long:
