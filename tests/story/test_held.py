@@ -171,3 +171,10 @@ def test_a_broken_trace_is_told_and_not_estimated(line: Path) -> None:
         file.write_bytes(whole)
     assert "can't be estimated again" in said
     assert file.name in said
+
+
+def test_answers_are_held_without_any_importance(line: Path) -> None:
+    chosen = settings("regularizer.method=der++", "regularizer.strength=1")
+    answer, _ = command(line, "update", "west", *chosen)
+    found, _ = command(line, "step", "importance", "--update", answer["update"], *chosen)
+    assert found["estimator"] is None
