@@ -1,15 +1,16 @@
-"""What an update rehearses, as a few integers: which window of which dataset version.
+"""What an update rehearses, as numbers: which rows of which dataset version.
 
-A manifest is a decision, not a copy: `window.load` reads what it names, now or in years. The
-pipeline plans one per update and hands the cursors of the last one to the next.
+A manifest is a decision, not a copy: `window.load` reads what it names, now or in years. Of most
+policies it is a window of each period, which `plan` decides without opening a file. The pipeline
+makes one per update (`choose`) and hands the cursors of the last one to the next.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
+from rehearsal.choice import Choice, Picked, choice_of, typed
 from rehearsal.policies import POLICIES, Past
 from rehearsal.quota import split
 
@@ -21,37 +22,18 @@ while there are at most 2^40 of them, and tells which period is furthest behind.
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Rows `start`, `start + 1`, ... (`count` of them, wrapping at `num_train`) of one period's
-    `train.parquet` in the version `dataset_version`, which has `num_train` rows."""
-
-    period: str
-    dataset_version: str
-    num_train: int
-    start: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not (0 < self.count <= self.num_train and 0 <= self.start < self.num_train):
-            raise ValueError(
-                f"choice of period {self.period!r}: count {self.count} and start {self.start} "
-                f"must lie within its {self.num_train} examples"
-            )
-
-
-@dataclass(frozen=True)
 class Manifest:
-    """The choices of one update, and `cursors`: for each period planned over so far, where the next
-    update goes on (see CURSOR_UNITS)."""
+    """The choices of one update, at most one of a period, and `cursors`: for each period planned
+    over so far, where the next update goes on (see CURSOR_UNITS; `strata.DEALT` is one more)."""
 
     policy: str
     budget: int
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[Choice | Picked, ...] = ()
     cursors: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_examples(self) -> int:
-        """How many examples are rehearsed: `budget`, or all of the past if that is less."""
+        """How many examples are rehearsed: `budget`, or all that can be if that is less."""
         return sum(choice.count for choice in self.choices)
 
     @property
@@ -73,28 +55,20 @@ class Manifest:
         """
         plain = json.loads(text)
         try:
-            choices = tuple(Choice(**_typed(Choice, one)) for one in plain["choices"])
-            whole = _typed(cls, plain)
+            choices = tuple(choice_of(one) for one in plain["choices"])
+            whole = typed(cls, plain)
             cursors = {str(period): int(cursor) for period, cursor in whole["cursors"].items()}
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a rehearsal manifest: {error}; plan it again") from error
         return cls(**(whole | {"choices": choices, "cursors": cursors}))
 
 
-def _typed(kind: type, plain: Mapping[str, Any]) -> dict[str, Any]:
-    names = [one.name for one in fields(kind)]
-    if set(plain) != set(names):
-        raise TypeError(f"{kind.__name__} has fields {names}, found {sorted(plain)}")
-    for one in fields(kind):
-        if one.type in (int, str) and type(plain[one.name]) is not one.type:
-            raise TypeError(f"{kind.__name__}.{one.name} is {plain[one.name]!r}")
-    return dict(plain)
-
-
 def plan(
     past: Sequence[Past], *, policy: str, budget: int, cursors: Mapping[str, int] | None = None
 ) -> Manifest:
     """The budget is split over the past by the policy, and each window follows the last one.
+
+    For the policies that choose windows; `choose.choose` is for all.
 
     Windows wrap round, so over successive updates every period that keeps being chosen from is
     used whole. No period of weight above 0 is left out while the budget has an example for each;
@@ -111,7 +85,9 @@ def plan(
             negative cursor.
     """
     cursors = dict(cursors or {})
-    _check(past, policy, cursors)
+    if policy not in POLICIES:
+        raise ValueError(f"policy is {policy!r}: must be one of {', '.join(POLICIES)}")
+    check(past, cursors)
     # A period that is new joins the round that the one furthest behind is in.
     known = [cursors[one.period] for one in past if one.period in cursors and one.num_train]
     begin = min(known, default=0) // CURSOR_UNITS * CURSOR_UNITS
@@ -146,9 +122,12 @@ def _nobody_starves(
     return quotas
 
 
-def _check(past: Sequence[Past], policy: str, cursors: Mapping[str, int]) -> None:
-    if policy not in POLICIES:
-        raise ValueError(f"policy is {policy!r}: must be one of {', '.join(POLICIES)}")
+def check(past: Sequence[Past], cursors: Mapping[str, int]) -> None:
+    """Every period is given once, and no cursor is negative.
+
+    Raises:
+        ValueError: otherwise.
+    """
     periods = [one.period for one in past]
     if len(set(periods)) != len(periods):
         raise ValueError(f"a period is given twice: {sorted(periods)}")

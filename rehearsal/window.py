@@ -1,18 +1,25 @@
-"""Reads a window of a period's examples in hash order: a uniform sample at a cost of O(count).
+"""Reads what a manifest names: windows of a period's examples in hash order, or picked rows.
 
 `train.parquet` is sorted by a hash of the example's id (docs/architecture.md), so any contiguous
 window is a uniform sample without replacement, chosen before the file was seen. Only the row
-groups that the window touches are read. Does not choose windows: `manifest` does.
+groups that are touched are read: O(count) for a window; picked rows may touch all of them. Does not
+choose: `manifest` and `choose` do.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rehearsal.manifest import Choice, Manifest
+from rehearsal.choice import Choice, Picked
+from rehearsal.manifest import Manifest
+from rehearsal.policies import Past
+
+Locate = Callable[[str], Path]
+"""Dataset version -> its `train.parquet`."""
 
 SCHEMA = pa.schema(
     [
@@ -45,7 +52,22 @@ def read(path: Path, start: int, count: int) -> pa.Table:
         return _window(file, start, count)
 
 
-def load(manifest: Manifest, locate: Callable[[str], Path]) -> pa.Table:
+def columns(one: Past, locate: Locate, names: Sequence[str], count: int | None = None) -> pa.Table:
+    """These columns of the first `count` train examples of a period, in hash order (None: of all).
+
+    Raises:
+        ValueError: another number of rows than `one` says, no such column, or a damaged file.
+        OSError: the file is not there or may not be read.
+    """
+    with _opened(Path(locate(one.dataset_version))) as file:
+        _check_rows(file, one.period, one.dataset_version, one.num_train)
+        missing = sorted(set(names) - set(file.schema_arrow.names))
+        if missing:
+            raise ValueError(f"has no column {', '.join(missing)}")
+        return _contiguous(file, 0, one.num_train if count is None else count, names)
+
+
+def load(manifest: Manifest, locate: Locate) -> pa.Table:
     """All examples that the manifest names, in its order, with a column `period` at the end.
 
     Args:
@@ -63,16 +85,23 @@ def load(manifest: Manifest, locate: Callable[[str], Path]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="default") if tables else empty
 
 
-def _labelled(choice: Choice, path: Path) -> pa.Table:
+def _labelled(choice: Choice | Picked, path: Path) -> pa.Table:
     with _opened(path) as file:
-        num_rows = file.metadata.num_rows
-        if num_rows != choice.num_train:
-            raise ValueError(
-                f"has {num_rows} rows, the manifest says {choice.num_train} for period "
-                f"{choice.period!r}; it must be version {choice.dataset_version}"
-            )
-        table = _window(file, choice.start, choice.count)
+        _check_rows(file, choice.period, choice.dataset_version, choice.num_train)
+        if isinstance(choice, Picked):
+            table = _scattered(file, choice.rows)
+        else:
+            table = _window(file, choice.start, choice.count)
     return table.append_column("period", pa.array([choice.period] * choice.count, pa.string()))
+
+
+def _check_rows(file: pq.ParquetFile, period: str, version: str, num_train: int) -> None:
+    num_rows = file.metadata.num_rows
+    if num_rows != num_train:
+        raise ValueError(
+            f"has {num_rows} rows, the manifest says {num_train} for period {period!r}; it must be "
+            f"version {version}"
+        )
 
 
 @contextmanager
@@ -98,10 +127,25 @@ def _window(file: pq.ParquetFile, start: int, count: int) -> pa.Table:
     return pa.concat_tables(pieces).combine_chunks()
 
 
-def _contiguous(file: pq.ParquetFile, start: int, count: int) -> pa.Table:
+def _contiguous(
+    file: pq.ParquetFile, start: int, count: int, names: Sequence[str] | None = None
+) -> pa.Table:
     groups = list(_touched(file.metadata, start, count))
-    table = file.read_row_groups([group for group, _ in groups], use_threads=False)
+    numbers = [group for group, _ in groups]
+    table = file.read_row_groups(numbers, columns=names, use_threads=False)
     return table.slice(start - groups[0][1] if groups else 0, count)
+
+
+def _scattered(file: pq.ParquetFile, rows: np.ndarray) -> pa.Table:
+    """The rows (rising), one row group in memory at a time."""
+    pieces = []
+    for group, first_row in _touched(file.metadata, int(rows[0]), int(rows[-1] - rows[0]) + 1):
+        num_rows = file.metadata.row_group(group).num_rows
+        first, last = np.searchsorted(rows, [first_row, first_row + num_rows])
+        if first < last:
+            table = file.read_row_group(group, use_threads=False)
+            pieces.append(table.take(rows[first:last] - first_row))
+    return pa.concat_tables(pieces).combine_chunks()
 
 
 def _touched(metadata: pq.FileMetaData, start: int, count: int) -> Iterator[tuple[int, int]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from rehearsal.choice import Choice
 from rehearsal.manifest import Manifest
 from store.ledger import Event, Ledger, ModelVersion, Score
 from updater.outcomes import holdout as read_holdout
@@ -170,7 +171,14 @@ def _rehearsed(ledger: Ledger, subject: ModelVersion) -> Rehearsed | None:
         return None
     manifest = Manifest.from_json(step.result["manifest"])
     windows = tuple(
-        Window(c.period, c.dataset_version, c.num_train, c.start, c.count) for c in manifest.choices
+        Window(
+            choice.period,
+            choice.dataset_version,
+            choice.num_train,
+            choice.start if isinstance(choice, Choice) else None,
+            choice.count,
+        )
+        for choice in manifest.choices
     )
     return Rehearsed(manifest.policy, manifest.budget, windows)
 

@@ -82,12 +82,13 @@ class PeriodFlips:
 
 @dataclass(frozen=True)
 class Window:
-    """Rows `start`, `start + 1`, ... (`count`, wrapping round) of a period's train examples."""
+    """Rows `start`, `start + 1`, ... (`count`, wrapping round) of a period's train examples; without
+    a `start`, so many rows that were picked one by one."""
 
     period: str
     dataset_version: str
     num_train: int
-    start: int
+    start: int | None
     count: int
 
 

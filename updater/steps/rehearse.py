@@ -1,27 +1,45 @@
-"""Step rehearse: which old examples the update shows again, as a manifest of windows.
+"""Step rehearse: which old examples the update shows again, as a manifest.
 
-Not the reading of examples: `rehearsal.window` does that when training starts.
+Not the reading of examples: `rehearsal.window` does that when training starts. The base is loaded
+for the policies that ask it, and for no other.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rehearsal.manifest import Manifest, plan
+from rehearsal.choose import choose
+from rehearsal.manifest import Manifest
 from rehearsal.policies import Past
+from rehearsal.request import Request
 from store.ledger import ModelVersion, Update
 from updater import release
 from updater.files import write_text
+from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rehearsal.scored import Score
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The manifest is in the update's folder and in the result."""
     past = _past(workspace, update)
-    budget = workspace.settings.rehearsal.examples(sum(p.num_train for p in past))
-    manifest = plan(
-        past,
-        policy=workspace.settings.rehearsal.policy,
-        budget=budget,
+    settings = workspace.settings.rehearsal
+    watch = Stopwatch()
+    request = Request(
+        policy=settings.policy,
+        budget=settings.examples(sum(p.num_train for p in past)),
         cursors=_cursors(workspace, update),
+        strata=settings.strata,
+        pool_factor=settings.pool_factor,
+        seed=workspace.settings.training.seed,
+    )
+    manifest = choose(
+        past,
+        request,
+        locate=lambda version: workspace.datasets.path(version, "train.parquet"),
+        score=_score(workspace, update, watch),
     )
     write_text(workspace.run_folder(update.id) / "manifest.json", manifest.to_json())
     return {
@@ -30,6 +48,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         "num_examples": manifest.num_examples,
         "digest": manifest.digest,
         "manifest": manifest.to_json(),
+        "compute_seconds": watch.seconds,
     }
 
 
@@ -47,6 +66,29 @@ def past_versions(workspace: Workspace, update: Update) -> dict[str, str]:
     learnt = dict(workspace.ledger.model_version(update.base).dataset_versions)
     learnt.pop(update.period, None)
     return learnt
+
+
+def _score(workspace: Workspace, update: Update, watch: Stopwatch) -> "Score":
+    """What the base makes of examples; `watch` is told how long its forward passes take."""
+
+    def score(examples: "pa.Table") -> "pa.Table":
+        from updater.evaluate import outcomes
+        from updater.nemotron import checkpoint
+
+        assert update.base is not None, "without a base there is no past to ask about"
+        base = workspace.ledger.model_version(update.base)
+        model, tokenizer = checkpoint.load(workspace.checkpoints.local(base.digest))
+        with watch:
+            return outcomes(
+                model,
+                tokenizer,
+                examples,
+                batch_size=workspace.settings.evaluation.batch_size,
+                max_length_tokens=workspace.settings.model.max_length_tokens,
+                progress=workspace.progress,
+            )
+
+    return score
 
 
 def _past(workspace: Workspace, update: Update) -> list[Past]:
