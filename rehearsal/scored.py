@@ -41,11 +41,11 @@ def hard(scores: pa.Table, count: int, random: np.random.Generator) -> np.ndarra
         scores: of the pool, columns `correct` and `loss`, no nulls.
         count: 0 .. rows.
     """
-    shuffled = random.permutation(len(scores))
-    is_wrong = ~scores["correct"].to_numpy()[shuffled]
-    first = np.flatnonzero(is_wrong)[: round(HARD_FRACTION * count)]
-    rest = np.setdiff1d(np.arange(len(scores)), first)
-    return shuffled[np.concatenate([first, rest])[:count]]
+    wrong = np.flatnonzero(~scores["correct"].to_numpy())
+    first = random.permutation(wrong)[: round(HARD_FRACTION * count)]
+    # Shuffled anew: in the first order the wrong ones that are left would come late.
+    rest = random.permutation(np.setdiff1d(np.arange(len(scores)), first))
+    return np.concatenate([first, rest])[:count]
 
 
 def surprise(scores: pa.Table, count: int, random: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rehearsal import window
 from rehearsal.choice import Picked
@@ -103,17 +102,20 @@ def _of_all(past: Sequence[Past], strata: str, locate: Locate) -> tuple[np.ndarr
         if strata == "period":
             values.append(pa.repeat(one.period, one.num_train).dictionary_encode())
         else:
-            values.append(table[strata].combine_chunks().dictionary_encode("encode"))
+            values.append(table[strata].dictionary_encode().combine_chunks())
     return np.concatenate(keys), _numbered(values)
 
 
 def _numbered(values: Sequence[pa.Array]) -> np.ndarray:
-    """Equal values have one number, which depends on the set of values alone: their rank."""
-    if not values:
-        return np.empty(0, np.int64)
-    whole = pa.chunked_array(values).unify_dictionaries().combine_chunks()
-    ranks = pc.rank(whole.dictionary, sort_keys="ascending", null_placement="at_end").to_numpy()
-    return np.unique(ranks[whole.indices.to_numpy()], return_inverse=True)[1].astype(np.int64)
+    """Equal values (dictionary arrays) have one number, which depends on the set of values alone:
+    their rank from 0 on; null's is the last."""
+    ordered = sorted({value for one in values for value in one.dictionary.to_pylist()})
+    rank = {value: number for number, value in enumerate(ordered)}
+    numbers = [np.empty(0, np.int64)]
+    for one in values:
+        ranks = np.array([rank[value] for value in one.dictionary.to_pylist()] + [len(rank)])
+        numbers.append(ranks[one.indices.fill_null(-1).to_numpy()])
+    return np.concatenate(numbers)
 
 
 def _by_period(past: Sequence[Past], rows: np.ndarray) -> tuple[Picked, ...]:

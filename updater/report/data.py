@@ -82,8 +82,8 @@ class PeriodFlips:
 
 @dataclass(frozen=True)
 class Window:
-    """Rows `start`, `start + 1`, ... (`count`, wrapping round) of a period's train examples; without
-    a `start`, so many rows that were picked one by one."""
+    """Rows `start`, `start + 1`, ... (`count`, wrapping round) of a period's train examples; if
+    `start` is None, so many rows that were picked one by one."""
 
     period: str
     dataset_version: str
