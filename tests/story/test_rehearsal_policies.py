@@ -1,0 +1,72 @@
+"""The policies that look at examples, through whole updates by the public commands."""
+
+import contextlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rehearsal import window
+from rehearsal.choice import Picked
+from rehearsal.manifest import Manifest
+from updater.cli import run
+from updater.report.collect import collect
+from updater.report.page import render
+from updater.steps import rehearse
+from updater.workspace import Workspace
+
+pytestmark = pytest.mark.slow
+BUDGET = 48
+
+
+@pytest.fixture(scope="module")
+def two_learnt(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path], Path]) -> Path:
+    """A workspace whose deployed version has learnt north and east."""
+    folder = lay_out(tmp_path_factory.mktemp("policies") / "ws")
+    command(folder, "init", str(folder))
+    command(folder, "scratch", "--periods", "north", "east", "--deploy")
+    return folder
+
+
+def command(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The JSON answer of one command, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        ended = run(["--workspace", str(folder), "--json", *arguments])
+    assert ended == 0, err.getvalue()[-3000:]
+    return json.loads(out.getvalue().splitlines()[-1])
+
+
+@pytest.mark.parametrize("policy", ["reservoir", "class_balanced", "hard", "surprise"])
+def test_an_update_rehearses_by_it(two_learnt: Path, policy: str) -> None:
+    overrides = [f"rehearsal.policy={policy}", f"rehearsal.budget={BUDGET}"]
+    overrides += ["rehearsal.fraction=none", "rehearsal.pool_factor=2", "gate.approval=manual"]
+    sets = [word for one in overrides for word in ("--set", one)]
+    answer = command(two_learnt, "update", "south", *sets)
+
+    workspace = Workspace.open(two_learnt, overrides)
+    update = workspace.ledger.update(answer["update"])
+    manifest = rehearse.manifest_of(workspace, update)
+    assert (manifest.policy, manifest.num_examples) == (policy, BUDGET)
+    trained = workspace.ledger.step(update.id, "train")
+    assert trained is not None
+    assert trained.result["num_rehearsed"] == BUDGET
+    asks = policy in ("hard", "surprise")
+    assert (answer["compute_seconds"]["rehearse"] > 0) == asks
+    is_picked = [isinstance(choice, Picked) for choice in manifest.choices]
+    assert is_picked == [policy != "reservoir"] * 2
+
+    table = window.load(manifest, lambda v: workspace.datasets.path(v, "train.parquet"))
+    assert len(set(table["id"].to_pylist())) == BUDGET
+    if policy == "class_balanced":
+        assert set(Counter(table["completion"].to_pylist()).values()) == {BUDGET // 6}
+
+    again = rehearse.run(workspace, update)  # as after a kill
+    assert Manifest.from_json(again["manifest"]) == manifest
+    page = render(collect(workspace, answer["candidate"]))
+    assert f"“{policy}”" in page
+    assert ("picked one by one" in page) == (policy != "reservoir")
