@@ -40,6 +40,7 @@ DEFAULT_APPROVAL_SECONDS = 7 * 24 * 3600  # as in updater.settings.GateSettings;
 READ_HERE = (
     ("periods", "schedule"),
     ("periods", "time_zone"),
+    ("rehearsal", "policy"),
     ("gate", "approval_timeout_seconds"),
 )
 
@@ -325,8 +326,9 @@ GPU_STEP = {
     "queue": "gpu",
     "execution_timeout": hours("UPDATER_DAG_GPU_STEP_HOURS", 72),
 }
+ASKS_THE_MODEL = CONFIGURATION.get("rehearsal", {}).get("policy") in ("hard", "surprise")
 STEPS = {
-    "rehearse": {},
+    "rehearse": GPU_STEP if ASKS_THE_MODEL else {},
     "importance": GPU_STEP,
     "train": GPU_STEP,
     "evaluate": GPU_STEP,

@@ -65,6 +65,7 @@ WITHOUT_WORKSPACE = [
 OVERRIDDEN = {
     "UPDATER_PERIODS_SCHEDULE": "@weekly",
     "UPDATER_PERIODS_TIME_ZONE": "UTC",
+    "UPDATER_REHEARSAL_POLICY": "hard",
     "UPDATER_GATE_APPROVAL_TIMEOUT_SECONDS": "90",
 }
 
@@ -188,6 +189,8 @@ def test_the_environment_comes_before_the_file(seen):
     dag = seen["parsed"][-1]["model_update"]
     assert dag["cron"] == "0 0 * * 0"
     assert dag["approval"]["seconds"] == 90
+    rehearse = dag["tasks"]["rehearse"]  # a policy that asks the model
+    assert (rehearse["pool"], rehearse["execution_timeout"]) == ("gpu", 7200)
 
 
 def test_an_accepted_update_runs_through_and_a_failed_step_is_tried_again(airflow):
