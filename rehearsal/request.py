@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-STRATA = ("completion", "period", "subject")
+STRATA = ("completion", "period", "subject", "stratum")
 """What `class_balanced` can balance: columns of `train.parquet`, or the period."""
 
 

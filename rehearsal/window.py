@@ -54,6 +54,7 @@ def read(path: Path, start: int, count: int) -> pa.Table:
 
 def columns(one: Past, locate: Locate, names: Sequence[str], count: int | None = None) -> pa.Table:
     """These columns of the first `count` train examples of a period, in hash order (None: of all).
+    A dataset version of before `stratum` was configured has only nulls there.
 
     Raises:
         ValueError: another number of rows than `one` says, no such column, or a damaged file.
@@ -62,9 +63,13 @@ def columns(one: Past, locate: Locate, names: Sequence[str], count: int | None =
     with _opened(Path(locate(one.dataset_version))) as file:
         _check_rows(file, one.period, one.dataset_version, one.num_train)
         missing = sorted(set(names) - set(file.schema_arrow.names))
-        if missing:
+        if set(missing) - {"stratum"}:
             raise ValueError(f"has no column {', '.join(missing)}")
-        return _contiguous(file, 0, one.num_train if count is None else count, names)
+        count = one.num_train if count is None else count
+        table = _contiguous(file, 0, count, [name for name in names if name not in missing])
+        if missing:
+            table = table.append_column("stratum", pa.nulls(count, pa.string()))
+        return table
 
 
 def load(manifest: Manifest, locate: Locate) -> pa.Table:

@@ -30,7 +30,7 @@ POLICIES = (
     *("none", "uniform", "balanced", "recent", "forgetting"),
     *("reservoir", "class_balanced", "hard", "surprise"),
 )
-STRATA = ("completion", "period", "subject")
+STRATA = ("completion", "period", "subject", "stratum")
 REGULARIZERS = ("none", "l2", "ewc", "online_ewc", "si", "mas", "lwf", "der", "der++", "agem")
 ESTIMATORS = ("empirical", "sampled", "optimizer")
 TERMS = ("base", "periods")
@@ -117,6 +117,7 @@ class FieldTemplates:
     date: str = ""
     split: str = ""
     subject: str = ""
+    stratum: str = ""
 
     def __post_init__(self) -> None:
         for name, text in dataclasses.asdict(self).items():
@@ -401,6 +402,13 @@ class Settings:
             # Its reference gradient is taken without the scale that float16 needs.
             raise ValueError(
                 "regularizer.method, training.precision: agem is trained in 32-true or bf16-mixed"
+            )
+        if self.rehearsal.strata in ("subject", "stratum") and not getattr(
+            self.source.fields, self.rehearsal.strata
+        ):
+            raise ValueError(
+                f"rehearsal.strata: {self.rehearsal.strata} needs source.fields."
+                f"{self.rehearsal.strata}, which says what it is"
             )
 
     def as_dict(self) -> dict:

@@ -77,5 +77,5 @@ def test_load_of_picked_rows_refuses_another_dataset_version(lay_past):
     other = Manifest("hard", 1, (Picked("p0", "v0", 21, ((0, 1),)),))
     with pytest.raises(ValueError, match="has 20 rows, the manifest says 21 for period 'p0'"):
         window.load(other, locate)
-    with pytest.raises(ValueError, match="has no column stratum"):
-        window.columns(past[0], locate, ["key", "stratum"])
+    with pytest.raises(ValueError, match="has no column colour"):
+        window.columns(past[0], locate, ["key", "colour"])

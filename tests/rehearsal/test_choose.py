@@ -84,7 +84,7 @@ def test_cursors_go_from_policy_to_policy(lay_past, scorer):
         ({"budget": -1}, "budget is -1"),
         ({"pool_factor": 0}, "pool_factor is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"strata": "colour"}, "must be one of completion, period, subject"),
+        ({"strata": "colour"}, "must be one of completion, period, subject, stratum"),
         ({"cursors": {"a": -1}}, "cursor of 'a'"),
     ],
 )

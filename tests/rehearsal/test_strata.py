@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,6 +89,17 @@ def test_null_is_a_stratum_and_values_need_not_be_in_every_period(lay_past):
     manifest = choose(past, Request("class_balanced", 6, strata="subject"), locate=locate)
     subjects = window.load(manifest, locate)["subject"].to_pylist()
     assert Counter(subjects) == {None: 3, "ann": 3}
+
+
+def test_the_source_s_own_strata_and_a_version_of_before_there_were_any(lay_past):
+    past, locate = lay_past([9, 9])
+    path = locate("v1")
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("stratum", pa.array(["x", "y", "y"] * 3)), path)
+    manifest = choose(past, Request("class_balanced", 9, strata="stratum"), locate=locate)
+    chosen = window.load(manifest, locate)
+    assert Counter(chosen["stratum"].to_pylist()) == {None: 3, "x": 3, "y": 3}
+    assert chosen.column_names == [*window.SCHEMA.names, "period", "stratum"]
 
 
 def test_refuses_a_file_of_another_version(lay_past):

@@ -76,6 +76,10 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:
         ("[training]\nepochs = 0\n", "epochs = 0. must be a finite number of at least 1"),
         ("[training]\nlearning_rate = nan\n", "must be a finite number above 0"),
         ("[rehearsal]\nfraction = 0.1\nbudget = 5\n", "at most one"),
+        ("[rehearsal]\npool_factor = 1\n", "at least 2"),
+        ('[rehearsal]\nstrata = "colour"\n', "one of completion, period, subject, stratum"),
+        ('[rehearsal]\nstrata = "stratum"\n', "stratum needs source.fields.stratum"),
+        ('[rehearsal]\nstrata = "subject"\n', "subject needs source.fields.subject"),
         ("[store]\nurl = 3\n", "text in quotes"),
         ("[[training]]\nepochs = 1\n", "it must be a table"),
         (

@@ -272,6 +272,27 @@ def test_a_subject_may_be_missing_but_not_wrong(tmp_path: Path) -> None:
     )
 
 
+def test_a_stratum_is_a_column_where_the_settings_name_one(tmp_path: Path) -> None:
+    rows: list = [row(n, kind=None if n % 2 else f"k{n % 4}") for n in range(40)]
+    plain = run(tmp_path, rows, hashed())
+    assert "stratum" not in table(tmp_path, "train")[0]
+    given = run(tmp_path, rows, hashed(stratum="{kind}"))
+    made_of = table(tmp_path, "train") + table(tmp_path, "holdout")
+    assert list(made_of[0])[-1] == "stratum"
+    assert Counter(r["stratum"] for r in made_of) == {None: 20, "k0": 10, "k2": 10}
+    assert given.rows_digest != plain.rows_digest
+    changed = run(tmp_path, [{**rows[0], "kind": "k2"}, *rows[1:]], hashed(stratum="{kind}"))
+    assert changed.rows_digest not in (given.rows_digest, plain.rows_digest)
+
+
+def test_of_equal_examples_the_same_stratum_stays_whatever_their_order(tmp_path: Path) -> None:
+    twice: list = [row(n, kind=kind) for n in range(40) for kind in ("b", None, "a")]
+    for rows in (twice, twice[::-1]):
+        run(tmp_path, rows, hashed(stratum="{kind}"))
+        made_of = table(tmp_path, "train") + table(tmp_path, "holdout")
+        assert {r["stratum"] for r in made_of} == {"a"}
+
+
 def test_an_example_without_an_id_gets_one_from_its_content(tmp_path: Path) -> None:
     summary = run(tmp_path, [*ROWS, row(3, intent="new")], hashed())
     assert summary.num_train + summary.num_holdout == 21

@@ -21,7 +21,7 @@ from updater.ingest.schema import check_present, check_unchanged, schema_of
 from updater.ingest.spool import QUARANTINE_SCHEMA, Spool, is_holdout, key_of
 from updater.ingest.summary import SUMMARY_FILE, Reading, Summary
 from updater.ingest.usable import check_usable
-from updater.ingest.write import EXAMPLES, write_parquet
+from updater.ingest.write import EXAMPLES, STRATUM, write_parquet
 from updater.periods import Periods
 from updater.settings import Settings
 from updater.sources import open_source
@@ -127,8 +127,9 @@ def _made(
     summary = _summary(mapper.period, spool, rows_digest, schema)
     faults = spool.commonest_faults()
     check_usable(reading, summary, faults, is_split_given=is_split_given)
-    write_parquet(staging / "train.parquet", spool.examples(holdout=False), EXAMPLES)
-    write_parquet(staging / "holdout.parquet", spool.examples(holdout=True), EXAMPLES)
+    examples = EXAMPLES.append(STRATUM) if mapper.has_strata else EXAMPLES
+    write_parquet(staging / "train.parquet", spool.examples(holdout=False), examples)
+    write_parquet(staging / "holdout.parquet", spool.examples(holdout=True), examples)
     write_parquet(staging / "quarantine.parquet", spool.quarantined(), QUARANTINE_SCHEMA)
     return Ingested(reading, summary)
 

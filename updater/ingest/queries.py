@@ -5,7 +5,8 @@ A query with $first and $last looks at the rows whose hash lies between the two.
 
 TABLES = """
 create table rows (
-    key ubigint, id varchar, prompt varchar, completion varchar, subject varchar, holdout boolean,
+    key ubigint, id varchar, prompt varchar, completion varchar, subject varchar,
+    stratum varchar, holdout boolean,
     content uhugeint, question uhugeint, file varchar, line bigint);
 create table quarantine (
     file varchar, line bigint, field varchar, rule varchar, value varchar, is_placed boolean);
@@ -16,16 +17,18 @@ create table dropped (
 # `content` and `question` are MD5 as numbers; the length keeps ("ab", "c") and ("a", "bc") apart.
 ADD = """
 insert into rows select
-    md5_number_lower($salt || ':' || id), id, prompt, completion, subject,
+    md5_number_lower($salt || ':' || id), id, prompt, completion, subject, stratum,
     coalesce(holdout, md5_number_lower($salt || ':holdout:' || prompt) < $threshold::ubigint),
     md5_number(length(prompt) || ':' || prompt || completion), md5_number(prompt), file, line
 from incoming
 """
-# Sums don't hang on the order of the rows, and each row counts. Lengths keep texts apart. In hex,
+# Sums don't hang on the order of the rows, and each row counts. Lengths keep texts apart; nulls
+# leave no trace, so that rows without a stratum are told as before there were any. In hex,
 # as DuckDB takes 50 microseconds to write a uhugeint in decimal (measured).
 DIGEST = """
 with told as (
-    select concat_ws(':', key, hex(content), holdout, length(id), id, subject) as text from rows
+    select concat_ws(':', key, hex(content), holdout, 'stratum ' || length(stratum) || stratum,
+        length(id), id, subject) as text from rows
     union all
     select concat_ws(':', field, length(rule), rule, value) from quarantine where is_placed)
 select count(*), sum(md5_number_lower(text)), sum(md5_number_upper(text)) from told
@@ -53,7 +56,8 @@ from rows join kept on rows.id = kept.id and rows.content <> kept.content
 DROP_DUPLICATES = """
 insert into dropped
 with near as not materialized (
-        select rows.rowid as row_id, key, id, subject, content, question, holdout from rows
+        select rows.rowid as row_id, key, id, subject, stratum, content, question, holdout
+        from rows
         anti join (
             select row_id from dropped
             where content between $first::uhugeint and $last::uhugeint) as gone
@@ -62,7 +66,8 @@ with near as not materialized (
      repeated as (select content, holdout from near group by all having count(*) > 1),
      placed as (
         select *, row_number() over (
-            partition by content, holdout order by key, id, subject nulls last) as place
+            partition by content, holdout order by key, id, subject nulls last, stratum nulls last)
+            as place
         from near semi join repeated using (content, holdout))
 select row_id, key, content, question, holdout from placed where place > 1
 """
@@ -100,7 +105,7 @@ order by num_rows desc, field, rule limit 3
 QUARANTINED = "select file, line, field, rule, value from quarantine order by all"
 UNPLACED = "select file, line, field, rule, value from quarantine where not is_placed order by all"
 SORTED = """
-select key, id, prompt, completion, subject from rows
+select key, id, prompt, completion, subject, stratum from rows
 anti join (
     select row_id from dropped where key between $first::ubigint and $last::ubigint) as gone
 on rows.rowid = gone.row_id

@@ -35,6 +35,7 @@ class Example(NamedTuple):
     prompt: str
     completion: str
     subject: str | None
+    stratum: str | None
     holdout: bool | None
     file: str
     line: int
@@ -73,6 +74,7 @@ class Mapper:
     def __init__(self, settings: Settings, periods: Periods, period: str) -> None:
         fields = settings.source.fields
         self._templates = {name: Template(text) for name, text in vars(fields).items() if text}
+        self.has_strata = "stratum" in self._templates
         self._when = "period" if fields.period else "date"
         in_when = {column.name: column for column in self._templates[self._when].columns}
         named = {c.name: c for template in self._templates.values() for c in template.columns}
@@ -146,8 +148,8 @@ class Mapper:
             id_ = self._text("id", values, MAX_ID_CHARS)
         else:
             id_ = _content_id(prompt, completion)
-        subject = self._subject(values) if "subject" in self._templates else None
-        return Example(id_, prompt, completion, subject, holdout, batch.file, line)
+        subject, stratum = (self._optional(field, values) for field in ("subject", "stratum"))
+        return Example(id_, prompt, completion, subject, stratum, holdout, batch.file, line)
 
     def _count(
         self, columns: list, values: Mapping[str, Any], batch: Batch, types: TypeCounts
@@ -178,10 +180,12 @@ class Mapper:
             raise _FaultyError(field, UTF_8_RULE, text)
         return text
 
-    def _subject(self, values: Mapping[str, Any]) -> str | None:
-        """Whose data it is; None where the row doesn't say."""
+    def _optional(self, field: str, values: Mapping[str, Any]) -> str | None:
+        """Whose data it is, or of what kind; None where the row, or the settings, don't say."""
+        if field not in self._templates:
+            return None
         try:
-            return self._text("subject", values, MAX_ID_CHARS)
+            return self._text(field, values, MAX_ID_CHARS)
         except _FaultyError as error:
             if error.fault.value.strip():
                 raise

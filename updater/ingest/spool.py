@@ -40,6 +40,7 @@ EXAMPLE_SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("completion", pa.string()),
         ("subject", pa.string()),
+        ("stratum", pa.string()),
         ("holdout", pa.bool_()),
         ("file", pa.string()),
         ("line", pa.int64()),

@@ -19,10 +19,12 @@ EXAMPLES = pa.schema(
         pa.field("subject", pa.string()),
     ]
 )
+STRATUM = pa.field("stratum", pa.string())  # a last column where the settings say what it is
 
 
 def write_parquet(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
-    """`path` holds the rows, in their order, in row groups of `ROW_GROUP_ROWS`.
+    """`path` holds the rows, in their order, in row groups of `ROW_GROUP_ROWS`: the columns of
+    `schema`.
 
     Raises:
         OSError: it can't be written.
@@ -37,7 +39,7 @@ def _regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator
     waiting: list[pa.Table] = []
     num_waiting = 0
     for batch in batches:
-        table = pa.Table.from_batches([batch]).cast(schema)
+        table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
         while num_waiting + len(table) >= ROW_GROUP_ROWS:
             taken = ROW_GROUP_ROWS - num_waiting
             yield pa.concat_tables([*waiting, table.slice(0, taken)]).combine_chunks()

@@ -151,6 +151,7 @@ def _new_examples(workspace: Workspace, update: Update) -> "pa.Table":
     import pyarrow.parquet as pq
 
     versions = update.config["datasets"].values()
-    return pa.concat_tables(
+    tables = [
         pq.read_table(workspace.datasets.path(version, "train.parquet")) for version in versions
-    )
+    ]
+    return pa.concat_tables(tables, promote_options="default")  # an older one has no strata
