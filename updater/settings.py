@@ -12,9 +12,11 @@ import dataclasses
 import math
 import re
 import zoneinfo
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from rehearsal.request import STRATA, Request
 from updater.templates import Template
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -30,7 +32,6 @@ POLICIES = (
     *("none", "uniform", "balanced", "recent", "forgetting"),
     *("reservoir", "class_balanced", "hard", "surprise"),
 )
-STRATA = ("completion", "period", "subject", "stratum")
 REGULARIZERS = ("none", "l2", "ewc", "online_ewc", "si", "mas", "lwf", "der", "der++", "agem")
 ESTIMATORS = ("empirical", "sampled", "optimizer")
 TERMS = ("base", "periods")
@@ -226,6 +227,17 @@ class RehearsalSettings:
             return min(self.budget, num_past)
         fraction = self.DEFAULT_FRACTION if self.fraction is None else self.fraction
         return round(fraction * num_past)
+
+    def request(self, num_past: int, *, cursors: Mapping[str, int], seed: int) -> Request:
+        """What an update asks for that goes on from `cursors`, when there are `num_past` examples."""
+        return Request(
+            policy=self.policy,
+            budget=self.examples(num_past),
+            cursors=cursors,
+            strata=self.strata,
+            pool_factor=self.pool_factor,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

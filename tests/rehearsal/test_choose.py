@@ -14,10 +14,8 @@ from updater import settings as updater_settings
 
 def test_settings_name_exactly_these():
     assert set(updater_settings.POLICIES) == set(POLICIES)
-    assert updater_settings.STRATA == STRATA
-    ours = updater_settings.RehearsalSettings()
-    defaults = Request(ours.policy, 1)
-    assert (ours.strata, ours.pool_factor) == (defaults.strata, defaults.pool_factor)
+    ours = updater_settings.RehearsalSettings(policy="hard", budget=8)
+    assert ours.request(5, cursors={"a": 1}, seed=3) == Request("hard", 5, {"a": 1}, seed=3)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rehearsal.choose import choose
 from rehearsal.manifest import Manifest
 from rehearsal.policies import Past
-from rehearsal.request import Request
 from store.ledger import ModelVersion, Update
 from updater import release
 from updater.files import write_text
@@ -25,19 +24,14 @@ if TYPE_CHECKING:
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The manifest is in the update's folder and in the result."""
     past = _past(workspace, update)
-    settings = workspace.settings.rehearsal
     watch = Stopwatch()
-    request = Request(
-        policy=settings.policy,
-        budget=settings.examples(sum(p.num_train for p in past)),
-        cursors=_cursors(workspace, update),
-        strata=settings.strata,
-        pool_factor=settings.pool_factor,
-        seed=workspace.settings.training.seed,
-    )
     manifest = choose(
         past,
-        request,
+        workspace.settings.rehearsal.request(
+            sum(p.num_train for p in past),
+            cursors=_cursors(workspace, update),
+            seed=workspace.settings.training.seed,
+        ),
         locate=lambda version: workspace.datasets.path(version, "train.parquet"),
         score=_score(workspace, update, watch),
     )
