@@ -229,7 +229,7 @@ class RehearsalSettings:
         return round(fraction * num_past)
 
     def request(self, num_past: int, *, cursors: Mapping[str, int], seed: int) -> Request:
-        """What an update asks for that goes on from `cursors`, when there are `num_past` examples."""
+        """What an update asks for that goes on from `cursors`, of `num_past` examples."""
         return Request(
             policy=self.policy,
             budget=self.examples(num_past),
