@@ -9,7 +9,7 @@ over memory, and the shards of a DTensor each by themselves. Does not estimate i
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -87,12 +87,17 @@ class QuadraticAnchor:
         """
         total = torch.zeros((), dtype=torch.float64)
         for name, theta in self._held(parameters):
-            value = torch.zeros((), dtype=torch.float64, device=theta.device)
-            for chunk, anchor, weight in _chunks(*self._aligned(name, theta)):
-                difference = chunk - anchor
-                value += (difference.square_() * whole(weight)).sum(dtype=torch.float64)
-            total += _over_shards(value, theta).to(total.device)
-        return (self.strength / 2 * total).float()
+            total += self.penalty_of(name, theta).to(total.device)
+        return total.float()
+
+    @torch.no_grad()
+    def penalty_of(self, name: str, theta: Tensor) -> Tensor:
+        """What one held parameter has in the penalty, float64, on its device."""
+        value = torch.zeros((), dtype=torch.float64, device=theta.device)
+        for chunk, anchor, weight in chunks(*self.term(name, theta)):
+            difference = chunk - anchor
+            value += (difference.square_() * whole(weight)).sum(dtype=torch.float64)
+        return self.strength / 2 * _over_shards(value, theta)
 
     @torch.no_grad()
     def add_gradient(self, parameters: Mapping[str, Tensor]) -> None:
@@ -109,8 +114,8 @@ class QuadraticAnchor:
                 continue
             if theta.grad is None:
                 theta.grad = torch.zeros_like(theta)
-            aligned = (_local(theta.grad), *self._aligned(name, theta))
-            for grad, chunk, anchor, weight in _chunks(*aligned):
+            aligned = (_local(theta.grad), *self.term(name, theta))
+            for grad, chunk, anchor, weight in chunks(*aligned):
                 grad.addcmul_(chunk - anchor, whole(weight), value=self.strength)
 
     def _held(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -123,7 +128,28 @@ class QuadraticAnchor:
                 raise ValueError(f"parameter {name!r} has shape {shapes}")
             yield name, theta
 
-    def _aligned(self, name: str, theta: Tensor) -> tuple[Tensor, Tensor, Weight]:
+    @property
+    def names(self) -> Collection[str]:
+        """Of the parameters that are held."""
+        return self._anchor.keys()
+
+    def share(self, frozen: Mapping[str, Tensor]) -> frozenset[str]:
+        """Every anchor that equals its frozen weight uses that weight's memory from now on, and
+        lets go of its own. Returns the names of those.
+
+        Raises:
+            ValueError: a held parameter is missing or has another shape.
+        """
+        same = []
+        for name, theta in self._held(frozen):
+            mine = self._anchor[name]
+            alike = (mine.device, mine.dtype) == (theta.device, theta.dtype)
+            if alike and torch.equal(mine, theta):
+                self._anchor[name] = theta.detach()
+                same.append(name)
+        return frozenset(same)
+
+    def term(self, name: str, theta: Tensor) -> tuple[Tensor, Tensor, Weight]:
         """This rank's part of theta, anchor and importance, all of one shape."""
         anchor = self._anchor[name] = _sharded_like(theta, self._anchor[name])
         if self._importance is None:
@@ -206,7 +232,7 @@ def _over_shards(value: Tensor, theta: Tensor) -> Tensor:
     return DTensor.from_local(value, theta.device_mesh, kinds, run_check=False).full_tensor()
 
 
-def _chunks(first: Tensor, *others: Any) -> Iterator[tuple[Any, ...]]:
+def chunks(first: Tensor, *others: Any) -> Iterator[tuple[Any, ...]]:
     """Views of the tensors and weights cut alike along dimension 0, on the first one's device.
 
     Cut into rows, not flattened: a tensor need not be contiguous. All but the first may be moved.
