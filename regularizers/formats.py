@@ -81,6 +81,13 @@ def kept(importance: Mapping[str, Tensor], form: str) -> dict[str, Weight]:
     return {name: keep(tensor, form) for name, tensor in importance.items()}
 
 
+def keep_like(importance: Tensor, weight: Weight) -> Weight:
+    """One parameter's importance in the format that `weight` of the same parameter has."""
+    if isinstance(weight, Factored):
+        return keep(importance, "factored")
+    return keep(importance, "bfloat16" if weight.dtype == torch.bfloat16 else "float32")
+
+
 def whole(weight: Weight) -> Tensor:
     """Every entry, float32; a float32 tensor is itself."""
     if isinstance(weight, Factored):
