@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from regularizers.anchor import QuadraticAnchor
 from regularizers.formats import kept
@@ -61,7 +62,16 @@ def sharded(rank, folder):
         assert all(isinstance(gradient, DTensor) for gradient in gradients.values())
         whole = {name: gradient.full_tensor() for name, gradient in gradients.items()}
         torch.save((penalty, whole), folder / f"{given_as}-{rank}.pt")
+    refuse_columns(mesh)
     dist.destroy_process_group()
+
+
+def refuse_columns(mesh):
+    """Cut by columns, a rank has no whole row to take its sum from."""
+    theta = distribute_tensor(torch.rand(6, 8), mesh, [Shard(1)])
+    held = QuadraticAnchor({"w": torch.rand(6, 8)}, kept({"w": torch.rand(6, 8)}, "factored"), 1.0)
+    with pytest.raises(ValueError, match=r"can't be cut like .* only along dimension 0"):
+        held.penalty({"w": theta})
 
 
 def cut(model, tensors):

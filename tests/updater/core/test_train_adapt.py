@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor
+from updater.errors import InputError
 from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 from updater.train.adapt import adapted
@@ -219,3 +220,31 @@ def test_a_finished_run_called_again_gives_the_same(
     assert first == second
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
+
+
+def test_a_state_on_another_base_is_not_used(
+    base: Path, trained: Path, tmp_path: Path, language: Any
+) -> None:
+    """The same seed draws the same factors on both: only the frozen weights tell them apart."""
+    run(base, tmp_path / "a", language(0, 16))
+    resumed, _ = run(trained, tmp_path / "a", language(0, 16))
+    fresh, _ = run(trained, tmp_path / "b", language(0, 16))
+    for name, tensor in resumed.state_dict().items():
+        assert torch.equal(tensor, fresh.state_dict()[name])
+
+
+@pytest.mark.parametrize("trace", ["path", "optimizer"])
+def test_what_a_training_records_of_full_weights_is_refused(
+    trace: str, base: Path, tmp_path: Path, language: Any
+) -> None:
+    model, tokenizer = checkpoint.load(base)
+    with pytest.raises(InputError, match="nothing is recorded of the full weights"):
+        fit(
+            model,
+            Lesson.of(tokenizer, language(0, 4), None, max_length_tokens=64),
+            training=LORA,
+            guards=Guards(),
+            folder=tmp_path,
+            watch=Watch(progress=False),
+            trace=trace,
+        )
