@@ -9,12 +9,14 @@ over memory, and the shards of a DTensor each by themselves. Does not estimate i
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, distribute_tensor
+
+from regularizers.formats import Factored, Weight, parts, whole
 
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
 """Elements differenced at a time, so that no temporary is as large as a model: 4 MB of float32 on
@@ -48,8 +50,9 @@ class QuadraticAnchor:
         anchor: name -> the weights to hold on to; copied now, so live parameters may be given.
             Whole tensors, or DTensors sharded as the parameters are. May stay on another device
             than the parameters, at the price of a copy per step.
-        importance: name -> finite non-negative weights of the same shape; kept, not copied, where
-            they are float32. An anchored name that is not in it is not held. None: ones.
+        importance: name -> finite non-negative weights of the same shape, in any format of
+            `regularizers.formats`; kept, not copied. An anchored name that is not in it is not
+            held. None: ones.
         strength: finite, at least 0.
 
     Raises:
@@ -60,16 +63,16 @@ class QuadraticAnchor:
     def __init__(
         self,
         anchor: Mapping[str, Tensor],
-        importance: Mapping[str, Tensor] | None,
+        importance: Mapping[str, Weight] | None,
         strength: float,
     ) -> None:
         if not (math.isfinite(strength) and strength >= 0):
             raise ValueError(f"strength is {strength}: must be finite and at least 0")
         self.strength = strength
-        self._importance: dict[str, Tensor] | None = None
+        self._importance: dict[str, Weight] | None = None
         if importance is not None:
             _check(anchor, importance)
-            self._importance = {name: w.detach().float() for name, w in importance.items()}
+            self._importance = {name: _detached(weight) for name, weight in importance.items()}
             anchor = {name: anchor[name] for name in importance}
         self._anchor = {name: _snapshot(tensor) for name, tensor in anchor.items()}
 
@@ -84,12 +87,17 @@ class QuadraticAnchor:
         """
         total = torch.zeros((), dtype=torch.float64)
         for name, theta in self._held(parameters):
-            value = torch.zeros((), dtype=torch.float64, device=theta.device)
-            for chunk, anchor, weight in _chunks(*self._aligned(name, theta)):
-                difference = chunk - anchor
-                value += (difference.square_() * weight).sum(dtype=torch.float64)
-            total += _over_shards(value, theta).to(total.device)
-        return (self.strength / 2 * total).float()
+            total += self.penalty_of(name, theta).to(total.device)
+        return total.float()
+
+    @torch.no_grad()
+    def penalty_of(self, name: str, theta: Tensor) -> Tensor:
+        """What one held parameter has in the penalty, float64, on its device."""
+        value = torch.zeros((), dtype=torch.float64, device=theta.device)
+        for chunk, anchor, weight in chunks(*self.term(name, theta)):
+            difference = chunk - anchor
+            value += (difference.square_() * whole(weight)).sum(dtype=torch.float64)
+        return self.strength / 2 * _over_shards(value, theta)
 
     @torch.no_grad()
     def add_gradient(self, parameters: Mapping[str, Tensor]) -> None:
@@ -106,9 +114,9 @@ class QuadraticAnchor:
                 continue
             if theta.grad is None:
                 theta.grad = torch.zeros_like(theta)
-            aligned = (_local(theta.grad), *self._aligned(name, theta))
-            for grad, chunk, anchor, weight in _chunks(*aligned):
-                grad.addcmul_(chunk - anchor, weight, value=self.strength)
+            aligned = (_local(theta.grad), *self.term(name, theta))
+            for grad, chunk, anchor, weight in chunks(*aligned):
+                grad.addcmul_(chunk - anchor, whole(weight), value=self.strength)
 
     def _held(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         for name, anchor in self._anchor.items():
@@ -120,30 +128,60 @@ class QuadraticAnchor:
                 raise ValueError(f"parameter {name!r} has shape {shapes}")
             yield name, theta
 
-    def _aligned(self, name: str, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def names(self) -> Collection[str]:
+        """Of the parameters that are held."""
+        return self._anchor.keys()
+
+    def share(self, frozen: Mapping[str, Tensor]) -> frozenset[str]:
+        """Every anchor that equals its frozen weight uses that weight's memory from now on, and
+        lets go of its own. Returns the names of those.
+
+        Raises:
+            ValueError: a held parameter is missing or has another shape.
+        """
+        same = []
+        for name, theta in self._held(frozen):
+            mine = self._anchor[name]
+            alike = (mine.device, mine.dtype) == (theta.device, theta.dtype)
+            if alike and torch.equal(mine, theta):
+                self._anchor[name] = theta.detach()
+                same.append(name)
+        return frozenset(same)
+
+    def term(self, name: str, theta: Tensor) -> tuple[Tensor, Tensor, Weight]:
         """This rank's part of theta, anchor and importance, all of one shape."""
         anchor = self._anchor[name] = _sharded_like(theta, self._anchor[name])
         if self._importance is None:
             ones = torch.ones((), device=anchor.device)
             return _local(theta), _local(anchor), ones.expand(_local(anchor).shape)
-        weight = self._importance[name] = _sharded_like(theta, self._importance[name])
+        weight = self._importance[name] = _weight_sharded_like(theta, self._importance[name])
+        if isinstance(weight, Factored):
+            return _local(theta), _local(anchor), Factored(*map(_local, parts(weight)))
         return _local(theta), _local(anchor), _local(weight)
 
 
-def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> None:
+def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> None:
     for name, weight in importance.items():
         if name not in anchor:
             raise ValueError(f"importance of {name!r} has no anchor")
         if weight.shape != anchor[name].shape:
             shapes = f"{tuple(weight.shape)}, its anchor {tuple(anchor[name].shape)}"
             raise ValueError(f"importance of {name!r} has shape {shapes}")
-        local = _local(weight)
-        if not bool(((local >= 0) & local.isfinite()).all()):
-            raise ValueError(f"importance of {name!r} must be finite and at least 0")
+        for local in map(_local, parts(weight)):
+            if not bool(((local >= 0) & local.isfinite()).all()):
+                raise ValueError(f"importance of {name!r} must be finite and at least 0")
 
 
 def _snapshot(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.float32, copy=True)
+
+
+def _detached(weight: Weight) -> Weight:
+    """float32 unless it is kept in a smaller format of `regularizers.formats`."""
+    if isinstance(weight, Factored):
+        return weight
+    return weight.detach() if weight.dtype == torch.bfloat16 else weight.detach().float()
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -160,6 +198,32 @@ def _sharded_like(theta: Tensor, tensor: Tensor) -> Tensor:
     return distribute_tensor(tensor, theta.device_mesh, theta.placements, src_data_rank=None)
 
 
+def _weight_sharded_like(theta: Tensor, weight: Weight) -> Weight:
+    """As `_sharded_like`. Of a factored weight the parts that have one entry along dimension 0
+    are every rank's.
+
+    Raises:
+        ValueError: a factored weight, and theta is cut along another dimension than 0.
+    """
+    if not isinstance(weight, Factored):
+        return _sharded_like(theta, weight)
+    if not isinstance(theta, DTensor):
+        return weight
+    if not all(place.is_replicate() or place.is_shard(0) for place in theta.placements):
+        cut = f"a factored importance can't be cut like {theta.placements}"
+        raise ValueError(f"{cut}: only along dimension 0; keep it as float32 or bfloat16")
+    return Factored(*(_rows_sharded_like(theta, part) for part in parts(weight)))
+
+
+def _rows_sharded_like(theta: DTensor, part: Tensor) -> Tensor:
+    if isinstance(part, DTensor):
+        return part
+    cut: tuple[Placement, ...] = theta.placements
+    if part.shape[0] != theta.shape[0]:
+        cut = (Replicate(),) * len(cut)
+    return distribute_tensor(part, theta.device_mesh, cut, src_data_rank=None)
+
+
 def _over_shards(value: Tensor, theta: Tensor) -> Tensor:
     """The sum of every rank's value, each shard counted once."""
     if not isinstance(theta, DTensor):
@@ -168,19 +232,19 @@ def _over_shards(value: Tensor, theta: Tensor) -> Tensor:
     return DTensor.from_local(value, theta.device_mesh, kinds, run_check=False).full_tensor()
 
 
-def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of the tensors cut alike along dimension 0, on the first one's device.
+def chunks(first: Tensor, *others: Any) -> Iterator[tuple[Any, ...]]:
+    """Views of the tensors and weights cut alike along dimension 0, on the first one's device.
 
     Cut into rows, not flattened: a tensor need not be contiguous. All but the first may be moved.
     """
-    first = tensors[0]
+    tensors = (first, *others)
     if first.numel() == 0:
         return
     most = CHUNK_ELEMENTS.get(first.device.type, CHUNK_ELEMENTS["cuda"])
     if first.numel() <= most:
-        pieces: Iterable[tuple[Tensor, ...]] = [tensors]
+        pieces: Iterable[tuple[Any, ...]] = [tensors]
     else:
         rows = max(1, most * first.shape[0] // first.numel())
         pieces = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
-    for parts in pieces:
-        yield tuple(part.to(first.device, non_blocking=True) for part in parts)
+    for cut in pieces:
+        yield tuple(part.to(first.device, non_blocking=True) for part in cut)

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from regularizers.formats import Weight, keep_like, whole
+
 
 @dataclass(frozen=True)
 class Held:
     """Weights to hold on to, and how much each matters: what `anchor.QuadraticAnchor` takes.
 
     `anchor` has every name of `importance`, of the same shape, float32 or as the model's. A name
-    that is not in `importance` is not held.
+    that is not in `importance` is not held. Importance is in any format of `formats`, and what is
+    made of it is in the newest term's: one parameter at a time is whole in memory.
     """
 
     anchor: Mapping[str, Tensor]
-    importance: Mapping[str, Tensor]
+    importance: Mapping[str, Weight]
 
 
 def newest(before: Held | None, term: Held, *, decay: float) -> Held:
@@ -44,13 +47,13 @@ def summed(before: Held | None, term: Held, *, decay: float) -> Held:
         if name not in term.importance:  # frozen in this update
             anchor[name], importance[name] = before.anchor[name], old
             continue
-        new = term.importance[name].to(old.device)
-        total = old + new
+        past, new = _both(old, term.importance[name])
+        total = past + new
         share = torch.where(total > 0, new / total, torch.ones_like(total))
         first = before.anchor[name].float()
         # lerp gives the second bit for bit at 1, and no overflow in between.
         anchor[name] = torch.lerp(first, term.anchor[name].to(first), share.to(first.device))
-        importance[name] = total
+        importance[name] = keep_like(total, term.importance[name])
     return Held(anchor, importance)
 
 
@@ -68,10 +71,20 @@ def accumulated(before: Held | None, term: Held, *, decay: float) -> Held:
     importance = dict(term.importance)
     for name, old in before.importance.items():
         found = importance.get(name)
-        importance[name] = decay * old if found is None else decay * old + found.to(old.device)
+        if found is None:
+            importance[name] = keep_like(decay * whole(old), old)
+        else:
+            past, new = _both(old, found)
+            importance[name] = keep_like(decay * past + new, found)
     return Held(term.anchor, importance)
 
 
 def added(before: Held | None, term: Held, *, decay: float) -> Held:
     """`accumulated` without decay: what SI and MAS do, whatever is configured for online EWC."""
     return accumulated(before, term, decay=1.0)
+
+
+def _both(old: Weight, new: Weight) -> tuple[Tensor, Tensor]:
+    """Both importances of one parameter, whole and on the older's device."""
+    past = whole(old)
+    return past, whole(new).to(past.device)

@@ -17,35 +17,56 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from regularizers.formats import FORMATS, Factored, Weight, keep, num_bytes, parts, whole
+
 
 @dataclass(frozen=True)
 class Importance:
-    """name -> float32 >= 0, and where it comes from.
+    """name -> weight >= 0, and where it comes from.
 
     Attributes:
-        tensors: of the parameters' names and shapes.
+        tensors: of the parameters' names and shapes, in the format `format`.
         estimator: what it was found by: a name in `fisher.ESTIMATORS`, "mas", or what the training
             recorded ("optimizer", "path").
         num_examples: how many examples it is the mean over, or were trained on.
         checkpoint_digest: of the weights that it was estimated at.
         data_digest: of the examples that it was estimated on.
+        format: one of `formats.FORMATS`, in which every tensor is kept.
 
     Raises:
-        ValueError: a tensor is not float32, or has a negative or non-finite entry.
+        ValueError: a tensor is of another type than its format has, or has a negative or
+            non-finite entry.
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Weight]
     estimator: str
     num_examples: int
     checkpoint_digest: str
     data_digest: str
+    format: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, tensor in self.tensors.items():
-            if tensor.dtype != torch.float32:
-                raise ValueError(f"importance of {name!r} is {tensor.dtype}: must be float32")
-            if not bool(((tensor >= 0) & tensor.isfinite()).all()):
-                raise ValueError(f"importance of {name!r} must be finite and at least 0")
+        if self.format not in FORMATS:
+            raise ValueError(f"format is {self.format!r}: must be one of {', '.join(FORMATS)}")
+        wanted = torch.bfloat16 if self.format == "bfloat16" else torch.float32
+        for name, weight in self.tensors.items():
+            if isinstance(weight, Factored) and self.format != "factored":
+                raise ValueError(f"importance of {name!r} is factored: must be {self.format}")
+            for tensor in parts(weight):
+                if tensor.dtype != wanted:
+                    raise ValueError(f"importance of {name!r} is {tensor.dtype}: must be {wanted}")
+                if not bool(((tensor >= 0) & tensor.isfinite()).all()):
+                    raise ValueError(f"importance of {name!r} must be finite and at least 0")
+
+    @property
+    def num_bytes(self) -> int:
+        """What the tensors take, in memory and, but for names, on disk."""
+        return num_bytes(self.tensors)
+
+    def in_format(self, form: str) -> "Importance":
+        """The same, kept in another format of `formats`. Raises ValueError: no such format."""
+        tensors = {name: keep(whole(weight), form) for name, weight in self.tensors.items()}
+        return dataclasses.replace(self, tensors=tensors, format=form)
 
 
 def save(importance: Importance, path: Path) -> None:
@@ -54,7 +75,7 @@ def save(importance: Importance, path: Path) -> None:
     Raises:
         OSError: the folder is not there, or the disk is full; nothing is left behind.
     """
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in importance.tensors.items()}
+    tensors = _flat(importance.tensors)
     about = {name: getattr(importance, name) for name in _ABOUT} | {"sha256": _digest(tensors)}
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -86,12 +107,13 @@ def load(path: Path, parameters: Mapping[str, Tensor] | None = None) -> Importan
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about.pop("sha256") != _digest(tensors):
             raise ValueError("its tensors are not those that were saved")
-        found = Importance(tensors, **about)
+        # A file of before there were formats names none: float32.
+        found = Importance(_from_flat(tensors), **about)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is no importance, or damaged ({reason}); delete it") from error
     if parameters is not None:
-        _check_fit(path, tensors, parameters)
+        _check_fit(path, found.tensors, parameters)
     return found
 
 
@@ -109,17 +131,41 @@ def normalise_by_evidence(importance: Importance, tokens: Mapping[str, Tensor]) 
             expert, (E,), on the examples of the estimate. Other tensors stay as they are.
 
     Raises:
-        ValueError: a name or shape that does not fit, a negative count, or no token at all.
+        ValueError: a name or shape that does not fit, a negative count, no token at all, or an
+            importance that is not float32 any more.
     """
+    if importance.format != "float32":
+        raise ValueError(f"an importance in {importance.format} can't be made fair to experts")
     tensors = dict(importance.tensors)
     for name, count in tokens.items():
         if name not in tensors:
             raise ValueError(f"tokens are given for {name!r}, of which there is no importance")
-        tensors[name] = _per_expert(name, tensors[name], count)
+        tensors[name] = _per_expert(name, whole(tensors[name]), count)
     return dataclasses.replace(importance, tensors=tensors)
 
 
-_ABOUT = ("estimator", "num_examples", "checkpoint_digest", "data_digest")
+_ABOUT = ("estimator", "num_examples", "checkpoint_digest", "data_digest", "format")
+_ROWS, _COLUMNS = "#rows", "#columns"  # of a factored weight: no parameter's name has a #
+
+
+def _flat(weights: Mapping[str, Weight]) -> dict[str, Tensor]:
+    """As the file has them."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if isinstance(weight, Factored):
+            tensors |= {name + _ROWS: weight.rows, name + _COLUMNS: weight.columns}
+        else:
+            tensors[name] = weight
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _from_flat(tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
+    weights: dict[str, Weight] = {n: t for n, t in tensors.items() if "#" not in n}
+    for name in tensors:
+        if name.endswith(_ROWS):
+            stem = name.removesuffix(_ROWS)
+            weights[stem] = Factored(tensors[name], tensors[stem + _COLUMNS])
+    return weights
 
 
 def _per_expert(name: str, fisher: Tensor, count: Tensor) -> Tensor:
@@ -141,11 +187,11 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
-        digest.update(tensors[name].reshape(-1).numpy().data)
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _check_fit(path: Path, tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+def _check_fit(path: Path, tensors: Mapping[str, Weight], parameters: Mapping[str, Tensor]) -> None:
     wanted = {name: tuple(p.shape) for name, p in parameters.items() if p.requires_grad}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):

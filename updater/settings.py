@@ -36,6 +36,7 @@ REGULARIZERS = ("none", "l2", "ewc", "online_ewc", "si", "mas", "lwf", "der", "d
 ESTIMATORS = ("empirical", "sampled", "optimizer")
 TERMS = ("base", "periods")
 IMPORTANCE_FORMATS = ("float32", "bfloat16", "factored")
+ADAPTATIONS = ("full", "lora")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 APPROVALS = ("auto", "manual")
 # As SQLAlchemy reads them: a password may have anything in it, even @.
@@ -292,9 +293,16 @@ class TrainingSettings:
     half of the past rehearsed): past 0.84, new 0.81; 8 epochs at 1.5e-3 gave 0.83 and 0.80, for a
     third more time. Fine-tuning alone leaves 0.003 of the past. One seed; the standard error of
     each accuracy is 0.01.
+
+    `adapt = "lora"` trains `lora_rank` directions a matrix, scaled by `lora_alpha / lora_rank`, and
+    merges them into the weights afterwards; with `lora_experts` in every routed expert too. 8 and
+    32 are NVIDIA AutoModel's for Nemotron 3 Nano.
     """
 
     adapt: str = "full"
+    lora_rank: int = 8
+    lora_alpha: int = 32
+    lora_experts: bool = False
     epochs: int = 6
     batch_size: int = 32
     accumulate: int = 1
@@ -310,10 +318,13 @@ class TrainingSettings:
     checkpoint_every_steps: int = 100
 
     def __post_init__(self) -> None:
-        _one_of("adapt", self.adapt, ("full",))
+        _one_of("adapt", self.adapt, ADAPTATIONS)
+        if self.adapt == "lora" and self.train_routers:
+            raise ValueError("adapt, train_routers: lora has no part for routers; they stay frozen")
         _one_of("decay", self.decay, ("cosine", "linear", "constant"))
         _one_of("precision", self.precision, PRECISIONS)
-        for name in ("epochs", "batch_size", "accumulate", "devices", "checkpoint_every_steps"):
+        counts = ("epochs", "batch_size", "accumulate", "devices", "checkpoint_every_steps")
+        for name in (*counts, "lora_rank", "lora_alpha"):
             _at_least(name, getattr(self, name), 1)
         _positive("learning_rate", self.learning_rate)
         _at_least("weight_decay", self.weight_decay, 0)
@@ -421,6 +432,23 @@ class Settings:
             raise ValueError(
                 f"rehearsal.strata: {self.rehearsal.strata} needs source.fields."
                 f"{self.rehearsal.strata}, which says what it is"
+            )
+        if self.training.adapt == "lora":
+            self._check_under_lora()
+
+    def _check_under_lora(self) -> None:
+        """What is read off the training of each full weight can't be had: only factors train."""
+        regularizer = self.regularizer
+        if regularizer.method == "si":
+            raise ValueError(
+                "regularizer.method, training.adapt: si sums each full weight's gradient along the "
+                "training, which lora never computes; take ewc, online_ewc, mas or l2, or full"
+            )
+        if regularizer.method in ("ewc", "online_ewc") and regularizer.estimator == "optimizer":
+            raise ValueError(
+                "regularizer.estimator, training.adapt: optimizer reads what Adam keeps of each "
+                "full weight, and under lora it keeps only the factors'; take empirical or "
+                "sampled, or full"
             )
 
     def as_dict(self) -> dict:

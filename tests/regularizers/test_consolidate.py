@@ -7,6 +7,7 @@ from torch import Tensor
 
 from regularizers.anchor import QuadraticAnchor
 from regularizers.consolidate import Held, accumulated, newest, summed
+from regularizers.formats import kept, whole
 from regularizers.methods import METHODS, method_of
 
 FISHER = st.sampled_from([0.0, 0.0, 1e-12, 1e-4, 1.0, 37.5, 1e6])
@@ -99,3 +100,21 @@ def test_strength_is_twice_the_papers_c_of_si_and_lambda_of_mas() -> None:
     (c * (omega * (theta - start) ** 2).sum()).backward()
     ours = pull(Held({"w": start}, {"w": omega}), theta.detach(), strength=2 * c)
     torch.testing.assert_close(ours, theta.grad)
+
+
+def test_terms_in_a_smaller_format_are_folded_as_what_they_stand_for() -> None:
+    """Row and column sums of a factored sum are the sums of both; bfloat16 rounds it once more."""
+    torch.manual_seed(0)
+    first, second = (Held({"w": torch.rand(6, 5)}, {"w": torch.rand(6, 5)}) for _ in range(2))
+    for form in ("factored", "bfloat16"):
+        old, new = (Held(t.anchor, kept(t.importance, form)) for t in (first, second))
+        for fold in (accumulated, summed):
+            found = fold(old, new, decay=0.5).importance["w"]
+            past = whole(old.importance["w"]) * (0.5 if fold is accumulated else 1.0)
+            total = past + whole(new.importance["w"])
+            assert type(found) is type(new.importance["w"])
+            if form == "factored":
+                for dim in (0, 1):
+                    torch.testing.assert_close(whole(found).sum(dim), total.sum(dim))
+            else:
+                torch.testing.assert_close(whole(found), total, rtol=2**-8, atol=0)

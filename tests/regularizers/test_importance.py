@@ -1,11 +1,14 @@
 """Importance: kept whole or not at all, refused when damaged, fair to rare experts."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from regularizers.formats import parts
 from regularizers.importance import Importance, load, normalise_by_evidence, save
 
 
@@ -133,3 +136,41 @@ def test_refuses_evidence_that_does_not_fit(name, tokens, message):
     whole = made(e=torch.rand(4, 2, 3), flat=torch.rand(4, 2))
     with pytest.raises(ValueError, match=message):
         normalise_by_evidence(whole, {name: tokens})
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "factored"])
+def test_every_format_is_loaded_as_it_was_saved(tmp_path, form):
+    path = tmp_path / "importance.safetensors"
+    whole_size = made(w=torch.rand(30, 40), e=torch.rand(2, 5, 6), b=torch.rand(3))
+    kept = whole_size.in_format(form)
+    save(kept, path)
+    live = {name: t.clone().requires_grad_() for name, t in whole_size.tensors.items()}
+    found = load(path, live)
+    assert (found.format, found.num_bytes) == (form, kept.num_bytes)
+    for name, weight in kept.tensors.items():
+        for part, saved in zip(parts(found.tensors[name]), parts(weight), strict=True):
+            assert torch.equal(part, saved)
+    with pytest.raises(ValueError, match="estimate it again for this checkpoint"):
+        load(path, live | {"w": torch.zeros(40, 30, requires_grad=True)})
+
+
+def test_a_file_of_before_there_were_formats_is_loaded(tmp_path):
+    path = tmp_path / "importance.safetensors"
+    save(made(w=torch.ones(2)), path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["importance"])
+    assert about.pop("format") == "float32"
+    save_file({"w": torch.ones(2)}, path, {"importance": json.dumps(about)})
+    assert load(path).format == "float32"
+
+
+def test_only_what_is_whole_can_be_made_fair_and_a_format_is_what_it_says():
+    small = made(e=torch.rand(4, 5, 6)).in_format("factored")
+    with pytest.raises(ValueError, match="in factored can't be made fair"):
+        normalise_by_evidence(small, {"e": torch.ones(4)})
+    with pytest.raises(ValueError, match="'e' is factored: must be float32"):
+        dataclasses.replace(small, format="float32")
+    with pytest.raises(ValueError, match="format is 'int8'"):
+        made().in_format("int8")
+    with pytest.raises(ValueError, match="format is 'int8'"):
+        dataclasses.replace(small, format="int8")

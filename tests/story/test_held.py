@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from regularizers import importance as weights
+from regularizers.formats import Factored, whole
 from updater.cli import run
 from updater.nemotron import checkpoint
 from updater.steps import importance as importance_step
@@ -178,3 +179,40 @@ def test_answers_are_held_without_any_importance(line: Path) -> None:
     answer, _ = command(line, "update", "west", *chosen)
     found, _ = command(line, "step", "importance", "--update", answer["update"], *chosen)
     assert found["estimator"] is None
+
+
+def test_under_lora_and_factored_an_update_is_held_and_its_export_is_plain(line: Path) -> None:
+    chosen = ("training.adapt=lora", "training.lora_experts=true", "regularizer.format=factored")
+    answer, _ = command(line, "update", "south", *settings(*chosen))
+    workspace = Workspace.open(line)
+    step = workspace.ledger.step(answer["update"], "importance")
+    assert step is not None
+    assert step.result["format"] == "factored"
+    assert 0 < step.result["num_bytes"] < 0.3 * step.result["weights_bytes"]
+    state: list[dict[str, torch.Tensor]] = []
+    for version in (answer["base"], answer["candidate"]):
+        digest = workspace.ledger.model_version(version).digest
+        model, _ = checkpoint.load(workspace.checkpoints.local(digest))
+        state.append(model.state_dict())
+    before, after = state
+    assert list(before) == list(after)
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert any(".mixer.experts." in name for name in moved)
+    assert "lm_head.weight" not in moved
+    command(line, "report", answer["candidate"], "-o", str(line / "lora.html"))
+    assert "kept as factored" in (line / "lora.html").read_text("utf-8")
+
+
+def test_a_trace_is_held_in_the_format_that_is_configured_now(line: Path) -> None:
+    chosen = ("regularizer.method=si", "regularizer.format=factored")
+    _, held, _, terms = opened(line, "south", *chosen)
+    name = "lm_head.weight"
+    assert isinstance(held.importance[name], Factored)
+    total = sum(recorded[name] for _, recorded in terms)
+    torch.testing.assert_close(whole(held.importance[name]).sum(1), total.sum(1))
+
+
+def test_what_lora_can_not_record_is_refused_before_any_work(line: Path) -> None:
+    chosen = settings("training.adapt=lora", "regularizer.method=si")
+    _, said = command(line, "update", "west", *chosen, code=2)
+    assert "si sums each full weight's gradient" in said

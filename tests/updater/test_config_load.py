@@ -86,10 +86,38 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:
             '[regularizer]\nmethod = "agem"\n[training]\nprecision = "16-mixed"\n',
             "agem is trained in 32-true or bf16-mixed",
         ),
+        ('[training]\nadapt = "dora"\n', 'adapt = "dora". must be one of full, lora'),
+        ("[training]\nlora_rank = 0\n", "lora_rank = 0. must be a finite number of at least 1"),
+        ('[training]\nadapt = "lora"\ntrain_routers = true\n', "lora has no part for routers"),
+        ('[regularizer]\nformat = "int8"\n', "must be one of float32, bfloat16, factored"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_rule(tmp_path: Path, text: str, words: str) -> None:
     assert words in refused(tmp_path, GOOD + text)
+
+
+@pytest.mark.parametrize(
+    ("method", "estimator", "words"),
+    [
+        ("si", "empirical", 'method = "si" and'),
+        ("ewc", "optimizer", 'estimator = "optimizer" and'),
+        ("online_ewc", "optimizer", "under lora it keeps only the factors'"),
+    ],
+)
+def test_what_cannot_be_had_under_lora_is_refused(
+    tmp_path: Path, method: str, estimator: str, words: str
+) -> None:
+    held = f'[regularizer]\nmethod = "{method}"\nestimator = "{estimator}"\n'
+    load(tmp_path, GOOD + held)
+    message = refused(tmp_path, GOOD + held + '[training]\nadapt = "lora"\n')
+    assert words in message
+    assert '[training] adapt = "lora"' in message
+
+
+@pytest.mark.parametrize("method", ["none", "l2", "mas", "lwf", "der", "der++", "agem"])
+def test_what_looks_at_no_full_weights_training_goes_with_lora(tmp_path: Path, method: str) -> None:
+    text = f'[regularizer]\nmethod = "{method}"\nestimator = "optimizer"\n'
+    assert load(tmp_path, GOOD + text + '[training]\nadapt = "lora"\n').training.adapt == "lora"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +216,10 @@ def test_an_override_is_read_as_its_key_wants(
     [
         ("training.epochs", "--set training.epochs. it must be section.key=value"),
         ("=1", "--set =1. it must be section.key=value, as training.epochs=2"),
-        ("training=1", "--set training names a section. the keys of [training] are adapt, epochs,"),
+        (
+            "training=1",
+            "--set training names a section. the keys of [training] are adapt, lora_rank,",
+        ),
         ("training=1", "name one, as training.adapt"),
         ("source.fields=1", "the keys of [source.fields] are prompt, completion"),
         ("foo.bar=1", "--set foo.bar is unknown. the sections are workspace, source"),

@@ -14,7 +14,7 @@ from store.errors import NotFoundError
 from store.ledger import DatasetVersion, ModelVersion, Score, Update, migrate
 from updater.gate import Paired, Rule, decide
 from updater.report.collect import collect
-from updater.report.data import Cell
+from updater.report.data import Cell, Importance
 from updater.report.page import render
 from updater.settings import (
     FieldTemplates,
@@ -177,7 +177,10 @@ def judge(workspace: Workspace) -> None:
         for i, p in enumerate(PERIODS[:2])
     ]
     manifest = plan(past, policy="balanced", budget=10)
-    for name, result in (("rehearse", {"manifest": manifest.to_json()}), ("train", {})):
+    held = {"estimator": "empirical", "num_examples": 9, "format": "factored", "digest": "d"}
+    held |= {"num_bytes": 40, "weights_bytes": 2000}
+    results = {"rehearse": {"manifest": manifest.to_json()}, "importance": held, "train": {}}
+    for name, result in results.items():
         ledger.start_step("u2", name)
         ledger.finish_step("u2", name, result, 1.5)
     ledger.start_step("u2", "evaluate")
@@ -222,7 +225,8 @@ def test_everything_there_is_comes_together(workspace):
         "train/loss": ((1, 3.0), (2, 2.0)),
         "train/penalty": ((1, 0.0), (2, 0.5)),
     }
-    assert data.step_seconds == (("rehearse", 1.5), ("train", 1.5))
+    assert data.importance == Importance("empirical", 9, "factored", 40, 2000)
+    assert data.step_seconds == (("rehearse", 1.5), ("importance", 1.5), ("train", 1.5))
     assert [d.id for d in data.datasets] == ["jan@v1", "feb@v1", "mar@v1"]
     assert data.config == {"training": {"epochs": 6}}
     assert "what is b?" in render(data)
@@ -284,6 +288,7 @@ def test_a_first_model_without_runs_or_verdict_is_reported(workspace):
     assert data.flips is None
     assert data.judgement is None
     assert data.rehearsed is None
+    assert data.importance is None
     assert data.curve == {}
     assert "Not judged yet" in render(data)
 

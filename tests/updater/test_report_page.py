@@ -17,6 +17,7 @@ from updater.report.data import (
     Cell,
     Dataset,
     Deployment,
+    Importance,
     Judgement,
     PeriodFlips,
     Rehearsed,
@@ -150,6 +151,7 @@ def with_update(data: ReportData, rng: random.Random) -> ReportData:
         judgement=judgement(judged, 0.05),
         flips=flips,
         rehearsed=Rehearsed("balanced", sum(w.count for w in windows), windows),
+        importance=Importance("empirical", 1256, "factored", 1_234_567, 123_456_700),
         curve=curve(rng, penalty=True),
         step_seconds=(
             ("ingest", 2.44),
@@ -353,6 +355,8 @@ def test_the_page_says_what_happened():
         "rolled back",
         "latency",
         "453 old examples by the policy “balanced”",
+        "1,256 past examples, kept as factored. It takes 1.2 MB, 1 % of the base’s",
+        "weights (123.5 MB)",
         "12 right → wrong, 6 wrong → right",
         "Right → wrong, 8 of 12",
         "duplicate_charge",
@@ -377,6 +381,7 @@ def test_a_first_model_has_no_comparison_flips_or_forgetting():
     assert "Flips" not in text
     assert "Forgetting and transfer" not in text
     assert "What the gate compared" not in text
+    assert "What the weights were held by" not in text
 
 
 def test_what_was_not_measured_is_said_and_never_nan():

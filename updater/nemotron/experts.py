@@ -18,17 +18,26 @@ from updater.nemotron.weights import is_experts
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # torch.optim.AdamW's, per weight
 
+_ByExpert = Callable[[torch.Tensor], torch.Tensor]
+
 
 class IdleExperts:
     """Holds idle experts through one optimizer step: `find`, `silence`, step, `put_back`.
 
     An expert is idle when its slice of the gradient is exactly zero: then no token that the loss
-    depends on was routed to it (or its output could not change the loss, and it stays too).
+    depends on was routed to it (or its output could not change the loss, and it stays too). Under
+    LoRA the slices are those of either factor, each for itself: while B is still zero no expert's
+    A has a gradient, and it waits a step.
+
+    Args:
+        parameters: those that are trained, by name.
+        lora_rank: of the factors among them, if there are any.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._experts = [p for name, p in parameters.items() if is_experts(name)]
-        self._idle: list[tuple[nn.Parameter, torch.Tensor]] = []
+    def __init__(self, parameters: Mapping[str, nn.Parameter], *, lora_rank: int = 0) -> None:
+        found = ((p, _by_expert(name, lora_rank)) for name, p in parameters.items())
+        self._experts = [(p, by_expert) for p, by_expert in found if by_expert is not None]
+        self._idle: list[tuple[nn.Parameter, _ByExpert, torch.Tensor]] = []
         self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     @torch.no_grad()
@@ -36,30 +45,43 @@ class IdleExperts:
         """Which experts are idle is known. Call it when the loss's gradient is complete, before
         anything else is added to it."""
         self._idle = []
-        for parameter in self._experts:
+        for parameter, by_expert in self._experts:
             if parameter.grad is not None:
-                used = parameter.grad.flatten(1).any(1)
+                used = by_expert(parameter.grad).flatten(1).any(1)
                 if not bool(used.all()):
-                    self._idle.append((parameter, (~used).nonzero()[:, 0]))
+                    self._idle.append((parameter, by_expert, (~used).nonzero()[:, 0]))
 
     @torch.no_grad()
     def silence(self, optimizer: torch.optim.Optimizer) -> None:
         """Idle experts have no gradient again, whatever was added since `find`, so that they do
         not count in the gradient's norm; and what the step will overwrite is kept."""
         self._kept = []
-        for parameter, idle in self._idle:
+        for parameter, by_expert, idle in self._idle:
             assert parameter.grad is not None
-            parameter.grad[idle] = 0
+            by_expert(parameter.grad)[idle] = 0
             state = optimizer.state.get(parameter, {})
             for tensor in (parameter, *(state[key] for key in _MOMENTS if key in state)):
-                self._kept.append((tensor, idle, tensor[idle].clone()))
+                slices = by_expert(tensor)
+                self._kept.append((slices, idle, slices[idle].clone()))
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Idle experts and their optimizer state are bit for bit what they were before the step."""
-        for tensor, idle, values in self._kept:
-            tensor[idle] = values
+        for slices, idle, values in self._kept:
+            slices[idle] = values
         self._idle, self._kept = [], []
+
+
+def _by_expert(name: str, lora_rank: int) -> _ByExpert | None:
+    """How a parameter, or a tensor laid out like it, is viewed with the experts first; None: it is
+    no routed experts'. peft stacks A's rows by expert, and B's columns with the expert fastest."""
+    if is_experts(name):
+        return lambda tensor: tensor
+    if ".mixer.experts." not in name:
+        return None
+    if ".lora_A." in name:
+        return lambda tensor: tensor.view(-1, lora_rank, tensor.shape[-1])
+    return lambda tensor: tensor.view(len(tensor), lora_rank, -1).permute(2, 0, 1)
 
 
 @contextmanager

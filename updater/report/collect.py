@@ -4,6 +4,7 @@ Reads only; nothing is measured, judged or repaired here. Called by `updater rep
 pipeline's publishing. Imports neither torch nor MLflow.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from updater.report.data import (
     Cell,
     Dataset,
     Deployment,
+    Importance,
     Judgement,
     Rehearsed,
     ReportData,
@@ -73,6 +75,7 @@ def collect(
         flips=known,
         flips_unknown=unknown,
         rehearsed=_rehearsed(ledger, subject),
+        importance=_importance(ledger, subject),
         curve={} if update is None else _curve(workspace.root / "runs" / update.id),
         step_seconds=_step_seconds(ledger, subject),
         datasets=tuple(_dataset(ledger, d) for d in _learnt(workspace, subject).values()),
@@ -181,6 +184,14 @@ def _rehearsed(ledger: Ledger, subject: ModelVersion) -> Rehearsed | None:
         for choice in manifest.choices
     )
     return Rehearsed(manifest.policy, manifest.budget, windows)
+
+
+def _importance(ledger: Ledger, subject: ModelVersion) -> Importance | None:
+    """None where nothing was weighed, or by a release that did not say what it cost."""
+    step = ledger.step(subject.update, "importance") if subject.update is not None else None
+    if step is None or step.state != "finished" or not step.result.get("num_bytes"):
+        return None
+    return Importance(**{f.name: step.result[f.name] for f in dataclasses.fields(Importance)})
 
 
 def _curve(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:

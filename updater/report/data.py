@@ -106,6 +106,18 @@ class Rehearsed:
 
 
 @dataclass(frozen=True)
+class Importance:
+    """What the update's weights were held by: how it was estimated, the format that it is kept in,
+    and its bytes beside those of the base's weights on disk."""
+
+    estimator: str
+    num_examples: int
+    format: str
+    num_bytes: int
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A dataset version that the version has learnt, with its counts."""
 
@@ -136,6 +148,7 @@ class ReportData:
     flips: tuple[PeriodFlips, ...] | None = None
     flips_unknown: tuple[str, ...] = ()
     rehearsed: Rehearsed | None = None
+    importance: Importance | None = None
     curve: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     step_seconds: tuple[tuple[str, float], ...] = ()
     datasets: tuple[Dataset, ...] = ()

@@ -68,6 +68,7 @@ def _template() -> jinja2.Template:
         "p_value": lambda p: "< 0.0001" if p < 1e-4 else f"{p:.2g}",
         "count": lambda value: f"{value:,}",
         "seconds": _seconds,
+        "bytes": _bytes,
         "moment": lambda at: at[:16].replace("T", " "),
         "cut": lambda text: text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…",
     }
@@ -172,3 +173,11 @@ def _seconds(seconds: float) -> str:
         return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _bytes(count: int) -> str:
+    """1234567 is "1.2 MB"."""
+    if count < 1000:
+        return f"{count} bytes"
+    thousands = min(4, (len(str(count)) - 1) // 3)
+    return f"{count / 1000**thousands:.1f} {' kMGT'[thousands]}B"

@@ -1,13 +1,13 @@
 """Step importance: how much each weight of the base's line matters for the past, cached.
 
-An estimate depends on the version's weights, the past examples looked at, the estimator and their
-number, and on nothing else: those make the cache's key, so that an update with another learning
-rate, or run again, estimates nothing twice. What a training recorded is not in the cache, for it
-can't be had again: `updater.steps.train` keeps it.
+An estimate depends on the version's weights, the past examples looked at, the estimator, their
+number and the format that it is kept in, and on nothing else: those make the cache's key, so that
+an update with another learning rate, or run again, estimates nothing twice. What a training
+recorded is not in the cache, for it can't be had again: `updater.steps.train` keeps it.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rehearsal import window
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
     from regularizers.consolidate import Held
+    from regularizers.formats import Weight
     from regularizers.importance import Importance
     from updater.train.memory import Memory
 
@@ -44,7 +45,19 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         "num_examples": sum(term.sample.num_examples for term in terms),
         "num_terms": len(terms),
         "digest": terms[-1].file.stem,
+        **_cost(workspace, terms),
         "compute_seconds": watch.seconds,
+    }
+
+
+def _cost(workspace: Workspace, terms: Sequence[Term]) -> dict[str, Any]:
+    """What is kept in memory to hold the update, one term whatever their number, beside the base's
+    weights; both as on disk, where names and shapes are a few bytes more."""
+    base = workspace.checkpoints.local(terms[-1].version.digest)
+    return {
+        "format": workspace.settings.regularizer.format,
+        "num_bytes": max(t.file.stat().st_size for t in terms if t.sample.num_examples),
+        "weights_bytes": sum(shard.stat().st_size for shard in base.glob("*.safetensors")),
     }
 
 
@@ -75,11 +88,15 @@ def _held(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") -
     from regularizers.consolidate import Held
     from updater.nemotron import checkpoint
 
+    settings = workspace.settings.regularizer
     for term in terms_of(workspace, update):
         weights = model
         if term.version.id != update.base:
             weights, _ = checkpoint.load(workspace.checkpoints.local(term.version.digest))
-        found = _load(workspace, term).tensors if term.sample.num_examples else {}
+        found: dict[str, Weight] = {}
+        if term.sample.num_examples:
+            # What a training recorded was perhaps kept in another format.
+            found |= _load(workspace, term).in_format(settings.format).tensors
         yield Held({n: p.detach() for n, p in weights.named_parameters()}, found)
 
 
@@ -127,4 +144,4 @@ def _find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:
             progress=workspace.progress,
         )
     term.file.parent.mkdir(parents=True, exist_ok=True)
-    weights.save(estimated, term.file)
+    weights.save(estimated.in_format(workspace.settings.regularizer.format), term.file)

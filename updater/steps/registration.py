@@ -21,6 +21,7 @@ def training_of(workspace: Workspace, update: Update) -> TrainingSettings:
         return settings.training
     return dataclasses.replace(
         settings.training,
+        adapt="full",  # random weights have nothing worth a low-rank change
         epochs=settings.scratch.epochs,
         learning_rate=settings.scratch.learning_rate,
         train_routers=True,

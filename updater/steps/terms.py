@@ -120,6 +120,8 @@ def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str])
         "num_examples": regularizer.num_examples,
         "max_length_tokens": workspace.settings.model.max_length_tokens,
     }
+    if regularizer.format != "float32":  # which had no name in caches of before there were formats
+        key["format"] = regularizer.format
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = workspace.root / "cache" / "importance" / f"{digest}.safetensors"
     return Term(version, sample, file, traced=False)

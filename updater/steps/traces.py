@@ -44,4 +44,4 @@ def keep(workspace: Workspace, update: Update, candidate: Path, done: "Fit") -> 
         checkpoint_digest=digest,
         data_digest=hashlib.sha256(datasets.encode()).hexdigest(),
     )
-    importance.save(recorded, path)
+    importance.save(recorded.in_format(workspace.settings.regularizer.format), path)

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from updater.nemotron.checkpoint import freeze_routers
 from updater.progress import Progress
 from updater.settings import TrainingSettings
 from updater.train import state
+from updater.train.adapt import adapted
 from updater.train.guards import Guards
 from updater.train.learner import Learner
 from updater.train.lesson import Lesson
@@ -75,32 +76,38 @@ def fit(
     `trace`: what is recorded on the way, for `Fit.trace`: "" nothing, "optimizer", or "path". Also
     there where a finished run is asked again.
 
+    Under `training.adapt = "lora"` low-rank factors learn it, and are merged into the weights at
+    the end: the model has the same parameters as before, with other values.
+
     Raises:
-        InputError: `training.devices` is not 1, or this machine has no such precision.
+        InputError: `training.devices` is not 1, this machine has no such precision, or a trace is
+            asked of LoRA.
         UpdateError: the loss is no number or has diverged.
     """
-    _check(training)
+    _check(training, trace)
     if not training.train_routers:
         freeze_routers(model)
     plan = Plan(lesson, training)
-    learner = Learner(model, training, num_steps=plan.num_steps, guards=guards)
-    tracer = TRACERS[trace](learner, plan)
-    fingerprint = _fingerprint(training, lesson, learner.trained, guards) + trace
-    saver = _Saver(folder, fingerprint, training)
-    restored = saver.restore(learner)
-    done = restored[0].num_examples
-    with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
-        learner.record = record = Record(
-            restored,
-            plan=plan,
-            vocabulary_size=model.config.vocab_size,
-            penalty=learner.penalty,
-            on_metrics=watch.on_metrics,
-            progress=progress,
-        )
-        if not record.finished:
-            _train(learner, plan, training, saver)
-    traced, moved = tracer()
+    with adapted(model, training) as adaptation:
+        guards = replace(guards, anchor=adaptation.hold(guards.anchor))
+        learner = Learner(model, training, num_steps=plan.num_steps, guards=guards)
+        tracer = TRACERS[trace](learner, plan)
+        start = dict(model.named_parameters())
+        saver = _Saver(folder, _fingerprint(training, lesson, start, guards) + trace, training)
+        restored = saver.restore(learner)
+        done = restored[0].num_examples
+        with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
+            learner.record = record = Record(
+                restored,
+                plan=plan,
+                vocabulary_size=model.config.vocab_size,
+                penalty=learner.penalty,
+                on_metrics=watch.on_metrics,
+                progress=progress,
+            )
+            if not record.finished:
+                _train(learner, plan, training, saver)
+        traced, moved = tracer()
     return Fit(
         **asdict(record.counters),
         losses=tuple(record.losses),
@@ -110,7 +117,13 @@ def fit(
     )
 
 
-def _check(training: TrainingSettings) -> None:
+def _check(training: TrainingSettings, trace: str) -> None:
+    if trace and training.adapt == "lora":
+        raise InputError(
+            f'the trace "{trace}" of a training with training.adapt = "lora"',
+            "only low-rank factors are trained: nothing is recorded of the full weights",
+            'take training.adapt = "full", or a regularizer that is estimated afterwards',
+        )
     if training.devices != 1:
         what = f"training.devices = {training.devices}"
         raise InputError(what, "training runs on one device", "set it to 1")

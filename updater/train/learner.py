@@ -39,7 +39,7 @@ class Learner(LightningModule):
         self.optimizer = adamw(self.trained, training)
         self.record: Record
         self._training, self._num_steps, self._guards = training, num_steps, guards
-        self._idle = IdleExperts(self.trained)
+        self._idle = IdleExperts(self.trained, lora_rank=training.lora_rank)
         self.path: Path | None = None
 
     def penalty(self) -> torch.Tensor:

@@ -14,6 +14,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor, Regularizer
 from regularizers.consolidate import Held
+from regularizers.formats import Weight, kept
 from regularizers.methods import Method, method_of
 from regularizers.path import share
 from updater.settings import RegularizerSettings
@@ -141,16 +142,18 @@ def _importance(
     model: NemotronHForCausalLM,
     done: Fit,
     examples: Encoded,
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, Weight]:
+    """In the format that is configured; ones need no more memory than one number in any."""
     if method.source == "ones":
         return ones(model)
     if method.trace(settings.estimator):
-        return traced(settings, done)
-    return estimate(
+        return kept(traced(settings, done), settings.format)
+    estimated = estimate(
         model,
         sample(examples, settings.num_examples),
         estimator="mas" if method.source == "mas" else settings.estimator,
         checkpoint_digest="",
         data_digest="",
         progress=False,
-    ).tensors
+    )
+    return estimated.in_format(settings.format).tensors

@@ -1,15 +1,16 @@
 """A training run in a process of its own, which kills itself at an optimizer step.
 
-    python fit_driver.py BASE FOLDER KILL_AT ACCUMULATE [TRACE [METHOD]]
+    python fit_driver.py BASE FOLDER KILL_AT ACCUMULATE [TRACE [WAY]]
 
 Trains the checkpoint in BASE on a few examples, keeps its state in FOLDER, and writes
-FOLDER/weights.safetensors when it ends. KILL_AT 0: it is not killed. METHOD: of the objective;
-the anchor is always there, for it kills.
+FOLDER/weights.safetensors when it ends. KILL_AT 0: it is not killed. WAY: the method of the
+objective, with /lora behind it for LoRA.
 """
 
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,24 +23,25 @@ from updater.settings import RegularizerSettings, TrainingSettings
 from updater.train.fit import fit
 from updater.train.guards import Guards
 from updater.train.lesson import Lesson
+from updater.train.objective import Objective
 from updater.train.objectives import objective_for
 from updater.train.record import Watch
 
 SETTINGS = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "checkpoint_every_steps": 3}
 
 
-class Killer(QuadraticAnchor):
-    """An anchor that kills the process in the middle of one optimizer step."""
+class Killer:
+    """An objective that kills the process in the middle of one optimizer step."""
 
-    def __init__(self, model: torch.nn.Module, kill_at: int) -> None:
-        super().__init__(dict(model.named_parameters()), None, 0.05)
-        self.calls, self.kill_at = 0, kill_at
+    def __init__(self, objective: Objective, kill_at: int) -> None:
+        self.objective, self.calls, self.kill_at = objective, 0, kill_at
+        self.loss, self.fingerprint = objective.loss, objective.fingerprint
 
-    def add_gradient(self, parameters: dict[str, torch.Tensor]) -> None:
+    def before_step(self, parameters: Mapping[str, torch.Tensor]) -> None:
         self.calls += 1
         if self.calls == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        super().add_gradient(parameters)
+        self.objective.before_step(parameters)
 
 
 def examples(first: int, count: int) -> pa.Table:
@@ -59,18 +61,25 @@ def run(
     kill_at: int,
     accumulate: int,
     trace: str = "",
-    method: str = "none",
+    way: str = "none",
 ) -> None:
     torch.set_num_threads(1)
     model, tokenizer = checkpoint.load(base)
     lesson = Lesson.of(tokenizer, examples(0, 40), examples(100, 20), max_length_tokens=64)
+    anchor = QuadraticAnchor(dict(model.named_parameters()), None, 0.05)
+    method, _, adapt = way.partition("/")
     regularizer = RegularizerSettings(method=method, strength=2.0, top_k=8)
     objective = objective_for(regularizer, model, lesson, progress=False)
     done = fit(
         model,
         lesson,
-        training=TrainingSettings(**SETTINGS, accumulate=accumulate),
-        guards=Guards(Killer(model, kill_at), objective),
+        training=TrainingSettings(
+            **SETTINGS,
+            accumulate=accumulate,
+            adapt=adapt or "full",
+            lora_experts=adapt == "lora",
+        ),
+        guards=Guards(anchor, Killer(objective, kill_at)),
         folder=folder,
         watch=Watch(progress=False),
         trace=trace,

@@ -52,6 +52,35 @@ def test_an_idle_expert_and_its_momentum_are_bit_for_bit_what_they_were(fused: b
         assert not torch.equal(old[[0, 2]], new[[0, 2]])
 
 
+def test_an_idle_experts_factors_are_what_they_were_in_pefts_layout() -> None:
+    """Of four experts at rank 2: rows 2e and 2e + 1 of A, and columns e and 4 + e of B."""
+    stem = "model.layers.1.mixer.experts"
+    torch.manual_seed(0)
+    a, b = nn.Parameter(torch.randn(8, 3)), nn.Parameter(torch.randn(5, 8))
+    named = {f"{stem}.lora_A.default.weight": a, f"{stem}.lora_B.default.weight": b}
+    optimizer = torch.optim.AdamW(named.values(), lr=0.1, weight_decay=0.1)
+    rows, columns = torch.arange(8) // 2, torch.arange(8) % 4
+
+    def stepped(used: list[int]) -> None:
+        optimizer.zero_grad()
+        seen_rows, seen_columns = (torch.isin(each, torch.tensor(used)) for each in (rows, columns))
+        ((a[seen_rows] ** 2).sum() + (b[:, seen_columns] ** 2).sum()).backward()
+        idle = IdleExperts(named, lora_rank=2)
+        idle.find()
+        a.grad.add_(0.5)  # an anchor pulls at everything
+        b.grad.add_(0.5)
+        idle.silence(optimizer)
+        optimizer.step()
+        idle.put_back()
+
+    stepped([0, 1, 2, 3])
+    before = a.detach().clone(), b.detach().clone()
+    stepped([0, 2])
+    moved = a.detach() != before[0], b.detach() != before[1]
+    assert torch.equal(moved[0], (rows % 2 == 0)[:, None].expand(8, 3))
+    assert torch.equal(moved[1], (columns % 2 == 0).expand(5, 8))
+
+
 def test_without_the_guard_adamw_moves_idle_experts() -> None:
     named = parameters()
     optimizer = torch.optim.AdamW(named.values(), lr=0.1, weight_decay=0.1)

@@ -149,7 +149,7 @@ def killed_in_fork(module: ModuleType, *arguments: Any) -> int | None:
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "kills", "method", "run_in"),
+    ("accumulate", "kills", "way", "run_in"),
     [
         (1, (5, 3), "none", killed_in_fork),
         (2, (1, 4), "none", killed_in_fork),
@@ -158,12 +158,15 @@ def killed_in_fork(module: ModuleType, *arguments: Any) -> int | None:
         (1, (5,), "der", killed_in_fork),
         (1, (9,), "der++", killed_in_fork),
         (2, (5,), "agem", killed_in_fork),
+        (1, (5, 3), "none/lora", killed_in_fork),
+        (1, (5,), "agem/lora", killed_in_fork),
+        (1, (9,), "der++/lora", killed_in_fork),
     ],
 )
 def test_killed_and_run_again_the_weights_are_bit_for_bit_the_same(
     accumulate: int,
     kills: tuple[int, ...],
-    method: str,
+    way: str,
     run_in: Callable[..., int | None],
     base: Path,
     tmp_path: Path,
@@ -172,12 +175,12 @@ def test_killed_and_run_again_the_weights_are_bit_for_bit_the_same(
     """Killed with SIGKILL in the middle of an optimizer step, and again after it was resumed, a
     run ends with the weights, losses and counts of one that was never killed. What an objective
     asked of the model it asks again: of the base, not of the weights resumed."""
-    driver.run(base, tmp_path / "whole", 0, accumulate, "", method)
+    driver.run(base, tmp_path / "whole", 0, accumulate, "", way)
     for kill_at in kills:
-        arguments = (base, tmp_path / "killed", kill_at, accumulate, "", method)
+        arguments = (base, tmp_path / "killed", kill_at, accumulate, "", way)
         assert run_in(driver, *arguments) == -signal.SIGKILL
     assert (tmp_path / "killed" / state.FILE).exists()
-    driver.run(base, tmp_path / "killed", 0, accumulate, "", method)
+    driver.run(base, tmp_path / "killed", 0, accumulate, "", way)
     whole, resumed = (
         load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")
     )

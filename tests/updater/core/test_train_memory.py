@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor
+from regularizers.formats import num_bytes, whole
 from updater.nemotron import checkpoint
 from updater.settings import RegularizerSettings
 from updater.train.encode import encode, select
@@ -189,3 +190,24 @@ def test_a_training_that_recorded_nothing_is_refused(trained: Path, language: An
         Memory().after(
             RegularizerSettings(method="si"), model, DONE, past=examples, newest=examples
         )
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "factored"])
+def test_importance_is_kept_in_the_configured_format_from_update_to_update(
+    form: str, trained: Path, language: Any
+) -> None:
+    model, tokenizer = checkpoint.load(trained)
+    examples = encode(tokenizer, language(0, 4), max_length_tokens=64)
+    settings = RegularizerSettings(method="online_ewc", format=form)
+    memory = Memory()
+    for _ in range(2):
+        memory = memory.after(settings, model, DONE, past=examples, newest=examples)
+        assert memory.held is not None
+        full = num_bytes(dict(model.named_parameters()))
+        assert num_bytes(memory.held.importance) <= full / 2
+    whole_size = dataclasses.replace(settings, format="float32")
+    reference = Memory().after(whole_size, model, DONE, past=examples, newest=examples)
+    assert reference.held is not None
+    for name, weight in memory.held.importance.items():
+        twice = 2 * whole(reference.held.importance[name])
+        torch.testing.assert_close(whole(weight).sum(-1), twice.sum(-1), rtol=1e-2, atol=1e-9)

@@ -1,0 +1,147 @@
+"""The anchor's pull on weights under LoRA: EWC in the space of the merged weights.
+
+Under LoRA a weight is W0 + s B A with W0 frozen. The penalty stays that of the full weight,
+strength/2 * sum F (W0 + s B A - anchor)^2 with F over the full weight, not one over A and B apart
+(Zheng et al. 2026, "Revisiting Weight Regularization for Low-Rank Continual Learning", arXiv
+2602.17559); its gradient reaches the factors by the chain rule. Which weights have factors, the
+caller says: `updater.train.adapt` reads them out of peft's modules.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from regularizers.anchor import NoAnchor, QuadraticAnchor, Regularizer, chunks
+from regularizers.formats import whole
+
+
+@dataclass(frozen=True)
+class Factors:
+    """s B A on top of one frozen weight.
+
+    Attributes:
+        a, b: the live factors as peft lays them out: (r, I) and (O, r) for a matrix (O, I); for
+            a stack of E experts (E, O, I), (E r, I) by experts, and (O, r E) with the expert
+            running fastest.
+        scale: s.
+        num_experts: E; None for a matrix.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+    num_experts: int | None = None
+
+    def a_of(self, tensor: Tensor) -> Tensor:
+        """A view of `tensor` (a, or its gradient): (r, I), or (E, r, I)."""
+        if self.num_experts is None:
+            return tensor
+        return tensor.view(self.num_experts, -1, tensor.shape[-1])
+
+    def b_of(self, tensor: Tensor) -> Tensor:
+        """A view of `tensor` (b, or its gradient): (O, r), or (E, O, r)."""
+        if self.num_experts is None:
+            return tensor
+        return tensor.view(tensor.shape[0], -1, self.num_experts).permute(2, 0, 1)
+
+
+class LowRankAnchor:
+    """`held`'s penalty and pull where the weights are `frozen` but for their `factors`.
+
+    An anchor that equals its frozen weight shares its memory from here on: `held` must not be
+    used on its own afterwards. No displacement is ever whole in memory, only a chunk of it.
+
+    Args:
+        held: anchor, importance and strength over the full weights.
+        frozen: name -> W0 of every weight of the model, under the names that `held` has.
+        factors: name -> what is trained on top of it; the other weights stay where they are.
+
+    Raises:
+        ValueError: an anchored name has no frozen weight, or one of another shape, or a factor's
+            product is not of its weight's shape; or a weight is sharded.
+    """
+
+    def __init__(
+        self, held: QuadraticAnchor, frozen: Mapping[str, Tensor], factors: Mapping[str, Factors]
+    ) -> None:
+        for name, part in factors.items():
+            if isinstance(frozen[name], DTensor):
+                raise ValueError(f"parameter {name!r} is sharded: its factors can't be held")
+            made = (*part.b_of(part.b).shape[:-1], part.a.shape[-1])
+            if made != tuple(frozen[name].shape):
+                shapes = f"{made}, the weight {tuple(frozen[name].shape)}"
+                raise ValueError(f"the factors of {name!r} make the shape {shapes}")
+        self.strength = held.strength
+        self._held, self._frozen, self._factors = held, frozen, factors
+        self._shared = held.share(frozen)
+
+    @torch.no_grad()
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The value at the merged weights, a float32 scalar without a graph, for the log."""
+        total = torch.zeros((), dtype=torch.float64)
+        for name in self._held.names:
+            if (factors := self._factors.get(name)) is not None:
+                for displacement, weight, *_ in self._pieces(name, factors.a, factors.b):
+                    pull = (displacement.square_() * weight).sum(dtype=torch.float64)
+                    total += self.strength / 2 * pull.to(total.device)
+            elif name not in self._shared:
+                total += self._held.penalty_of(name, self._frozen[name]).to(total.device)
+        return total.float()
+
+    @torch.no_grad()
+    def add_gradient(self, parameters: Mapping[str, Tensor]) -> None:
+        """dB += s G A^T and dA += s B^T G, where G = strength F (W0 + s B A - anchor) is what
+        `held` would add to the full weight. Call it once per optimizer step."""
+        if self.strength == 0:
+            return
+        for name in self._held.names:
+            if (factors := self._factors.get(name)) is None:
+                continue
+            scale = self.strength * factors.scale
+            gradients = (_gradient(factors.a), _gradient(factors.b))
+            for displacement, weight, a, b, grad_a, grad_b in self._pieces(name, *gradients):
+                pull = displacement.mul_(weight).mul_(scale)
+                grad_b.add_(pull @ a.float().mT)
+                grad_a.add_(b.float().mT @ pull)
+
+    def _pieces(
+        self, name: str, beside_a: Tensor, beside_b: Tensor
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """A chunk at a time: displacement and importance of some rows (of some experts of a
+        stack), the parts of A and B that make those, and of what is laid out beside them."""
+        factors = self._factors[name]
+        whole_a = (factors.a_of(factors.a), factors.a_of(beside_a))
+        of_b = (factors.b_of(factors.b), factors.b_of(beside_b))
+        # A matrix's rows all need the whole of A; an expert needs its own.
+        cut_a = () if factors.num_experts is None else whole_a
+        terms = self._held.term(name, self._frozen[name])
+        for frozen, anchor, weight, b, grad_b, *rest in chunks(*terms, *of_b, *cut_a):
+            a, grad_a = rest or whole_a
+            displacement = (b.float() @ a.float()).mul_(factors.scale)
+            if name not in self._shared:
+                displacement += frozen.float() - anchor
+            yield displacement, whole(weight), a, b, grad_a, grad_b
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    if leaf.grad is None:
+        leaf.grad = torch.zeros_like(leaf)
+    return leaf.grad
+
+
+def under(
+    anchor: Regularizer, frozen: Mapping[str, Tensor], factors: Mapping[str, Factors]
+) -> Regularizer:
+    """`anchor` for a model of which only `factors` are trained.
+
+    Raises:
+        ValueError: as `LowRankAnchor`, or an anchor whose penalty is not quadratic.
+    """
+    if isinstance(anchor, NoAnchor):
+        return anchor
+    if not isinstance(anchor, QuadraticAnchor):
+        raise ValueError(f"{type(anchor).__name__} can't hold weights that are under LoRA")
+    return LowRankAnchor(anchor, frozen, factors)

@@ -1,0 +1,102 @@
+"""What of a model is trained: all of it, or low-rank factors (LoRA) that are merged afterwards.
+
+peft builds the factors inside the model (Hu et al. 2021, arXiv 2106.09685: W0 + alpha/r B A, with
+B zero at the start) and merges them. A merged model is a plain one again: what is exported needs
+no peft and no adapter support of a serving stack, which for routed experts is rare (vLLM #47088,
+TensorRT-LLM #12154). Called by `updater.train.fit`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer, LoraModel
+from peft.tuners.lora.layer import ParamWrapper
+from torch import Tensor, nn
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from regularizers.anchor import Regularizer
+from regularizers.low_rank import Factors, under
+from updater.settings import TrainingSettings
+
+# Not out_proj and conv1d: Mamba's fused GPU kernel reads their weights past any adapter, and peft
+# refuses them for this family. up_proj and down_proj are those of shared experts and plain MLPs,
+# the latent ones Super's; in smaller models those are no Linear, and stay out.
+LINEARS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "in_proj", "up_proj", "down_proj"}) | {
+    "fc1_latent_proj",
+    "fc2_latent_proj",
+}
+EXPERTS = ("experts.up_proj", "experts.down_proj")
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What is trained in a model. `weights`: its own parameters by their own names, frozen where
+    there are `factors`: name -> what is trained on top. No factors: the weights themselves are."""
+
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    factors: Mapping[str, Factors] = field(default_factory=dict)
+
+    def hold(self, anchor: Regularizer) -> Regularizer:
+        """The anchor, which knows full weights, as it pulls at what is trained."""
+        return under(anchor, self.weights, self.factors) if self.factors else anchor
+
+
+@contextmanager
+def adapted(model: NemotronHForCausalLM, training: TrainingSettings) -> Iterator[Adaptation]:
+    """In the block, what `training.adapt` says is trained, and nothing else takes a gradient.
+
+    After it the model has its own parameters, names and gradient flags as before; LoRA's factors,
+    drawn from `training.seed`, are merged into them, or are gone if the block raised.
+    """
+    if training.adapt == "full":
+        yield Adaptation()
+        return
+    weights = dict(model.named_parameters())
+    names = {id(weight): name for name, weight in weights.items()}
+    trained = {name: weight.requires_grad for name, weight in weights.items()}
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(training.seed)
+        tuner = LoraModel(model, _config(model, training), _ADAPTER)
+    finish = tuner.unload
+    try:
+        yield Adaptation(weights, dict(_factors(model, names)))
+        finish = tuner.merge_and_unload
+    finally:
+        finish()
+        for name, weight in weights.items():
+            weight.requires_grad_(trained[name])
+
+
+def _config(model: NemotronHForCausalLM, training: TrainingSettings) -> LoraConfig:
+    linears = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in LINEARS
+    ]
+    experts = list(EXPERTS) if training.lora_experts else None
+    return LoraConfig(
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha,
+        target_modules=linears,
+        target_parameters=experts,
+    )
+
+
+def _factors(
+    model: NemotronHForCausalLM, names: Mapping[int, str]
+) -> Iterator[tuple[str, Factors]]:
+    """Name of a weight -> its factors, read out of peft's modules."""
+    for module in model.modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        num_experts = None
+        if isinstance(module, ParamWrapper):
+            num_experts, weight = module.num_experts, module.get_param()
+        else:
+            weight = module.get_base_layer().weight
+        a, b = (module.get_parameter(f"lora_{side}.{_ADAPTER}.weight") for side in "AB")
+        yield names[id(weight)], Factors(a, b, module.scaling[_ADAPTER], num_experts)
