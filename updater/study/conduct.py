@@ -116,12 +116,16 @@ class _Conductor:
 
     def _tries(self, arm: Arm) -> list[tuple[sweep.Choice, list[Job]]]:
         """Every choice of the arm's sweep, with its jobs on the validation stream."""
-        assert self._validation and self._study.validation, "a sweep has a validation stream"
-        seeds = self._study.validation.seeds
+        validation, data = self._study.validation, self._validation
+        assert validation is not None, "the file's reader asks for it"
+        assert data is not None, "it is split where an arm sweeps"
         return [
             (
                 choice,
-                [self._job_on(self._validation, file.swept(arm, choice), s, choice) for s in seeds],
+                [
+                    self._job_on(data, file.swept(arm, choice), seed, choice)
+                    for seed in validation.seeds
+                ],
             )
             for choice in file.values(arm)
         ]
@@ -172,5 +176,3 @@ class _Conductor:
                 else:
                     jobs.append(self._job(file.swept(arm, dict(choice)), seed, choice))
         return jobs, given_up
-
-

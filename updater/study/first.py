@@ -131,7 +131,9 @@ def _write_trace(done: Fit, path: Path) -> None:
 
 def scores(model: Model, stream: Stream, settings: Settings) -> Scores:
     """Period -> (right answers, holdout examples), of every period of the stream."""
-    holdouts = [stream.holdout(period).select(("id", "prompt", "completion")) for period in stream.data]
+    holdouts = [
+        stream.holdout(period).select(("id", "prompt", "completion")) for period in stream.data
+    ]
     found = outcomes(
         model.network,
         model.tokenizer,

@@ -1,4 +1,4 @@
-"""What a study is to do: its streams, arms and seeds. Pure data, checked by `updater.study.file`."""
+"""What a study is to do: its streams, arms and seeds. Data, checked by `updater.study.file`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

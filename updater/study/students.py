@@ -1,7 +1,7 @@
 """How each kind of arm takes an update: one class a kind, in one table.
 
-The core is the service's: rehearsal's plan and windows, the model's memory of its updates, `fit`.
-What the service does around it (steps, stores, the gate) is not here. Called by `updater.study.run`.
+What the service does around its core (steps, stores, the gate) is not here. Called by
+`updater.study.run`.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from updater.nemotron import checkpoint
-from updater.study.first import Model, from_scratch
+from updater.stopwatch import Stopwatch
 from updater.study.fine_tuned import Cost, FineTuned
+from updater.study.first import Model, from_scratch
 from updater.study.job import Job
 from updater.study.results import Stage
-from updater.stopwatch import Stopwatch
 
 
 class Student(Protocol):
