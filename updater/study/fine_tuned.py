@@ -171,7 +171,8 @@ class FineTuned:
 
     def save(self, folder: Path) -> None:
         """Weights, memory, cursors and what is owed are in the folder."""
-        tensors = {f"model/{n}": p for n, p in self.model.network.named_parameters()}
+        named = self.model.network.named_parameters()
+        tensors: dict[str, torch.Tensor] = {f"model/{n}": p for n, p in named}
         held = self._memory.held if self._memory else None
         if held is not None:
             tensors |= {f"anchor/{n}": t for n, t in held.anchor.items()}

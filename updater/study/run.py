@@ -32,7 +32,7 @@ def run(job: Job, tell: Callable[[], None]) -> Run:
     """
     known = records.recorded(job)
     done = known or _begun(job)
-    student: Student = STUDENTS[job.arm.kind](job)
+    student = STUDENTS[job.arm.kind](job)
     if len(done.stages) > 1:
         student.restore(records.state(job, done))
     for period in job.stream.span.then[len(done.stages) - 1 :]:

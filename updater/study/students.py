@@ -4,7 +4,7 @@ What the service does around its core (steps, stores, the gate) is not here. Cal
 `updater.study.run`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -79,4 +79,9 @@ class Scratch:
         """The next one begins at random weights."""
 
 
-STUDENTS = {"update": FineTuned, "average": FineTuned, "frozen": Frozen, "scratch": Scratch}
+STUDENTS: Mapping[str, Callable[[Job], Student]] = {
+    "update": FineTuned,
+    "average": FineTuned,
+    "frozen": Frozen,
+    "scratch": Scratch,
+}
