@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -14,11 +14,6 @@ from updater.cli.app import EXIT_FAILED, Session, app
 if TYPE_CHECKING:
     from updater.study.conduct import Conducted
     from updater.study.results import Run
-
-MEASURES = (
-    *("final_average_accuracy", "new_accuracy", "backward_transfer", "worst_forgetting"),
-    *("steps", "seconds"),
-)
 
 
 @app.command()
@@ -37,23 +32,17 @@ def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> i
               updater study docs/studies/clinc.toml --only ewc --only rehearsal+ewc
     """
     from updater.study.conduct import conduct
+    from updater.study.finish import finish
 
-    done = conduct(session.workspace(), file, quick=quick, only=only)
-    session.answer(_answer(done), lambda console: _show(console, done))
+    workspace = session.workspace()
+    done = conduct(workspace, file, quick=quick, only=only)
+    answer = finish(workspace, done)
+    session.answer(answer, lambda console: _show(console, done))
     for failed in done.failed:
         click.echo(f"updater: {failed.title}: {failed.why.splitlines()[0]}", err=True)
         if session.traceback:
             click.echo(failed.why, err=True)
     return EXIT_FAILED if done.failed else 0
-
-
-def _answer(done: "Conducted") -> dict[str, Any]:
-    arms = {
-        arm: {name: [_measure(run, name) for run in runs] for name in MEASURES}
-        for arm, runs in _by_arm(done).items()
-    }
-    failed = {one.title: one.why.splitlines()[0] for one in done.failed}
-    return {"study": done.study.name, "arms": arms, "failed": failed}
 
 
 def _by_arm(done: "Conducted") -> dict[str, list["Run"]]:
@@ -82,7 +71,7 @@ def _show(console: Console, done: "Conducted") -> None:
     for run in done.runs:
         if run.failure:
             console.print(f"{run.arm}, seed {run.seed}, stopped at {run.failure}", soft_wrap=True)
-    console.print(f"Means over seeds. The records: {done.folder}", soft_wrap=True)
+    console.print(f"Means over seeds. Tables, plots and records: {done.folder}", soft_wrap=True)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

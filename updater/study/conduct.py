@@ -27,12 +27,15 @@ log = logging.getLogger("updater")
 class Conducted:
     """What came of it: the reported runs, arm by arm and seed by seed. `failed`: the workers that
     died or had an error, sweeps' among them; their runs are missing, and are made when the study is
-    run again. `folder`: where it lies."""
+    run again. `folder`: where it lies. `keys`: of the reported runs, each a digest of what decides
+    it. `is_part`: only some of the arms were asked for."""
 
     study: Study
     runs: tuple[Run, ...]
     failed: tuple[Failed, ...]
     folder: Path
+    keys: tuple[str, ...]
+    is_part: bool
 
 
 def conduct(
@@ -49,7 +52,8 @@ def conduct(
     folder = workspace.root / "studies" / study.name
     folder.mkdir(parents=True, exist_ok=True)
     with workspace.lock(f"studies/{study.name}/.lock"):
-        return _Conductor(workspace, study, folder).conducted()
+        done = _Conductor(workspace, study, folder).conducted()
+    return dataclasses.replace(done, is_part=bool(only))
 
 
 def _with_architecture(workspace: Workspace, study: Study) -> Study:
@@ -96,7 +100,9 @@ class _Conductor:
         whole = [*(run for run in runs if isinstance(run, Run)), *given_up]
         order = [arm.name for arm in self._study.arms]
         whole.sort(key=lambda run: (order.index(run.arm), self._study.seeds.index(run.seed)))
-        return Conducted(self._study, tuple(whole), tuple(self._failed), self._folder)
+        keys = tuple(job.key for job in jobs)
+        failed = tuple(self._failed)
+        return Conducted(self._study, tuple(whole), failed, self._folder, keys, is_part=False)
 
     def _job(self, arm: Arm, seed: int, choice: sweep.Choice | None = None) -> Job:
         return self._job_on(self._stream, arm, seed, choice or {})

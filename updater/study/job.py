@@ -18,7 +18,8 @@ from updater.study.stream import Stream
 RECORD = 1
 """Of the records: raised when a release changes what a run does, so that no older one is reused."""
 
-_SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
+SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
+"""Of the settings: those that a run obeys."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _digest(*parts: Any) -> str:
 def _plain(settings: Settings) -> dict[str, Any]:
     """Only what a run obeys: a workspace that is renamed or moved keeps its results."""
     whole = settings.as_dict()
-    plain = {name: whole[name] for name in _SECTIONS}
+    plain = {name: whole[name] for name in SECTIONS}
     architecture = Path(settings.model.architecture)
     if architecture.is_file():
         plain["model"]["architecture"] = json.loads(architecture.read_text("utf-8"))

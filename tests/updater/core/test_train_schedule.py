@@ -112,6 +112,7 @@ def test_no_more_than_the_most_steps_and_those_are_the_first_ones(
     kept = list(whole.batches(0))[: len(batches)]
     assert list(map(members, batches)) == list(map(members, kept))
     step = cut.num_steps - 1
-    assert list(map(members, cut.batches(step))) == list(map(members, batches))[
-        step * training.accumulate :
-    ]
+    assert (
+        list(map(members, cut.batches(step)))
+        == list(map(members, batches))[step * training.accumulate :]
+    )

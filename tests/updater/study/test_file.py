@@ -134,7 +134,7 @@ def test_no_arms_at_all(tmp_path: Path) -> None:
 
 
 def test_an_arm_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no arm 'ecw'.*did you mean ewc"):
+    with pytest.raises(InputError, match=r"there is no arm 'ecw'.*did you mean ewc"):
         read(tmp_path, only=["ecw"])
 
 

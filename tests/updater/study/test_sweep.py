@@ -6,7 +6,10 @@ from updater.study.sweep import best
 
 
 def run(right: int, failure: str = "") -> Run:
-    stages = (Stage("a", {"a": (9, 10), "b": (0, 10)}), Stage("b", {"a": (right, 10), "b": (9, 10)}))
+    stages = (
+        Stage("a", {"a": (9, 10), "b": (0, 10)}),
+        Stage("b", {"a": (right, 10), "b": (9, 10)}),
+    )
     return Run("arm", 0, ("a",), stages, failure)
 
 
