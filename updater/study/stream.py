@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from updater.errors import InputError
-from updater.ingest.write import EXAMPLES, ROW_GROUP_ROWS
+from updater.ingest.write import ROW_GROUP_ROWS
 from updater.steps.ingest import version_period
 from updater.study.plan import Span, Validation
 from updater.workspace import Workspace
@@ -125,7 +125,7 @@ def _split(train: pa.Table, fraction: float, target: Path) -> None:
     partial.mkdir(parents=True)
     try:
         for name, rows in (("train", pc.invert(is_held)), ("holdout", is_held)):
-            table = train.filter(rows).select(EXAMPLES.names)
+            table = train.filter(rows)
             pq.write_table(table, partial / f"{name}.parquet", row_group_size=ROW_GROUP_ROWS)
         partial.rename(target)
     finally:
