@@ -26,7 +26,8 @@ VERSION = re.compile(r"(?P<period>.+)@v(?P<number>[1-9][0-9]*)")
 
 # Kept out of git. `data/*/` matches folders only: the `.dvc` files beside them are tracked.
 IGNORED = (
-    *("data/*/", "*.db", "*.db-*", "checkpoints/", "cache/", "outcomes/", "runs/", "mlartifacts/"),
+    *("data/*/", "*.db", "*.db-*", "checkpoints/", "cache/", "outcomes/", "runs/"),
+    *("mlartifacts/", "studies/"),
     "traces/",
     *(".staging-*", ".lock", ".env"),
 )

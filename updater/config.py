@@ -77,14 +77,21 @@ def load_file(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) 
     reader.take_file(_parse(path))
     reader.take_environment(environ)
     reader.take_overrides(overrides)
-    settings = reader.build(Settings, ())
-    problems = reader.problems
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        listed = " ".join(f"({n}) {problem}" for n, problem in enumerate(problems, start=1))
-        raise InputError(f"{len(problems)} things are wrong in the configuration: {listed}")
-    return typing.cast(Settings, settings)
+    return reader.settings()
+
+
+def override(settings: Settings, table: Mapping[str, Any], where: str) -> Settings:
+    """`settings`, but for what `table` gives: sections and keys as in the file.
+
+    Args:
+        where: what an error calls the place of the table.
+
+    Raises:
+        InputError: as `load`.
+    """
+    reader = _Reader(where)
+    reader.take_file(table)
+    return reader.settings(settings)
 
 
 def digest(settings: Settings) -> str:
@@ -174,15 +181,29 @@ class _Reader:
             else:
                 self._note(f"{said} is unknown", *nearest(key))
 
-    def build(self, cls: type, section: Key) -> Any:
-        """An instance of `cls` from what was given; None once its problems are noted."""
+    def settings(self, base: Settings | None = None) -> Settings:
+        """What was given, and for the rest `base` or the defaults. Raises: InputError."""
+        settings = self.build(Settings, (), base)
+        if len(self.problems) == 1:
+            raise self.problems[0]
+        if self.problems:
+            listed = " ".join(f"({n}) {one}" for n, one in enumerate(self.problems, start=1))
+            raise InputError(
+                f"{len(self.problems)} things are wrong in the configuration: {listed}"
+            )
+        return typing.cast(Settings, settings)
+
+    def build(self, cls: type, section: Key, base: Any = None) -> Any:
+        """An instance of `cls` from what was given, the rest as in `base`; None once its problems
+        are noted."""
         hints = typing.get_type_hints(cls)
         arguments: dict[str, Any] = {}
         is_whole = True
         for field in dataclasses.fields(cls):
             key = (*section, field.name)
             if key in sections():
-                arguments[field.name] = self.build(hints[field.name], key)
+                inner = getattr(base, field.name, None)
+                arguments[field.name] = self.build(hints[field.name], key, inner)
                 is_whole &= arguments[field.name] is not None
             elif key in self.given:
                 try:
@@ -190,6 +211,8 @@ class _Reader:
                 except TypeError as error:
                     self._note(self.given[key].where, str(error))
                     is_whole = False
+            elif base is not None:
+                arguments[field.name] = getattr(base, field.name)
             elif field.default is dataclasses.MISSING:
                 is_whole = False
                 self._note(

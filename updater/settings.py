@@ -286,7 +286,8 @@ class RegularizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How to fine-tune. An epoch passes once over the new examples.
+    """How to fine-tune. An epoch passes once over the new examples. `max_steps` optimizer steps are
+    the most; 0 is no limit.
 
     `epochs`, `batch_size` and `learning_rate` are chosen by measurement on CLINC150
     (nemotron-3-tiny taught banking and credit_cards, 0.866 right, then kitchen_and_dining with
@@ -304,6 +305,7 @@ class TrainingSettings:
     lora_alpha: int = 32
     lora_experts: bool = False
     epochs: int = 6
+    max_steps: int = 0
     batch_size: int = 32
     accumulate: int = 1
     learning_rate: float = 1e-3
@@ -330,6 +332,7 @@ class TrainingSettings:
         _at_least("weight_decay", self.weight_decay, 0)
         _at_least("gradient_clip", self.gradient_clip, 0)
         _fraction("warmup_fraction", self.warmup_fraction, high_open=True)
+        _at_least("max_steps", self.max_steps, 0)
         _at_least("seed", self.seed, 0)
 
 

@@ -143,8 +143,9 @@ class Workspace:
         return folder
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the workspace for one writer. The kernel drops it when the process dies.
+    def lock(self, name: str = ".lock") -> Iterator[None]:
+        """Hold the workspace for one writer, or what the file `name` in it stands for. The kernel
+        drops it when the process dies.
 
         `promote` and `rollback` don't take it: on-call must not wait for a training run; they
         are safe by the ledger's compare-and-swap.
@@ -152,7 +153,7 @@ class Workspace:
         Raises:
             UpdateError: another process holds it.
         """
-        path = self.root / ".lock"
+        path = self.root / name
         with path.open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -33,6 +33,7 @@ SECTIONS = {
     "Update": ("due", "ingest", "update", "step"),
     "Look": ("status", "periods", "scores", "history", "show", "evaluate", "compare", "report"),
     "Release": ("promote", "rollback", "approve", "reject", "export"),
+    "Study": ("study",),
     "Serve": ("up",),
 }
 

@@ -44,12 +44,11 @@ class Plan:
 
     Args:
         lesson: what is learnt.
-        training: epochs, batch size, accumulation, seed.
+        training: epochs, the most steps, batch size, accumulation, seed.
     """
 
     def __init__(self, lesson: Lesson, training: TrainingSettings) -> None:
         self._encoded, self._num_new, self._training = lesson.examples, lesson.num_new, training
-        self.num_examples = len(lesson.examples) * training.epochs
         self._mixed = MixedBatches(
             lesson.num_new,
             len(lesson.examples) - lesson.num_new,
@@ -57,9 +56,14 @@ class Plan:
             seed=training.seed,
             lengths=lesson.examples.lengths.tolist(),
         )
-        self._num_batches = len(self._mixed) * training.epochs
+        num_batches = len(self._mixed) * training.epochs
+        most = training.max_steps * training.accumulate or num_batches
+        self._num_batches = min(num_batches, most)
         self.num_steps = math.ceil(self._num_batches / training.accumulate)
-        num_tokens = int(lesson.examples.completion_lengths.sum()) * training.epochs
+        epochs, rest = divmod(self._num_batches, max(len(self._mixed), 1))
+        num_examples = len(lesson.examples)
+        self.num_examples = epochs * num_examples + min(rest * training.batch_size, num_examples)
+        num_tokens = float(lesson.examples.completion_lengths.mean()) * self.num_examples
         self.examples_per_step = self.num_examples / self.num_steps
         self.completion_tokens_per_step = num_tokens / self.num_steps
 
@@ -69,7 +73,8 @@ class Plan:
 
     def batches(self, first_step: int) -> Iterator[MicroBatch]:
         """The micro-batches from this optimizer step (0-based) on, the same in every process."""
-        chosen = self._chosen(first_step * self._training.accumulate)
+        first = first_step * self._training.accumulate
+        chosen = islice(self._chosen(first), self.num_batches(first_step))
         sizes = self._encoded.completion_lengths
         while window := list(islice(chosen, self._training.accumulate)):
             num_tokens = sum(int(sizes[batch].sum()) for batch in window)

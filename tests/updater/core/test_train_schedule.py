@@ -97,3 +97,22 @@ def test_rates_stay_in_bounds(decay: str, num_steps: int, warmup: float) -> None
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     if decay == "constant":
         assert rates[-1] == 1 or num_steps <= round(warmup * num_steps)
+
+
+@given(settings, st.integers(1, 30), st.integers(0, 30), st.integers(1, 40))
+def test_no_more_than_the_most_steps_and_those_are_the_first_ones(
+    training: TrainingSettings, num_new: int, num_old: int, most: int
+) -> None:
+    whole = Plan(lesson(num_new, num_old), training)
+    cut = Plan(lesson(num_new, num_old), dataclasses.replace(training, max_steps=most))
+    assert cut.num_steps == min(whole.num_steps, most)
+    batches = list(cut.batches(0))
+    assert len(batches) == cut.num_batches(0)
+    assert cut.num_examples == sum(len(members(batch)) for batch in batches)
+    kept = list(whole.batches(0))[: len(batches)]
+    assert list(map(members, batches)) == list(map(members, kept))
+    step = cut.num_steps - 1
+    assert (
+        list(map(members, cut.batches(step)))
+        == list(map(members, batches))[step * training.accumulate :]
+    )

@@ -1,0 +1,158 @@
+"""`updater study` as a user runs it: killed and run again, an arm that diverges, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from updater.cli import main  # noqa: F401, loads the commands
+from updater.cli.app import app
+from updater.demo import tickets
+from updater.initialise import init_workspace
+
+COMMAND = [str(Path(sys.executable).with_name("updater")), "--json", "--quiet", "study"]
+CONFIG = """
+[workspace]
+name = "w"
+[model]
+architecture = "tiny.json"
+vocabulary_size = 300
+[source]
+uri = "tickets.jsonl"
+[source.fields]
+prompt = "{text}"
+completion = "{category}"
+date = "{date}"
+[periods]
+every = "month"
+holdout_fraction = 0.25
+[training]
+epochs = 1
+batch_size = 8
+[scratch]
+epochs = 1
+"""
+STUDY = """
+[study]
+name = "s"
+seeds = [0]
+processes = 1
+[stream]
+first = ["2026-01"]
+then = ["2026-02..2026-04"]
+[validation]
+first = ["2026-01"]
+then = ["2026-02"]
+seeds = [5]
+[arms.both]
+regularizer.num_examples = 16
+sweep = { "regularizer.strength" = [1e2, 1e4] }
+[arms.wild]
+rehearsal.policy = "none"
+training = { learning_rate = 1e4, gradient_clip = 0, epochs = 5 }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_json: str) -> Path:
+    (tmp_path / "config.toml").write_text(CONFIG, "utf-8")
+    init_workspace(tmp_path / "w", tmp_path / "config.toml")
+    (tmp_path / "w" / "tiny.json").write_text(tiny_json)
+    months = [f"2026-0{n}" for n in range(1, 5)]
+    tickets.write(tmp_path / "w" / "tickets.jsonl", months, 60, 0)
+    (tmp_path / "s.toml").write_text(STUDY, "utf-8")
+    return tmp_path
+
+
+def records(folder: Path) -> dict[str, Any]:
+    """Name -> stages' scores and steps, of the arm `both`."""
+    found = (folder / "w" / "studies" / "s" / "runs").glob("both-*.json")
+    runs = {path.name: json.loads(path.read_text("utf-8")) for path in found}
+    return {
+        name: [(stage["scores"], stage["steps"]) for stage in run["stages"]]
+        for name, run in runs.items()
+    }
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [*COMMAND, str(folder / "s.toml"), "--workspace", str(folder / "w")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def longest(folder: Path) -> int:
+    return max(map(len, records(folder).values()), default=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_it_goes_on_from_the_last_stage_to_the_same_end(folder: Path) -> None:
+    killed = start(folder)
+    deadline = time.monotonic() + 200
+    while longest(folder) < 3:  # the reported run has four stages, those of the sweep two
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = psutil.Process(killed.pid).children(recursive=True)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert psutil.wait_procs(workers, timeout=20)[1] == [], "workers outlive the study"
+    before = records(folder)
+
+    again = start(folder)
+    answer, errors = again.communicate(timeout=250)
+    assert again.returncode == 0, errors
+    arms = json.loads(answer.splitlines()[-1])["arms"]
+    assert all(len(values) == 1 for values in arms["both"].values())
+    assert arms["wild"]["final_average_accuracy"] == [None]
+    after = records(folder)
+    assert before.keys() <= after.keys()
+    for name, stages in before.items():
+        assert after[name][: len(stages)] == stages
+    assert list((folder / "w" / "studies" / "s" / "runs").glob("*/state-*")) == []
+    assert (folder / "w" / "studies" / "s" / "report" / "study.html").is_file()
+
+    # What was parted by the kill, in one piece.
+    (parted,) = (name for name, stages in after.items() if len(stages) == 4)
+    (folder / "w" / "studies" / "s" / "runs" / parted).unlink()
+    whole = start(folder)
+    assert whole.wait(timeout=250) == 0, whole.communicate()
+    whole.communicate()
+    assert records(folder) == after
+
+
+def test_a_study_that_runs_already_is_not_run_twice(folder: Path) -> None:
+    from updater.workspace import Workspace
+
+    (folder / "w" / "studies" / "s").mkdir(parents=True)
+    with Workspace.open(folder / "w").lock("studies/s/.lock"):
+        second = start(folder)
+        _, errors = second.communicate(timeout=120)
+    assert second.returncode == 1
+    assert f"process {os.getpid()}" in errors
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [("seeds = [0]", "seeds = []", "seeds is missing"), ("[arms.wild]", "[arm.wild]", "[arms")],
+)
+def test_bad_input_is_exit_code_2_before_any_work(
+    folder: Path, old: str, new: str, said: str
+) -> None:
+    (folder / "s.toml").write_text(STUDY.replace(old, new), "utf-8")
+    bad = start(folder)
+    _, errors = bad.communicate(timeout=120)
+    assert bad.returncode == 2
+    assert said in errors or "did you mean arms" in errors
+    assert not (folder / "w" / "studies").exists()
+
+
+def test_the_help_has_an_example() -> None:
+    assert "docs/studies/clinc.toml" in CliRunner().invoke(app, ["study", "--help"]).output

@@ -1,0 +1,148 @@
+"""What a study file may say, and how it is told what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from updater.errors import InputError
+from updater.settings import (
+    FieldTemplates,
+    PeriodSettings,
+    Settings,
+    SourceSettings,
+    TrainingSettings,
+    WorkspaceSettings,
+)
+from updater.study import file
+from updater.study.plan import Span, Study
+
+BASE = Settings(
+    workspace=WorkspaceSettings(name="w"),
+    source=SourceSettings(
+        uri="x.jsonl", fields=FieldTemplates(prompt="{p}", completion="c", period="{d}")
+    ),
+    periods=PeriodSettings(order=("a", "b", "c", "d")),
+    training=TrainingSettings(epochs=2),
+)
+GOOD = """
+[study]
+name = "s"
+seeds = [0, 1]
+[stream]
+first = ["a..b"]
+then = ["d", "c"]
+[validation]
+first = ["a"]
+then = ["b"]
+seeds = [7]
+[settings]
+training.learning_rate = 1e-2
+[arms.ewc]
+regularizer.method = "ewc"
+sweep = { "regularizer.strength" = [1e3, 1e4] }
+[arms."ewc+rehearsal"]
+training.epochs = 5
+[arms.anew]
+kind = "scratch"
+every = "last"
+[quick]
+seeds = [3]
+then = ["c"]
+arms = ["anew"]
+settings.training.epochs = 1
+"""
+
+
+def read(tmp_path: Path, text: str = GOOD, **more: Any) -> Study:
+    path = tmp_path / "s.toml"
+    path.write_text(text, "utf-8")
+    return file.read(path, BASE, **more)
+
+
+def test_an_arm_has_the_workspaces_settings_then_the_studys_then_its_own(tmp_path: Path) -> None:
+    study = read(tmp_path)
+    assert study.span == Span(("a", "b"), ("d", "c"))
+    ewc, both, anew = study.arms
+    assert (ewc.settings.training.epochs, both.settings.training.epochs) == (2, 5)
+    assert {arm.settings.training.learning_rate for arm in study.arms} == {1e-2}
+    assert ewc.settings.regularizer.method == "ewc"
+    assert (anew.kind, anew.every, both.kind) == ("scratch", "last", "update")
+    assert study.settings.training.epochs == 2
+
+
+def test_a_sweep_tries_every_combination(tmp_path: Path) -> None:
+    text = GOOD.replace("[1e3, 1e4] }", '[1e3, 1e4], "training.epochs" = [1, 3] }')
+    arm = read(tmp_path, text).arms[0]
+    tried = [file.swept(arm, value).settings for value in file.values(arm)]
+    found = [(one.regularizer.strength, one.training.epochs) for one in tried]
+    assert found == [(1e3, 1), (1e3, 3), (1e4, 1), (1e4, 3)]
+
+
+def test_the_quick_form_takes_the_place_of_what_it_names_and_sweeps_nothing(tmp_path: Path) -> None:
+    study = read(tmp_path, quick=True)
+    assert (study.name, study.seeds, study.validation) == ("s-quick", (3,), None)
+    assert study.span == Span(("a", "b"), ("c",))
+    assert [arm.name for arm in study.arms] == ["anew"]
+    assert study.arms[0].settings.training.epochs == 1
+    assert read(tmp_path, quick=True, only=["ewc"]).arms[0].sweep == {}
+
+
+def test_only_these_arms(tmp_path: Path) -> None:
+    assert [arm.name for arm in read(tmp_path, only=["anew", "ewc"]).arms] == ["ewc", "anew"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seeds = [0, 1]", "", "[study]: seeds is missing or empty"),
+        ("seeds = [0, 1]", "seeds = []", "[study]: seeds is missing or empty"),
+        ("seeds = [0, 1]", "seeds = [1, 1]", "different whole numbers"),
+        ("seeds = [0, 1]", "seeds = [true]", "different whole numbers"),
+        ("seeds = [7]", "", "[validation]: seeds is missing"),
+        ('then = ["d", "c"]', "then = []", "[stream]: then is missing or empty"),
+        ('first = ["a..b"]', "", "[stream]: first is missing or empty"),
+        ('then = ["d", "c"]', 'then = ["d", "b"]', "the period b is named twice"),
+        ('then = ["d", "c"]', 'then = ["d", "x"]', "'x' is no period"),
+        ('kind = "scratch"', 'kind = "scrach"', "did you mean scratch"),
+        ('method = "ewc"', 'method = "ewcc"', "must be one of none, l2, ewc"),
+        ("regularizer.method", "regularizer.metod", "did you mean method"),
+        ("training.epochs = 5", "trainin.epochs = 5", "did you mean training"),
+        ("training.epochs = 5", 'source.uri = "y"', "key 'source' is unknown"),
+        ("training.epochs = 5", "equal_compute = 1", "it must be true or false"),
+        ('every = "last"', "equal_compute = true", "key 'equal_compute' is unknown"),
+        ('"regularizer.strength" =', '"regularizer.strengt" =', "did you mean strength"),
+        ("[1e3, 1e4]", "[]", "a list of values to choose from"),
+        ("[1e3, 1e4]", "[1e3, -1]", "must be a finite number of at least 0"),
+        ('name = "s"', 'name = "a/b"', "it must be 1 to 63 letters"),
+        ("[study]", "[studi]", "did you mean study"),
+        ('[validation]\nfirst = ["a"]\nthen = ["b"]\nseeds = [7]', "", "there is no [validation]"),
+        ("[study]", "[study", "is not TOML"),
+        ('name = "s"', 'name = "s"\nthreads = 0', "must be at least 1"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in GOOD
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, GOOD.replace(old, new, 1))
+    assert said in str(caught.value)
+
+
+def test_no_arms_at_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no arm"):
+        read(tmp_path, GOOD[: GOOD.index("[arms.ewc]")])
+
+
+def test_an_arm_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no arm 'ecw'.*did you mean ewc"):
+        read(tmp_path, only=["ecw"])
+
+
+def test_a_quick_form_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no \[quick\]"):
+        read(tmp_path, GOOD[: GOOD.index("[quick]")], quick=True)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="can't be read"):
+        file.read(tmp_path / "none.toml", BASE)

@@ -1,0 +1,67 @@
+"""Tasks in processes of their own: results in order, deaths and errors named, nobody left over."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from updater.progress import Progress
+from updater.study.pool import Failed, Places, Pool, Task
+
+# What the workers do; a module that they can import.
+WORK = """
+import os, time
+
+def double(job, tell):
+    tell()
+    return 2 * job, os.environ["OMP_NUM_THREADS"]
+
+def die(job, tell):
+    os.kill(os.getpid(), 9)
+
+def fail(job, tell):
+    raise ValueError(job)
+
+def sleep(job, tell):
+    tell()
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    (tmp_path / "pool_work.py").write_text(WORK, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("pool_work", None)
+    return importlib.import_module("pool_work")
+
+
+def test_a_worker_that_dies_or_fails_is_named_and_the_others_go_on(work: ModuleType) -> None:
+    tasks = [
+        Task("one", work.double, 1),
+        Task("dies", work.die, 0),
+        Task("fails", work.fail, "no luck"),
+        Task("two", work.double, 2),
+    ]
+    progress = Progress("study", 2, shown=False)
+    with Pool(Places(2, 1), progress) as pool:
+        one, died, failed, two = pool.run(tasks)
+    assert (one, two) == ((2, "1"), (4, "1"))
+    assert died == Failed("dies", "its process ended with signal SIGKILL")
+    assert failed.title == "fails"
+    assert failed.why.startswith("ValueError: no luck")
+
+
+def test_ctrl_c_leaves_no_process(work: ModuleType) -> None:
+    class Interrupted(Progress):
+        def update(self, n: float | None = 1) -> bool | None:
+            raise KeyboardInterrupt
+
+    pool = Pool(Places(1, 1), Interrupted("study", 1, shown=False))
+    with pytest.raises(KeyboardInterrupt), pool:
+        pool.run([Task("sleeps", work.sleep, 0)])
+    left = [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+    assert not left

@@ -1,0 +1,222 @@
+"""One arm with one seed: what each kind does, and that a kill between stages changes nothing."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from updater.config import override
+from updater.demo import tickets
+from updater.ingest.write import EXAMPLES
+from updater.settings import (
+    FieldTemplates,
+    ModelSettings,
+    PeriodSettings,
+    ScratchSettings,
+    Settings,
+    SourceSettings,
+    TrainingSettings,
+    WorkspaceSettings,
+)
+from updater.study import records
+from updater.study.first import prepare
+from updater.study.job import First, Job
+from updater.study.plan import Arm, Span, Validation
+from updater.study.results import Run, Stage
+from updater.study.run import run
+from updater.study.stream import PeriodData, Stream, held_back
+from updater.study.students import STUDENTS
+from updater.train.memory import trace_of
+
+MONTHS = ("2026-01", "2026-02", "2026-03", "2026-04")
+SPAN = Span(MONTHS[:2], MONTHS[2:])
+NUM_TRAIN, NUM_HOLDOUT = 48, 16
+
+
+def quiet() -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Stream:
+    data = {}
+    for month in MONTHS:
+        rows = [
+            {"id": t["id"], "prompt": t["text"] + "\nQueue:", "completion": " " + t["category"]}
+            for t in tickets.generate([month], NUM_TRAIN + NUM_HOLDOUT, 0)
+        ]
+        folder = tmp_path_factory.mktemp(month)
+        paths = []
+        for name, some in (("train", rows[:NUM_TRAIN]), ("holdout", rows[NUM_TRAIN:])):
+            step = 2**64 // len(some) + 1
+            keyed = [{"key": n * step, "subject": None, **row} for n, row in enumerate(some)]
+            paths.append(folder / f"{name}.parquet")
+            pq.write_table(pa.Table.from_pylist(keyed, EXAMPLES), paths[-1])
+        data[month] = PeriodData(month, f"digest-{month}", *paths, NUM_TRAIN)
+    return Stream(SPAN, data)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, tiny_json: str) -> Settings:
+    architecture = tmp_path_factory.mktemp("model") / "config.json"
+    architecture.write_text(tiny_json)
+    return Settings(
+        workspace=WorkspaceSettings(name="w"),
+        source=SourceSettings(
+            uri="x.jsonl", fields=FieldTemplates(prompt="{p}", completion="c", date="{d}")
+        ),
+        periods=PeriodSettings(every="month"),
+        model=ModelSettings(architecture=str(architecture), vocabulary_size=300),
+        training=TrainingSettings(epochs=1, batch_size=8),
+        scratch=ScratchSettings(epochs=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def job(stream: Stream, folder: Path, settings: Settings) -> Callable[..., Job]:
+    def made(name: str, kind: str = "update", more: Any = None, **options: Any) -> Job:
+        own = override(settings, more or {"regularizer": {"method": "none"}}, "test")
+        trace = trace_of(own.regularizer)
+        first = First(settings, 0, stream, folder, 1, trace)
+        prepare(first, quiet)
+        return Job(Arm(name, kind, own, **options), first)
+
+    return made
+
+
+def untimed(done: Run) -> Run:
+    """Without what no two runs have alike."""
+    stages = tuple(dataclasses.replace(stage, seconds=0.0) for stage in done.stages)
+    return dataclasses.replace(done, stages=stages, peak_memory_bytes=0, arm="")
+
+
+def test_a_stage_for_each_update_scored_on_every_period(job: Callable[..., Job]) -> None:
+    one = job("plain", more={"rehearsal": {"policy": "balanced", "fraction": 0.25}})
+    told: list[int] = []
+    done = run(one, lambda: told.append(1))
+    assert [stage.period for stage in done.stages] == [MONTHS[1], *MONTHS[2:]]
+    assert len(told) == 2
+    for stage in done.stages:
+        assert {p: n for p, (_, n) in stage.scores.items()} == dict.fromkeys(MONTHS, NUM_HOLDOUT)
+        assert stage.seconds > 0
+    # 48 new and a quarter of 96, then of 144, old examples, in batches of 8.
+    assert [stage.examples for stage in done.stages] == [96, 72, 84]
+    assert [stage.steps for stage in done.stages] == [12, 9, 11]
+    assert done.peak_memory_bytes > 50 * 2**20
+    assert records.finished(one) == done
+    assert not one.place.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("ewc", {"regularizer": {"method": "ewc", "num_examples": 16}}),
+        ("online", {"regularizer": {"method": "online_ewc", "num_examples": 16}}),
+        ("si", {"regularizer": {"method": "si"}, "rehearsal": {"policy": "none"}}),
+        ("none", {"regularizer": {"method": "none"}, "rehearsal": {"policy": "uniform"}}),
+    ],
+)
+def test_stopped_after_a_stage_it_ends_as_if_it_never_had(
+    job: Callable[..., Job], name: str, more: Any
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stopped
+
+    whole = run(job(f"{name}-whole", more=more), quiet)
+    parted = job(f"{name}-parted", more=more)
+    assert parted.key == job(f"{name}-whole", more=more).key, "a name decides nothing"
+    with pytest.raises(Stopped):
+        run(parted, stop)
+    assert [one.name for one in parted.place.glob("state-*")] == ["state-1"]
+    assert untimed(run(parted, quiet)) == untimed(whole)
+
+
+def test_a_state_half_written_is_not_used(job: Callable[..., Job]) -> None:
+    one = job("torn")
+    whole = run(job("torn-whole"), quiet)
+    staged = records.new_state(one, Run("torn", 0, SPAN.first, (whole.stages[0],)))
+    (staged / "state.safetensors").write_bytes(b"half")
+    assert untimed(run(one, quiet)) == untimed(whole)
+
+
+def test_from_scratch_each_time_or_only_at_last(job: Callable[..., Job]) -> None:
+    each = run(job("each", "scratch"), quiet)
+    last = run(job("last", "scratch", every="last"), quiet)
+    assert [stage.examples for stage in each.stages] == [96, 144, 192]
+    assert [stage.examples for stage in last.stages] == [96, 0, 192]
+    assert last.stages[1].scores == last.stages[0].scores
+    assert last.stages[2].scores == each.stages[2].scores
+
+
+def test_frozen_stays_what_it_was_at_no_cost(job: Callable[..., Job]) -> None:
+    done = run(job("frozen", "frozen"), quiet)
+    first = done.stages[0]
+    assert done.stages[1:] == tuple(Stage(month, first.scores) for month in SPAN.then)
+
+
+def test_the_average_lies_between_the_old_weights_and_the_new(job: Callable[..., Job]) -> None:
+    def weights(weight: float) -> list[torch.Tensor]:
+        one = job(f"average-{weight}", "average", weight=weight)
+        student = STUDENTS["average"](one)
+        stage = records.first_stage(one.first)
+        assert stage is not None
+        student.learn(SPAN.then[0], (stage,))
+        return [p.detach() for p in student.model.network.parameters()]
+
+    for old, middle, new in zip(*map(weights, (0.0, 0.25, 1.0)), strict=True):
+        torch.testing.assert_close(middle, 0.75 * old + 0.25 * new)
+
+
+def test_at_equal_compute_rehearsal_takes_no_more_steps(job: Callable[..., Job]) -> None:
+    more = {"rehearsal": {"policy": "balanced", "fraction": 0.5}}
+    done = run(job("equal", more=more, equal_compute=True), quiet)
+    assert [stage.steps for stage in done.stages[1:]] == [6, 6]
+
+
+def test_an_arm_that_diverges_says_so_and_is_finished(job: Callable[..., Job]) -> None:
+    more = {"training": {"learning_rate": 1e4, "gradient_clip": 0, "epochs": 4}}
+    one = job("wild", more=more)
+    done = run(one, quiet)
+    assert done.failure.startswith("2026-03: training stopped at step")
+    assert records.finished(one) == done
+
+
+def test_another_setting_is_another_key(job: Callable[..., Job], stream: Stream) -> None:
+    plain = job("key")
+    assert job("key", more={"training": {"epochs": 2}}).key != plain.key
+    assert job("key", "average").key != plain.key
+    threads = dataclasses.replace(plain, first=dataclasses.replace(plain.first, threads=2))
+    assert threads.key != plain.key
+    other = dataclasses.replace(stream.data[MONTHS[3]], digest="new")
+    changed = Stream(SPAN, {**stream.data, MONTHS[3]: other})
+    moved = dataclasses.replace(plain, first=dataclasses.replace(plain.first, stream=changed))
+    assert moved.key != plain.key
+
+
+def test_what_is_held_back_is_scored_and_not_learnt(stream: Stream, tmp_path: Path) -> None:
+    validation = Validation(SPAN, (0,), 0.25)
+    split = held_back(stream, validation, tmp_path)
+    assert held_back(stream, validation, tmp_path) == split
+    for month in MONTHS:
+        train, holdout, whole = (
+            set(table["id"].to_pylist())
+            for table in (split.train(month), split.holdout(month), stream.train(month))
+        )
+        assert not train & holdout
+        assert train | holdout == whole
+        assert len(holdout) == NUM_TRAIN // 4
+        assert not holdout & set(stream.holdout(month)["id"].to_pylist())
+        assert split.data[month].digest != stream.data[month].digest

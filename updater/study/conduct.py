@@ -1,0 +1,184 @@
+"""A whole study: data, first models, sweeps, arms; resumed where it was.
+
+Trains nothing itself (the workers do) and draws nothing. Called by `updater study`.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from updater.nemotron.presets import config_fields
+from updater.progress import Progress
+from updater.study import file, records, stream, sweep
+from updater.study.job import First, Job
+from updater.study.plan import Arm, Study
+from updater.study.pool import Failed, Places, Pool, Task
+from updater.study.results import Run
+from updater.study.stream import Stream
+from updater.workspace import Workspace
+
+log = logging.getLogger("updater")
+
+
+@dataclass(frozen=True)
+class Conducted:
+    """What came of it: the reported runs, arm by arm and seed by seed. `failed`: the workers that
+    died or had an error, sweeps' among them; their runs are missing, and are made when the study is
+    run again. `folder`: where it lies. `keys`: of the reported runs, each a digest of what decides
+    it. `is_part`: only some of the arms were asked for."""
+
+    study: Study
+    runs: tuple[Run, ...]
+    failed: tuple[Failed, ...]
+    folder: Path
+    keys: tuple[str, ...]
+    is_part: bool
+
+
+def conduct(
+    workspace: Workspace, path: Path, *, quick: bool = False, only: Sequence[str] = ()
+) -> Conducted:
+    """Every arm has run with every seed, those that had before are taken from their records.
+
+    Raises:
+        InputError: the file breaks a rule; nothing was done.
+        UpdateError: the same study runs in another process.
+    """
+    study = file.read(path, workspace.settings, quick=quick, only=only)
+    study = _with_architecture(workspace, study)
+    folder = workspace.root / "studies" / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with workspace.lock(f"studies/{study.name}/.lock"):
+        done = _Conductor(workspace, study, folder).conducted()
+    return dataclasses.replace(done, is_part=bool(only))
+
+
+def _with_architecture(workspace: Workspace, study: Study) -> Study:
+    """An architecture in the workspace is found there, and can be built."""
+    model = study.settings.model
+    found = workspace.root / model.architecture
+    if found.is_file():
+        model = dataclasses.replace(model, architecture=str(found))
+    config_fields(model.architecture, model.vocabulary_size)
+
+    def changed(settings: Any) -> Any:
+        return dataclasses.replace(settings, model=model)
+
+    arms = tuple(dataclasses.replace(a, settings=changed(a.settings)) for a in study.arms)
+    return dataclasses.replace(study, settings=changed(study.settings), arms=arms)
+
+
+class _Conductor:
+    def __init__(self, workspace: Workspace, study: Study, folder: Path) -> None:
+        self._study, self._folder = study, folder
+        self._shown = workspace.progress
+        self._stream = stream.of_workspace(workspace, study.span)
+        self._validation: Stream | None = None
+        if study.validation and any(arm.sweep for arm in study.arms):
+            whole = stream.of_workspace(workspace, study.validation.span)
+            self._validation = stream.held_back(whole, study.validation, folder / "held-back")
+        self._failed: list[Failed] = []
+
+    def conducted(self) -> Conducted:
+        """The story."""
+        tries = {arm.name: self._tries(arm) for arm in self._study.arms if arm.sweep}
+        tried = [job for of_arm in tries.values() for _, jobs in of_arm for job in jobs]
+        planned = [self._job(arm, seed) for arm in self._study.arms for seed in self._study.seeds]
+        total = sum(len(job.stream.span.then) for job in [*tried, *planned])
+        places = Places.found(self._study.processes, self._study.threads)
+        with (
+            Progress("study", total, unit="updates", shown=self._shown) as progress,
+            Pool(places, progress) as pool,
+        ):
+            self._prepare(pool, [*tried, *planned])
+            found = dict(zip((j.key for j in tried), self._run(pool, progress, tried), strict=True))
+            jobs, given_up = self._decided(tries, found)
+            runs = self._run(pool, progress, jobs)
+        whole = [*(run for run in runs if isinstance(run, Run)), *given_up]
+        order = [arm.name for arm in self._study.arms]
+        whole.sort(key=lambda run: (order.index(run.arm), self._study.seeds.index(run.seed)))
+        keys = tuple(job.key for job in jobs)
+        failed = tuple(self._failed)
+        return Conducted(self._study, tuple(whole), failed, self._folder, keys, is_part=False)
+
+    def _job(self, arm: Arm, seed: int, choice: sweep.Choice | None = None) -> Job:
+        return self._job_on(self._stream, arm, seed, choice or {})
+
+    def _job_on(self, data: Stream, arm: Arm, seed: int, choice: sweep.Choice) -> Job:
+        from updater.train.memory import trace_of
+
+        first = First(
+            settings=self._study.settings,
+            seed=seed,
+            stream=data,
+            folder=self._folder,
+            threads=self._study.threads,
+            trace=trace_of(arm.settings.regularizer),
+        )
+        return Job(arm, first, choice)
+
+    def _tries(self, arm: Arm) -> list[tuple[sweep.Choice, list[Job]]]:
+        """Every choice of the arm's sweep, with its jobs on the validation stream."""
+        validation, data = self._study.validation, self._validation
+        assert validation is not None, "the file's reader asks for it"
+        assert data is not None, "it is split where an arm sweeps"
+        return [
+            (
+                choice,
+                [
+                    self._job_on(data, file.swept(arm, choice), seed, choice)
+                    for seed in validation.seeds
+                ],
+            )
+            for choice in file.values(arm)
+        ]
+
+    def _prepare(self, pool: Pool, jobs: Sequence[Job]) -> None:
+        """Every first model that an unfinished job begins with is there."""
+        firsts = {job.first.key: job.first for job in jobs if records.finished(job) is None}
+        missing = [f for f in firsts.values() if records.first_stage(f) is None]
+        from updater.study.first import prepare
+
+        made = pool.run([Task(f.title, prepare, f) for f in missing])
+        self._failed += [one for one in made if isinstance(one, Failed)]
+
+    def _run(self, pool: Pool, progress: Progress, jobs: Sequence[Job]) -> list[Run | Failed]:
+        """Each job's run, from its record where that is finished."""
+        from updater.study.run import run
+
+        results: list[Any] = [records.finished(job) for job in jobs]
+        todo = [n for n, known in enumerate(results) if known is None]
+        for n in range(len(jobs)):
+            known = results[n] or records.recorded(jobs[n])
+            progress.update(len(known.stages) - 1 if known else 0)
+        able = [n for n in todo if records.first_stage(jobs[n].first) is not None]
+        tasks = [Task(jobs[n].title, run, jobs[n]) for n in able]
+        for n, done in zip(able, pool.run(tasks), strict=True):
+            results[n] = done
+        for n in set(todo) - set(able):
+            results[n] = Failed(jobs[n].title, "its first model could not be made")
+        self._failed += [one for one in results if isinstance(one, Failed)]
+        return results
+
+    def _decided(
+        self, tries: dict[str, list[tuple[sweep.Choice, list[Job]]]], found: dict[str, Run | Failed]
+    ) -> tuple[list[Job], list[Run]]:
+        """The jobs to report, with what the sweeps chose; and the runs of arms without a choice."""
+        jobs, given_up = [], []
+        for arm in self._study.arms:
+            choice: sweep.Choice | None = {}
+            if arm.sweep:
+                of_arm = tries[arm.name]
+                choice = sweep.best([(c, [found[j.key] for j in js]) for c, js in of_arm])
+                log.info("%s: the sweep chose %s", arm.name, choice)
+            for seed in self._study.seeds:
+                if choice is None:
+                    why = "every value of its sweep diverged or failed on the validation stream"
+                    first = self._study.span.first
+                    given_up.append(Run(arm.name, seed, first, (), failure=why))
+                else:
+                    jobs.append(self._job(file.swept(arm, dict(choice)), seed, choice))
+        return jobs, given_up

@@ -1,0 +1,198 @@
+"""An arm that fine-tunes the model it has, by the service's own core.
+
+Rehearsal's plan with its cursors, the memory's guards, `fit`, then what the memory keeps. With a
+`weight` below 1 the old and the new weights are averaged (Wortsman et al. 2022, arXiv 2109.01903,
+eq. 1). Called through `updater.study.students`.
+"""
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import safe_open
+
+from regularizers.consolidate import Held
+from rehearsal import window
+from rehearsal.manifest import Manifest, plan
+from rehearsal.policies import Past
+from updater.nemotron import checkpoint
+from updater.nemotron.saving import save_tensors
+from updater.settings import TrainingSettings
+from updater.study import first as firsts
+from updater.study.job import Job
+from updater.study.results import Stage
+from updater.train.encode import Encoded, encode, select
+from updater.train.fit import Fit, fit
+from updater.train.lesson import Lesson
+from updater.train.memory import Memory, trace_of
+from updater.train.record import Watch
+
+_FILE = "state.safetensors"
+_RECORD = "record"
+
+
+class Cost(NamedTuple):
+    """What an update took, its evaluation aside: as in `Stage`."""
+
+    steps: int
+    examples: int
+    tokens: int
+    seconds: float
+
+    @classmethod
+    def of(cls, done: Fit, seconds: float) -> "Cost":
+        """Of this training, in so many seconds with all that belongs to it."""
+        return cls(done.num_steps, done.num_examples, done.num_tokens, seconds)
+
+
+class FineTuned:
+    """The model, its memory, and where rehearsal goes on. `owed_seconds`: of the importance that
+    the last update left for the next one, which pays for it, as in the service."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._settings = job, job.settings
+        self.model = firsts.Model(*checkpoint.load(job.first.place / "checkpoint"))
+        if not self._settings.training.train_routers:
+            checkpoint.freeze_routers(self.model.network)
+        self._memory: Memory | None = None
+        self._cursors: dict[str, int] = {}
+        self._owed_seconds = 0.0
+
+    def learn(self, period: str, before: Sequence[Stage]) -> Cost:
+        """The period is learnt, and the past rehearsed and held as the settings say.
+
+        Raises:
+            UpdateError: it diverged, or nothing is short enough.
+        """
+        started = time.monotonic()
+        if self._memory is None:
+            self._memory = self._after_first(before[0])
+        manifest = self._rehearsal(period, before)
+        lesson = self._lesson(period, manifest)
+        done = self._fit(lesson)
+        self._cursors = dict(manifest.cursors)
+        cost = Cost.of(done, time.monotonic() - started + self._owed_seconds)
+        started = time.monotonic()
+        if period != self._job.stream.span.then[-1]:
+            newest = select(lesson.examples, np.arange(lesson.num_new))
+            learnt = (*self._job.stream.learnt_before(period), period)
+            self._memory = self._memory.after(
+                self._settings.regularizer,
+                self.model.network,
+                done,
+                past=self._sample(learnt),
+                newest=newest,
+            )
+        self._owed_seconds = time.monotonic() - started
+        return cost
+
+    def _after_first(self, stage: Stage) -> Memory:
+        sample = self._sample(self._job.stream.span.first)
+        done = firsts.trained(self._job.first, stage)
+        settings, network = self._settings.regularizer, self.model.network
+        return Memory().after(settings, network, done, past=sample, newest=sample)
+
+    def _rehearsal(self, period: str, before: Sequence[Stage]) -> Manifest:
+        past = self._past(self._job.stream.learnt_before(period), before)
+        budget = self._settings.rehearsal.examples(sum(one.num_train for one in past))
+        policy = self._settings.rehearsal.policy
+        return plan(past, policy=policy, budget=budget, cursors=self._cursors)
+
+    def _past(self, periods: Sequence[str], before: Sequence[Stage] = ()) -> list[Past]:
+        data = self._job.stream.data
+        return [
+            Past(
+                period=period,
+                dataset_version=period,
+                num_train=data[period].num_train,
+                ordinal=ordinal,
+                accuracy=before[-1].accuracy(period) if before else None,
+                best_accuracy=max((stage.accuracy(period) for stage in before), default=None),
+            )
+            for ordinal, period in enumerate(periods)
+        ]
+
+    def _sample(self, periods: Sequence[str]) -> Encoded:
+        """A uniform sample of the periods, of as many examples as importance looks at."""
+        budget = self._settings.regularizer.num_examples
+        return self._encoded(self._load(plan(self._past(periods), policy="uniform", budget=budget)))
+
+    def _load(self, manifest: Manifest) -> pa.Table:
+        return window.load(manifest, lambda period: self._job.stream.data[period].train)
+
+    def _encoded(self, table: pa.Table) -> Encoded:
+        longest = self._settings.model.max_length_tokens
+        return encode(self.model.tokenizer, table, max_length_tokens=longest)
+
+    def _lesson(self, period: str, manifest: Manifest) -> Lesson:
+        return Lesson.of(
+            self.model.tokenizer,
+            self._job.stream.train(period),
+            self._load(manifest) if manifest.choices else None,
+            max_length_tokens=self._settings.model.max_length_tokens,
+        )
+
+    def _fit(self, lesson: Lesson) -> Fit:
+        assert self._memory is not None, "it has one before it learns"
+        network, folder = self.model.network, self._job.place / "training"
+        averages = self._job.arm.kind == "average"
+        before = [p.detach().clone() for p in network.parameters()] if averages else []
+        done = fit(
+            network,
+            lesson,
+            training=self._training(lesson.num_new),
+            guards=self._memory.guards(self._settings.regularizer, network, lesson),
+            folder=firsts.emptied(folder),
+            watch=Watch(progress=False),
+            trace=trace_of(self._settings.regularizer),
+        )
+        shutil.rmtree(folder)
+        with torch.no_grad():
+            for new, old in zip(network.parameters(), before, strict=averages):
+                new.copy_(torch.lerp(old, new, self._job.arm.weight))
+        return done
+
+    def _training(self, num_new: int) -> TrainingSettings:
+        """At equal compute: no more steps than the new examples alone would take."""
+        training = self._settings.training
+        if not self._job.arm.equal_compute:
+            return training
+        batches = math.ceil(num_new / training.batch_size) * training.epochs
+        steps = math.ceil(batches / training.accumulate)
+        return dataclasses.replace(training, max_steps=min(training.max_steps or steps, steps))
+
+    def save(self, folder: Path) -> None:
+        """Weights, memory, cursors and what is owed are in the folder."""
+        named = self.model.network.named_parameters()
+        tensors: dict[str, torch.Tensor] = {f"model/{n}": p for n, p in named}
+        held = self._memory.held if self._memory else None
+        if held is not None:
+            tensors |= {f"anchor/{n}": t for n, t in held.anchor.items()}
+            tensors |= {f"importance/{n}": t for n, t in held.importance.items()}
+        record = {"cursors": self._cursors, "owed_seconds": self._owed_seconds}
+        # A copy each: safetensors takes no two names for one memory.
+        copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+        save_tensors(copies, folder / _FILE, {_RECORD: json.dumps(record)})
+
+    @torch.no_grad()
+    def restore(self, folder: Path) -> None:
+        """All of that is as it was saved."""
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "anchor": {}, "importance": {}}
+        device = self.model.network.device
+        with safe_open(folder / _FILE, framework="pt", device=str(device)) as stream:
+            record = json.loads((stream.metadata() or {})[_RECORD])
+            for name in stream.keys():  # noqa: SIM118 - not a dict
+                part, _, parameter = name.partition("/")
+                parts[part][parameter] = stream.get_tensor(name)
+        for name, parameter in self.model.network.named_parameters():
+            parameter.copy_(parts["model"][name])
+        self._memory = Memory(Held(parts["anchor"], parts["importance"]))
+        self._cursors, self._owed_seconds = record["cursors"], record["owed_seconds"]

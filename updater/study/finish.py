@@ -1,0 +1,60 @@
+"""What a study leaves when its runs are there: report, tables and plots on disk, and in MLflow.
+
+Called by `updater study`. A study of some arms only (`--only`) is answered and leaves its records:
+the report and MLflow are of the whole study.
+"""
+
+import hashlib
+import logging
+from typing import Any
+
+from store.errors import StoreError
+from updater.study import outputs, tabulated
+from updater.study.conduct import Conducted
+from updater.study.job import SECTIONS
+from updater.study.publish import publish
+from updater.workspace import Workspace
+
+log = logging.getLogger("updater")
+REPORT = "report"
+
+
+def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
+    """The answer of `updater study --json`; the study's report is in its folder, and it is in
+    MLflow, or there is a warning that MLflow could not be reached.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    failed = {one.title: one.why.splitlines()[0] for one in done.failed}
+    common = {"study": done.study.name, "folder": str(done.folder), "failed": failed}
+    if not done.runs:
+        return {"arms": {}, **common}
+    if done.is_part:
+        return {**tabulated.answer(tabulated.tabulate(done.runs, "")), **common}
+    folder = done.folder / REPORT
+    answer = outputs.write(done.runs, folder, title=done.study.name)
+    try:
+        name = f"{done.study.name} {_digest(done)}"
+        publish(workspace.registry, done.runs, folder, study=name, settings=_differing(done))
+    except StoreError as error:
+        log.warning("the report is written, MLflow has not got it: %s", error)
+    return {**answer, **common}
+
+
+def _digest(done: Conducted) -> str:
+    """Of all that decides the runs: another study needs another MLflow run."""
+    return hashlib.sha256(" ".join(sorted(done.keys)).encode()).hexdigest()[:8]
+
+
+def _differing(done: Conducted) -> dict[str, dict[str, Any]]:
+    """Arm -> setting -> value, of the settings that are not alike in all arms."""
+    found = {}
+    for arm in done.study.arms:
+        whole = arm.settings.as_dict()
+        flat = {f"{s}.{key}": value for s in SECTIONS for key, value in whole[s].items()}
+        options = {"kind": arm.kind, "every": arm.every, "equal_compute": arm.equal_compute}
+        found[arm.name] = flat | options
+    names = next(iter(found.values()), {})
+    differing = [n for n in names if len({str(one[n]) for one in found.values()}) > 1]
+    return {arm: {n: one[n] for n in differing} for arm, one in found.items()}

@@ -1,0 +1,69 @@
+"""What a study is to do: its streams, arms and seeds. Data, checked by `updater.study.file`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from updater.settings import Settings
+
+KINDS = ("update", "scratch", "frozen", "average")
+EVERY = ("each", "last")
+
+
+@dataclass(frozen=True)
+class Span:
+    """The periods of a stream, in order: the first model learns `first` at once, then `then` one
+    by one."""
+
+    first: tuple[str, ...]
+    then: tuple[str, ...]
+
+    @property
+    def periods(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.first + self.then
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The stream on which sweeps are decided, with seeds of its own. `holdout_fraction` of each
+    period's train examples is held back from learning, to be scored on."""
+
+    span: Span
+    seeds: tuple[int, ...]
+    holdout_fraction: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to keep a model up to date.
+
+    `kind`: `update` fine-tunes as the service does; `scratch` trains a new model on everything at
+    each update, or with `every = "last"` at the last one only; `frozen` learns nothing; `average`
+    fine-tunes and takes `weight` of the new weights and the rest of the old. `equal_compute`: as
+    many optimizer steps as the new examples alone would take, so that rehearsed ones displace new
+    ones. `sweep`: settings and the values to choose from on the validation stream.
+    """
+
+    name: str
+    kind: str
+    settings: Settings
+    every: str = "each"
+    weight: float = 0.5
+    equal_compute: bool = False
+    sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """`settings` are those of the first model, which all arms of a seed start from. `processes`: 0
+    for as many as there are GPUs, or cores. `threads`: of each process."""
+
+    name: str
+    seeds: tuple[int, ...]
+    span: Span
+    validation: Validation | None
+    arms: tuple[Arm, ...]
+    settings: Settings
+    processes: int = 0
+    threads: int = 1

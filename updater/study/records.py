@@ -1,0 +1,91 @@
+"""A run's record on disk, and when it is finished. The study's folder holds nothing else of a
+finished run; an unfinished one has its last stage's state beside it. No torch.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from updater.files import write_text
+from updater.study.job import First, Job
+from updater.study.results import Run, Stage
+
+STATE = "state"
+
+
+def first_stage(first: First) -> Stage | None:
+    """The first model's stage; None while there is no whole first model."""
+    try:
+        plain = json.loads((first.place / "stage.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return Run.from_json(json.dumps(plain)).stages[0]
+
+
+def write_first(first: First, stage: Stage) -> None:
+    """The first model is whole: its stage is on disk."""
+    run = Run("", first.seed, first.stream.span.first, (stage,))
+    write_text(first.place / "stage.json", run.to_json())
+
+
+def recorded(job: Job) -> Run | None:
+    """The run as far as it came, under the names it goes by now; None where it has no stage.
+
+    Raises:
+        ValueError: the record is broken; the message says which file.
+    """
+    path = _path(job)
+    try:
+        run = Run.from_json(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return replace(run, choice=dict(job.choice))
+
+
+def finished(job: Job) -> Run | None:
+    """The run, if it needs no more work. Raises: as `recorded`."""
+    run = recorded(job)
+    if run is None or (len(run.stages) <= len(job.stream.span.then) and not run.failure):
+        return None
+    return run
+
+
+def write(job: Job, run: Run) -> None:
+    """The record is on disk; a finished run keeps nothing else, an unfinished one no state but that
+    of its last stage."""
+    job.place.parent.mkdir(parents=True, exist_ok=True)
+    write_text(_path(job), run.to_json())
+    if finished(job):
+        shutil.rmtree(job.place, ignore_errors=True)
+        return
+    for old in job.place.glob(f"{STATE}-*"):
+        if old != state(job, run):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def state(job: Job, run: Run) -> Path:
+    """The folder of the state after the run's last stage."""
+    return job.place / f"{STATE}-{len(run.stages) - 1}"
+
+
+def new_state(job: Job, run: Run) -> Path:
+    """An empty folder for the state after the run's last stage; `keep_state` puts it in place."""
+    folder = job.place / f".{state(job, run).name}.{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def keep_state(folder: Path, job: Job, run: Run) -> None:
+    """What `new_state` gave stands where `state` says."""
+    target = state(job, run)
+    shutil.rmtree(target, ignore_errors=True)
+    folder.rename(target)
+
+
+def _path(job: Job) -> Path:
+    return job.place.with_name(f"{job.place.name}.json")

@@ -1,0 +1,79 @@
+"""One arm with one seed over its stream, from the last finished stage on.
+
+After each stage the record and the state that the next one needs are on disk, the state first and
+the record last, so that a run that is killed loses the stage it was in and no more. Called by
+`updater.study.pool`'s workers.
+"""
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from updater.errors import UpdateError
+from updater.study import records
+from updater.study.fine_tuned import Cost
+from updater.study.first import scores
+from updater.study.job import Job
+from updater.study.results import Run, Stage
+from updater.study.students import STUDENTS, Student
+
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, kB on Linux
+
+
+def run(job: Job, tell: Callable[[], None]) -> Run:
+    """The arm has learnt the whole stream, or its run says why it could not: it diverged.
+
+    `tell` is called after each stage that is done now. The first model must be there.
+
+    Raises:
+        InputError: the arm asks for what this machine can't do.
+        OSError: the disk refuses.
+    """
+    known = records.recorded(job)
+    done = known or _begun(job)
+    student = STUDENTS[job.arm.kind](job)
+    if len(done.stages) > 1:
+        student.restore(records.state(job, done))
+    for period in job.stream.span.then[len(done.stages) - 1 :]:
+        try:
+            cost = student.learn(period, done.stages)
+        except UpdateError as error:
+            done = replace(done, failure=f"{period}: {error}")
+            records.write(job, done)
+            return done
+        stage = _stage(job, student, period, cost, done.stages[-1])
+        done = replace(
+            done,
+            stages=(*done.stages, stage),
+            peak_memory_bytes=max(done.peak_memory_bytes, _peak_memory_bytes()),
+        )
+        _keep(job, student, done)
+        tell()
+    return done
+
+
+def _begun(job: Job) -> Run:
+    stage = records.first_stage(job.first)
+    assert stage is not None, "the first model is made before any arm starts"
+    return Run(job.arm.name, job.seed, job.stream.span.first, (stage,), choice=dict(job.choice))
+
+
+def _stage(job: Job, student: Student, period: str, cost: Cost | None, before: Stage) -> Stage:
+    """The record of this update; a model that did not change is not scored again."""
+    if cost is None:
+        return Stage(period, before.scores)
+    found = scores(student.model, job.stream, job.settings)
+    return Stage(period, found, *cost)
+
+
+def _keep(job: Job, student: Student, done: Run) -> None:
+    if len(done.stages) <= len(job.stream.span.then):
+        staged = records.new_state(job, done)
+        student.save(staged)
+        records.keep_state(staged, job, done)
+    records.write(job, done)
+
+
+def _peak_memory_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
