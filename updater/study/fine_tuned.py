@@ -20,9 +20,12 @@ import torch
 from safetensors import safe_open
 
 from regularizers.consolidate import Held
+from regularizers.formats import Factored
 from rehearsal import window
+from rehearsal.choose import choose
 from rehearsal.manifest import Manifest, plan
 from rehearsal.policies import Past
+from updater.evaluate import outcomes
 from updater.nemotron import checkpoint
 from updater.nemotron.saving import save_tensors
 from updater.settings import TrainingSettings
@@ -102,9 +105,24 @@ class FineTuned:
 
     def _rehearsal(self, period: str, before: Sequence[Stage]) -> Manifest:
         past = self._past(self._job.stream.learnt_before(period), before)
-        budget = self._settings.rehearsal.examples(sum(one.num_train for one in past))
-        policy = self._settings.rehearsal.policy
-        return plan(past, policy=policy, budget=budget, cursors=self._cursors)
+        num_past = sum(one.num_train for one in past)
+        request = self._settings.rehearsal.request(
+            num_past, cursors=self._cursors, seed=self._job.seed
+        )
+        return choose(past, request, locate=self._locate, score=self._score)
+
+    def _locate(self, period: str) -> Path:
+        return self._job.stream.data[period].train
+
+    def _score(self, examples: pa.Table) -> pa.Table:
+        """What the model, as it stands, makes of examples: for the policies that ask it."""
+        return outcomes(
+            self.model.network,
+            self.model.tokenizer,
+            examples,
+            batch_size=self._settings.evaluation.batch_size,
+            max_length_tokens=self._settings.model.max_length_tokens,
+        )
 
     def _past(self, periods: Sequence[str], before: Sequence[Stage] = ()) -> list[Past]:
         data = self._job.stream.data
@@ -126,7 +144,7 @@ class FineTuned:
         return self._encoded(self._load(plan(self._past(periods), policy="uniform", budget=budget)))
 
     def _load(self, manifest: Manifest) -> pa.Table:
-        return window.load(manifest, lambda period: self._job.stream.data[period].train)
+        return window.load(manifest, self._locate)
 
     def _encoded(self, table: pa.Table) -> Encoded:
         longest = self._settings.model.max_length_tokens
@@ -176,7 +194,11 @@ class FineTuned:
         held = self._memory.held if self._memory else None
         if held is not None:
             tensors |= {f"anchor/{n}": t for n, t in held.anchor.items()}
-            tensors |= {f"importance/{n}": t for n, t in held.importance.items()}
+            for name, weight in held.importance.items():
+                if isinstance(weight, Factored):
+                    tensors |= {f"rows/{name}": weight.rows, f"columns/{name}": weight.columns}
+                else:
+                    tensors[f"importance/{name}"] = weight
         record = {"cursors": self._cursors, "owed_seconds": self._owed_seconds}
         # A copy each: safetensors takes no two names for one memory.
         copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
@@ -185,7 +207,8 @@ class FineTuned:
     @torch.no_grad()
     def restore(self, folder: Path) -> None:
         """All of that is as it was saved."""
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "anchor": {}, "importance": {}}
+        names = ("model", "anchor", "importance", "rows", "columns")
+        parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in names}
         device = self.model.network.device
         with safe_open(folder / _FILE, framework="pt", device=str(device)) as stream:
             record = json.loads((stream.metadata() or {})[_RECORD])
@@ -194,5 +217,8 @@ class FineTuned:
                 parts[part][parameter] = stream.get_tensor(name)
         for name, parameter in self.model.network.named_parameters():
             parameter.copy_(parts["model"][name])
-        self._memory = Memory(Held(parts["anchor"], parts["importance"]))
+        rows, columns = parts["rows"], parts["columns"]
+        importance: dict[str, torch.Tensor | Factored] = dict(parts["importance"])
+        importance |= {name: Factored(rows[name], columns[name]) for name in rows}
+        self._memory = Memory(Held(parts["anchor"], importance))
         self._cursors, self._owed_seconds = record["cursors"], record["owed_seconds"]

@@ -123,6 +123,8 @@ def test_a_stage_for_each_update_scored_on_every_period(job: Callable[..., Job])
         ("ewc", {"regularizer": {"method": "ewc", "num_examples": 16}}),
         ("online", {"regularizer": {"method": "online_ewc", "num_examples": 16}}),
         ("si", {"regularizer": {"method": "si"}, "rehearsal": {"policy": "none"}}),
+        ("small", {"regularizer": {"format": "factored", "num_examples": 16}}),
+        ("hard", {"regularizer": {"method": "none"}, "rehearsal": {"policy": "hard"}}),
         ("none", {"regularizer": {"method": "none"}, "rehearsal": {"policy": "uniform"}}),
     ],
 )
