@@ -1,6 +1,6 @@
 """What we take from Avalanche 0.6.0, imported in one place.
 
-Only the modules of `updater.study.peers` import this, and those only when such an arm runs.
+Only the modules of `updater.study.peers`, when such an arm runs, and benchmarks import this.
 """
 
 from updater.errors import InputError
@@ -25,6 +25,7 @@ try:
     )
     from avalanche.training.supervised import DER, Cumulative
     from avalanche.training.templates import SupervisedTemplate
+    from avalanche.training.utils import ParamData
 except ImportError as error:
     raise InputError(
         f"Avalanche cannot be imported: {error}",
@@ -43,6 +44,7 @@ __all__ = [
     "GEMPlugin",
     "LwFPlugin",
     "MASPlugin",
+    "ParamData",
     "RNGManager",
     "ReplayPlugin",
     "SupervisedPlugin",
