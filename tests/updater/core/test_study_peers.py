@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from updater.errors import InputError
-from updater.evaluate import outcomes
+from updater.errors import InputError, UpdateError
 from updater.nemotron import checkpoint
 from updater.nemotron.weights import is_experts
 from updater.settings import RegularizerSettings, TrainingSettings
@@ -26,26 +23,10 @@ from updater.train.record import Watch
 
 pytest.importorskip("avalanche", reason="the extra study is not installed")
 
-from updater.study.peers import library, tokens
+from updater.study.peers import library, names, tokens
 from updater.study.peers.learner import Learnt, Peer
-from updater.study.peers.strategies import Means, parts
-from updater.study.peers.walk import PeerSettings, Route, walk
+from updater.study.peers.strategies import PLUGINS, Means
 
-STRATEGIES = {
-    "naive": 0.0,
-    "cumulative": 0.0,
-    "replay": 0.0,
-    "ewc": 1.0,
-    "online_ewc": 1.0,
-    "si": 1.0,
-    "mas": 1e-3,
-    "lwf": 1.0,
-    "gem": 0.0,
-    "agem": 0.0,
-    "der": 0.1,
-    "der++": 0.1,
-    "replay+ewc": 1.0,
-}
 BRIEF = TrainingSettings(epochs=1, batch_size=8, learning_rate=1e-3)
 
 
@@ -67,33 +48,6 @@ def means(strength: float) -> Means:
 def peer_on(base: Path, strategy: str, training: TrainingSettings, strength: float = 0.0) -> Any:
     model, _ = checkpoint.load(base)
     return model, Peer(strategy, model, training=training, means=means(strength), longest=24)
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_strategy_goes_through_a_stream(
-    strategy: str, trained: Path, periods: dict[str, Encoded], language: Any
-) -> None:
-    model, tokenizer = checkpoint.load(trained)
-    holdout = language(100, 8)
-
-    def score(model: NemotronHForCausalLM) -> Mapping[str, tuple[int, int]]:
-        table = outcomes(model, tokenizer, holdout, batch_size=8, max_length_tokens=64)
-        return {"a": (sum(table["correct"].to_pylist()), table.num_rows)}
-
-    regularizer = RegularizerSettings(strength=STRATEGIES[strategy])
-    settings = PeerSettings(strategy, BRIEF, regularizer, budget=12)
-    route = Route({"a": periods["a"]}, {"b": periods["b"], "c": periods["c"]})
-    run = walk(model, route, settings, arm=f"their {strategy}", score=score)
-
-    assert run.failure == ""
-    assert [stage.period for stage in run.stages] == ["a", "b", "c"]
-    assert run.periods == ("a", "b", "c")
-    assert run.stages[0].steps == 0
-    assert all(stage.steps >= 3 and stage.seconds > 0 for stage in run.stages[1:])
-    assert all(stage.tokens >= int(periods[stage.period].lengths.sum()) for stage in run.stages[1:])
-    assert all(stage.scores["a"][1] == 8 for stage in run.stages)
-    assert not model.training
-    assert run == type(run).from_json(run.to_json())
 
 
 def test_naive_takes_the_same_steps_as_our_fine_tuning(
@@ -201,26 +155,65 @@ def test_the_same_seed_gives_the_same_losses(base: Path, periods: dict[str, Enco
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_run_that_diverges_says_so_and_ends(base: Path, periods: dict[str, Encoded]) -> None:
-    model, _ = checkpoint.load(base)
+def test_a_loss_that_is_no_number_ends_it(base: Path, periods: dict[str, Encoded]) -> None:
+    model, peer = peer_on(base, "naive", BRIEF)
     with torch.no_grad():
         model.lm_head.weight.fill_(np.nan)
-    settings = PeerSettings("naive", BRIEF, RegularizerSettings(), budget=0)
-    route = Route({"a": periods["a"]}, {"b": periods["b"]})
-    run = walk(model, route, settings, arm="naive", score=lambda model: {"a": (0, 1)})
-    assert "the loss of step 1 is nan" in run.failure
-    assert len(run.stages) == 1
+    with pytest.raises(UpdateError, match="the loss of step 1 is nan"):
+        peer.learn(periods["a"])
 
 
-@pytest.mark.parametrize("strategy", ["ewx", "naive+ewc", "der+replay", ""])
+def test_lwf_pulls_towards_the_answers_of_before(base: Path, periods: dict[str, Encoded]) -> None:
+    moved = []
+    for strength in (0.0, 1e3):
+        model, peer = peer_on(base, "lwf", BRIEF, strength=strength)
+        before = model.lm_head.weight.detach().clone()
+        peer.knows(periods["a"])
+        losses = peer.learn(periods["b"]).losses
+        moved.append((float((model.lm_head.weight.detach() - before).norm()), losses))
+    assert moved[1][0] < moved[0][0]
+    # The first step's model is the one it is compared with.
+    assert moved[1][1][0] == pytest.approx(moved[0][1][0], rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["ewx", "naive+ewc", "der+replay", "replay+", ""])
 def test_an_unknown_strategy_is_bad_input(strategy: str) -> None:
     with pytest.raises(InputError, match="must be one of naive"):
-        parts(strategy)
+        names.parts(strategy)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"accumulate": 2}, "training.accumulate = 2"),
+        ({"precision": "bf16-mixed"}, "knows only '32-true'"),
+        ({"max_steps": 5}, "training.max_steps = 5"),
+    ],
+)
+def test_what_their_loop_cannot_do_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        names.check("naive", dataclasses.replace(BRIEF, **change), budget=0)
+
+
+def test_a_memory_of_nothing_is_refused() -> None:
+    names.check("ewc", BRIEF, budget=0)
+    with pytest.raises(InputError, match="as many examples as rehearsal's budget"):
+        names.check("replay+ewc", BRIEF, budget=0)
+
+
+def test_every_name_can_be_built() -> None:
+    assert set(PLUGINS) == set(names.JOINED)
+
+
+def test_avalanche_enters_by_one_door() -> None:
+    root = Path(__file__).parents[3] / "updater"
+    doors = [p.name for p in root.rglob("*.py") if "from avalanche" in p.read_text("utf-8")]
+    assert doors == ["library.py"]
 
 
 def test_the_core_never_imports_avalanche() -> None:
     code = (
-        "import sys, updater.train.fit, updater.evaluate, updater.nemotron.checkpoint\n"
+        "import sys, updater.train.fit, updater.evaluate, updater.study.students\n"
         "sys.exit('avalanche' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

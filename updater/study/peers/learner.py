@@ -3,7 +3,8 @@
 Equal to our arms: the first model, the tokens, the loss (mean negative log-likelihood per
 completion token of a batch), epochs over the new examples, batch size, AdamW with its groups and
 betas and a fresh state for each update, the learning rate's course over an update's steps, the
-clipping of the gradient's norm, frozen routers, and the memory's size in examples.
+clipping of the gradient's norm, frozen routers. The memory has as many examples as the arm would
+rehearse at its last update.
 
 Not equal, because they are the strategy's own: batches are drawn by Avalanche (plain shuffling,
 where ours are of like length, so it pads more); replay puts a whole batch of memory beside each
@@ -28,7 +29,8 @@ from updater.errors import UpdateError
 from updater.nemotron.checkpoint import freeze_routers
 from updater.settings import TrainingSettings
 from updater.study.peers import library
-from updater.study.peers.strategies import FIXED_WIDTH, Means, build, parts, wrapped
+from updater.study.peers.names import FIXED_WIDTH, parts
+from updater.study.peers.strategies import Means, build, wrapped
 from updater.study.peers.tokens import dataset
 from updater.train.encode import Encoded
 from updater.train.learner import adamw
@@ -96,7 +98,7 @@ class Peer:
     """A strategy with a model, which it changes.
 
     Args:
-        strategy: as `strategies.parts` takes it.
+        strategy: as `names.parts` takes it, and `names.check` lets pass.
         model: the first model.
         training: epochs, batch size, optimizer and seed; `accumulate` must be 1.
         means: memory and strengths.

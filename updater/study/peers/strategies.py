@@ -1,8 +1,9 @@
-"""Which of Avalanche's strategies can be run, and with what of our settings: one entry a strategy.
+"""Avalanche's strategies, each made of our settings: one entry a strategy.
 
-Plugins may be joined by +, as "replay+ewc", which is how Avalanche composes them; its classes
-Naive, Replay, EWC, SynapticIntelligence, MAS, LwF, GEM and AGEM are `SupervisedTemplate` with the
-plugin and nothing more. `cumulative` and `der` are classes of their own and stand alone.
+Their names are in `updater.study.peers.names`. Plugins may be joined by +, as "replay+ewc", which
+is how Avalanche composes them; its classes Naive, Replay, EWC, SynapticIntelligence, MAS, LwF, GEM
+and AGEM are `SupervisedTemplate` with the plugin and nothing more. `cumulative` and `der` are
+classes of their own and stand alone.
 
 Strengths are handed on as the strategy takes them, so one number means different things to them
 and to us, and each wants a sweep of its own. EWC: no 1/2, and an importance that squares the
@@ -23,9 +24,9 @@ from typing import Any
 
 from torch.nn import functional
 
-from updater.errors import InputError
 from updater.settings import RegularizerSettings
 from updater.study.peers import library
+from updater.study.peers.names import parts
 from updater.study.peers.tokens import Answering, AnsweringEverywhere, Criterion, likelihood
 
 
@@ -86,28 +87,6 @@ PLUGINS: Mapping[str, Callable[[Means], library.SupervisedPlugin]] = MappingProx
         "agem": lambda means: library.AGEMPlugin(means.per_period, sample_size=means.batch_size),
     }
 )
-CLASSES = ("naive", "cumulative", "der", "der++")
-FIXED_WIDTH = ("gem", "der", "der++")
-"""Those that join batches to one another, so that all examples are padded to the longest of the
-stream; the others pad to the longest of the batch."""
-
-
-def parts(strategy: str) -> tuple[str, ...]:
-    """The names that a strategy is made of.
-
-    Raises:
-        InputError: a name that is not known, or one that stands alone beside others.
-    """
-    names = tuple(strategy.split("+")) if strategy != "der++" else ("der++",)
-    known = (*CLASSES, *PLUGINS)
-    for name in names:
-        if name not in known or (name in CLASSES and len(names) > 1):
-            raise InputError(
-                f'strategy = "{strategy}"',
-                f"must be one of {', '.join(CLASSES)}, or of {', '.join(PLUGINS)} joined by +",
-                "name one of those",
-            )
-    return names
 
 
 def wrapped(strategy: str, model: Any) -> tuple[Answering, Criterion]:
