@@ -32,7 +32,7 @@ from regularizers.anchor import NoAnchor, QuadraticAnchor
 from updater.nemotron.presets import config_for
 from updater.study.peers.library import EWCPlugin, ParamData
 
-PRESETS = {"nemotron-3-tiny": 60, "nemotron-3-small": 30}
+PRESETS = {"nemotron-3-tiny": 40, "nemotron-3-small": 20}
 VOCABULARY_SIZE = 2048
 BATCH_SIZE, NUM_TOKENS = 32, 32
 STRENGTH = 1e4
