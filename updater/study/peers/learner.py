@@ -9,8 +9,11 @@ rehearse at its last update.
 Not equal, because they are the strategy's own: batches are drawn by Avalanche (plain shuffling,
 where ours are of like length, so it pads more); replay puts a whole batch of memory beside each
 new batch, so that a step sees twice the examples (ours shares one batch among both); penalties are
-terms of the loss, through autograd; EWC makes an extra pass over each period's data. And because
-they are our trainer's: experts that no token reached are held still by ours alone.
+terms of the loss, through autograd; EWC makes an extra pass over each period's data and holds each
+period by a term of its own. And because it is our trainer's: experts that no token reached are
+held still by ours alone. A period that the first model has learnt is an experience of no epochs,
+from which the strategy takes what it takes after training; SI, which measures on the way, takes
+nothing of it.
 
 The strategy's memory, importances and copies live in the object, over the whole stream, and are
 not written anywhere: a run that is killed starts over.
