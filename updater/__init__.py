@@ -1,7 +1,11 @@
 """The service: learn each new period of data without forgetting the old ones, judge, release.
 
 Imports run one way: cli -> pipeline -> the steps -> {store, rehearsal, regularizers}. This file
-imports nothing, so that `updater status` starts fast and the training core stays small.
+imports nothing heavy, so that `updater status` starts fast and the training core stays small.
 """
 
+from updater import torchvision_guard
+
 __version__ = "0.1.0"
+
+torchvision_guard.install()

@@ -14,7 +14,8 @@ from typing import Any
 from updater import config
 from updater.errors import InputError
 from updater.periods import Periods
-from updater.settings import NAME, Settings
+from updater.settings import MOST, NAME, Settings
+from updater.study.peers import names
 from updater.study.plan import EVERY, KINDS, Arm, Span, Study, Validation
 from updater.study.tables import Table, nearest
 
@@ -26,6 +27,7 @@ ARM_OPTIONS = {
     "scratch": ("every",),
     "frozen": (),
     "average": ("equal_compute", "weight"),
+    "avalanche": ("strategy",),
 }
 
 
@@ -160,10 +162,14 @@ def _arm(name: str, table: Table, settings: Settings, sweeps: bool) -> Arm:
         every=table.choice("every", EVERY),
         weight=table.value("weight", 0.5),
         equal_compute=table.value("equal_compute", False),
+        strategy=table.value("strategy", ""),
         sweep=_sweep(table.table("sweep")),
     )
     if not 0 <= arm.weight <= 1:
         raise table.wrong(f"weight = {arm.weight}", "it must lie in [0, 1]")
+    if kind == "avalanche":
+        budget = arm.settings.rehearsal.examples(MOST)
+        names.check(arm.strategy, arm.settings.training, budget=budget)
     for value in values(arm):
         swept(arm, value, table.where)
     return arm if sweeps else dataclasses.replace(arm, sweep={})

@@ -6,7 +6,7 @@ from typing import Any
 
 from updater.settings import Settings
 
-KINDS = ("update", "scratch", "frozen", "average")
+KINDS = ("update", "scratch", "frozen", "average", "avalanche")
 EVERY = ("each", "last")
 
 
@@ -40,7 +40,9 @@ class Arm:
 
     `kind`: `update` fine-tunes as the service does; `scratch` trains a new model on everything at
     each update, or with `every = "last"` at the last one only; `frozen` learns nothing; `average`
-    fine-tunes and takes `weight` of the new weights and the rest of the old. `equal_compute`: as
+    fine-tunes and takes `weight` of the new weights and the rest of the old; `avalanche` runs
+    Avalanche's own `strategy`, which takes the place of the regularizer's method and rehearsal's
+    policy, with the regularizer's strength and a memory of rehearsal's budget. `equal_compute`: as
     many optimizer steps as the new examples alone would take, so that rehearsed ones displace new
     ones. `sweep`: settings and the values to choose from on the validation stream.
     """
@@ -51,6 +53,7 @@ class Arm:
     every: str = "each"
     weight: float = 0.5
     equal_compute: bool = False
+    strategy: str = ""
     sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 

@@ -79,9 +79,17 @@ class Scratch:
         """The next one begins at random weights."""
 
 
+def _peer(job: Job) -> Student:
+    """Avalanche is imported by the arms that run it, and by no others."""
+    from updater.study.peers.student import PeerStudent
+
+    return PeerStudent(job)
+
+
 STUDENTS: Mapping[str, Callable[[Job], Student]] = {
     "update": FineTuned,
     "average": FineTuned,
     "frozen": Frozen,
     "scratch": Scratch,
+    "avalanche": _peer,
 }

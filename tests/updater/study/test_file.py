@@ -105,6 +105,8 @@ def test_only_these_arms(tmp_path: Path) -> None:
         ('then = ["d", "c"]', 'then = ["d", "b"]', "the period b is named twice"),
         ('then = ["d", "c"]', 'then = ["d", "x"]', "'x' is no period"),
         ('kind = "scratch"', 'kind = "scrach"', "did you mean scratch"),
+        ('kind = "scratch"\nevery = "last"', 'kind = "avalanche"', "one of naive, cumulative"),
+        ('kind = "scratch"', 'strategy = "ewc"\nkind = "scratch"', "strategy"),
         ('method = "ewc"', 'method = "ewcc"', "must be one of none, l2, ewc"),
         ("regularizer.method", "regularizer.metod", "did you mean method"),
         ("training.epochs = 5", "trainin.epochs = 5", "did you mean training"),

@@ -1,6 +1,7 @@
 """One arm with one seed: what each kind does, and that a kill between stages changes nothing."""
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ from updater.train.memory import trace_of
 MONTHS = ("2026-01", "2026-02", "2026-03", "2026-04")
 SPAN = Span(MONTHS[:2], MONTHS[2:])
 NUM_TRAIN, NUM_HOLDOUT = 48, 16
+
+
+ALONE = {"rehearsal": {"policy": "none"}}
+
+needs_avalanche = pytest.mark.skipif(
+    importlib.util.find_spec("avalanche") is None, reason="the extra study is not installed"
+)
 
 
 def quiet() -> None:
@@ -222,3 +230,73 @@ def test_what_is_held_back_is_scored_and_not_learnt(stream: Stream, tmp_path: Pa
         assert len(holdout) == NUM_TRAIN // 4
         assert not holdout & set(stream.holdout(month)["id"].to_pylist())
         assert split.data[month].digest != stream.data[month].digest
+
+
+THEIRS = {
+    "naive": 0.0,
+    "cumulative": 0.0,
+    "replay": 0.0,
+    "ewc": 1.0,
+    "online_ewc": 1.0,
+    "si": 1.0,
+    "mas": 1e-3,
+    "lwf": 1.0,
+    "gem": 0.0,
+    "agem": 0.0,
+    "der": 0.1,
+    "der++": 0.1,
+    "replay+ewc": 1.0,
+}
+
+
+def theirs(strategy: str, strength: float) -> dict[str, Any]:
+    return {
+        "kind": "avalanche",
+        "strategy": strategy,
+        "more": {
+            "regularizer": {"method": "none", "strength": strength},
+            "rehearsal": {"policy": "balanced", "budget": 12},
+        },
+    }
+
+
+@needs_avalanche
+@pytest.mark.parametrize(("strategy", "strength"), THEIRS.items())
+def test_each_of_avalanches_strategies_learns_the_stream(
+    job: Callable[..., Job], strategy: str, strength: float
+) -> None:
+    done = run(job(f"their-{strategy}", **theirs(strategy, strength)), quiet)
+    assert done.failure == ""
+    assert [stage.period for stage in done.stages] == [MONTHS[1], *MONTHS[2:]]
+    for stage in done.stages[1:]:
+        assert {p: n for p, (_, n) in stage.scores.items()} == dict.fromkeys(MONTHS, NUM_HOLDOUT)
+        assert stage.steps >= NUM_TRAIN / 8
+        assert stage.examples >= NUM_TRAIN
+        assert stage.tokens > stage.examples
+        assert stage.seconds > 0
+
+
+@needs_avalanche
+def test_a_peer_that_is_stopped_begins_anew_and_ends_the_same(job: Callable[..., Job]) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stopped
+
+    given = theirs("replay+ewc", 1.0)
+    whole = run(job("their-whole", **given), quiet)
+    parted = dataclasses.replace(job("their-parted", **given))
+    for path in parted.first.folder.glob("runs/their-whole*"):
+        path.unlink()
+    with pytest.raises(Stopped):
+        run(parted, stop)
+    assert untimed(run(parted, quiet)) == untimed(whole)
+
+
+@needs_avalanche
+def test_their_naive_is_our_fine_tuning(job: Callable[..., Job]) -> None:
+    ours = run(job("ours", more={"regularizer": {"method": "none"}, **ALONE}), quiet)
+    naive = run(job("naive", kind="avalanche", strategy="naive", more=ALONE), quiet)
+    for one, other in zip(ours.stages, naive.stages, strict=True):
+        assert (one.steps, one.examples, one.tokens) == (other.steps, other.examples, other.tokens)

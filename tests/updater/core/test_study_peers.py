@@ -1,0 +1,223 @@
+"""Avalanche's strategies on the small Nemotron-H: each learns a stream; the loss is ours."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from updater.errors import InputError, UpdateError
+from updater.nemotron import checkpoint
+from updater.nemotron.weights import is_experts
+from updater.settings import RegularizerSettings, TrainingSettings
+from updater.train.encode import Encoded, collate, encode, negative_log_likelihood
+from updater.train.fit import fit
+from updater.train.guards import Guards
+from updater.train.lesson import Lesson
+from updater.train.record import Watch
+
+pytest.importorskip("avalanche", reason="the extra study is not installed")
+
+from updater.study.peers import library, names, tokens
+from updater.study.peers.learner import Learnt, Peer
+from updater.study.peers.strategies import PLUGINS, Means
+
+BRIEF = TrainingSettings(epochs=1, batch_size=8, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def periods(base: Path, language: Any) -> dict[str, Encoded]:
+    """Three periods of 24 examples."""
+    _, tokenizer = checkpoint.load(base)
+    return {
+        name: encode(tokenizer, language(first, 24), max_length_tokens=64)
+        for name, first in (("a", 0), ("b", 24), ("c", 48))
+    }
+
+
+def means(strength: float) -> Means:
+    regularizer = RegularizerSettings(strength=strength)
+    return Means(budget=12, num_periods=3, batch_size=8, regularizer=regularizer)
+
+
+def peer_on(base: Path, strategy: str, training: TrainingSettings, strength: float = 0.0) -> Any:
+    model, _ = checkpoint.load(base)
+    return model, Peer(strategy, model, training=training, means=means(strength), longest=24)
+
+
+def test_naive_takes_the_same_steps_as_our_fine_tuning(
+    base: Path, periods: dict[str, Encoded], tmp_path: Path
+) -> None:
+    # One batch an epoch: whatever the order, each step sees the same examples.
+    training = dataclasses.replace(BRIEF, epochs=4, batch_size=24, learning_rate=5e-3)
+    model, _ = checkpoint.load(base)
+    ours = fit(
+        model,
+        Lesson(periods["a"], 24),
+        training=training,
+        guards=Guards(),
+        folder=tmp_path,
+        watch=Watch(progress=False),
+    )
+    theirs_model, peer = peer_on(base, "naive", training)
+    theirs = peer.learn(periods["a"])
+
+    assert theirs.losses == pytest.approx(ours.losses, rel=1e-4)
+    assert (theirs.steps, theirs.examples, theirs.tokens) == (
+        ours.num_steps,
+        ours.num_examples,
+        ours.num_tokens,
+    )
+    for (name, one), (_, other) in zip(
+        model.named_parameters(), theirs_model.named_parameters(), strict=True
+    ):
+        if not is_experts(name):  # ours holds those still that no token reached
+            torch.testing.assert_close(one, other, rtol=0, atol=2e-3)
+
+
+def test_the_criterion_is_the_mean_per_completion_token(
+    base: Path, periods: dict[str, Encoded]
+) -> None:
+    model, _ = checkpoint.load(base)
+    examples = periods["a"]
+    data = tokens.dataset(examples, width=40)
+    x_b2l, y_bl, task_b = data.collate_fn([data[i] for i in range(5)])
+    assert x_b2l.shape == (5, 2, 40)
+    assert task_b.tolist() == [0] * 5
+
+    with torch.no_grad():
+        sums_b, counts_b = negative_log_likelihood(model, collate(examples, range(5)))
+        some = tokens.likelihood(tokens.Answering(model)(x_b2l), y_bl)
+        everywhere = functional.cross_entropy(tokens.AnsweringEverywhere(model)(x_b2l), y_bl)
+    torch.testing.assert_close(some, sums_b.sum() / counts_b.sum())
+    torch.testing.assert_close(everywhere, sums_b.sum() / counts_b.sum())
+
+
+def test_padding_reaches_to_the_longest_of_the_batch_and_is_not_counted(
+    base: Path, periods: dict[str, Encoded]
+) -> None:
+    model, _ = checkpoint.load(base)
+    examples = periods["a"]
+    data = tokens.dataset(examples)
+    x_b2l, y_bl, _ = data.collate_fn([data[i] for i in range(24)])
+    assert x_b2l.shape[-1] == y_bl.shape[-1] == examples.lengths.max()
+    wrapped = tokens.Answering(model)
+    wrapped(x_b2l)
+    assert wrapped.num_tokens == 0
+    wrapped.counting = True
+    wrapped(x_b2l)
+    assert (wrapped.num_examples, wrapped.num_tokens) == (24, examples.lengths.sum())
+
+
+def test_replay_puts_a_batch_of_memory_beside_each_new_one(
+    base: Path, periods: dict[str, Encoded]
+) -> None:
+    _, peer = peer_on(base, "replay", BRIEF)
+    peer.knows(periods["a"])
+    learnt: Learnt = peer.learn(periods["b"])
+    assert learnt.steps == 3
+    assert learnt.examples > 24
+
+
+def test_what_the_first_model_knows_is_held_but_not_trained(
+    base: Path, periods: dict[str, Encoded]
+) -> None:
+    model, peer = peer_on(base, "ewc", BRIEF, strength=1.0)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    peer.knows(periods["a"])
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    first, second = peer.learn(periods["b"]), peer.learn(periods["c"])
+    assert len(first.losses) == len(second.losses) == 3
+
+
+def test_ewc_of_great_strength_keeps_the_weights(base: Path, periods: dict[str, Encoded]) -> None:
+    moved = []
+    for strength in (0.0, 1e8):
+        model, peer = peer_on(base, "ewc", BRIEF, strength=strength)
+        before = model.lm_head.weight.detach().clone()
+        peer.knows(periods["a"])
+        peer.learn(periods["b"])
+        moved.append(float((model.lm_head.weight.detach() - before).norm()))
+    assert moved[1] < moved[0]
+
+
+def test_the_same_seed_gives_the_same_losses(base: Path, periods: dict[str, Encoded]) -> None:
+    losses = []
+    for seed in (3, 3, 4):
+        _, peer = peer_on(base, "replay", dataclasses.replace(BRIEF, seed=seed))
+        peer.knows(periods["a"])
+        losses.append(peer.learn(periods["b"]).losses)
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_loss_that_is_no_number_ends_it(base: Path, periods: dict[str, Encoded]) -> None:
+    model, peer = peer_on(base, "naive", BRIEF)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(np.nan)
+    with pytest.raises(UpdateError, match="the loss of step 1 is nan"):
+        peer.learn(periods["a"])
+
+
+def test_lwf_pulls_towards_the_answers_of_before(base: Path, periods: dict[str, Encoded]) -> None:
+    moved = []
+    for strength in (0.0, 1e3):
+        model, peer = peer_on(base, "lwf", BRIEF, strength=strength)
+        before = model.lm_head.weight.detach().clone()
+        peer.knows(periods["a"])
+        losses = peer.learn(periods["b"]).losses
+        moved.append((float((model.lm_head.weight.detach() - before).norm()), losses))
+    assert moved[1][0] < moved[0][0]
+    # The first step's model is the one it is compared with.
+    assert moved[1][1][0] == pytest.approx(moved[0][1][0], rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["ewx", "naive+ewc", "der+replay", "replay+", ""])
+def test_an_unknown_strategy_is_bad_input(strategy: str) -> None:
+    with pytest.raises(InputError, match="must be one of naive"):
+        names.parts(strategy)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"accumulate": 2}, "training.accumulate = 2"),
+        ({"precision": "bf16-mixed"}, "knows only '32-true'"),
+        ({"max_steps": 5}, "training.max_steps = 5"),
+    ],
+)
+def test_what_their_loop_cannot_do_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        names.check("naive", dataclasses.replace(BRIEF, **change), budget=0)
+
+
+def test_a_memory_of_nothing_is_refused() -> None:
+    names.check("ewc", BRIEF, budget=0)
+    with pytest.raises(InputError, match="as many examples as rehearsal's budget"):
+        names.check("replay+ewc", BRIEF, budget=0)
+
+
+def test_every_name_can_be_built() -> None:
+    assert set(PLUGINS) == set(names.JOINED)
+
+
+def test_avalanche_enters_by_one_door() -> None:
+    root = Path(__file__).parents[3] / "updater"
+    doors = [p.name for p in root.rglob("*.py") if "from avalanche" in p.read_text("utf-8")]
+    assert doors == ["library.py"]
+
+
+def test_the_core_never_imports_avalanche() -> None:
+    code = (
+        "import sys, updater.train.fit, updater.evaluate, updater.study.students\n"
+        "sys.exit('avalanche' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_everything_taken_from_avalanche_is_there() -> None:
+    assert all(hasattr(library, name) for name in library.__all__)
