@@ -4,7 +4,7 @@ Names rows of a dataset version, holds none. `manifest` puts them together, `win
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,10 @@ class Choice:
     def rows(self) -> np.ndarray:
         """The row numbers, int64 [count], in the order in which they are read."""
         return (self.start + np.arange(self.count)) % self.num_train
+
+    def first(self, count: int) -> "Choice":
+        """The first `count` rows of the window, 1 .. its own."""
+        return replace(self, count=count)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,16 @@ class Picked:
     def rows(self) -> np.ndarray:
         """The row numbers, int64 [count], rising: the order in which they are read."""
         return np.concatenate([np.arange(first, first + count) for first, count in self.runs])
+
+    def first(self, count: int) -> "Picked":
+        """The first `count` rows, 1 .. its own."""
+        before = 0
+        runs = []
+        for start, length in self.runs:
+            if before < count:
+                runs.append((start, min(length, count - before)))
+            before += length
+        return replace(self, runs=tuple(runs))
 
 
 def choice_of(plain: Mapping[str, Any]) -> Choice | Picked:

@@ -41,6 +41,29 @@ class Manifest:
         """SHA-256 of the canonical JSON, in hex."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    def first(self, budget: int) -> "Manifest":
+        """The first part, in hash order, of what is chosen of every period: `budget` examples in
+        all, in the choices' own proportions. The whole where it has no more.
+
+        What a search of the fraction tries: parts of one plan, so that the choice stays one. Of
+        windows that come round, the next update goes on where these end; by the other policies it
+        goes on as after the whole.
+
+        Raises:
+            ValueError: a negative budget.
+        """
+        if budget >= self.num_examples:
+            return self
+        counts = {choice.period: choice.count for choice in self.choices}
+        kept = split(budget, counts, counts)
+        cursors = dict(self.cursors)
+        for one in self.choices if self.policy in POLICIES else ():
+            # Rounding down gives the row that `plan` rounded up from: see CURSOR_UNITS.
+            row = cursors[one.period] * one.num_train // CURSOR_UNITS - one.count + kept[one.period]
+            cursors[one.period] = -(-row * CURSOR_UNITS // one.num_train)
+        some = (one.first(kept[one.period]) for one in self.choices if kept[one.period])
+        return Manifest(self.policy, budget, tuple(some), cursors)
+
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no blanks, so that equal manifests are equal texts."""
         plain = asdict(self) | {"cursors": dict(self.cursors)}

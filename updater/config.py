@@ -39,7 +39,10 @@ TYPE_NAMES = {
     int: "a whole number, as in 3",
     float: "a number, as in 0.5",
     bool: "true or false",
-    tuple: 'a list of texts, as in ["a", "b"]',
+}
+LIST_NAMES = {
+    str: 'a list of texts, as in ["a", "b"]',
+    float: "a list of numbers, as in [0.1, 10]",
 }
 
 
@@ -217,7 +220,7 @@ class _Reader:
                 is_whole = False
                 self._note(
                     f"{self.path}: {spell(key)} is missing",
-                    f"it must be given: {TYPE_NAMES[leaves()[key].kind]}",
+                    f"it must be given: {_named(leaves()[key])}",
                     f"write `{field.name} = ...` below [{'.'.join(section)}]",
                 )
         return self._checked(cls, arguments, section) if is_whole else None
@@ -254,11 +257,18 @@ def _typed(given: Given, leaf: Leaf) -> Any:
         value = _from_text(value, leaf)
     if leaf.kind is float and type(value) is int:
         value = float(value)
-    elif leaf.kind is tuple and type(value) is list and all(type(v) is str for v in value):
-        value = tuple(value)
+    elif leaf.kind is tuple and type(value) is list:
+        value = tuple(float(v) if leaf.item is float and type(v) is int else v for v in value)
+        if any(type(item) is not leaf.item for item in value):
+            value = None
     if type(value) is not leaf.kind:
-        raise TypeError(f"it must be {TYPE_NAMES[leaf.kind]}")
+        raise TypeError(f"it must be {_named(leaf)}")
     return value
+
+
+def _named(leaf: Leaf) -> str:
+    """What a key takes, in words."""
+    return LIST_NAMES[leaf.item] if leaf.kind is tuple else TYPE_NAMES[leaf.kind]
 
 
 def _from_text(text: str, leaf: Leaf) -> Any:

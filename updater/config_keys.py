@@ -17,10 +17,12 @@ Key = tuple[str, ...]  # ("training", "epochs"), ("source", "fields", "prompt")
 
 
 class Leaf(NamedTuple):
-    """What a key takes: its type, and whether it may be taken away with `none`."""
+    """What a key takes: its type, whether it may be taken away with `none`, and the type of a
+    list's items."""
 
     kind: type
     is_optional: bool
+    item: type = str
 
 
 @cache
@@ -35,7 +37,8 @@ def leaves() -> dict[Key, Leaf]:
                 continue
             choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             kind = typing.get_origin(choices[0]) or choices[0]
-            found[*section, name] = Leaf(kind, len(choices) > 1)
+            item = typing.get_args(choices[0])[0] if kind is tuple else str
+            found[*section, name] = Leaf(kind, len(choices) > 1, item)
 
     walk(Settings, ())
     return found

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from store.ledger import DatasetVersion, Update
-from updater import config, release
+from updater import config, release, trials
 from updater.errors import InputError
 from updater.standing import lineage
 from updater.steps import ingest
@@ -36,6 +36,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
     if known is not None:
         return known
     workspace.periods.check_closed(period, datetime.now(UTC))
+    trials.check(workspace.settings.training.search.trials)
     if base is None:
         raise InputError(
             "nothing is deployed yet",

@@ -47,6 +47,12 @@ DATABASE_URL = re.compile(
 SERVER_URL = re.compile(r"https?://(.*@)?(\[[^\]]+\]|[^@/?:]+)(:\d+)?(/.*)?")
 
 
+# What a search may change: its name in [training.search] -> where it is configured.
+SEARCHED = {
+    "strength": ("regularizer", "strength"),
+    "learning_rate": ("training", "learning_rate"),
+    "rehearsal_fraction": ("rehearsal", "fraction"),
+}
 MOST = 2**31 - 1  # of anything that is counted: what every library takes for a whole number
 
 
@@ -284,6 +290,52 @@ class RegularizerSettings:
         _at_least("top_k", self.top_k, 1)
 
 
+def _range(name: str, given: tuple[float, ...], *, low_open: bool) -> None:
+    if given and not (len(given) == 2 and all(map(math.isfinite, given)) and given[0] < given[1]):
+        raise ValueError(f"{name}: must be two numbers, [low, high], low below high, or left out")
+    if given and (given[0] <= 0 if low_open else given[0] < 0):
+        raise ValueError(f"{name}: must begin {'above' if low_open else 'at or above'} 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """`trials` short trainings before each update's own, to choose what stands in the ranges; at 0
+    nothing is searched. A range is (low, high), or empty: the configured value stays.
+
+    `holdback_fraction` of the update's train examples, new and rehearsed alike, judge the trials
+    and are not learnt by them; 0.2 is chosen, not measured. `epochs_fraction` is a trial's part of
+    the epochs.
+    """
+
+    trials: int = 0
+    holdback_fraction: float = 0.2
+    epochs_fraction: float = 1.0
+    strength: tuple[float, ...] = ()
+    learning_rate: tuple[float, ...] = ()
+    rehearsal_fraction: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _at_least("trials", self.trials, 0)
+        _fraction("holdback_fraction", self.holdback_fraction, low_open=True, high_open=True)
+        _fraction("epochs_fraction", self.epochs_fraction, low_open=True)
+        _range("strength", self.strength, low_open=True)
+        _range("learning_rate", self.learning_rate, low_open=True)
+        _range("rehearsal_fraction", self.rehearsal_fraction, low_open=False)
+        if self.rehearsal_fraction:
+            _fraction("rehearsal_fraction", self.rehearsal_fraction[1])
+        if self.trials and not self.ranges:
+            raise ValueError(
+                "trials, strength, learning_rate, rehearsal_fraction: a search needs at least one"
+                " of the ranges"
+            )
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, ...]]:
+        """Name -> (low, high) of what is searched; nothing at 0 trials."""
+        names = ("strength", "learning_rate", "rehearsal_fraction") if self.trials else ()
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """How to fine-tune. An epoch passes once over the new examples. `max_steps` optimizer steps are
@@ -318,6 +370,7 @@ class TrainingSettings:
     seed: int = 0
     train_routers: bool = False
     checkpoint_every_steps: int = 100
+    search: SearchSettings = field(default_factory=SearchSettings)
 
     def __post_init__(self) -> None:
         _one_of("adapt", self.adapt, ADAPTATIONS)
@@ -438,6 +491,52 @@ class Settings:
             )
         if self.training.adapt == "lora":
             self._check_under_lora()
+        self._check_search()
+
+    def _check_search(self) -> None:
+        """The configured values are a search's first trial, so each must be one that it may try."""
+        ranges = self.training.search.ranges
+        method = self.regularizer.method
+        if "strength" in ranges and method in ("none", "agem"):
+            raise ValueError(
+                f"training.search.strength, regularizer.method: the method {method} has no strength"
+            )
+        if "rehearsal_fraction" in ranges and self.rehearsal.budget is not None:
+            raise ValueError(
+                "training.search.rehearsal_fraction, rehearsal.budget: fractions are searched, so"
+                " rehearsal.fraction must be given and no budget"
+            )
+        if "rehearsal_fraction" in ranges and self.rehearsal.policy == "none":
+            raise ValueError(
+                "training.search.rehearsal_fraction, rehearsal.policy: the policy none rehearses"
+                " nothing"
+            )
+        for name, (section, key) in SEARCHED.items():
+            low, high = ranges.get(name, (-math.inf, math.inf))
+            value = self.searched()[name]
+            if not low <= value <= high:
+                raise ValueError(
+                    f"training.search.{name}, {section}.{key}: the configured value, {value:g},"
+                    " must lie in the range, because it is tried first"
+                )
+
+    def searched(self) -> dict[str, float]:
+        """What a search may change, as it is configured."""
+        fraction = self.rehearsal.fraction
+        return {
+            "strength": self.regularizer.strength,
+            "learning_rate": self.training.learning_rate,
+            "rehearsal_fraction": self.rehearsal.DEFAULT_FRACTION if fraction is None else fraction,
+        }
+
+    def tuned(self, values: Mapping[str, float]) -> "Settings":
+        """The same settings with these `values`, by their names in `SEARCHED`."""
+        whole = self
+        for name, value in values.items():
+            section, key = SEARCHED[name]
+            changed = dataclasses.replace(getattr(whole, section), **{key: value})
+            whole = dataclasses.replace(whole, **{section: changed})
+        return whole
 
     def _check_under_lora(self) -> None:
         """What is read off the training of each full weight can't be had: only factors train."""

@@ -8,6 +8,7 @@ imports torch, MLflow or DVC.
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import getpass
 import os
@@ -63,6 +64,12 @@ class Workspace:
                 "UPDATER_WORKSPACE",
             )
         return cls(root, config.load(root, overrides), progress=progress)
+
+    def tuned(self, settings: Settings) -> Workspace:
+        """The same workspace, the same open stores, by other settings."""
+        twin = copy.copy(self)
+        twin.settings = settings
+        return twin
 
     @property
     def actor(self) -> str:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rehearsal.manifest import CURSOR_UNITS, Choice, Manifest, plan
+from rehearsal.choice import Choice, Picked
+from rehearsal.manifest import CURSOR_UNITS, Manifest, plan
 from rehearsal.policies import POLICIES, Past
 
 
@@ -188,3 +189,52 @@ def test_from_json_refuses_what_is_not_json():
 def test_plan_refuses(periods, policy, budget, cursors, message):
     with pytest.raises(ValueError, match=message):
         plan(periods, policy=policy, budget=budget, cursors=cursors)
+
+
+def test_the_first_part_by_hand():
+    whole = plan(past(10, 30), policy="uniform", budget=20, cursors={"p1": 2 * CURSOR_UNITS})
+    part = whole.first(8)
+    assert part.choices == (Choice("p0", "v0", 10, 0, 2), Choice("p1", "v1", 30, 0, 6))
+    assert (part.budget, part.policy) == (8, "uniform")
+    again = plan(past(10, 30), policy="uniform", budget=4, cursors=part.cursors)
+    assert [(c.start, c.count) for c in again.choices] == [(2, 1), (6, 3)]
+    assert whole.first(20) is whole
+    assert whole.first(0).choices == ()
+    assert (
+        whole.first(0).cursors
+        == plan(past(10, 30), policy="uniform", budget=0, cursors={"p1": 2 * CURSOR_UNITS}).cursors
+    )
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    st.sampled_from([name for name in POLICIES if name != "none"]),
+    st.lists(st.integers(0, 60), min_size=1, max_size=4),
+    st.integers(0, 60),
+)
+def test_a_first_part_goes_on_where_the_windows_before_it_ended(sizes, policy, before, budget):
+    periods, cursors = past(*sizes), {}
+    for earlier in before:
+        cursors = plan(periods, policy=policy, budget=earlier, cursors=cursors).cursors
+    whole = plan(periods, policy=policy, budget=60, cursors=cursors)
+    part = whole.first(budget)
+    assert part.num_examples == min(budget, whole.num_examples)
+    windows = {choice.period: choice for choice in whole.choices}
+    for choice in part.choices:
+        assert rows(choice) == rows(windows[choice.period])[: choice.count]
+    after = plan(periods, policy=policy, budget=60, cursors=part.cursors)
+    starts = {choice.period: choice.start for choice in after.choices}
+    for period, choice in windows.items():
+        kept = next((c.count for c in part.choices if c.period == period), 0)
+        assert starts[period] == (choice.start + kept) % choice.num_train
+    assert part.first(60) is part
+    assert Manifest.from_json(part.to_json()) == part
+
+
+def test_the_first_part_of_picked_rows_is_in_hash_order_and_moves_no_cursor():
+    some = Picked.of(past(10)[0], [1, 2, 3, 7, 9])
+    whole = Manifest("hard", 6, (some, Choice("p1", "v1", 30, 4, 5)), {"p0": 3, "*dealt": 7})
+    part = whole.first(4)
+    assert [choice.rows.tolist() for choice in part.choices] == [[1, 2], [4, 5]]
+    assert some.first(4).runs == ((1, 3), (7, 1))
+    assert part.cursors == whole.cursors

@@ -8,13 +8,14 @@ import pytest
 
 from updater import config
 from updater.initialise import EXAMPLE
-from updater.settings import Settings
+from updater.settings import SearchSettings, Settings
 
 DOCS = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
 
 
 def keys() -> list[tuple[str, str, object]]:
     sections = {f.name: f.type for f in dataclasses.fields(Settings)}
+    sections["training.search"] = SearchSettings
     return [
         (section, field.name, field.default)
         for section, kind in sections.items()

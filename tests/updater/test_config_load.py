@@ -355,3 +355,41 @@ def test_a_schedule_is_a_cron_expression(tmp_path: Path, cron: str) -> None:
 @pytest.mark.parametrize("cron", ["monthly", "@sometimes", "0 3 1 *", "0 3 1 * * ; rm"])
 def test_what_is_no_cron_expression_is_refused(tmp_path: Path, cron: str) -> None:
     assert "a cron expression of five fields" in refused(tmp_path, GOOD, f"periods.schedule={cron}")
+
+
+SEARCH = "[training.search]\ntrials = 4\n"
+
+
+def test_ranges_are_lists_of_numbers(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD + SEARCH + "strength = [1, 1e5]\nlearning_rate = [1e-4, 0.1]\n")
+    assert found.training.search.ranges == {"strength": (1.0, 1e5), "learning_rate": (1e-4, 0.1)}
+    assert load(tmp_path).training.search.ranges == {}
+    again = load(tmp_path, GOOD + SEARCH, "training.search.rehearsal_fraction=[0, 0.5]")
+    assert again.training.search.ranges == {"rehearsal_fraction": (0.0, 0.5)}
+    off = load(tmp_path, GOOD + "[training.search]\nlearning_rate = [0.5, 0.6]\n")
+    assert off.training.search.ranges == {}, "what is off is held to nothing"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "a search needs at least one of the ranges"),
+        ('strength = ["a", "b"]', "a list of numbers, as in [0.1, 10]"),
+        ("strength = [1e5, 1e2]", "[low, high], low below high"),
+        ("strength = [1e2]", "must be two numbers"),
+        ("strength = [0, 1e5]", "must begin above 0"),
+        ("strength = [1e5, 1e6]", "the configured value, 10000, must lie in the range"),
+        ("learning_rate = [1e-2, 1e-1]", "the configured value, 0.001"),
+        ("rehearsal_fraction = [0.05, 1.5]", "must lie in [0, 1]"),
+        ("rehearsal_fraction = [0.2, 0.5]", "the configured value, 0.1"),
+        ("rehearsal_fraction = [0, 1]\n[rehearsal]\nbudget = 7", "fractions are searched"),
+        ('rehearsal_fraction = [0, 1]\n[rehearsal]\npolicy = "none"', "rehearses nothing"),
+        ('strength = [1, 1e6]\n[regularizer]\nmethod = "none"', "none has no strength"),
+        ('strength = [1, 1e6]\n[regularizer]\nmethod = "agem"', "agem has no strength"),
+        ("strength = [1, 1e6]\nholdback_fraction = 1", "must lie in (0, 1)"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    message = refused(tmp_path, GOOD + SEARCH + text + "\n")
+    assert words in message
+    assert "search" in message

@@ -22,11 +22,13 @@ from updater.report.data import (
     PeriodFlips,
     Rehearsed,
     ReportData,
+    Searched,
     Version,
     Window,
     known_at,
 )
 from updater.report.page import render
+from updater.trials import Trial
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -152,6 +154,7 @@ def with_update(data: ReportData, rng: random.Random) -> ReportData:
         flips=flips,
         rehearsed=Rehearsed("balanced", sum(w.count for w in windows), windows),
         importance=Importance("empirical", 1256, "factored", 1_234_567, 123_456_700),
+        searched=searched(),
         curve=curve(rng, penalty=True),
         step_seconds=(
             ("ingest", 2.44),
@@ -164,6 +167,16 @@ def with_update(data: ReportData, rng: random.Random) -> ReportData:
         ),
         datasets=datasets,
     )
+
+
+def searched() -> Searched:
+    tried = [
+        Trial({"learning_rate": 1e-3, "rehearsal_fraction": 0.1}, 0.81, 0.84, 0.825),
+        Trial({"learning_rate": 2.5e-2, "rehearsal_fraction": 0.32}, error="the loss <diverged>"),
+        Trial({"learning_rate": 1e-2, "rehearsal_fraction": 0.02}, 0.9, 0.1, -0.22),
+    ]
+    plain = tuple(trial.as_dict() for trial in tried)
+    return Searched(plain, plain[0], num_new=300, num_past=150, base_past=0.84)
 
 
 def judgement(verdict, margin):
@@ -363,6 +376,9 @@ def test_the_page_says_what_happened():
         "update 2024-04-00000004",
         "1 min 36 s",
         "abababab",
+        "answered 300 new and 150 old ones",
+        "the loss <diverged>",
+        "taken",
     ):
         assert said in text, said
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from rehearsal.choice import Choice
-from rehearsal.manifest import Manifest
 from store.ledger import Event, Ledger, ModelVersion, Score
 from updater.outcomes import holdout as read_holdout
 from updater.report import flips
@@ -26,9 +25,11 @@ from updater.report.data import (
     Judgement,
     Rehearsed,
     ReportData,
+    Searched,
     Version,
     Window,
 )
+from updater.steps.rehearse import rehearsed
 from updater.workspace import Workspace
 
 _RELEASES = ("promoted", "rolled_back")
@@ -76,6 +77,7 @@ def collect(
         flips_unknown=unknown,
         rehearsed=_rehearsed(ledger, subject),
         importance=_importance(ledger, subject),
+        searched=_searched(ledger, subject),
         curve={} if update is None else _curve(workspace.root / "runs" / update.id),
         step_seconds=_step_seconds(ledger, subject),
         datasets=tuple(_dataset(ledger, d) for d in _learnt(workspace, subject).values()),
@@ -169,10 +171,9 @@ def _overrode(event: Event) -> bool:
 
 
 def _rehearsed(ledger: Ledger, subject: ModelVersion) -> Rehearsed | None:
-    step = ledger.step(subject.update, "rehearse") if subject.update is not None else None
-    if step is None or step.state != "finished":
+    manifest = rehearsed(ledger, subject.update) if subject.update is not None else None
+    if manifest is None:
         return None
-    manifest = Manifest.from_json(step.result["manifest"])
     windows = tuple(
         Window(
             choice.period,
@@ -192,6 +193,15 @@ def _importance(ledger: Ledger, subject: ModelVersion) -> Importance | None:
     if step is None or step.state != "finished" or not step.result.get("num_bytes"):
         return None
     return Importance(**{f.name: step.result[f.name] for f in dataclasses.fields(Importance)})
+
+
+def _searched(ledger: Ledger, subject: ModelVersion) -> Searched | None:
+    step = ledger.step(subject.update, "train") if subject.update is not None else None
+    if step is None or step.state != "finished" or "search" not in step.result:
+        return None
+    record = step.result["search"]
+    shown = {name: record[name] for name in ("winner", "num_new", "num_past", "base_past")}
+    return Searched(trials=tuple(record["trials"]), **shown)
 
 
 def _curve(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:

@@ -118,6 +118,19 @@ class Importance:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """What was tried before training, in turn: `trials` and the `winner` among them as
+    `updater.trials.Trial.as_dict`s; None where none came to an end. `base_past` is the base's
+    accuracy on the `num_past` old examples that judged them, None where there were none."""
+
+    trials: tuple[Mapping[str, Any], ...]
+    winner: Mapping[str, Any] | None
+    num_new: int
+    num_past: int
+    base_past: float | None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A dataset version that the version has learnt, with its counts."""
 
@@ -149,6 +162,7 @@ class ReportData:
     flips_unknown: tuple[str, ...] = ()
     rehearsed: Rehearsed | None = None
     importance: Importance | None = None
+    searched: Searched | None = None
     curve: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     step_seconds: tuple[tuple[str, float], ...] = ()
     datasets: tuple[Dataset, ...] = ()

@@ -61,6 +61,11 @@ def _parameters(workspace: Workspace, update: Update) -> dict[str, Any]:
         }
     if update.kind != "adopt":
         training = dataclasses.asdict(training_of(workspace, update))
+        search = training.pop("search")
+        if update.kind == "update" and search["trials"]:
+            training |= {f"search/{name}": value for name, value in search.items()}
+            if search["rehearsal_fraction"]:
+                parameters["rehearsal/fraction"] = settings.searched()["rehearsal_fraction"]
         parameters |= {f"training/{name}": value for name, value in training.items()}
     return parameters
 
@@ -81,7 +86,6 @@ def register(workspace: Workspace, update: Update, digest: str) -> str:
         dict(workspace.ledger.model_version(update.base).dataset_versions) if update.base else {}
     )
     learnt |= update.config["datasets"]
-    rehearsed = workspace.ledger.step(update.id, "rehearse")
     version = workspace.registry.register(
         run_id,
         key=update.id,
@@ -91,7 +95,9 @@ def register(workspace: Workspace, update: Update, digest: str) -> str:
             "update": update.id,
             "base": update.base or "none",
             "dataset_versions": " ".join(learnt.values()),
-            "rehearsal_manifest": rehearsed.result["digest"] if rehearsed else "none",
+            "rehearsal_manifest": manifest_of(workspace, update).digest
+            if update.kind == "update"
+            else "none",
         },
         description=f"{update.kind} on {update.period}, from version {update.base or 'none'}",
     )

@@ -4,14 +4,16 @@ Not the reading of examples: `rehearsal.window` does that when training starts. 
 for the policies that ask it, and for no other.
 """
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from rehearsal.choose import choose
 from rehearsal.manifest import Manifest
 from rehearsal.policies import Past
-from store.ledger import ModelVersion, Update
+from store.ledger import Ledger, ModelVersion, Update
 from updater import release
 from updater.files import write_text
+from updater.settings import RehearsalSettings
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
@@ -27,7 +29,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     watch = Stopwatch()
     manifest = choose(
         past,
-        workspace.settings.rehearsal.request(
+        _widest(workspace).request(
             sum(p.num_train for p in past),
             cursors=_cursors(workspace, update),
             seed=workspace.settings.training.seed,
@@ -46,11 +48,33 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     }
 
 
-def manifest_of(workspace: Workspace, update: Update) -> Manifest:
-    """The manifest that this update's rehearse step chose."""
+def planned(workspace: Workspace, update: Update) -> Manifest:
+    """The manifest that this update's rehearse step chose: where fractions are searched, as much
+    as the largest of them takes."""
     step = workspace.ledger.step(update.id, "rehearse")
     assert step is not None, "the pipeline runs rehearse before what reads its manifest"
     return Manifest.from_json(step.result["manifest"])
+
+
+def manifest_of(workspace: Workspace, update: Update) -> Manifest:
+    """What this update rehearses by the workspace's settings: of what was planned for the largest
+    fraction of a search, the first part of every window."""
+    manifest = planned(workspace, update)
+    if "rehearsal_fraction" not in workspace.settings.training.search.ranges:
+        return manifest
+    versions = past_versions(workspace, update).values()
+    num_past = sum(workspace.ledger.dataset_version(version).num_train for version in versions)
+    return manifest.first(workspace.settings.rehearsal.examples(num_past))
+
+
+def rehearsed(ledger: Ledger, update: str) -> Manifest | None:
+    """What a finished training of this update rehearsed: what its search chose, else what was
+    planned; None where its rehearse step has not planned."""
+    for name in ("train", "rehearse"):
+        step = ledger.step(update, name)
+        if step is not None and step.state == "finished" and "manifest" in step.result:
+            return Manifest.from_json(step.result["manifest"])
+    return None
 
 
 def past_versions(workspace: Workspace, update: Update) -> dict[str, str]:
@@ -85,6 +109,15 @@ def _score(workspace: Workspace, update: Update, watch: Stopwatch) -> "Score":
     return score
 
 
+def _widest(workspace: Workspace) -> RehearsalSettings:
+    """How much to rehearse at most: a search takes parts of what is planned."""
+    settings = workspace.settings
+    fractions = settings.training.search.ranges.get("rehearsal_fraction")
+    if fractions is None:
+        return settings.rehearsal
+    return dataclasses.replace(settings.rehearsal, fraction=fractions[1])
+
+
 def _past(workspace: Workspace, update: Update) -> list[Past]:
     ledger = workspace.ledger
     ever_deployed = set(release.deployments_ever(ledger.events()))
@@ -110,8 +143,8 @@ def _cursors(workspace: Workspace, update: Update) -> dict[str, int]:
     """Where the base's own update stopped reading each period: windows never start over."""
     base: ModelVersion | None = workspace.ledger.model_version(update.base) if update.base else None
     while base is not None:
-        step = workspace.ledger.step(base.update, "rehearse") if base.update else None
-        if step is not None and step.state == "finished":
-            return dict(Manifest.from_json(step.result["manifest"]).cursors)
+        manifest = rehearsed(workspace.ledger, base.update) if base.update else None
+        if manifest is not None:
+            return dict(manifest.cursors)
         base = workspace.ledger.model_version(base.base) if base.base else None
     return {}

@@ -7,6 +7,7 @@ architecture; `adopt` brings a finished checkpoint and trains nothing. The train
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from store.ledger import Update
 from updater.files import read_json, write_json
 from updater.settings import TrainingSettings
 from updater.steps import importance as importance_step
-from updater.steps import traces
+from updater.steps import search, traces
 from updater.steps.curve import Curve
+from updater.steps.holdback import Tables
 from updater.steps.registration import register, run_of, training_of
 from updater.steps.rehearse import manifest_of
+from updater.steps.search import Student
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -29,13 +32,19 @@ if TYPE_CHECKING:
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate is a model version in the ledger and in MLflow."""
+    found: dict[str, Any] = {}
+    if update.kind == "update":
+        new = _new_examples(workspace, update)
+        workspace, found = search.tuned(workspace, update, new, partial(_teach, update))
     candidate, result = _KINDS[update.kind](workspace, update)
+    if found:
+        result["compute_seconds"] += found["search"]["compute_seconds"]
     # What we exported is never written in place again, so it may be linked instead of copied; an
     # adopted folder is its owner's.
     digest = workspace.checkpoints.add(candidate, frozen=update.kind != "adopt")
     version = register(workspace, update, digest)
     shutil.rmtree(workspace.run_folder(update.id) / "training", ignore_errors=True)
-    return {"version": version, "digest": digest, **result}
+    return {"version": version, "digest": digest, **result, **found}
 
 
 def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -48,6 +57,30 @@ def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, An
             manifest, lambda version: workspace.datasets.path(version, "train.parquet")
         )
     return _fit(workspace, update, base, training_of(workspace, update), rehearsed)
+
+
+def _teach(update: Update, workspace: Workspace, tables: Tables, folder: Path) -> Student:
+    """A trial of the search: the base has learnt the tables by the workspace's settings."""
+    from updater.nemotron import checkpoint
+    from updater.train.fit import fit
+    from updater.train.lesson import Lesson
+    from updater.train.record import Watch
+
+    assert update.base is not None
+    base = workspace.checkpoints.local(workspace.ledger.model_version(update.base).digest)
+    model, tokenizer = checkpoint.load(base)
+    longest = workspace.settings.model.max_length_tokens
+    lesson = Lesson.of(tokenizer, tables.new, tables.rehearsed, max_length_tokens=longest)
+    memory = importance_step.memory(workspace, update, model)
+    fit(
+        model,
+        lesson,
+        training=training_of(workspace, update),
+        guards=memory.guards(workspace.settings.regularizer, model, lesson),
+        folder=folder,
+        watch=Watch(progress=False),
+    )
+    return Student(model, tokenizer)
 
 
 def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
