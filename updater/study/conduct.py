@@ -105,7 +105,8 @@ class _Conductor:
         return Conducted(self._study, tuple(whole), failed, self._folder, keys, is_part=False)
 
     def _job(self, arm: Arm, seed: int, choice: sweep.Choice | None = None) -> Job:
-        return self._job_on(self._stream, arm, seed, choice or {})
+        job = self._job_on(self._stream, arm, seed, choice or {})
+        return dataclasses.replace(job, replay=self._study.replay)
 
     def _job_on(self, data: Stream, arm: Arm, seed: int, choice: sweep.Choice) -> Job:
         from updater.train.memory import trace_of

@@ -17,11 +17,13 @@ from updater.periods import Periods
 from updater.settings import MOST, NAME, Settings
 from updater.study.peers import names
 from updater.study.plan import EVERY, KINDS, Arm, Span, Study, Validation
+from updater.study.replay import ANSWERS, ReplaySettings
 from updater.study.tables import Table, nearest
 
-TOP = ("study", "stream", "validation", "settings", "arms", "quick")
+TOP = ("study", "stream", "validation", "settings", "arms", "quick", "replay")
 STUDY_SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
 ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch")
+REPLAY_SECTIONS = (*ARM_SECTIONS, "gate")  # of an arm, where the gate judges
 ARM_OPTIONS = {
     "update": ("equal_compute",),
     "scratch": ("every",),
@@ -51,8 +53,10 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
         raise InputError(f"{path} has no [quick]", "--quick runs what stands there", "leave it out")
     if not quick:
         short = Table({}, short.where)
-    settings = _overridden(settings, top.table("settings"), STUDY_SECTIONS)
-    settings = _overridden(settings, short.table("settings"), STUDY_SECTIONS)
+    replay = _replay(top)
+    sections = STUDY_SECTIONS if replay is None else (*STUDY_SECTIONS, "gate")
+    settings = _overridden(settings, top.table("settings"), sections)
+    settings = _overridden(settings, short.table("settings"), sections)
     settings = _beside(path, settings)
     periods = Periods(settings.periods)
     study = Study(
@@ -60,10 +64,11 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
         seeds=(short if "seeds" in short.values else head).seeds(),
         span=_span(_instead(stream, short, ("first", "then")), periods),
         validation=None if quick else _validation(top, periods),
-        arms=_chosen(_arms(top.table("arms"), settings, sweeps=not quick), short, only),
+        arms=_chosen(_arms(top, settings, sweeps=not quick), short, only),
         settings=settings,
         processes=head.value("processes", 0),
         threads=head.value("threads", 1),
+        replay=replay,
     )
     _check_numbers(head, study)
     return study
@@ -138,27 +143,38 @@ def _validation(top: Table, periods: Periods) -> Validation | None:
     return Validation(_span(table, periods), table.seeds(), fraction)
 
 
+def _replay(top: Table) -> ReplaySettings | None:
+    if "replay" not in top.values:
+        return None
+    table = top.table("replay")
+    table.check(("follow_gate", "review"))
+    return ReplaySettings(table.value("follow_gate", True), table.choice("review", ANSWERS))
+
+
 def _overridden(settings: Settings, table: Table, sections: Sequence[str]) -> Settings:
     table.check(sections)
     return config.override(settings, table.values, table.where)
 
 
-def _arms(table: Table, settings: Settings, *, sweeps: bool) -> list[Arm]:
+def _arms(top: Table, settings: Settings, *, sweeps: bool) -> list[Arm]:
+    table = top.table("arms")
+    sections = REPLAY_SECTIONS if "replay" in top.values else ARM_SECTIONS
     if not table.values:
         raise table.wrong("there is no arm", "a study compares arms", "write [arms.NAME]")
-    return [_arm(name, table.table(name), settings, sweeps) for name in table.values]
+    arms = [_arm(name, table.table(name), settings, sections) for name in table.values]
+    return arms if sweeps else [dataclasses.replace(arm, sweep={}) for arm in arms]
 
 
-def _arm(name: str, table: Table, settings: Settings, sweeps: bool) -> Arm:
+def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -> Arm:
     if not NAME.fullmatch(name.replace("+", "-")):
         raise table.wrong(f'the name "{name}"', "it must be letters, digits, _, - or +")
     kind = table.choice("kind", KINDS)
-    table.check(("kind", "sweep", *ARM_OPTIONS[kind], *ARM_SECTIONS))
-    own = {name: table.values[name] for name in ARM_SECTIONS if name in table.values}
+    table.check(("kind", "sweep", *ARM_OPTIONS[kind], *sections))
+    own = {name: table.values[name] for name in sections if name in table.values}
     arm = Arm(
         name=name,
         kind=kind,
-        settings=_overridden(settings, Table(own, table.where), ARM_SECTIONS),
+        settings=_overridden(settings, Table(own, table.where), sections),
         every=table.choice("every", EVERY),
         weight=table.value("weight", 0.5),
         equal_compute=table.value("equal_compute", False),
@@ -172,7 +188,7 @@ def _arm(name: str, table: Table, settings: Settings, sweeps: bool) -> Arm:
         names.check(arm.strategy, arm.settings.training, budget=budget)
     for value in values(arm):
         swept(arm, value, table.where)
-    return arm if sweeps else dataclasses.replace(arm, sweep={})
+    return arm
 
 
 def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:

@@ -78,7 +78,7 @@ class FineTuned:
         started = time.monotonic()
         if self._memory is None:
             self._memory = self._after_first(before[0])
-        manifest = self._rehearsal(period, before)
+        manifest = self._rehearsal(before)
         lesson = self._lesson(period, manifest)
         done = self._fit(lesson)
         self._cursors = dict(manifest.cursors)
@@ -86,7 +86,7 @@ class FineTuned:
         started = time.monotonic()
         if period != self._job.stream.span.then[-1]:
             newest = select(lesson.examples, np.arange(lesson.num_new))
-            learnt = (*self._job.stream.learnt_before(period), period)
+            learnt = (*self._learnt(before), period)
             self._memory = self._memory.after(
                 self._settings.regularizer,
                 self.model.network,
@@ -103,8 +103,13 @@ class FineTuned:
         settings, network = self._settings.regularizer, self.model.network
         return Memory().after(settings, network, done, past=sample, newest=sample)
 
-    def _rehearsal(self, period: str, before: Sequence[Stage]) -> Manifest:
-        past = self._past(self._job.stream.learnt_before(period), before)
+    def _learnt(self, before: Sequence[Stage]) -> tuple[str, ...]:
+        """What it knows: a period whose update was not deployed is not among it."""
+        updates = (stage.period for stage in before[1:] if stage.deployed)
+        return (*self._job.stream.span.first, *updates)
+
+    def _rehearsal(self, before: Sequence[Stage]) -> Manifest:
+        past = self._past(self._learnt(before), before)
         num_past = sum(one.num_train for one in past)
         request = self._settings.rehearsal.request(
             num_past, cursors=self._cursors, seed=self._job.seed

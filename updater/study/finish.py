@@ -50,9 +50,10 @@ def _digest(done: Conducted) -> str:
 def _differing(done: Conducted) -> dict[str, dict[str, Any]]:
     """Arm -> setting -> value, of the settings that are not alike in all arms."""
     found = {}
+    sections = SECTIONS if done.study.replay is None else (*SECTIONS, "gate")
     for arm in done.study.arms:
         whole = arm.settings.as_dict()
-        flat = {f"{s}.{key}": value for s in SECTIONS for key, value in whole[s].items()}
+        flat = {f"{s}.{key}": value for s in sections for key, value in whole[s].items()}
         options = {"kind": arm.kind, "every": arm.every, "equal_compute": arm.equal_compute}
         found[arm.name] = flat | options
     names = next(iter(found.values()), {})

@@ -22,6 +22,7 @@ from updater.nemotron.saving import save_tensors
 from updater.settings import Settings
 from updater.study import records
 from updater.study.job import First, seeded
+from updater.study.replay import Outcomes
 from updater.study.results import Stage
 from updater.study.stream import Stream
 from updater.train.fit import Fit, fit
@@ -131,6 +132,16 @@ def _write_trace(done: Fit, path: Path) -> None:
 
 def scores(model: Model, stream: Stream, settings: Settings) -> Scores:
     """Period -> (right answers, holdout examples), of every period of the stream."""
+    return counted(answers(model, stream, settings))
+
+
+def counted(answered: Outcomes) -> Scores:
+    """Period -> (right answers, holdout examples)."""
+    return {p: (sum(right for _, right in some), len(some)) for p, some in answered.items()}
+
+
+def answers(model: Model, stream: Stream, settings: Settings) -> Outcomes:
+    """Period -> (id, right) of each holdout example, of every period of the stream."""
     holdouts = [
         stream.holdout(period).select(("id", "prompt", "completion")) for period in stream.data
     ]
@@ -140,13 +151,14 @@ def scores(model: Model, stream: Stream, settings: Settings) -> Scores:
         pa.concat_tables(holdouts),
         batch_size=settings.evaluation.batch_size,
         max_length_tokens=settings.model.max_length_tokens,
-    )["correct"].to_numpy()
-    counted: Scores = {}
+    )["correct"].to_pylist()
+    answered = {}
     start = 0
     for period, holdout in zip(stream.data, holdouts, strict=True):
-        counted[period] = (int(found[start : start + len(holdout)].sum()), len(holdout))
+        rights = found[start : start + len(holdout)]
+        answered[period] = list(zip(holdout["id"].to_pylist(), rights, strict=True))
         start += len(holdout)
-    return counted
+    return answered
 
 
 def emptied(folder: Path) -> Path:

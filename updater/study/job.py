@@ -13,6 +13,7 @@ from typing import Any
 
 from updater.settings import MOST, Settings
 from updater.study.plan import Arm
+from updater.study.replay import ReplaySettings
 from updater.study.stream import Stream
 
 RECORD = 1
@@ -53,11 +54,13 @@ class First:
 
 @dataclass(frozen=True)
 class Job:
-    """An arm walks over the stream from its first model. `choice`: what a sweep chose for it."""
+    """An arm walks over the stream from its first model. `choice`: what a sweep chose for it.
+    `replay`: how the gate is followed; None: nothing is judged."""
 
     arm: Arm
     first: First
     choice: Mapping[str, Any] = field(default_factory=dict)
+    replay: ReplaySettings | None = None
 
     @property
     def seed(self) -> int:
@@ -79,7 +82,11 @@ class Job:
         """Of all that decides the result, the time it takes among it."""
         arm = dataclasses.asdict(dataclasses.replace(self.arm, name="", sweep={}))
         arm.pop("settings")
-        return _digest("run", self.first.key, arm, self.stream.span.then, self.settings)
+        gate: list[Any] = []
+        if self.replay is not None:
+            rule = self.settings.gate
+            gate = [dataclasses.asdict(self.replay), rule.margin_fraction, rule.confidence]
+        return _digest("run", self.first.key, arm, self.stream.span.then, self.settings, *gate)
 
     @property
     def place(self) -> Path:

@@ -45,14 +45,16 @@ def write(
     """
     table = tabulate(runs, reference)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {
-        name: (picture, figure)
-        for name, picture in pictures(scratch).items()
-        if (figure := picture.draw(table)) is not None
-    }
-    for name, (_, figure) in drawn.items():
-        for kind in ("png", "svg"):
-            style.save(figure, folder / f"{name}.{kind}")
+    drawn = {}
+    for name, picture in pictures(scratch).items():
+        figure = picture.draw(table)
+        if figure is not None:
+            drawn[name] = (picture, figure)
+        for path in (folder / f"{name}.{kind}" for kind in ("png", "svg")):
+            if figure is None:
+                path.unlink(missing_ok=True)  # of another study that lay here
+            else:
+                style.save(figure, path)
     text = markdown(
         table, {name: one for name, (one, _) in drawn.items()}, title=title, scratch=scratch
     )

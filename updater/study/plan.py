@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from updater.settings import Settings
+from updater.study.replay import ReplaySettings
 
 KINDS = ("update", "scratch", "frozen", "average", "avalanche")
 EVERY = ("each", "last")
@@ -60,7 +61,8 @@ class Arm:
 @dataclass(frozen=True)
 class Study:
     """`settings` are those of the first model, which all arms of a seed start from. `processes`: 0
-    for as many as there are GPUs, or cores. `threads`: of each process."""
+    for as many as there are GPUs, or cores. `threads`: of each process. `replay`: the gate judges
+    each update of the reported stream; None: nothing is judged."""
 
     name: str
     seeds: tuple[int, ...]
@@ -70,3 +72,4 @@ class Study:
     settings: Settings
     processes: int = 0
     threads: int = 1
+    replay: ReplaySettings | None = None

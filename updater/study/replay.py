@@ -185,14 +185,14 @@ def replayed(run: Run) -> Replayed | None:
     What was spent on rejected updates counts: it was spent.
     """
     updates = run.stages[1:]
-    if run.failure or not updates or not all(stage.verdict for stage in updates):
+    if run.failure or not any(stage.verdict for stage in updates):
         return None
     num = {verdict: sum(s.verdict == verdict for s in updates) for verdict in VERDICTS}
     return Replayed(
         num_accepted=num["accepted"],
         num_review=num["review"],
         num_rejected=num["rejected"],
-        num_deployed=sum(stage.deployed for stage in updates),
+        num_deployed=sum(stage.deployed for stage in updates if stage.verdict),
         had=tuple(over_stream(served(run))),
         seconds=sum(stage.seconds for stage in updates),
         tokens=sum(stage.tokens for stage in updates),

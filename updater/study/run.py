@@ -13,8 +13,10 @@ from dataclasses import replace
 from updater.errors import UpdateError
 from updater.study import records
 from updater.study.fine_tuned import Cost
-from updater.study.first import scores
+from updater.study.first import answers, counted
+from updater.study.gated import Gate, gate_for
 from updater.study.job import Job
+from updater.study.measures import served
 from updater.study.results import Run, Stage
 from updater.study.students import STUDENTS, Student
 
@@ -33,22 +35,26 @@ def run(job: Job, tell: Callable[[], None]) -> Run:
     known = records.recorded(job)
     done = known or _begun(job)
     student = STUDENTS[job.arm.kind](job)
+    gate = gate_for(job, student.model)
     if len(done.stages) > 1:
         student.restore(records.state(job, done))
+        gate.restore(records.state(job, done))
     for period in job.stream.span.then[len(done.stages) - 1 :]:
         try:
-            cost = student.learn(period, done.stages)
+            cost = student.learn(period, served(done).stages)
         except UpdateError as error:
             done = replace(done, failure=f"{period}: {error}")
             records.write(job, done)
             return done
-        stage = _stage(job, student, period, cost, done.stages[-1])
+        stage = _stage(job, student, gate, period, cost, done)
+        if not stage.deployed:
+            student = _as_it_was(job, done)
         done = replace(
             done,
             stages=(*done.stages, stage),
             peak_memory_bytes=max(done.peak_memory_bytes, _peak_memory_bytes()),
         )
-        _keep(job, student, done)
+        _keep(job, student, gate, done)
         tell()
     return done
 
@@ -59,18 +65,29 @@ def _begun(job: Job) -> Run:
     return Run(job.arm.name, job.seed, job.stream.span.first, (stage,), choice=dict(job.choice))
 
 
-def _stage(job: Job, student: Student, period: str, cost: Cost | None, before: Stage) -> Stage:
-    """The record of this update; a model that did not change is not scored again."""
+def _as_it_was(job: Job, done: Run) -> Student:
+    """The arm's model as it was after the last stage of `done`, from the disk."""
+    student = STUDENTS[job.arm.kind](job)
+    if len(done.stages) > 1:
+        student.restore(records.state(job, done))
+    return student
+
+
+def _stage(
+    job: Job, student: Student, gate: Gate, period: str, cost: Cost | None, done: Run
+) -> Stage:
+    """The record of this update; a model that did not change is neither scored nor judged again."""
     if cost is None:
-        return Stage(period, before.scores)
-    found = scores(student.model, job.stream, job.settings)
-    return Stage(period, found, *cost)
+        return Stage(period, served(done).stages[-1].scores)
+    found = answers(student.model, job.stream, job.settings)
+    return gate.judged(Stage(period, counted(found), *cost), found)
 
 
-def _keep(job: Job, student: Student, done: Run) -> None:
+def _keep(job: Job, student: Student, gate: Gate, done: Run) -> None:
     if len(done.stages) <= len(job.stream.span.then):
         staged = records.new_state(job, done)
         student.save(staged)
+        gate.save(staged)
         records.keep_state(staged, job, done)
     records.write(job, done)
 

@@ -11,34 +11,32 @@ from matplotlib.figure import Figure
 from updater.report import style
 from updater.study.comparison import estimate
 from updater.study.drawing import Mark, marks, name_lines, new_figure, period_ticks, tidy
-from updater.study.replay import Replayed, replayed
+from updater.study.measures import over_stream, served
+from updater.study.replay import replayed
 from updater.study.tabulated import Table
 
 
 def as_deployed(table: Table) -> Figure | None:
     """Mean accuracy that users had over all periods that had closed by then, learnt or not: each
     arm a step line, the mean over seeds. A hollow mark is an update of which not every seed's was
-    deployed. None where nothing was replayed."""
+    deployed. Arms without updates to judge (frozen) are drawn beside them. None where nothing was
+    replayed."""
     looks = marks(table)
-    arms = {
-        arm.name: found
-        for arm in table.arms
-        if arm.name in looks
-        and (found := [(run, one) for run in arm.finished if (one := replayed(run)) is not None])
-    }
-    if not arms:
+    arms = {arm.name: arm.finished for arm in table.arms if arm.name in looks}
+    if not any(replayed(run) for runs in arms.values() for run in runs):
         return None
     with style.styled():
         figure = new_figure(300)
         axes = figure.add_subplot()
         ends = {}
-        for name, found in arms.items():
-            means = _means([one for _, one in found])
-            flags = [[stage.deployed for stage in run.stages] for run, _ in found]
+        for name, runs in arms.items():
+            means = _means([over_stream(served(run)) for run in runs])
+            flags = [[stage.deployed for stage in run.stages] for run in runs]
             _line(axes, means, [all(column) for column in zip(*flags, strict=True)], looks[name])
-            if means[-1] is not None:
-                ends[name] = (len(means) - 0.5, 100 * means[-1])
-        run = next(iter(arms.values()))[0][0]
+            last = means[-1]
+            if last is not None:
+                ends[name] = (len(means) - 0.5, 100 * last)
+        run = next(iter(arms.values()))[0]
         period_ticks(axes, ["first model", *(f"+ {stage.period}" for stage in run.stages[1:])])
         axes.set_ylabel("accuracy that users had, %")
         axes.set_xlim(-0.2, len(run.stages) - 0.5)
@@ -48,8 +46,8 @@ def as_deployed(table: Table) -> Figure | None:
     return figure
 
 
-def _means(found: Sequence[Replayed]) -> list[float | None]:
-    columns = zip(*(one.had for one in found), strict=True)
+def _means(seeds: Sequence[Sequence[float | None]]) -> list[float | None]:
+    columns = zip(*seeds, strict=True)
     return [_mean([value for value in column if value is not None]) for column in columns]
 
 

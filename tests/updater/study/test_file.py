@@ -16,6 +16,7 @@ from updater.settings import (
 )
 from updater.study import file
 from updater.study.plan import Span, Study
+from updater.study.replay import ReplaySettings
 
 BASE = Settings(
     workspace=WorkspaceSettings(name="w"),
@@ -148,3 +149,31 @@ def test_a_quick_form_that_is_not_there(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't be read"):
         file.read(tmp_path / "none.toml", BASE)
+
+
+REPLAY = """
+[replay]
+review = "reject"
+[arms.wide]
+gate.margin_fraction = 0.1
+"""
+
+
+def test_a_replay_follows_the_gate_and_arms_may_differ_in_it(tmp_path: Path) -> None:
+    study = read(tmp_path, GOOD + REPLAY)
+    assert study.replay == ReplaySettings(follow_gate=True, review="reject")
+    margins = {arm.name: arm.settings.gate.margin_fraction for arm in study.arms}
+    assert margins["wide"] == 0.1
+    assert margins["ewc"] == BASE.gate.margin_fraction
+    assert read(tmp_path).replay is None
+
+
+def test_without_a_replay_an_arm_has_no_gate(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="key 'gate' is unknown"):
+        read(tmp_path, GOOD + "[arms.wide]\ngate.margin_fraction = 0.1\n")
+
+
+@pytest.mark.parametrize("wrong", ['review = "maybe"', "follow_gate = 1", "margin = 0.1"])
+def test_what_a_replay_can_not_say(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(InputError, match=r"\[replay\]"):
+        read(tmp_path, f"{GOOD}[replay]\n{wrong}\n")

@@ -107,6 +107,22 @@ def test_a_replay_shows_verdicts_and_what_users_had(make_replay: Make, tmp_path:
     assert "what the gate would have done" in (tmp_path / "study.html").read_text()
 
 
+def test_no_picture_of_another_study_stays(
+    make_replay: Make, make_study: Make, tmp_path: Path
+) -> None:
+    write(make_replay(), tmp_path, title="Tickets")
+    write(make_study(2), tmp_path, title="Tickets")
+    assert {path.stem for path in tmp_path.glob("*.svg")} == PICTURES
+
+
+def test_frozen_is_drawn_beside_what_was_judged(
+    make_replay: Make, make_arm: Make, tmp_path: Path
+) -> None:
+    write([*make_replay(), *make_arm("frozen", 1.0, seeds=2)], tmp_path, title="Tickets")
+    assert "frozen" in (tmp_path / "as_deployed.svg").read_text()
+    assert json.loads((tmp_path / "study.json").read_text())["replays"]["frozen"] == {}
+
+
 def test_scratch_at_the_last_update_alone_is_compared_there(make_arm: Make, tmp_path: Path) -> None:
     whole = make_arm("scratch", 1.0, seeds=2, grows=True)
     runs = [
