@@ -1,0 +1,65 @@
+"""Every setting, with its default and its rule. The one source of a default is the field here.
+
+Plain frozen dataclasses of the standard library, so that the training core can take them without
+the service's dependencies. `updater.config` reads `updater.toml` into them. A rule that is broken
+raises `ValueError("field: rule")`, which `updater.config` turns into an `InputError` that names
+the file, the value and the cure.
+
+Units: `_fraction` and `fraction` are 0..1, `_seconds` seconds, `_tokens` tokens.
+"""
+
+from updater.settings.data import (
+    CALENDAR,
+    FORMATS,
+    NAME,
+    PERIOD_ID,
+    FieldTemplates,
+    PeriodSettings,
+    SourceSettings,
+    WorkspaceSettings,
+)
+from updater.settings.learning import (
+    ESTIMATORS,
+    IMPORTANCE_FORMATS,
+    POLICIES,
+    REGULARIZERS,
+    ModelSettings,
+    RegularizerSettings,
+    RehearsalSettings,
+    ScratchSettings,
+    TrainingSettings,
+)
+from updater.settings.passwords import password_in, without_password
+from updater.settings.rules import MOST
+from updater.settings.search import SEARCHED, SearchSettings
+from updater.settings.service import EvaluationSettings, GateSettings, StoreSettings
+from updater.settings.whole import Settings
+
+__all__ = [
+    "CALENDAR",
+    "ESTIMATORS",
+    "FORMATS",
+    "IMPORTANCE_FORMATS",
+    "MOST",
+    "NAME",
+    "PERIOD_ID",
+    "POLICIES",
+    "REGULARIZERS",
+    "SEARCHED",
+    "EvaluationSettings",
+    "FieldTemplates",
+    "GateSettings",
+    "ModelSettings",
+    "PeriodSettings",
+    "RegularizerSettings",
+    "RehearsalSettings",
+    "ScratchSettings",
+    "SearchSettings",
+    "Settings",
+    "SourceSettings",
+    "StoreSettings",
+    "TrainingSettings",
+    "WorkspaceSettings",
+    "password_in",
+    "without_password",
+]
