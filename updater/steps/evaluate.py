@@ -17,7 +17,8 @@ from store.ledger import ModelVersion, Score, Update
 from updater import release
 from updater.files import write_json
 from updater.outcomes import counted
-from updater.steps.rehearse import past_versions
+from updater.steps.past import past_versions
+from updater.steps.student import Student
 from updater.stopwatch import Stopwatch
 from updater.verify import verify
 from updater.workspace import Workspace
@@ -162,22 +163,12 @@ def _measure(
     watch: Stopwatch,
 ) -> list[Score]:
     """The scores on `dataset_versions` (dataset version -> period), their outcomes written."""
-    from updater.evaluate import outcomes
-    from updater.nemotron import checkpoint
-
-    model, tokenizer = checkpoint.load(workspace.checkpoints.local(version.digest))
+    student = Student.of(workspace, version.id)
     scores = []
     for dataset_version, period in dataset_versions.items():
         holdout = pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))
         with watch:
-            table = outcomes(
-                model,
-                tokenizer,
-                holdout,
-                batch_size=workspace.settings.evaluation.batch_size,
-                max_length_tokens=workspace.settings.model.max_length_tokens,
-                progress=workspace.progress,
-            )
+            table = student.outcomes(workspace, holdout, progress=workspace.progress)
         path = workspace.root / "outcomes" / f"{version.digest[:16]}-{dataset_version}.parquet"
         _write(path, table)
         scores.append(

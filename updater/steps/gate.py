@@ -11,7 +11,7 @@ from store.ledger import Score, Update
 from updater import gate, release
 from updater.comparison import Against, Role
 from updater.outcomes import outcomes, scores_on
-from updater.steps.rehearse import past_versions
+from updater.steps.past import past_versions
 from updater.workspace import Workspace
 
 

@@ -7,10 +7,10 @@ New and rehearsed ones are held back alike; the holdout is never read. Called by
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehearsal import window
-from rehearsal.manifest import Manifest, plan
-from rehearsal.policies import Past
+from rehearsal.manifest import Manifest
 from store.ledger import Update
-from updater.steps.rehearse import manifest_of, past_versions, planned
+from updater.steps.past import past_versions, uniform_sample
+from updater.steps.rehearse import manifest_of, planned
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ def hold_back(workspace: Workspace, update: Update, new: "pa.Table") -> HeldBack
     kept, held = _parted(new, fraction)
     parts = {p: _parted(table, fraction) for p, table in _windows(workspace, manifest).items()}
     past = [part for _, part in parts.values()]
-    if not manifest.choices and past_versions(workspace, update):
-        sample = _uniform(workspace, update, held.num_rows)
+    versions = past_versions(workspace, update)
+    if versions and not manifest.choices:
+        sample = uniform_sample(workspace, versions, held.num_rows)
         past = list(_windows(workspace, sample).values())
     return HeldBack(kept, {p: part for p, (part, _) in parts.items()}, held, _joined(past))
 
@@ -75,20 +76,6 @@ def _windows(workspace: Workspace, manifest: Manifest) -> "dict[str, pa.Table]":
         tables[choice.period] = table.slice(first, choice.count)
         first += choice.count
     return tables
-
-
-def _uniform(workspace: Workspace, update: Update, budget: int) -> Manifest:
-    """`budget` examples of all that the base has learnt, uniform, always the same ones."""
-    past = [
-        Past(
-            period=period,
-            dataset_version=version,
-            num_train=workspace.ledger.dataset_version(version).num_train,
-            ordinal=workspace.periods.ordinal(period),
-        )
-        for period, version in past_versions(workspace, update).items()
-    ]
-    return plan(sorted(past, key=lambda p: p.ordinal), policy="uniform", budget=budget)
 
 
 def _joined(tables: "list[pa.Table]") -> "pa.Table | None":

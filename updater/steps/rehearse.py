@@ -14,6 +14,8 @@ from store.ledger import Ledger, ModelVersion, Update
 from updater import release
 from updater.files import write_text
 from updater.settings import RehearsalSettings
+from updater.steps.past import past_versions
+from updater.steps.student import Student
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
@@ -77,34 +79,14 @@ def rehearsed(ledger: Ledger, update: str) -> Manifest | None:
     return None
 
 
-def past_versions(workspace: Workspace, update: Update) -> dict[str, str]:
-    """Period -> dataset version of what the base has learnt, less the period learnt now."""
-    if update.base is None:
-        return {}
-    learnt = dict(workspace.ledger.model_version(update.base).dataset_versions)
-    learnt.pop(update.period, None)
-    return learnt
-
-
 def _score(workspace: Workspace, update: Update, watch: Stopwatch) -> "Score":
     """What the base makes of examples; `watch` is told how long its forward passes take."""
 
     def score(examples: "pa.Table") -> "pa.Table":
-        from updater.evaluate import outcomes
-        from updater.nemotron import checkpoint
-
         assert update.base is not None, "without a base there is no past to ask about"
-        base = workspace.ledger.model_version(update.base)
-        model, tokenizer = checkpoint.load(workspace.checkpoints.local(base.digest))
+        base = Student.of(workspace, update.base)
         with watch:
-            return outcomes(
-                model,
-                tokenizer,
-                examples,
-                batch_size=workspace.settings.evaluation.batch_size,
-                max_length_tokens=workspace.settings.model.max_length_tokens,
-                progress=workspace.progress,
-            )
+            return base.outcomes(workspace, examples, progress=workspace.progress)
 
     return score
 

@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from store.ledger import Update
 from updater import trials
@@ -21,23 +21,15 @@ from updater.progress import Progress
 from updater.settings import Settings
 from updater.steps.holdback import HeldBack, Tables, hold_back, lesson_of
 from updater.steps.rehearse import manifest_of
+from updater.steps.student import Student
 from updater.stopwatch import Stopwatch
 from updater.trials import Trial
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from transformers import PreTrainedTokenizerFast
-    from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 log = logging.getLogger("updater")
-
-
-class Student(NamedTuple):
-    """A model and its tokenizer."""
-
-    model: "NemotronHForCausalLM"
-    tokenizer: "PreTrainedTokenizerFast"
 
 
 class Teach(Protocol):
@@ -114,8 +106,10 @@ class _Search:
         watch = Stopwatch()
         base_past = None
         if held.past is not None:
+            assert self._update.base is not None, "only updates are searched for"
+            base = Student.of(self._workspace, self._update.base)
             with watch:
-                base_past = _accuracy(self._workspace, self._base(), held.past)
+                base_past = _accuracy(self._workspace, base, held.past)
         ranges = self._workspace.settings.training.search.ranges
         return {
             "ranges": {name: list(limits) for name, limits in ranges.items()},
@@ -126,13 +120,6 @@ class _Search:
             "trials": [],
             "compute_seconds": watch.seconds,
         }
-
-    def _base(self) -> Student:
-        from updater.nemotron import checkpoint
-
-        assert self._update.base is not None, "only updates are searched for"
-        digest = self._workspace.ledger.model_version(self._update.base).digest
-        return Student(*checkpoint.load(self._workspace.checkpoints.local(digest)))
 
     def _add_trial(self, number: int, record: dict[str, Any], held: HeldBack) -> None:
         settings = self._workspace.settings
@@ -177,15 +164,7 @@ def _short(settings: Settings) -> Settings:
 
 def _accuracy(workspace: Workspace, student: Student, examples: "pa.Table") -> float:
     """The part of the examples that is answered right, 0..1."""
-    from updater.evaluate import outcomes
-
-    answers = outcomes(
-        student.model,
-        student.tokenizer,
-        examples,
-        batch_size=workspace.settings.evaluation.batch_size,
-        max_length_tokens=workspace.settings.model.max_length_tokens,
-    )
+    answers = student.outcomes(workspace, examples)
     return sum(answers["correct"].to_pylist()) / answers.num_rows
 
 

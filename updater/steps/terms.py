@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rehearsal.manifest import Manifest, plan
-from rehearsal.policies import Past
+from rehearsal.manifest import Manifest
 from store.ledger import ModelVersion, Update
 from updater.errors import InputError
 from updater.standing import lineage
-from updater.steps.rehearse import past_versions
+from updater.steps.past import past_versions, uniform_sample
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str])
     method = method_of(workspace)
     assert method is not None, "only for a method that weighs"
     regularizer = workspace.settings.regularizer
-    sample = _sample(workspace, datasets)
+    sample = uniform_sample(workspace, datasets, regularizer.num_examples)
     if method.trace(regularizer.estimator):
         return Term(version, sample, trace_file(workspace, version.digest), traced=True)
     key = {
@@ -137,22 +136,6 @@ def _learnt(workspace: Workspace, version: ModelVersion, again: str) -> dict[str
         for period, dataset in version.dataset_versions.items()
         if before.get(period) != dataset and period != again
     }
-
-
-def _sample(workspace: Workspace, datasets: dict[str, str]) -> Manifest:
-    past = [
-        Past(
-            period=period,
-            dataset_version=version,
-            num_train=workspace.ledger.dataset_version(version).num_train,
-            ordinal=workspace.periods.ordinal(period),
-            accuracy=None,
-            best_accuracy=None,
-        )
-        for period, version in datasets.items()
-    ]
-    past.sort(key=lambda p: p.ordinal)
-    return plan(past, policy="uniform", budget=workspace.settings.regularizer.num_examples)
 
 
 def _recorded(workspace: Workspace, terms: list[Term]) -> list[Term]:

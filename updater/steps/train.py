@@ -9,25 +9,27 @@ import logging
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehearsal import window
 from store.ledger import Update
 from updater.files import read_json, write_json
-from updater.settings import TrainingSettings
 from updater.steps import importance as importance_step
 from updater.steps import search, traces
 from updater.steps.curve import Curve
 from updater.steps.holdback import Tables
 from updater.steps.registration import register, run_of, training_of
 from updater.steps.rehearse import manifest_of
-from updater.steps.search import Student
+from updater.steps.student import Student
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from updater.train.guards import Guards
+    from updater.train.lesson import Lesson
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
@@ -48,39 +50,60 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
 
 
 def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
-    assert update.base is not None
-    base = workspace.checkpoints.local(workspace.ledger.model_version(update.base).digest)
     manifest = manifest_of(workspace, update)
     rehearsed = None
     if manifest.choices:
         rehearsed = window.load(
             manifest, lambda version: workspace.datasets.path(version, "train.parquet")
         )
-    return _fit(workspace, update, base, training_of(workspace, update), rehearsed)
+    return _fit(workspace, update, _base(workspace, update), rehearsed)
+
+
+def _base(workspace: Workspace, update: Update) -> Path:
+    """The folder of the checkpoint that is fine-tuned."""
+    assert update.base is not None, "only an update of a base is fine-tuned"
+    return workspace.checkpoints.local(workspace.ledger.model_version(update.base).digest)
 
 
 def _teach(update: Update, workspace: Workspace, tables: Tables, folder: Path) -> Student:
     """A trial of the search: the base has learnt the tables by the workspace's settings."""
-    from updater.nemotron import checkpoint
     from updater.train.fit import fit
-    from updater.train.lesson import Lesson
     from updater.train.record import Watch
 
-    assert update.base is not None
-    base = workspace.checkpoints.local(workspace.ledger.model_version(update.base).digest)
-    model, tokenizer = checkpoint.load(base)
-    longest = workspace.settings.model.max_length_tokens
-    lesson = Lesson.of(tokenizer, tables.new, tables.rehearsed, max_length_tokens=longest)
-    memory = importance_step.memory(workspace, update, model)
+    ready = _ready(workspace, update, _base(workspace, update), tables, progress=False)
     fit(
-        model,
-        lesson,
+        ready.student.model,
+        ready.lesson,
         training=training_of(workspace, update),
-        guards=memory.guards(workspace.settings.regularizer, model, lesson),
+        guards=ready.guards,
         folder=folder,
         watch=Watch(progress=False),
     )
-    return Student(model, tokenizer)
+    return ready.student
+
+
+class Ready(NamedTuple):
+    """A student before it learns its lesson, and what will hold it meanwhile."""
+
+    student: Student
+    lesson: "Lesson"
+    guards: "Guards"
+
+
+def _ready(
+    workspace: Workspace, update: Update, start: Path, tables: Tables, *, progress: bool
+) -> Ready:
+    """The checkpoint `start` is loaded, the tables are tokens, and the guards know its weights."""
+    from updater.nemotron import checkpoint
+    from updater.train.lesson import Lesson
+
+    student = Student(*checkpoint.load(start))
+    longest = workspace.settings.model.max_length_tokens
+    lesson = Lesson.of(student.tokenizer, tables.new, tables.rehearsed, max_length_tokens=longest)
+    memory = importance_step.memory(workspace, update, student.model)
+    regularizer = workspace.settings.regularizer
+    guards = memory.guards(regularizer, student.model, lesson, progress=progress)
+    return Ready(student, lesson, guards)
 
 
 def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -104,7 +127,7 @@ def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str,
             tokenizer=settings.model.tokenizer,
             seed=settings.training.seed,
         )
-    return _fit(workspace, update, initial, training_of(workspace, update), None)
+    return _fit(workspace, update, initial, None)
 
 
 def _adopted(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -125,12 +148,10 @@ def _fit(
     workspace: Workspace,
     update: Update,
     start: Path,
-    training: TrainingSettings,
     rehearsed: "pa.Table | None",
 ) -> tuple[Path, dict[str, Any]]:
     from updater.nemotron import checkpoint
     from updater.train.fit import fit
-    from updater.train.lesson import Lesson
     from updater.train.record import Watch
 
     folder = workspace.run_folder(update.id)
@@ -138,21 +159,17 @@ def _fit(
     result_file = folder / "fit.json"
     if candidate.exists() and result_file.exists():  # written after the whole curve was sent
         return candidate, read_json(result_file)
-    model, tokenizer = checkpoint.load(start)
     new = _new_examples(workspace, update)
-    max_length_tokens = workspace.settings.model.max_length_tokens
-    lesson = Lesson.of(tokenizer, new, rehearsed, max_length_tokens=max_length_tokens)
-    memory = importance_step.memory(workspace, update, model)
-    regularizer, progress = workspace.settings.regularizer, workspace.progress
-    guards = memory.guards(regularizer, model, lesson, progress=progress)
+    progress, training = workspace.progress, training_of(workspace, update)
+    ready = _ready(workspace, update, start, Tables(new, rehearsed), progress=progress)
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
     with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
         done = fit(
-            model,
-            lesson,
+            ready.student.model,
+            ready.lesson,
             training=training,
-            guards=guards,
+            guards=ready.guards,
             folder=folder / "training",
             watch=Watch(curve.add, progress),
             trace=traces.trace_of(workspace),
@@ -162,9 +179,9 @@ def _fit(
             "%s: %d examples of more than %d tokens were left out of training",
             update.id,
             len(done.too_long),
-            max_length_tokens,
+            workspace.settings.model.max_length_tokens,
         )
-    checkpoint.export(model, start, candidate)
+    checkpoint.export(ready.student.model, start, candidate)
     traces.keep(workspace, update, candidate, done)
     result = {
         "num_steps": done.num_steps,
