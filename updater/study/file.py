@@ -16,12 +16,11 @@ from updater.errors import InputError
 from updater.periods import Periods
 from updater.settings import MOST, NAME, Settings
 from updater.study.peers import names
-from updater.study.plan import EVERY, KINDS, Arm, Span, Study, Validation
+from updater.study.plan import EVERY, KINDS, SECTIONS, Arm, Span, Study, Validation
 from updater.study.replay import ANSWERS, ReplaySettings
 from updater.study.tables import Table, nearest
 
 TOP = ("study", "stream", "validation", "settings", "arms", "quick", "replay")
-STUDY_SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
 ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch")
 REPLAY_SECTIONS = (*ARM_SECTIONS, "gate")  # of an arm, where the gate judges
 ARM_OPTIONS = {
@@ -54,7 +53,7 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     if not quick:
         short = Table({}, short.where)
     replay = _replay(top)
-    sections = STUDY_SECTIONS if replay is None else (*STUDY_SECTIONS, "gate")
+    sections = SECTIONS if replay is None else (*SECTIONS, "gate")
     settings = _overridden(settings, top.table("settings"), sections)
     settings = _overridden(settings, short.table("settings"), sections)
     settings = _beside(path, settings)
