@@ -180,14 +180,24 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
         strategy=table.value("strategy", ""),
         sweep=_sweep(table.table("sweep")),
     )
+    _check_arm(table, arm)
+    return arm
+
+
+def _check_arm(table: Table, arm: Arm) -> None:
     if not 0 <= arm.weight <= 1:
         raise table.wrong(f"weight = {arm.weight}", "it must lie in [0, 1]")
-    if kind == "avalanche":
+    if arm.settings.training.search.trials:
+        raise table.wrong(
+            f"training.search.trials = {arm.settings.training.search.trials}",
+            "no arm searches at each update; a sweep chooses once, on the validation stream",
+            "write training.search.trials = 0 in [settings], and [arms.NAME.sweep]",
+        )
+    if arm.kind == "avalanche":
         budget = arm.settings.rehearsal.examples(MOST)
         names.check(arm.strategy, arm.settings.training, budget=budget)
     for value in values(arm):
         swept(arm, value, table.where)
-    return arm
 
 
 def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:
