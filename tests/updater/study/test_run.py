@@ -211,6 +211,18 @@ def test_from_scratch_each_time_or_only_at_last(job: Callable[..., Job]) -> None
     assert last.stages[2].scores == each.stages[2].scores
 
 
+def test_from_random_weights_all_of_them_are_trained_whatever_updates_adapt(
+    job: Callable[..., Job], settings: Settings
+) -> None:
+    lora = override(settings, {"training": {"adapt": "lora"}}, "test")
+    one = job("full", "scratch")
+    arm = dataclasses.replace(one.arm, settings=lora)
+    adapting = Job(arm, dataclasses.replace(one.first, settings=lora))
+    prepare(adapting.first, quiet)
+    assert adapting.first.place != one.first.place
+    assert untimed(run(adapting, quiet)) == untimed(run(one, quiet))
+
+
 def test_frozen_stays_what_it_was_at_no_cost(job: Callable[..., Job]) -> None:
     done = run(job("frozen", "frozen"), quiet)
     first = done.stages[0]
