@@ -25,6 +25,7 @@ from updater.settings import (
     WorkspaceSettings,
 )
 from updater.study import records
+from updater.study.fine_tuned import FineTuned
 from updater.study.first import prepare
 from updater.study.job import First, Job
 from updater.study.plan import Arm, Span, Validation
@@ -377,6 +378,20 @@ def test_what_the_gate_does_not_deploy_was_never_learnt(
     expected = run(without, quiet).stages[-1]
     assert done.stages[-1].scores == expected.scores
     assert done.stages[-1].tokens == expected.tokens
+
+
+@pytest.mark.parametrize("deployed", [True, False])
+def test_importance_is_paid_by_one_update_the_next_after_it(
+    job: Callable[..., Job], deployed: bool
+) -> None:
+    one = job(f"paid-{deployed}", more={"regularizer": {"method": "ewc", "num_examples": 16}})
+    first = records.first_stage(one.first)
+    assert first is not None
+    student = FineTuned(one)
+    student.learn(MONTHS[2], (first,))
+    student._owed_seconds = 1e6
+    cost = student.learn(MONTHS[3], (first, Stage(MONTHS[2], first.scores, deployed=deployed)))
+    assert (cost.seconds > 1e6) is deployed
 
 
 def test_a_gate_that_is_not_followed_changes_no_model(job: Callable[..., Job]) -> None:
