@@ -156,6 +156,8 @@ class _Conductor:
             known = results[n] or records.recorded(jobs[n])
             progress.update(len(known.stages) - 1 if known else 0)
         able = [n for n in todo if records.first_stage(jobs[n].first) is not None]
+        # What learns everything anew takes longest: begun last, it would keep one core alone busy.
+        able.sort(key=lambda n: jobs[n].arm.kind != "scratch")
         tasks = [Task(jobs[n].title, run, jobs[n]) for n in able]
         for n, done in zip(able, pool.run(tasks), strict=True):
             results[n] = done
