@@ -105,6 +105,30 @@ def num_bytes(weights: Mapping[str, Weight]) -> int:
     return sum(part.nbytes for weight in weights.values() for part in parts(weight))
 
 
+_ROWS, _COLUMNS = "#rows", "#columns"  # of a factored weight: no parameter's name has a #
+
+
+def flat(weights: Mapping[str, Weight]) -> dict[str, Tensor]:
+    """The weights as a file of tensors has them: a factored one as two, of names of their own."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if isinstance(weight, Factored):
+            tensors |= {name + _ROWS: weight.rows, name + _COLUMNS: weight.columns}
+        else:
+            tensors[name] = weight
+    return tensors
+
+
+def from_flat(tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
+    """The weights of which `flat` made these tensors. Raises: KeyError: half of one is missing."""
+    weights: dict[str, Weight] = {n: t for n, t in tensors.items() if "#" not in n}
+    for name in tensors:
+        if name.endswith(_ROWS):
+            stem = name.removesuffix(_ROWS)
+            weights[stem] = Factored(tensors[name], tensors[stem + _COLUMNS])
+    return weights
+
+
 def _factored(importance: Tensor) -> Weight:
     long = [dim for dim, size in enumerate(importance.shape) if size > 1]
     if len(long) < 2 or importance.numel() == 0:

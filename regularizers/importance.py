@@ -17,7 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from regularizers.formats import FORMATS, Factored, Weight, keep, num_bytes, parts, whole
+from regularizers.formats import (
+    FORMATS,
+    Factored,
+    Weight,
+    flat,
+    from_flat,
+    keep,
+    num_bytes,
+    parts,
+    whole,
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,8 @@ def save(importance: Importance, path: Path) -> None:
     Raises:
         OSError: the folder is not there, or the disk is full; nothing is left behind.
     """
-    tensors = _flat(importance.tensors)
+    flattened = flat(importance.tensors)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in flattened.items()}
     about = {name: getattr(importance, name) for name in _ABOUT} | {"sha256": _digest(tensors)}
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -108,7 +119,7 @@ def load(path: Path, parameters: Mapping[str, Tensor] | None = None) -> Importan
         if about.pop("sha256") != _digest(tensors):
             raise ValueError("its tensors are not those that were saved")
         # A file of before there were formats names none: float32.
-        found = Importance(_from_flat(tensors), **about)
+        found = Importance(from_flat(tensors), **about)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is no importance, or damaged ({reason}); delete it") from error
@@ -145,27 +156,6 @@ def normalise_by_evidence(importance: Importance, tokens: Mapping[str, Tensor]) 
 
 
 _ABOUT = ("estimator", "num_examples", "checkpoint_digest", "data_digest", "format")
-_ROWS, _COLUMNS = "#rows", "#columns"  # of a factored weight: no parameter's name has a #
-
-
-def _flat(weights: Mapping[str, Weight]) -> dict[str, Tensor]:
-    """As the file has them."""
-    tensors: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        if isinstance(weight, Factored):
-            tensors |= {name + _ROWS: weight.rows, name + _COLUMNS: weight.columns}
-        else:
-            tensors[name] = weight
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _from_flat(tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
-    weights: dict[str, Weight] = {n: t for n, t in tensors.items() if "#" not in n}
-    for name in tensors:
-        if name.endswith(_ROWS):
-            stem = name.removesuffix(_ROWS)
-            weights[stem] = Factored(tensors[name], tensors[stem + _COLUMNS])
-    return weights
 
 
 def _per_expert(name: str, fisher: Tensor, count: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The command that compares methods over a stream of periods."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ from updater.cli.app import EXIT_FAILED, Session, app
 
 if TYPE_CHECKING:
     from updater.study.conduct import Conducted
-    from updater.study.results import Run
 
 
 @app.command()
@@ -45,35 +43,24 @@ def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> i
     return EXIT_FAILED if done.failed else 0
 
 
-def _by_arm(done: "Conducted") -> dict[str, list["Run"]]:
-    found: dict[str, list[Run]] = {arm.name: [] for arm in done.study.arms}
-    for run in done.runs:
-        found[run.arm].append(run)
-    return found
-
-
-def _measure(run: "Run", name: str) -> float | None:
-    from updater.study.measures import measures
-
-    found = measures(run)
-    return None if found is None else getattr(found, name)
-
-
 def _show(console: Console, done: "Conducted") -> None:
+    from updater.study.tabulated import Arm
+    from updater.study.words import stopped
+
     shown = Table("arm", "all periods", "new", "worst forgetting", "steps", "seconds", box=None)
     names = ("final_average_accuracy", "new_accuracy", "worst_forgetting", "steps", "seconds")
-    for arm, runs in _by_arm(done).items():
-        cells = [_mean([_measure(run, name) for run in runs]) for name in names]
-        accuracies = [tables.percent(cell) for cell in cells[:3]]
-        costs = ["–" if cell is None else f"{cell:,.0f}" for cell in cells[3:]]
-        shown.add_row(arm, *accuracies, *costs)
+    arms = [
+        Arm(one.name, tuple(run for run in done.runs if run.arm == one.name))
+        for one in done.study.arms
+    ]
+    for arm in arms:
+        estimates = [arm.estimate(name) for name in names]
+        means = [None if found is None else found.mean for found in estimates]
+        accuracies = [tables.percent(mean) for mean in means[:3]]
+        costs = ["–" if mean is None else f"{mean:,.0f}" for mean in means[3:]]
+        shown.add_row(arm.name, *accuracies, *costs)
     console.print(shown)
-    for run in done.runs:
-        if run.failure:
-            console.print(f"{run.arm}, seed {run.seed}, stopped at {run.failure}", soft_wrap=True)
-    console.print(f"Means over seeds. Tables, plots and records: {done.folder}", soft_wrap=True)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    for sentence in [sentence for arm in arms for sentence in stopped(arm)]:
+        console.print(sentence, markup=False, soft_wrap=True)
+    where = f"Means over seeds. Tables, plots and records: {done.folder}"
+    console.print(where, markup=False, soft_wrap=True)

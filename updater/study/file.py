@@ -16,12 +16,11 @@ from updater.errors import InputError
 from updater.periods import Periods
 from updater.settings import MOST, NAME, Settings
 from updater.study.peers import names
-from updater.study.plan import EVERY, KINDS, Arm, Span, Study, Validation
+from updater.study.plan import EVERY, KINDS, SECTIONS, Arm, Span, Study, Validation
 from updater.study.replay import ANSWERS, ReplaySettings
 from updater.study.tables import Table, nearest
 
 TOP = ("study", "stream", "validation", "settings", "arms", "quick", "replay")
-STUDY_SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
 ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch")
 REPLAY_SECTIONS = (*ARM_SECTIONS, "gate")  # of an arm, where the gate judges
 ARM_OPTIONS = {
@@ -54,7 +53,7 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     if not quick:
         short = Table({}, short.where)
     replay = _replay(top)
-    sections = STUDY_SECTIONS if replay is None else (*STUDY_SECTIONS, "gate")
+    sections = SECTIONS if replay is None else (*SECTIONS, "gate")
     settings = _overridden(settings, top.table("settings"), sections)
     settings = _overridden(settings, short.table("settings"), sections)
     settings = _beside(path, settings)
@@ -181,14 +180,24 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
         strategy=table.value("strategy", ""),
         sweep=_sweep(table.table("sweep")),
     )
+    _check_arm(table, arm)
+    return arm
+
+
+def _check_arm(table: Table, arm: Arm) -> None:
     if not 0 <= arm.weight <= 1:
         raise table.wrong(f"weight = {arm.weight}", "it must lie in [0, 1]")
-    if kind == "avalanche":
+    if arm.settings.training.search.trials:
+        raise table.wrong(
+            f"training.search.trials = {arm.settings.training.search.trials}",
+            "no arm searches at each update; a sweep chooses once, on the validation stream",
+            "write training.search.trials = 0 in [settings], and [arms.NAME.sweep]",
+        )
+    if arm.kind == "avalanche":
         budget = arm.settings.rehearsal.examples(MOST)
         names.check(arm.strategy, arm.settings.training, budget=budget)
     for value in values(arm):
         swept(arm, value, table.where)
-    return arm
 
 
 def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:

@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 
 from regularizers.consolidate import Held
-from regularizers.formats import Factored
+from regularizers.formats import flat, from_flat
 from rehearsal import window
 from rehearsal.choose import choose
 from rehearsal.manifest import Manifest, plan
@@ -65,7 +65,7 @@ class FineTuned:
         self.model = firsts.Model(*checkpoint.load(job.first.place / "checkpoint"))
         if not self._settings.training.train_routers:
             checkpoint.freeze_routers(self.model.network)
-        self._memory: Memory | None = None
+        self._memory = Memory()
         self._cursors: dict[str, int] = {}
         self._owed_seconds = 0.0
 
@@ -76,7 +76,7 @@ class FineTuned:
             UpdateError: it diverged, or nothing is short enough.
         """
         started = time.monotonic()
-        if self._memory is None:
+        if self._memory.held is None:
             self._memory = self._after_first(before[0])
         manifest = self._rehearsal(before)
         lesson = self._lesson(period, manifest)
@@ -164,7 +164,6 @@ class FineTuned:
         )
 
     def _fit(self, lesson: Lesson) -> Fit:
-        assert self._memory is not None, "it has one before it learns"
         network, folder = self.model.network, self._job.place / "training"
         averages = self._job.arm.kind == "average"
         before = [p.detach().clone() for p in network.parameters()] if averages else []
@@ -196,15 +195,15 @@ class FineTuned:
         """Weights, memory, cursors and what is owed are in the folder."""
         named = self.model.network.named_parameters()
         tensors: dict[str, torch.Tensor] = {f"model/{n}": p for n, p in named}
-        held = self._memory.held if self._memory else None
+        held = self._memory.held
         if held is not None:
             tensors |= {f"anchor/{n}": t for n, t in held.anchor.items()}
-            for name, weight in held.importance.items():
-                if isinstance(weight, Factored):
-                    tensors |= {f"rows/{name}": weight.rows, f"columns/{name}": weight.columns}
-                else:
-                    tensors[f"importance/{name}"] = weight
-        record = {"cursors": self._cursors, "owed_seconds": self._owed_seconds}
+            tensors |= {f"importance/{n}": t for n, t in flat(held.importance).items()}
+        record = {
+            "holds": held is not None,
+            "cursors": self._cursors,
+            "owed_seconds": self._owed_seconds,
+        }
         # A copy each: safetensors takes no two names for one memory.
         copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
         save_tensors(copies, folder / _FILE, {_RECORD: json.dumps(record)})
@@ -212,8 +211,7 @@ class FineTuned:
     @torch.no_grad()
     def restore(self, folder: Path) -> None:
         """All of that is as it was saved."""
-        names = ("model", "anchor", "importance", "rows", "columns")
-        parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in names}
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "anchor": {}, "importance": {}}
         device = self.model.network.device
         with safe_open(folder / _FILE, framework="pt", device=str(device)) as stream:
             record = json.loads((stream.metadata() or {})[_RECORD])
@@ -222,8 +220,6 @@ class FineTuned:
                 parts[part][parameter] = stream.get_tensor(name)
         for name, parameter in self.model.network.named_parameters():
             parameter.copy_(parts["model"][name])
-        rows, columns = parts["rows"], parts["columns"]
-        importance: dict[str, torch.Tensor | Factored] = dict(parts["importance"])
-        importance |= {name: Factored(rows[name], columns[name]) for name in rows}
-        self._memory = Memory(Held(parts["anchor"], importance))
+        held = Held(parts["anchor"], from_flat(parts["importance"]))
+        self._memory = Memory(held if record["holds"] else None)
         self._cursors, self._owed_seconds = record["cursors"], record["owed_seconds"]

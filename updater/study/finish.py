@@ -11,7 +11,7 @@ from typing import Any
 from store.errors import StoreError
 from updater.study import outputs, tabulated
 from updater.study.conduct import Conducted
-from updater.study.job import SECTIONS
+from updater.study.plan import SECTIONS
 from updater.study.publish import publish
 from updater.workspace import Workspace
 
@@ -54,8 +54,7 @@ def _differing(done: Conducted) -> dict[str, dict[str, Any]]:
     for arm in done.study.arms:
         whole = arm.settings.as_dict()
         flat = {f"{s}.{key}": value for s in sections for key, value in whole[s].items()}
-        options = {"kind": arm.kind, "every": arm.every, "equal_compute": arm.equal_compute}
-        found[arm.name] = flat | options
+        found[arm.name] = flat | arm.options
     names = next(iter(found.values()), {})
     differing = [n for n in names if len({str(one[n]) for one in found.values()}) > 1]
     return {arm: {n: one[n] for n in differing} for arm, one in found.items()}

@@ -95,6 +95,7 @@ def from_scratch(
     model = Model(*checkpoint.load(initial))
     training = dataclasses.replace(
         settings.training,
+        adapt="full",
         epochs=settings.scratch.epochs,
         learning_rate=settings.scratch.learning_rate,
         train_routers=True,

@@ -13,14 +13,14 @@ from updater.gate import Rule
 from updater.study import replay
 from updater.study.first import Model, answers
 from updater.study.job import Job
-from updater.study.replay import Outcomes
+from updater.study.replay import Deployed, Outcomes
 from updater.study.results import Stage
 
 _FILE = "deployed.json"
 
 
 class Gate(Protocol):
-    """It begins with the first model deployed."""
+    """It begins with the first model deployed, or where it was saved."""
 
     def judged(self, stage: Stage, outcomes: Outcomes) -> Stage:
         """The stage of a candidate with these outcomes, and whether it was deployed."""
@@ -28,10 +28,6 @@ class Gate(Protocol):
 
     def save(self, folder: Path) -> None:
         """What it needs to go on is in the folder."""
-        ...
-
-    def restore(self, folder: Path) -> None:
-        """It goes on from what `save` wrote."""
         ...
 
 
@@ -45,21 +41,12 @@ class Open:
     def save(self, folder: Path) -> None:
         """There is nothing to keep."""
 
-    def restore(self, folder: Path) -> None:
-        """There is nothing to restore."""
-
 
 class Judging:
-    """The service's gate, with the arm's margin and confidence."""
+    """The service's gate, from what is deployed on."""
 
-    def __init__(self, job: Job, settings: replay.ReplaySettings, first: Model) -> None:
-        rule = job.settings.gate
-        self._deployed = replay.begin(
-            answers(first, job.stream, job.settings),
-            learnt=job.stream.span.first,
-            rule=Rule(rule.margin_fraction, rule.confidence),
-            settings=settings,
-        )
+    def __init__(self, deployed: Deployed) -> None:
+        self._deployed = deployed
 
     def judged(self, stage: Stage, outcomes: Outcomes) -> Stage:
         """With the verdict, its reasons, and whether it was deployed."""
@@ -72,13 +59,20 @@ class Judging:
         """The outcomes of all that was deployed are in the folder."""
         write_text(folder / _FILE, self._deployed.to_json())
 
-    def restore(self, folder: Path) -> None:
-        """As they were."""
-        text = (folder / _FILE).read_text("utf-8")
-        before = self._deployed
-        self._deployed = replay.Deployed.from_json(text, rule=before.rule, settings=before.settings)
 
+def gate_for(job: Job, model: Model, saved: Path | None) -> Gate:
+    """As the study's `[replay]` says, with the arm's margin and confidence.
 
-def gate_for(job: Job, first: Model) -> Gate:
-    """As the study's `[replay]` says. `first`: the first model."""
-    return Open() if job.replay is None else Judging(job, job.replay, first)
+    Args:
+        model: the first model, which is asked for its outcomes unless they are in `saved`.
+        saved: the folder in which the gate was saved; None: it begins.
+    """
+    if job.replay is None:
+        return Open()
+    rule = Rule(job.settings.gate.margin_fraction, job.settings.gate.confidence)
+    if saved is not None:
+        text = (saved / _FILE).read_text("utf-8")
+        return Judging(Deployed.from_json(text, rule=rule, settings=job.replay))
+    found = answers(model, job.stream, job.settings)
+    first = job.stream.span.first
+    return Judging(replay.begin(found, learnt=first, rule=rule, settings=job.replay))

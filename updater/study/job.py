@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from updater.settings import MOST, Settings
-from updater.study.plan import Arm
+from updater.study.plan import SECTIONS, Arm
 from updater.study.replay import ReplaySettings
 from updater.study.stream import Stream
 
 RECORD = 1
 """Of the records: raised when a release changes what a run does, so that no older one is reused."""
-
-SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
-"""Of the settings: those that a run obeys."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a study is to do: its streams, arms and seeds. Data, checked by `updater.study.file`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from updater.settings import Settings
@@ -9,6 +9,8 @@ from updater.study.replay import ReplaySettings
 
 KINDS = ("update", "scratch", "frozen", "average", "avalanche")
 EVERY = ("each", "last")
+SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
+"""Of the settings: those that a run obeys."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Arm:
     equal_compute: bool = False
     strategy: str = ""
     sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the arm is, beside its settings: option -> value."""
+        apart = ("name", "settings", "sweep")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,19 @@ from updater.study.drawing import (
     period_ticks,
     tidy,
 )
-from updater.study.measures import over_stream, served
-from updater.study.ratios import Curve, over_seeds, ratios
+from updater.study.ratios import Curve, over_updates, ratios
 from updater.study.tabulated import Arm, Table
 
 
 def stream(table: Table) -> Figure | None:
-    """Mean accuracy over the periods learnt by then, after the first model and each update."""
+    """Mean accuracy over the periods learnt by then, after the first model and each update. None of
+    a replay, of which `served.as_deployed` draws the same with what the gate said."""
+    if table.judged:
+        return None
     looks = marks(table)
     curves = {
-        arm.name: over_seeds([dict(enumerate(over_stream(served(run)))) for run in arm.finished])
-        for arm in table.arms
-        if arm.name in looks
+        arm.name: curve for arm in table.arms if arm.name in looks and (curve := over_updates(arm))
     }
-    curves = {name: curve for name, curve in curves.items() if curve}
     if not curves:
         return None
     with style.styled():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from updater.study.comparison import Estimate, estimate
 from updater.study.measures import over_stream, served
 from updater.study.results import Run
-from updater.study.tabulated import Table
+from updater.study.tabulated import Arm, Table
 
 Curve = Mapping[int, Estimate]
 """At whole numbers, such as stages of the stream or past periods."""
@@ -47,6 +47,12 @@ def over_seeds(seeds: Sequence[Mapping[int, float | None]]) -> Curve:
     """The estimate at each x at which some seed has a value."""
     xs = sorted({x for seed in seeds for x, y in seed.items() if y is not None})
     return {x: estimate([y for seed in seeds if (y := seed.get(x)) is not None]) for x in xs}
+
+
+def over_updates(arm: Arm) -> Curve:
+    """After the first model and each update, what `over_stream` says of the models that users had,
+    over the finished seeds."""
+    return over_seeds([dict(enumerate(over_stream(served(run)))) for run in arm.finished])
 
 
 def _where_trained(run: Run, values: Mapping[int, float | None]) -> dict[int, float | None]:

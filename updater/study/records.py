@@ -2,7 +2,6 @@
 finished run; an unfinished one has its last stage's state beside it. No torch.
 """
 
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -18,10 +17,10 @@ STATE = "state"
 def first_stage(first: First) -> Stage | None:
     """The first model's stage; None while there is no whole first model."""
     try:
-        plain = json.loads((first.place / "stage.json").read_text("utf-8"))
+        text = (first.place / "stage.json").read_text("utf-8")
     except FileNotFoundError:
         return None
-    return Run.from_json(json.dumps(plain)).stages[0]
+    return Run.from_json(text).stages[0]
 
 
 def write_first(first: First, stage: Stage) -> None:

@@ -9,6 +9,7 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from updater.errors import UpdateError
 from updater.study import records
@@ -34,11 +35,8 @@ def run(job: Job, tell: Callable[[], None]) -> Run:
     """
     known = records.recorded(job)
     done = known or _begun(job)
-    student = STUDENTS[job.arm.kind](job)
-    gate = gate_for(job, student.model)
-    if len(done.stages) > 1:
-        student.restore(records.state(job, done))
-        gate.restore(records.state(job, done))
+    student = _after(job, done)
+    gate = gate_for(job, student.model, _saved(job, done))
     for period in job.stream.span.then[len(done.stages) - 1 :]:
         try:
             cost = student.learn(period, served(done).stages)
@@ -48,7 +46,7 @@ def run(job: Job, tell: Callable[[], None]) -> Run:
             return done
         stage = _stage(job, student, gate, period, cost, done)
         if not stage.deployed:
-            student = _as_it_was(job, done)
+            student = _after(job, done)
         done = replace(
             done,
             stages=(*done.stages, stage),
@@ -65,12 +63,17 @@ def _begun(job: Job) -> Run:
     return Run(job.arm.name, job.seed, job.stream.span.first, (stage,), choice=dict(job.choice))
 
 
-def _as_it_was(job: Job, done: Run) -> Student:
-    """The arm's model as it was after the last stage of `done`, from the disk."""
+def _after(job: Job, done: Run) -> Student:
+    """The arm's model as it was after the last stage of `done`: the first one, or from the disk."""
     student = STUDENTS[job.arm.kind](job)
-    if len(done.stages) > 1:
-        student.restore(records.state(job, done))
+    if (saved := _saved(job, done)) is not None:
+        student.restore(saved)
     return student
+
+
+def _saved(job: Job, done: Run) -> Path | None:
+    """The folder of what was kept after the last stage; the first model alone keeps nothing."""
+    return records.state(job, done) if len(done.stages) > 1 else None
 
 
 def _stage(

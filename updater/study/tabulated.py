@@ -69,6 +69,12 @@ class Table:
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({run.seed for arm in self.arms for run in arm.runs}))
 
+    @cached_property
+    def judged(self) -> bool:
+        """It is a replay: the gate judged an update of a run that finished."""
+        runs = [run for arm in self.arms for run in arm.finished]
+        return any(stage.verdict for run in runs for stage in run.stages)
+
     def differences(self, measure: str) -> list[Difference]:
         """Each other arm minus the reference, paired by seed; one family."""
         return differences({arm.name: arm.values(measure) for arm in self.arms}, self.reference)

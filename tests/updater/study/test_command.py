@@ -1,22 +1,33 @@
 """`updater study` as a user runs it: killed and run again, an arm that diverges, bad input."""
 
+import dataclasses
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
+from updater import config
 from updater.cli import main  # noqa: F401, loads the commands
 from updater.cli.app import app
+from updater.cli.study import _show
 from updater.demo import tickets
 from updater.initialise import init_workspace
+from updater.study import file
+from updater.study.conduct import Conducted
+from updater.study.results import Run
+
+Make = Callable[..., list[Run]]
 
 COMMAND = [str(Path(sys.executable).with_name("updater")), "--json", "--quiet", "study"]
 CONFIG = """
@@ -152,6 +163,21 @@ def test_bad_input_is_exit_code_2_before_any_work(
     assert bad.returncode == 2
     assert said in errors or "did you mean arms" in errors
     assert not (folder / "w" / "studies").exists()
+
+
+def test_the_table_has_every_arm_and_says_why_one_stopped(folder: Path, make_arm: Make) -> None:
+    settings = config.load_file(folder / "config.toml", (), {})
+    study = file.read(folder / "s.toml", settings)
+    (whole,), (begun,) = make_arm("both", 0.9, seeds=1), make_arm("wild", 0.5, seeds=1)
+    broken = dataclasses.replace(begun, failure="2026-02: what [/no] markup is")
+    console = Console(file=io.StringIO(), width=120)
+    runs = (whole, broken)
+    _show(console, Conducted(study, runs, (), folder, keys=(), is_part=False))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    both, wild = (line.split() for line in said.splitlines()[1:3])
+    assert both[-2:] == ["400", f"{sum(stage.seconds for stage in whole.stages):,.0f}"]
+    assert wild == ["wild", "–", "–", "–", "–", "–"]
+    assert "wild, seed 0, stopped: 2026-02: what [/no] markup is" in said
 
 
 def test_the_help_has_an_example() -> None:

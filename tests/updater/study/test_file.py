@@ -1,5 +1,6 @@
 """What a study file may say, and how it is told what is wrong."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from updater.errors import InputError
 from updater.settings import (
     FieldTemplates,
     PeriodSettings,
+    SearchSettings,
     Settings,
     SourceSettings,
     TrainingSettings,
@@ -177,3 +179,15 @@ def test_without_a_replay_an_arm_has_no_gate(tmp_path: Path) -> None:
 def test_what_a_replay_can_not_say(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(InputError, match=r"\[replay\]"):
         read(tmp_path, f"{GOOD}[replay]\n{wrong}\n")
+
+
+def test_a_search_at_each_update_is_refused_and_can_be_turned_off(tmp_path: Path) -> None:
+    searching = SearchSettings(trials=3, strength=(1e3, 1e5))
+    training = dataclasses.replace(BASE.training, search=searching)
+    path = tmp_path / "s.toml"
+    path.write_text(GOOD, "utf-8")
+    settings = dataclasses.replace(BASE, training=training)
+    with pytest.raises(InputError, match=r"training.search.trials = 3.*a sweep chooses once"):
+        file.read(path, settings)
+    path.write_text(GOOD.replace("[settings]", "[settings]\ntraining.search.trials = 0"), "utf-8")
+    assert file.read(path, settings).settings.training.search.trials == 0

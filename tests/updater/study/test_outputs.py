@@ -101,6 +101,7 @@ def test_a_stream_without_an_update_is_drawn_as_far_as_it_goes(tmp_path: Path) -
 def test_a_replay_shows_verdicts_and_what_users_had(make_replay: Make, tmp_path: Path) -> None:
     write(make_replay(), tmp_path, title="Tickets")
     assert (tmp_path / "as_deployed.svg").exists()
+    assert not (tmp_path / "stream.svg").exists(), "the same lines, without the verdicts"
     found = json.loads((tmp_path / "study.json").read_text())["replays"]["rehearsal"]["1"]
     assert (found["num_accepted"], found["num_review"], found["num_rejected"]) == (1, 1, 2)
     assert len(found["had"]) == 5

@@ -155,6 +155,45 @@ def test_stopped_after_a_stage_it_ends_as_if_it_never_had(
     assert untimed(run(parted, quiet)) == untimed(whole)
 
 
+@pytest.mark.parametrize("num_learnt", [0, 1], ids=["before the first update", "after it"])
+@pytest.mark.parametrize(
+    ("name", "regularizer", "training"),
+    [
+        ("ewc", {"method": "ewc"}, {}),
+        ("l2", {"method": "l2"}, {}),
+        ("factored", {"method": "online_ewc", "format": "factored"}, {}),
+        ("lora", {"method": "ewc"}, {"adapt": "lora"}),
+        ("experts", {"method": "ewc"}, {"adapt": "lora", "lora_experts": True}),
+        ("lwf", {"method": "lwf", "strength": 1.0}, {}),
+    ],
+)
+def test_a_student_restored_learns_the_same_bit_for_bit(
+    job: Callable[..., Job],
+    tmp_path: Path,
+    num_learnt: int,
+    name: str,
+    regularizer: dict[str, Any],
+    training: dict[str, Any],
+) -> None:
+    held = {"strength": 1e4, "num_examples": 16, **regularizer}
+    more = {"regularizer": held, "training": training, "rehearsal": {"policy": "uniform"}}
+    one = job(f"student-{name}-{num_learnt}", more=more)
+    stage = records.first_stage(one.first)
+    assert stage is not None
+    before = [stage, *(Stage(month, stage.scores) for month in SPAN.then)]
+    student, restored = (STUDENTS["update"](one) for _ in range(2))
+    for n in range(num_learnt):
+        student.learn(SPAN.then[n], before[: n + 1])
+    student.save(tmp_path)
+    restored.restore(tmp_path)
+    for model in (student, restored):
+        model.learn(SPAN.then[num_learnt], before[: num_learnt + 1])
+    ours = dict(student.model.network.named_parameters())
+    theirs = dict(restored.model.network.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert [n for n in ours if not torch.equal(ours[n], theirs[n])] == []
+
+
 def test_a_state_half_written_is_not_used(job: Callable[..., Job]) -> None:
     one = job("torn")
     whole = run(job("torn-whole"), quiet)
@@ -170,6 +209,18 @@ def test_from_scratch_each_time_or_only_at_last(job: Callable[..., Job]) -> None
     assert [stage.examples for stage in last.stages] == [96, 0, 192]
     assert last.stages[1].scores == last.stages[0].scores
     assert last.stages[2].scores == each.stages[2].scores
+
+
+def test_from_random_weights_all_of_them_are_trained_whatever_updates_adapt(
+    job: Callable[..., Job], settings: Settings
+) -> None:
+    lora = override(settings, {"training": {"adapt": "lora"}}, "test")
+    one = job("full", "scratch")
+    arm = dataclasses.replace(one.arm, settings=lora)
+    adapting = Job(arm, dataclasses.replace(one.first, settings=lora))
+    prepare(adapting.first, quiet)
+    assert adapting.first.place != one.first.place
+    assert untimed(run(adapting, quiet)) == untimed(run(one, quiet))
 
 
 def test_frozen_stays_what_it_was_at_no_cost(job: Callable[..., Job]) -> None:
