@@ -9,7 +9,6 @@ import dataclasses
 import json
 import math
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +28,7 @@ from updater.evaluate import outcomes
 from updater.nemotron import checkpoint
 from updater.nemotron.saving import save_tensors
 from updater.settings import TrainingSettings
+from updater.stopwatch import Stopwatch
 from updater.study import first as firsts
 from updater.study.job import Job
 from updater.study.results import Stage
@@ -75,27 +75,29 @@ class FineTuned:
         Raises:
             UpdateError: it diverged, or nothing is short enough.
         """
-        started = time.monotonic()
         if self._memory.held is None:
-            self._memory = self._after_first(before[0])
-        manifest = self._rehearsal(before)
-        lesson = self._lesson(period, manifest)
-        done = self._fit(lesson)
-        self._cursors = dict(manifest.cursors)
-        cost = Cost.of(done, time.monotonic() - started + self._owed_seconds)
-        started = time.monotonic()
-        if period != self._job.stream.span.then[-1]:
-            newest = select(lesson.examples, np.arange(lesson.num_new))
-            learnt = (*self._learnt(before), period)
-            self._memory = self._memory.after(
-                self._settings.regularizer,
-                self.model.network,
-                done,
-                past=self._sample(learnt),
-                newest=newest,
-            )
-        self._owed_seconds = time.monotonic() - started
+            with Stopwatch() as watch:
+                self._memory = self._after_first(before[0])
+            self._owed_seconds = watch.seconds
+        # An update that was not deployed has paid: the next one finds the importance in the cache.
+        owed_seconds = self._owed_seconds if before[-1].deployed else 0.0
+        with Stopwatch() as watch:
+            manifest = self._rehearsal(before)
+            lesson = self._lesson(period, manifest)
+            done = self._fit(lesson)
+            self._cursors = dict(manifest.cursors)
+        cost = Cost.of(done, watch.seconds + owed_seconds)
+        with Stopwatch() as watch:
+            if period != self._job.stream.span.then[-1]:
+                self._memory = self._after(period, before, lesson, done)
+        self._owed_seconds = watch.seconds
         return cost
+
+    def _after(self, period: str, before: Sequence[Stage], lesson: Lesson, done: Fit) -> Memory:
+        newest = select(lesson.examples, np.arange(lesson.num_new))
+        past = self._sample((*self._learnt(before), period))
+        settings, network = self._settings.regularizer, self.model.network
+        return self._memory.after(settings, network, done, past=past, newest=newest)
 
     def _after_first(self, stage: Stage) -> Memory:
         sample = self._sample(self._job.stream.span.first)

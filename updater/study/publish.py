@@ -81,10 +81,11 @@ def _publish_run(
 
 
 def _curve(run: Run) -> list[Point]:
-    """The scores by stage. A point's time is its stage's number, for want of a true one: so the
-    same point told again is the same, and MLflow keeps it once."""
+    """The scores by stage, of a replay those that users had. A point's time is its stage's number,
+    for want of a true one: so the same point told again is the same, and MLflow keeps it once."""
+    run = served(run)
     points = []
-    for i, average in enumerate(over_stream(served(run))):
+    for i, average in enumerate(over_stream(run)):
         scores = {f"accuracy/{period}": accuracy(run, i, period) for period in run.stages[i].scores}
         known = {**scores, "average_accuracy": average}
         metrics = {name: value for name, value in known.items() if value is not None}

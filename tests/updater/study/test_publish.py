@@ -110,3 +110,14 @@ def test_an_arm_named_with_a_plus_is_published(
 ) -> None:
     parent = publish(registry, make_arm("rehearsal+ewc", 0.9, seeds=1), page, study="plus")
     assert "final_average_accuracy/rehearsal-ewc" in client.get_run(parent).data.metrics
+
+
+def test_the_scores_of_a_replay_are_those_that_users_had(
+    registry: Registry, client: MlflowClient, make_replay: Make, page: Path
+) -> None:
+    """Its second and fourth update are rejected."""
+    child = children(client, publish(registry, make_replay(), page, study="replay"))["ewc", "0"]
+    history = client.get_metric_history(child.info.run_id, "accuracy/banking")
+    first, second, third, fourth, fifth = (point.value for point in history)
+    assert (third, fifth) == (second, fourth)
+    assert first != second != fourth

@@ -25,6 +25,7 @@ from updater.settings import (
     WorkspaceSettings,
 )
 from updater.study import records
+from updater.study.fine_tuned import FineTuned
 from updater.study.first import prepare
 from updater.study.job import First, Job
 from updater.study.plan import Arm, Span, Validation
@@ -354,6 +355,43 @@ def test_their_naive_is_our_fine_tuning(job: Callable[..., Job]) -> None:
         assert (one.steps, one.examples, one.tokens) == (other.steps, other.examples, other.tokens)
 
 
+@needs_avalanche
+@pytest.mark.parametrize("deployed", [True, False])
+def test_a_peer_begun_anew_learns_what_was_deployed_alone(
+    job: Callable[..., Job], deployed: bool
+) -> None:
+    """As one that never stopped; and as if what was not deployed had not been."""
+    one = job(f"their-{deployed}", kind="avalanche", strategy="naive", more=ALONE)
+    first = records.first_stage(one.first)
+    assert first is not None
+    before = (first, Stage(MONTHS[2], first.scores, deployed=deployed))
+    begun, anew = (STUDENTS["avalanche"](one) for _ in range(2))
+    if deployed:
+        begun.learn(MONTHS[2], before[:1])
+        begun.learn(MONTHS[3], before)
+    else:
+        begun.learn(MONTHS[3], before[:1])
+    anew.learn(MONTHS[3], before)
+    pairs = zip(begun.model.network.parameters(), anew.model.network.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+@needs_avalanche
+def test_what_a_peer_gathers_of_the_first_periods_is_paid_once(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from updater.study.peers.student import PeerStudent
+
+    begun = PeerStudent._begun
+    monkeypatch.setattr(PeerStudent, "_begun", lambda self: (begun(self)[0], 1e6))
+    one = job("their-cost", kind="avalanche", strategy="naive", more=ALONE)
+    first = records.first_stage(one.first)
+    assert first is not None
+    assert PeerStudent(one).learn(MONTHS[2], (first,)).seconds > 1e6
+    later = (first, Stage(MONTHS[2], first.scores))
+    assert PeerStudent(one).learn(MONTHS[3], later).seconds < 1e6
+
+
 def replayed_job(job: Callable[..., Job], name: str, **settings: Any) -> Job:
     more = {
         "regularizer": {"method": "ewc", "num_examples": 16},
@@ -377,6 +415,20 @@ def test_what_the_gate_does_not_deploy_was_never_learnt(
     expected = run(without, quiet).stages[-1]
     assert done.stages[-1].scores == expected.scores
     assert done.stages[-1].tokens == expected.tokens
+
+
+@pytest.mark.parametrize("deployed", [True, False])
+def test_importance_is_paid_by_one_update_the_next_after_it(
+    job: Callable[..., Job], deployed: bool
+) -> None:
+    one = job(f"paid-{deployed}", more={"regularizer": {"method": "ewc", "num_examples": 16}})
+    first = records.first_stage(one.first)
+    assert first is not None
+    student = FineTuned(one)
+    student.learn(MONTHS[2], (first,))
+    student._owed_seconds = 1e6
+    cost = student.learn(MONTHS[3], (first, Stage(MONTHS[2], first.scores, deployed=deployed)))
+    assert (cost.seconds > 1e6) is deployed
 
 
 def test_a_gate_that_is_not_followed_changes_no_model(job: Callable[..., Job]) -> None:

@@ -19,7 +19,8 @@ from updater.train.encode import Encoded, encode
 
 class PeerStudent:
     """The model with its strategy. What the strategy gathers over the stream is on no disk: after
-    a kill it learns the stream's updates anew, whose stages stay as they were recorded."""
+    a kill, or an update that was not deployed, it learns those that were anew, whose stages stay as
+    they were recorded."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -37,10 +38,12 @@ class PeerStudent:
         owed_seconds = 0.0
         if self._peer is None:
             self._peer, owed_seconds = self._begun()
-            for earlier in self._job.stream.span.then[: len(before) - 1]:
-                self._peer.learn(self._examples[earlier])
+            for stage in before[1:]:
+                if stage.deployed:
+                    self._peer.learn(self._examples[stage.period])
         learnt = self._peer.learn(self._examples[period])
-        return Cost(learnt.steps, learnt.examples, learnt.tokens, learnt.seconds + owed_seconds)
+        seconds = learnt.seconds + (owed_seconds if len(before) == 1 else 0.0)
+        return Cost(learnt.steps, learnt.examples, learnt.tokens, seconds)
 
     def _begun(self) -> tuple[Peer, float]:
         """A strategy that knows what the first model knows, and the seconds that this took."""
