@@ -34,7 +34,10 @@ def names(console: Console, found: Sequence[str], nothing: str) -> None:
 
 def initialised(console: Console, workspace: "Workspace") -> None:
     console.print(f"Workspace [bold]{workspace.settings.workspace.name}[/] is in {workspace.root}")
-    console.print("Next: `updater scratch --periods P... --deploy` or `updater adopt CHECKPOINT`")
+    console.print(
+        "Next: `updater scratch --periods P... --deploy` or `updater adopt CHECKPOINT`, in "
+        f"{workspace.root} or with --workspace {workspace.root}"
+    )
 
 
 def first(console: Console, workspace: "Workspace", done: "Update") -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from rehearsal.choice import Choice
 from store.ledger import Event, Ledger, ModelVersion, Score
 from updater.outcomes import holdout as read_holdout
+from updater.rehearsed import rehearsed
 from updater.report import flips
 from updater.report.data import (
     Cell,
@@ -29,7 +30,6 @@ from updater.report.data import (
     Version,
     Window,
 )
-from updater.steps.rehearse import rehearsed
 from updater.workspace import Workspace
 
 _RELEASES = ("promoted", "rolled_back")

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rehearsal.choose import choose
 from rehearsal.manifest import Manifest
 from rehearsal.policies import Past
-from store.ledger import Ledger, ModelVersion, Update
+from store.ledger import ModelVersion, Update
 from updater import release
 from updater.files import write_text
+from updater.rehearsed import rehearsed
 from updater.settings import RehearsalSettings
 from updater.steps.past import past_versions
 from updater.steps.student import Student
@@ -67,16 +68,6 @@ def manifest_of(workspace: Workspace, update: Update) -> Manifest:
     versions = past_versions(workspace, update).values()
     num_past = sum(workspace.ledger.dataset_version(version).num_train for version in versions)
     return manifest.first(workspace.settings.rehearsal.examples(num_past))
-
-
-def rehearsed(ledger: Ledger, update: str) -> Manifest | None:
-    """What a finished training of this update rehearsed: what its search chose, else what was
-    planned; None where its rehearse step has not planned."""
-    for name in ("train", "rehearse"):
-        step = ledger.step(update, name)
-        if step is not None and step.state == "finished" and "manifest" in step.result:
-            return Manifest.from_json(step.result["manifest"])
-    return None
 
 
 def _score(workspace: Workspace, update: Update, watch: Stopwatch) -> "Score":

@@ -12,7 +12,7 @@ from typing import Any
 
 from updater.nemotron.presets import config_fields
 from updater.progress import Progress
-from updater.study import file, records, stream, sweep
+from updater.study import arms, file, records, stream, sweep
 from updater.study.job import First, Job
 from updater.study.plan import Arm, Study
 from updater.study.pool import Failed, Places, Pool, Task
@@ -130,11 +130,11 @@ class _Conductor:
             (
                 choice,
                 [
-                    self._job_on(data, file.swept(arm, choice), seed, choice)
+                    self._job_on(data, arms.swept(arm, choice), seed, choice)
                     for seed in validation.seeds
                 ],
             )
-            for choice in file.values(arm)
+            for choice in arms.values(arm)
         ]
 
     def _prepare(self, pool: Pool, jobs: Sequence[Job]) -> None:
@@ -183,5 +183,5 @@ class _Conductor:
                     first = self._study.span.first
                     given_up.append(Run(arm.name, seed, first, (), failure=why))
                 else:
-                    jobs.append(self._job(file.swept(arm, dict(choice)), seed, choice))
+                    jobs.append(self._job(arms.swept(arm, dict(choice)), seed, choice))
         return jobs, given_up

@@ -5,31 +5,19 @@ configuration, `[settings]`, with --quick `[quick.settings]`, then the arm's own
 """
 
 import dataclasses
-import itertools
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from updater import config
 from updater.errors import InputError
 from updater.periods import Periods
-from updater.settings import MOST, NAME, Settings
-from updater.study.peers import names
-from updater.study.plan import EVERY, KINDS, SECTIONS, Arm, Span, Study, Validation
+from updater.settings import NAME, Settings
+from updater.study import arms
+from updater.study.plan import SECTIONS, Arm, Span, Study, Validation
 from updater.study.replay import ANSWERS, ReplaySettings
 from updater.study.tables import Table, nearest
 
 TOP = ("study", "stream", "validation", "settings", "arms", "quick", "replay")
-ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch")
-REPLAY_SECTIONS = (*ARM_SECTIONS, "gate")  # of an arm, where the gate judges
-ARM_OPTIONS = {
-    "update": ("equal_compute",),
-    "scratch": ("every",),
-    "frozen": (),
-    "average": ("equal_compute", "weight"),
-    "avalanche": ("strategy",),
-}
 
 
 def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[str] = ()) -> Study:
@@ -54,8 +42,8 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
         short = Table({}, short.where)
     replay = _replay(top)
     sections = SECTIONS if replay is None else (*SECTIONS, "gate")
-    settings = _overridden(settings, top.table("settings"), sections)
-    settings = _overridden(settings, short.table("settings"), sections)
+    settings = arms.overridden(settings, top.table("settings"), sections)
+    settings = arms.overridden(settings, short.table("settings"), sections)
     settings = _beside(path, settings)
     periods = Periods(settings.periods)
     study = Study(
@@ -63,13 +51,14 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
         seeds=(short if "seeds" in short.values else head).seeds(),
         span=_span(_instead(stream, short, ("first", "then")), periods),
         validation=None if quick else _validation(top, periods),
-        arms=_chosen(_arms(top, settings, sweeps=not quick), short, only),
+        arms=_chosen(arms.read(top, settings, sweeps=not quick), short, only),
         settings=settings,
         processes=head.value("processes", 0),
         threads=head.value("threads", 1),
         replay=replay,
     )
     _check_numbers(head, study)
+    _check_sweeps(top, study)
     return study
 
 
@@ -84,9 +73,13 @@ def _parse(path: Path) -> Table:
 
 def _name(head: Table, quick: bool) -> str:
     name = head.value("name", "")
+    if not name:
+        raise head.wrong("name is missing or empty", "results lie under it", 'write name = "NAME"')
     if not NAME.fullmatch(name):
         raise head.wrong(
-            f'name = "{name}"', "it must be 1 to 63 letters, digits, _ or -; results lie under it"
+            f'name = "{name}"',
+            "it must be 1 to 63 letters, digits, _ or -; results lie under it",
+            "rename it",
         )
     return f"{name}-quick" if quick else name
 
@@ -95,9 +88,12 @@ def _check_numbers(head: Table, study: Study) -> None:
     for name, least in (("processes", 0), ("threads", 1)):
         if getattr(study, name) < least:
             raise head.wrong(f"{name} = {getattr(study, name)}", f"it must be at least {least}")
+
+
+def _check_sweeps(top: Table, study: Study) -> None:
     swept = [arm.name for arm in study.arms if arm.sweep]
     if swept and study.validation is None:
-        raise InputError(
+        raise top.wrong(
             f"the arm {swept[0]} sweeps, and there is no [validation]",
             "sweeps are decided on a stream that is not reported",
             "write [validation] with first, then and seeds",
@@ -121,14 +117,21 @@ def _instead(table: Table, other: Table, names: Sequence[str]) -> Table:
 
 def _span(table: Table, periods: Periods) -> Span:
     first, then = (
-        tuple(one for text in table.texts(name) for one in periods.expand([text]))
+        tuple(one for text in table.texts(name) for one in _expanded(table, name, text, periods))
         for name in ("first", "then")
     )
     together = first + then
     for period in together:
         if together.count(period) > 1:
-            raise table.wrong(f"the period {period} is named twice", "a stream learns it once")
+            raise table.wrong(
+                f"the period {period} is named twice", "a stream learns it once", "take one out"
+            )
     return Span(first, then)
+
+
+def _expanded(table: Table, name: str, text: str, periods: Periods) -> list[str]:
+    with Table({}, f"{table.where} {name}").named():
+        return periods.expand([text])
 
 
 def _validation(top: Table, periods: Periods) -> Validation | None:
@@ -150,87 +153,8 @@ def _replay(top: Table) -> ReplaySettings | None:
     return ReplaySettings(table.value("follow_gate", True), table.choice("review", ANSWERS))
 
 
-def _overridden(settings: Settings, table: Table, sections: Sequence[str]) -> Settings:
-    table.check(sections)
-    return config.override(settings, table.values, table.where)
-
-
-def _arms(top: Table, settings: Settings, *, sweeps: bool) -> list[Arm]:
-    table = top.table("arms")
-    sections = REPLAY_SECTIONS if "replay" in top.values else ARM_SECTIONS
-    if not table.values:
-        raise table.wrong("there is no arm", "a study compares arms", "write [arms.NAME]")
-    arms = [_arm(name, table.table(name), settings, sections) for name in table.values]
-    return arms if sweeps else [dataclasses.replace(arm, sweep={}) for arm in arms]
-
-
-def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -> Arm:
-    if not NAME.fullmatch(name.replace("+", "-")):
-        raise table.wrong(f'the name "{name}"', "it must be letters, digits, _, - or +")
-    kind = table.choice("kind", KINDS)
-    table.check(("kind", "sweep", *ARM_OPTIONS[kind], *sections))
-    own = {name: table.values[name] for name in sections if name in table.values}
-    arm = Arm(
-        name=name,
-        kind=kind,
-        settings=_overridden(settings, Table(own, table.where), sections),
-        every=table.choice("every", EVERY),
-        weight=table.value("weight", 0.5),
-        equal_compute=table.value("equal_compute", False),
-        strategy=table.value("strategy", ""),
-        sweep=_sweep(table.table("sweep")),
-    )
-    _check_arm(table, arm)
-    return arm
-
-
-def _check_arm(table: Table, arm: Arm) -> None:
-    if not 0 <= arm.weight <= 1:
-        raise table.wrong(f"weight = {arm.weight}", "it must lie in [0, 1]")
-    if arm.settings.training.search.trials:
-        raise table.wrong(
-            f"training.search.trials = {arm.settings.training.search.trials}",
-            "no arm searches at each update; a sweep chooses once, on the validation stream",
-            "write training.search.trials = 0 in [settings], and [arms.NAME.sweep]",
-        )
-    if arm.kind == "avalanche":
-        budget = arm.settings.rehearsal.examples(MOST)
-        names.check(arm.strategy, arm.settings.training, budget=budget)
-    for value in values(arm):
-        swept(arm, value, table.where)
-
-
-def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:
-    for key, given in table.values.items():
-        if key.partition(".")[0] not in ARM_SECTIONS or "." not in key:
-            raise table.wrong(
-                f'"{key}"', f"it must be a setting of {', '.join(ARM_SECTIONS)}, in quotes"
-            )
-        if not isinstance(given, list) or not given:
-            raise table.wrong(f'"{key}" = {given!r}', "it must be a list of values to choose from")
-    return {key: tuple(given) for key, given in table.values.items()}
-
-
-def values(arm: Arm) -> list[dict[str, Any]]:
-    """Every combination that the arm's sweep tries, setting -> value; none without a sweep."""
-    if not arm.sweep:
-        return []
-    return [
-        dict(zip(arm.sweep, some, strict=True)) for some in itertools.product(*arm.sweep.values())
-    ]
-
-
-def swept(arm: Arm, choice: dict[str, Any], where: str = "the sweep") -> Arm:
-    """The arm with the chosen values and no sweep. Raises: InputError: a value breaks a rule."""
-    settings = arm.settings
-    for name, value in choice.items():
-        section, _, key = name.partition(".")
-        settings = config.override(settings, {section: {key: value}}, where)
-    return dataclasses.replace(arm, settings=settings, sweep={})
-
-
-def _chosen(arms: list[Arm], short: Table, only: Sequence[str]) -> tuple[Arm, ...]:
-    names = [arm.name for arm in arms]
+def _chosen(found: list[Arm], short: Table, only: Sequence[str]) -> tuple[Arm, ...]:
+    names = [arm.name for arm in found]
     wanted = list(only) or (short.texts("arms") if "arms" in short.values else names)
     for name in wanted:
         if name not in names:
@@ -239,4 +163,4 @@ def _chosen(arms: list[Arm], short: Table, only: Sequence[str]) -> tuple[Arm, ..
                 f"the arms are {', '.join(names)}",
                 nearest(name, names) or "name one of them",
             )
-    return tuple(arm for arm in arms if arm.name in wanted)
+    return tuple(arm for arm in found if arm.name in wanted)

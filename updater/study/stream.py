@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -63,11 +64,14 @@ def of_workspace(workspace: Workspace, span: Span) -> Stream:
     """The stream with the newest dataset version of each period; those without are ingested.
 
     Raises:
-        InputError: a period has no train or no holdout examples, or as `version_period`.
+        InputError: a period has not closed, has no train or no holdout examples, or as
+            `version_period`.
         UpdateError: another command is at work in the workspace.
     """
     newest = {version.period: version for version in workspace.ledger.dataset_versions()}
     missing = [period for period in span.periods if period not in newest]
+    for period in missing:  # before any of them is ingested
+        workspace.periods.check_closed(period, datetime.now(UTC))
     if missing:
         with workspace.lock():
             newest |= {period: version_period(workspace, period) for period in missing}

@@ -4,7 +4,8 @@ Knows no key itself: `updater.study.file` names them.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from updater.config import TYPE_NAMES
@@ -52,7 +53,7 @@ class Table:
             raise self.wrong(
                 f'{name} = "{value}"',
                 f"it must be one of {', '.join(allowed)}",
-                nearest(value, allowed),
+                nearest(value, allowed) or f'write {name} = "{allowed[0]}"',
             )
         return str(value)
 
@@ -60,7 +61,9 @@ class Table:
         """The list of texts `name`, not empty. Raises: InputError."""
         found = self.values.get(name, [])
         if not found:
-            raise self.wrong(f"{name} is missing or empty", "it must name at least one")
+            raise self.wrong(
+                f"{name} is missing or empty", "it must name at least one", f'write {name} = [".."]'
+            )
         if not isinstance(found, list) or any(type(one) is not str for one in found):
             raise self.wrong(f"{name} = {found!r}", f"it must be {TYPE_NAMES[tuple]}")
         return found
@@ -75,9 +78,19 @@ class Table:
         is_list = isinstance(found, list) and all(type(s) is int and s >= 0 for s in found)
         if not is_list or len(set(found)) != len(found):
             raise self.wrong(
-                f"seeds = {found!r}", "it must be a list of different whole numbers from 0 on"
+                f"seeds = {found!r}",
+                "it must be a list of different whole numbers from 0 on",
+                "write seeds = [0, 1, 2, 3, 4]",
             )
         return tuple(found)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """An InputError from the block, which knows no file, says that it is about this table."""
+        try:
+            yield
+        except InputError as error:
+            raise self.wrong(error.what, error.rule, error.cure) from None
 
     def wrong(self, what: str, rule: str, cure: str = "") -> InputError:
         """The error that says so."""

@@ -1,10 +1,12 @@
 """A Nemotron-H small enough for tests (all four kinds of layer), and a language it can learn."""
 
 import contextlib
+import importlib.util
 import json
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -36,6 +38,8 @@ MICRO = {
     "time_step_min": 0.001,
 }
 COLOURS = ["red", "green", "blue", "bright yellow"]
+
+DRIVER = Path(__file__).with_name("fit_driver.py")
 
 
 def say(first: int, count: int) -> pa.Table:
@@ -122,6 +126,17 @@ def trained(base: Path, quick: TrainingSettings, tmp_path_factory: pytest.TempPa
         watch=Watch(progress=False),
     )
     return checkpoint.export(model, base, folder / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def driver() -> ModuleType:
+    """The module of the run that is killed: imported, it is the run that is not."""
+    spec = importlib.util.spec_from_file_location("fit_driver", DRIVER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Fine-tuning: it learns, resumes exactly, pulls at the anchor once a step, stops when it must."""
 
 import dataclasses
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -120,17 +119,6 @@ def test_routers_stay_unless_they_shall_be_trained(
         assert torch.equal(tensor, frozen.state_dict()[name]) == (".gate." in name), name
     router = "model.layers.1.mixer.gate.weight"
     assert not torch.equal(before[router], trained.state_dict()[router])
-
-
-@pytest.fixture(scope="module")
-def driver() -> ModuleType:
-    """The module of the run that is killed: imported, it is the run that is not."""
-    spec = importlib.util.spec_from_file_location("fit_driver", DRIVER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def killed_in_new_process(_: ModuleType, *arguments: Any) -> int:

@@ -1,6 +1,5 @@
 """What a training records on the way: against plain torch, after a kill, and asked again."""
 
-import importlib.util
 import multiprocessing
 import signal
 from collections.abc import Mapping
@@ -27,7 +26,6 @@ from updater.train.lesson import Lesson
 from updater.train.record import Watch
 from updater.train.schedule import Plan, rate_fraction
 
-DRIVER = Path(__file__).with_name("fit_driver.py")
 SHORT = TrainingSettings(epochs=1, batch_size=16, learning_rate=5e-3, train_routers=True)
 STRENGTH = 1.0
 
@@ -93,16 +91,6 @@ def test_the_path_is_that_of_a_loop_in_plain_torch(
 def close(ours: Tensor, theirs: Tensor) -> bool:
     """By norm: where a gradient is rounding alone, Adam makes whole steps of it."""
     return bool((ours - theirs).norm() <= 0.05 * theirs.norm())
-
-
-@pytest.fixture(scope="module")
-def driver() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fit_driver", DRIVER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("trace", ["path", "optimizer"])

@@ -16,7 +16,7 @@ from updater.settings import (
     TrainingSettings,
     WorkspaceSettings,
 )
-from updater.study import file
+from updater.study import arms, file
 from updater.study.plan import Span, Study
 from updater.study.replay import ReplaySettings
 
@@ -77,7 +77,7 @@ def test_an_arm_has_the_workspaces_settings_then_the_studys_then_its_own(tmp_pat
 def test_a_sweep_tries_every_combination(tmp_path: Path) -> None:
     text = GOOD.replace("[1e3, 1e4] }", '[1e3, 1e4], "training.epochs" = [1, 3] }')
     arm = read(tmp_path, text).arms[0]
-    tried = [file.swept(arm, value).settings for value in file.values(arm)]
+    tried = [arms.swept(arm, value).settings for value in arms.values(arm)]
     found = [(one.regularizer.strength, one.training.epochs) for one in tried]
     assert found == [(1e3, 1), (1e3, 3), (1e4, 1), (1e4, 3)]
 
@@ -106,9 +106,14 @@ def test_only_these_arms(tmp_path: Path) -> None:
         ('then = ["d", "c"]', "then = []", "[stream]: then is missing or empty"),
         ('first = ["a..b"]', "", "[stream]: first is missing or empty"),
         ('then = ["d", "c"]', 'then = ["d", "b"]', "the period b is named twice"),
-        ('then = ["d", "c"]', 'then = ["d", "x"]', "'x' is no period"),
+        ('then = ["d", "c"]', 'then = ["d", "x"]', "[stream] then: 'x' is no period"),
         ('kind = "scratch"', 'kind = "scrach"', "did you mean scratch"),
-        ('kind = "scratch"\nevery = "last"', 'kind = "avalanche"', "one of naive, cumulative"),
+        (
+            'kind = "scratch"\nevery = "last"',
+            'kind = "avalanche"\nstrategy = "no"',
+            '[arms.anew]: strategy = "no". must be one of naive, cumulative',
+        ),
+        ('name = "s"', "", "[study]: name is missing or empty"),
         ('kind = "scratch"', 'strategy = "ewc"\nkind = "scratch"', "strategy"),
         ('method = "ewc"', 'method = "ewcc"', "must be one of none, l2, ewc"),
         ("regularizer.method", "regularizer.metod", "did you mean method"),
@@ -131,6 +136,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str) -
     with pytest.raises(InputError) as caught:
         read(tmp_path, GOOD.replace(old, new, 1))
     assert said in str(caught.value)
+    assert "s.toml" in caught.value.what
 
 
 def test_no_arms_at_all(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""The arms of a study file: their settings resolved, and their sweeps' values tried, before work.
+
+Called by `updater.study.file`; `updater.study.conduct` asks for a sweep's values.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from updater import config
+from updater.settings import MOST, NAME, Settings
+from updater.study.peers import names
+from updater.study.plan import EVERY, KINDS, Arm
+from updater.study.tables import Table
+
+ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch")
+REPLAY_SECTIONS = (*ARM_SECTIONS, "gate")  # of an arm, where the gate judges
+ARM_OPTIONS = {
+    "update": ("equal_compute",),
+    "scratch": ("every",),
+    "frozen": (),
+    "average": ("equal_compute", "weight"),
+    "avalanche": ("strategy",),
+}
+
+
+def overridden(settings: Settings, table: Table, sections: Sequence[str]) -> Settings:
+    table.check(sections)
+    return config.override(settings, table.values, table.where)
+
+
+def read(top: Table, settings: Settings, *, sweeps: bool) -> list[Arm]:
+    table = top.table("arms")
+    sections = REPLAY_SECTIONS if "replay" in top.values else ARM_SECTIONS
+    if not table.values:
+        raise table.wrong("there is no arm", "a study compares arms", "write [arms.NAME]")
+    arms = [_arm(name, table.table(name), settings, sections) for name in table.values]
+    return arms if sweeps else [dataclasses.replace(arm, sweep={}) for arm in arms]
+
+
+def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -> Arm:
+    if not NAME.fullmatch(name.replace("+", "-")):
+        raise table.wrong(
+            f'the name "{name}"', "it must be letters, digits, _, - or +", "rename it"
+        )
+    kind = table.choice("kind", KINDS)
+    table.check(("kind", "sweep", *ARM_OPTIONS[kind], *sections))
+    own = {name: table.values[name] for name in sections if name in table.values}
+    arm = Arm(
+        name=name,
+        kind=kind,
+        settings=overridden(settings, Table(own, table.where), sections),
+        every=table.choice("every", EVERY),
+        weight=table.value("weight", 0.5),
+        equal_compute=table.value("equal_compute", False),
+        strategy=table.value("strategy", ""),
+        sweep=_sweep(table.table("sweep")),
+    )
+    _check_arm(table, arm)
+    return arm
+
+
+def _check_arm(table: Table, arm: Arm) -> None:
+    if not 0 <= arm.weight <= 1:
+        raise table.wrong(f"weight = {arm.weight}", "it must lie in [0, 1]")
+    if arm.settings.training.search.trials:
+        raise table.wrong(
+            f"training.search.trials = {arm.settings.training.search.trials}",
+            "no arm searches at each update; a sweep chooses once, on the validation stream",
+            "write training.search.trials = 0 in [settings], and [arms.NAME.sweep]",
+        )
+    if arm.kind == "avalanche":
+        budget = arm.settings.rehearsal.examples(MOST)
+        with table.named():
+            names.check(arm.strategy, arm.settings.training, budget=budget)
+    for value in values(arm):
+        swept(arm, value, table.where)
+
+
+def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:
+    for key, given in table.values.items():
+        if key.partition(".")[0] not in ARM_SECTIONS or "." not in key:
+            raise table.wrong(
+                f'"{key}"', f"it must be a setting of {', '.join(ARM_SECTIONS)}, in quotes"
+            )
+        if not isinstance(given, list) or not given:
+            raise table.wrong(
+                f'"{key}" = {given!r}',
+                "it must be a list of values to choose from",
+                "write [1e3, 1e4]",
+            )
+    return {key: tuple(given) for key, given in table.values.items()}
+
+
+def values(arm: Arm) -> list[dict[str, Any]]:
+    """Every combination that the arm's sweep tries, setting -> value; none without a sweep."""
+    if not arm.sweep:
+        return []
+    return [
+        dict(zip(arm.sweep, some, strict=True)) for some in itertools.product(*arm.sweep.values())
+    ]
+
+
+def swept(arm: Arm, choice: dict[str, Any], where: str = "the sweep") -> Arm:
+    """The arm with the chosen values and no sweep. Raises: InputError: a value breaks a rule."""
+    settings = arm.settings
+    for name, value in choice.items():
+        section, _, key = name.partition(".")
+        settings = config.override(settings, {section: {key: value}}, where)
+    return dataclasses.replace(arm, settings=settings, sweep={})
