@@ -117,6 +117,17 @@ class Settings:
                 "sampled, or full"
             )
 
+    @property
+    def training_from_scratch(self) -> TrainingSettings:
+        """How random weights are trained: by `[scratch]`, whole, the routers too."""
+        return dataclasses.replace(
+            self.training,
+            adapt="full",  # random weights have nothing worth a low-rank change
+            epochs=self.scratch.epochs,
+            learning_rate=self.scratch.learning_rate,
+            train_routers=True,
+        )
+
     def as_dict(self) -> dict:
         """The resolved configuration without `store` and without the source's password: what is
         recorded with an update."""

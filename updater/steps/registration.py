@@ -17,15 +17,7 @@ from updater.workspace import Workspace
 def training_of(workspace: Workspace, update: Update) -> TrainingSettings:
     """How this update is trained: from random weights by other settings than from a base."""
     settings = workspace.settings
-    if update.kind == "update":
-        return settings.training
-    return dataclasses.replace(
-        settings.training,
-        adapt="full",  # random weights have nothing worth a low-rank change
-        epochs=settings.scratch.epochs,
-        learning_rate=settings.scratch.learning_rate,
-        train_routers=True,
-    )
+    return settings.training if update.kind == "update" else settings.training_from_scratch
 
 
 def run_of(workspace: Workspace, update: Update) -> str:

@@ -93,19 +93,12 @@ def from_scratch(
         seed=settings.training.seed,
     )
     model = Model(*checkpoint.load(initial))
-    training = dataclasses.replace(
-        settings.training,
-        adapt="full",
-        epochs=settings.scratch.epochs,
-        learning_rate=settings.scratch.learning_rate,
-        train_routers=True,
-    )
     longest = settings.model.max_length_tokens
     lesson = Lesson.of(model.tokenizer, examples, None, max_length_tokens=longest)
     done = fit(
         model.network,
         lesson,
-        training=training,
+        training=settings.training_from_scratch,
         guards=Guards(),
         folder=emptied(folder / "training"),
         watch=Watch(progress=False),
