@@ -9,7 +9,6 @@ UPDATER_SOURCE_FIELDS_PROMPT; an empty variable counts as not set.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ from updater.config_keys import (
     spell,
     variable,
 )
-from updater.errors import InputError
+from updater.errors import InputError, closest
 from updater.settings import Settings, password_in, without_password
 
 CONFIG_FILE = "updater.toml"
@@ -162,11 +161,11 @@ class _Reader:
                 where = f"{name}={_discreet(key, value)} in the environment"
                 self.given[key] = Given(value, where, name, is_text=True)
                 continue
-            near = difflib.get_close_matches(name, known, n=1)
+            near = closest(name, known)
             self._note(
                 f"{name} in the environment is unknown",
                 "it must be UPDATER_SECTION_KEY, for a key that is not a list",
-                f"did you mean {near[0]}, else unset it" if near else "unset it",
+                f"did you mean {near}, else unset it" if near else "unset it",
             )
 
     def take_overrides(self, overrides: Sequence[str]) -> None:

@@ -4,13 +4,12 @@ Not their values. Called by `updater.config`, and by a test that holds the docum
 """
 
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
+from updater.errors import closest
 from updater.settings import Settings
 
 Key = tuple[str, ...]  # ("training", "epochs"), ("source", "fields", "prompt")
@@ -68,15 +67,15 @@ def nearest(key: Key) -> tuple[str, str]:
     else:
         named = [".".join(s) for s in sections()]
         rule, beside = f"the sections are {', '.join(named)}", [] if section else named
-        near = _closest(".".join(section), named)
+        near = closest(".".join(section), named)
         if (*near.split("."), name) in leaves():
             return rule, f"did you mean {near}.{name}"
     elsewhere = [k for k in leaves() if k[-1] == name]
-    if near := _closest(name, beside):
+    if near := closest(name, beside):
         return rule, f"did you mean {near}"
     if elsewhere:
         return rule, f"did you mean {spell(elsewhere[0])}"
-    if near := _closest(name, [k[-1] for k in leaves()]):
+    if near := closest(name, [k[-1] for k in leaves()]):
         return rule, f"did you mean {spell(next(k for k in leaves() if k[-1] == near))}"
     return rule, "take it out"
 
@@ -91,7 +90,3 @@ def _beside(section: Key) -> list[str]:
     """What stands directly in `section`: its keys, and the sections within it."""
     names = [k[len(section)] for k in leaves() if k[: len(section)] == section]
     return list(dict.fromkeys(names))
-
-
-def _closest(name: str, names: Iterable[str]) -> str:
-    return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")

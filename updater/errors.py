@@ -4,6 +4,9 @@ A rejected candidate is a result, not an error. `updater.cli` is the one place t
 into a line on stderr and an exit code.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """What the user gave can't be obeyed: nothing was changed. Exit code 2.
@@ -21,3 +24,8 @@ class InputError(ValueError):
 
 class UpdateError(RuntimeError):
     """The work could not be finished; what was finished is kept. Exit code 1, run it again."""
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """Which of the names was probably meant, for a cure; empty where none is near."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")

@@ -5,7 +5,6 @@ rejection is a result), 1 failed and may be run again, 2 bad input or configurat
 --fail-on-reject where the gate did not accept, 130 interrupted.
 """
 
-import difflib
 import json
 import logging
 import sys
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from updater import __version__
+from updater.errors import closest
 
 if TYPE_CHECKING:
     from updater.workspace import Workspace
@@ -145,8 +145,8 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
-            near = difflib.get_close_matches(args[0], self.commands, n=1)
-            cure = f"did you mean {near[0]}?" if near else "see `updater --help`"
+            near = closest(args[0], self.commands)
+            cure = f"did you mean {near}?" if near else "see `updater --help`"
             raise click.UsageError(f"no command {args[0]!r}: {cure}", ctx)
         return super().resolve_command(ctx, args)
 

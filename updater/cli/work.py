@@ -1,6 +1,5 @@
 """Commands that make workspaces, versions and updates."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import click
 
 from updater.cli import tables
 from updater.cli.app import EXIT_NOT_ACCEPTED, Session, app, many_periods
-from updater.errors import InputError
+from updater.errors import InputError, closest
 
 
 @app.command()
@@ -186,11 +185,11 @@ def step(
 
 def _check_step(name: str, steps: Sequence[str]) -> None:
     if name not in steps:
-        near = difflib.get_close_matches(name, steps, n=1)
+        near = closest(name, steps)
         raise InputError(
             f"there is no step {name!r}",
             f"the steps are {', '.join(steps)}",
-            f"did you mean {near[0]}" if near else "name one of them",
+            f"did you mean {near}" if near else "name one of them",
         )
 
 

@@ -4,12 +4,11 @@ Not the loader: a checkpoint that exists brings its own config.json. Called by
 `updater.nemotron.checkpoint.create` and by benchmarks. Imports no torch until `config_for` runs.
 """
 
-import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from updater.errors import InputError
+from updater.errors import InputError, closest
 from updater.nemotron.layout import tensor_shapes
 
 if TYPE_CHECKING:
@@ -115,11 +114,11 @@ def config_fields(architecture: str, vocabulary_size: int) -> dict[str, Any]:
     elif architecture.endswith(".json") or Path(architecture).is_file():
         fields = read_config(Path(architecture))
     else:
-        near = difflib.get_close_matches(architecture, PRESETS, 1, cutoff=0.0)
+        near = closest(architecture, PRESETS)
         raise InputError(
             f'model.architecture = "{architecture}"',
             f"must be one of {', '.join(PRESETS)}, or the path of a config.json",
-            f'did you mean "{near[0]}"?',
+            f"did you mean {near}" if near else f'write "{next(iter(PRESETS))}"',
         )
     fields = {key: value for key, value in fields.items() if key != "auto_map"}
     fields["vocab_size"] = vocabulary_size

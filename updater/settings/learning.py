@@ -3,6 +3,7 @@ training and scratch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from rehearsal.request import STRATA, Request
 from updater.settings.rules import at_least, fraction, one_of, positive
@@ -14,6 +15,20 @@ POLICIES = (
 )
 REGULARIZERS = ("none", "l2", "ewc", "online_ewc", "si", "mas", "lwf", "der", "der++", "agem")
 ESTIMATORS = ("empirical", "sampled", "optimizer")
+DEFAULT_STRENGTHS: Mapping[str, float] = MappingProxyType(
+    {
+        "l2": 1.0,
+        "ewc": 1e4,
+        "online_ewc": 1e4,
+        "si": 1e4,
+        "mas": 1.0,
+        "lwf": 1.0,
+        "der": 1.0,
+        "der++": 1.0,
+    }
+)
+"""Of every method that has a strength, where none is given: TO BE MEASURED."""
+
 TERMS = ("base", "periods")
 IMPORTANCE_FORMATS = ("float32", "bfloat16", "factored")
 ADAPTATIONS = ("full", "lora")
@@ -109,7 +124,7 @@ class RegularizerSettings:
     """
 
     method: str = "ewc"
-    strength: float = 1e4
+    strength: float | None = None
     estimator: str = "empirical"
     num_examples: int = 256
     terms: str = "base"
@@ -124,12 +139,20 @@ class RegularizerSettings:
         one_of("estimator", self.estimator, ESTIMATORS)
         one_of("terms", self.terms, TERMS)
         one_of("format", self.format, IMPORTANCE_FORMATS)
-        at_least("strength", self.strength, 0)
+        if self.strength is not None:
+            at_least("strength", self.strength, 0)
         at_least("num_examples", self.num_examples, 1)
         fraction("decay", self.decay)
         positive("damping", self.damping)
         positive("temperature", self.temperature)
         at_least("top_k", self.top_k, 1)
+
+    @property
+    def penalty_strength(self) -> float:
+        """The strength, the method's own where none is given; 0 for methods that have none."""
+        if self.strength is None:
+            return DEFAULT_STRENGTHS.get(self.method, 0.0)
+        return self.strength
 
 
 @dataclass(frozen=True, kw_only=True)

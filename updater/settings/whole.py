@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from updater.settings.data import PeriodSettings, SourceSettings, WorkspaceSettings
 from updater.settings.learning import (
+    DEFAULT_STRENGTHS,
     ModelSettings,
     RegularizerSettings,
     RehearsalSettings,
@@ -61,7 +62,7 @@ class Settings:
         """The configured values are a search's first trial, so each must be one that it may try."""
         ranges = self.training.search.ranges
         method = self.regularizer.method
-        if "strength" in ranges and method in ("none", "agem"):
+        if "strength" in ranges and method not in DEFAULT_STRENGTHS:
             raise ValueError(
                 f"training.search.strength, regularizer.method: the method {method} has no strength"
             )
@@ -88,7 +89,7 @@ class Settings:
         """What a search may change, as it is configured."""
         fraction = self.rehearsal.fraction
         return {
-            "strength": self.regularizer.strength,
+            "strength": self.regularizer.penalty_strength,
             "learning_rate": self.training.learning_rate,
             "rehearsal_fraction": self.rehearsal.DEFAULT_FRACTION if fraction is None else fraction,
         }

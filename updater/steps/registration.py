@@ -49,7 +49,7 @@ def _parameters(workspace: Workspace, update: Update) -> dict[str, Any]:
         parameters |= {
             "rehearsal/policy": settings.rehearsal.policy,
             "regularizer/method": settings.regularizer.method,
-            "regularizer/strength": settings.regularizer.strength,
+            "regularizer/strength": settings.regularizer.penalty_strength,
         }
     if update.kind != "adopt":
         training = dataclasses.asdict(training_of(workspace, update))

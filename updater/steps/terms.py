@@ -52,7 +52,8 @@ def weighs(workspace: Workspace, update: Update) -> bool:
     then there is no past to hold on to.
     """
     method = method_of(workspace)
-    if method is None or method.source == "ones" or workspace.settings.regularizer.strength == 0:
+    strength = workspace.settings.regularizer.penalty_strength
+    if method is None or method.source == "ones" or strength == 0:
         return False
     return bool(past_versions(workspace, update))
 

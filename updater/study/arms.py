@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from updater import config
-from updater.settings import MOST, NAME, Settings
+from updater.settings import NAME, Settings
 from updater.study.peers import names
 from updater.study.plan import EVERY, KINDS, Arm
 from updater.study.tables import Table
@@ -70,12 +70,10 @@ def _check_arm(table: Table, arm: Arm) -> None:
             "no arm searches at each update; a sweep chooses once, on the validation stream",
             "write training.search.trials = 0 in [settings], and [arms.NAME.sweep]",
         )
-    if arm.kind == "avalanche":
-        budget = arm.settings.rehearsal.examples(MOST)
-        with table.named():
-            names.check(arm.strategy, arm.settings.training, budget=budget)
-    for value in values(arm):
-        swept(arm, value, table.where)
+    for one in [swept(arm, value, table.where) for value in values(arm)] or [arm]:
+        if one.kind == "avalanche":
+            with table.named():
+                names.check(one.strategy, one.settings)
 
 
 def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:

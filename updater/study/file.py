@@ -15,7 +15,7 @@ from updater.settings import NAME, Settings
 from updater.study import arms
 from updater.study.plan import SECTIONS, Arm, Span, Study, Validation
 from updater.study.replay import ANSWERS, ReplaySettings
-from updater.study.tables import Table, nearest
+from updater.study.tables import Table, did_you_mean
 
 TOP = ("study", "stream", "validation", "settings", "arms", "quick", "replay")
 
@@ -161,6 +161,6 @@ def _chosen(found: list[Arm], short: Table, only: Sequence[str]) -> tuple[Arm, .
             raise InputError(
                 f"there is no arm {name!r}",
                 f"the arms are {', '.join(names)}",
-                nearest(name, names) or "name one of them",
+                did_you_mean(name, names) or "name one of them",
             )
     return tuple(arm for arm in found if arm.name in wanted)

@@ -115,6 +115,8 @@ def _plain(settings: Settings) -> dict[str, Any]:
     """Only what a run obeys: a workspace that is renamed or moved keeps its results."""
     whole = settings.as_dict()
     plain = {name: whole[name] for name in SECTIONS}
+    if settings.regularizer.strength is None:  # a default that changes is another run
+        plain["regularizer"]["strength"] = settings.regularizer.penalty_strength
     architecture = Path(settings.model.architecture)
     if architecture.is_file():
         plain["model"]["architecture"] = json.loads(architecture.read_text("utf-8"))

@@ -3,13 +3,12 @@
 Knows no key itself: `updater.study.file` names them.
 """
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from updater.config import TYPE_NAMES
-from updater.errors import InputError
+from updater.errors import InputError, closest
 
 
 class Table:
@@ -28,7 +27,7 @@ class Table:
                 raise self.wrong(
                     f"key {name!r} is unknown",
                     f"the keys are {', '.join(allowed)}",
-                    nearest(name, allowed) or "take it out",
+                    did_you_mean(name, allowed) or "take it out",
                 )
 
     def table(self, name: str) -> "Table":
@@ -53,7 +52,7 @@ class Table:
             raise self.wrong(
                 f'{name} = "{value}"',
                 f"it must be one of {', '.join(allowed)}",
-                nearest(value, allowed) or f'write {name} = "{allowed[0]}"',
+                did_you_mean(value, allowed) or f'write {name} = "{allowed[0]}"',
             )
         return str(value)
 
@@ -97,7 +96,7 @@ class Table:
         return InputError(f"{self.where}: {what}", rule, cure)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A cure that names the nearest of the names; empty where none is near."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {near[0]}" if near else ""
+    near = closest(name, names)
+    return f"did you mean {near}" if near else ""

@@ -66,8 +66,8 @@ so that no history of answers has to be stored beside the data."""
 
 
 class Distilled:
-    """The mean negative log-likelihood of the taught examples, plus `settings.strength` times the
-    divergence from the base's answers to the held ones.
+    """The mean negative log-likelihood of the taught examples, plus `settings.penalty_strength`
+    times the divergence from the base's answers to the held ones.
 
     Both are sums over tokens divided by all completion tokens of the optimizer step: at strength 1
     one token held weighs as much as one token taught. `model` must be the base: its answers are
@@ -82,13 +82,13 @@ class Distilled:
         *,
         progress: bool,
     ) -> None:
-        self._recipe, self._strength = RECIPES[settings.method], settings.strength
+        self._recipe, self._strength = RECIPES[settings.method], settings.penalty_strength
         held = np.arange(len(lesson.examples))[self._recipe.held(lesson.num_new)]
         self._answers = BaseAnswers(
             model, lesson.examples, held, settings=settings, progress=progress
         )
         self.fingerprint = (
-            f"{settings.method} {settings.strength!r} {settings.temperature!r} {settings.top_k}"
+            f"{settings.method} {self._strength!r} {settings.temperature!r} {settings.top_k}"
         )
 
     def loss(self, model: NemotronHForCausalLM, batch: MicroBatch) -> Objected:

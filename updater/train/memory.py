@@ -52,9 +52,10 @@ class Memory:
         return Guards(self._anchor(settings), objective)
 
     def _anchor(self, settings: RegularizerSettings) -> Regularizer:
-        if self.held is None or not self.held.importance or settings.strength == 0:
+        if self.held is None or not self.held.importance or settings.penalty_strength == 0:
             return NoAnchor()
-        return QuadraticAnchor(self.held.anchor, self.held.importance, settings.strength)
+        strength = settings.penalty_strength
+        return QuadraticAnchor(self.held.anchor, self.held.importance, strength)
 
     def after(
         self,

@@ -14,7 +14,16 @@ from torch.nn import functional
 from updater.errors import InputError, UpdateError
 from updater.nemotron import checkpoint
 from updater.nemotron.weights import is_experts
-from updater.settings import RegularizerSettings, TrainingSettings
+from updater.settings import (
+    FieldTemplates,
+    PeriodSettings,
+    RegularizerSettings,
+    RehearsalSettings,
+    Settings,
+    SourceSettings,
+    TrainingSettings,
+    WorkspaceSettings,
+)
 from updater.train.encode import Encoded, collate, encode, negative_log_likelihood
 from updater.train.fit import fit
 from updater.train.guards import Guards
@@ -28,6 +37,7 @@ from updater.study.peers.learner import Learnt, Peer
 from updater.study.peers.strategies import PLUGINS, Means
 
 BRIEF = TrainingSettings(epochs=1, batch_size=8, learning_rate=1e-3)
+HELD = RegularizerSettings(strength=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +53,18 @@ def periods(base: Path, language: Any) -> dict[str, Encoded]:
 def means(strength: float) -> Means:
     regularizer = RegularizerSettings(strength=strength)
     return Means(budget=12, num_periods=3, batch_size=8, regularizer=regularizer)
+
+
+def asked(**sections: Any) -> Settings:
+    return Settings(
+        workspace=WorkspaceSettings(name="t"),
+        source=SourceSettings(
+            uri="rows.jsonl",
+            fields=FieldTemplates(id="{id}", prompt="{q}", completion="{a}", period="{p}"),
+        ),
+        periods=PeriodSettings(order=("a", "b")),
+        **{"training": BRIEF, **sections},
+    )
 
 
 def peer_on(base: Path, strategy: str, training: TrainingSettings, strength: float = 0.0) -> Any:
@@ -192,13 +214,22 @@ def test_an_unknown_strategy_is_bad_input(strategy: str) -> None:
 )
 def test_what_their_loop_cannot_do_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        names.check("naive", dataclasses.replace(BRIEF, **change), budget=0)
+        names.check("naive", asked(training=dataclasses.replace(BRIEF, **change)))
 
 
 def test_a_memory_of_nothing_is_refused() -> None:
-    names.check("ewc", BRIEF, budget=0)
+    nothing = {"rehearsal": RehearsalSettings(policy="none"), "regularizer": HELD}
+    names.check("ewc", asked(**nothing))
     with pytest.raises(InputError, match="as many examples as rehearsal's budget"):
-        names.check("replay+ewc", BRIEF, budget=0)
+        names.check("replay+ewc", asked(**nothing))
+
+
+@pytest.mark.parametrize("strategy", ["ewc", "replay+si", "der++"])
+def test_a_strength_in_their_units_has_no_default(strategy: str) -> None:
+    names.check(strategy, asked(regularizer=HELD))
+    with pytest.raises(InputError, match="in Avalanche's own units, so there is no default"):
+        names.check(strategy, asked())
+    names.check("replay", asked())
 
 
 def test_every_name_can_be_built() -> None:

@@ -7,11 +7,12 @@ Known without importing Avalanche or torch, so that a study's file is checked be
 import importlib.util
 
 from updater.errors import InputError
-from updater.settings import TrainingSettings
+from updater.settings import MOST, Settings
 
 ALONE = ("naive", "cumulative", "der", "der++")
 JOINED = ("replay", "ewc", "online_ewc", "si", "mas", "lwf", "gem", "agem")
 WITH_MEMORY = ("replay", "gem", "agem", "der", "der++")
+WITH_STRENGTH = ("ewc", "online_ewc", "si", "mas", "lwf", "der", "der++")
 FIXED_WIDTH = ("gem", "der", "der++")
 """Those that join batches to one another, so that all examples are padded to the longest of the
 stream; the others pad to the longest of the batch."""
@@ -35,8 +36,8 @@ def parts(strategy: str) -> tuple[str, ...]:
     return names
 
 
-def check(strategy: str, training: TrainingSettings, *, budget: int) -> None:
-    """The strategy can run with these settings and `budget` examples of memory.
+def check(strategy: str, settings: Settings) -> None:
+    """The strategy can run with these settings.
 
     Raises:
         InputError: it can't, or Avalanche is not installed.
@@ -48,15 +49,22 @@ def check(strategy: str, training: TrainingSettings, *, budget: int) -> None:
         )
     ours = {"accumulate": 1, "precision": "32-true", "adapt": "full", "max_steps": 0}
     for name, only in ours.items():
-        if getattr(training, name) != only:
+        given = getattr(settings.training, name)
+        if given != only:
             raise InputError(
-                f"training.{name} = {getattr(training, name)!r} with strategy = {strategy!r}",
+                f"training.{name} = {given!r} with strategy = {strategy!r}",
                 f"Avalanche's loop knows only {only!r}",
                 "set it so in the arm",
             )
-    if not budget and chosen & set(WITH_MEMORY):
+    if not settings.rehearsal.examples(MOST) and chosen & set(WITH_MEMORY):
         raise InputError(
             f'strategy = "{strategy}" without rehearsal',
             "its memory holds as many examples as rehearsal's budget",
             'set rehearsal.policy = "balanced", and a fraction or budget above 0',
+        )
+    if settings.regularizer.strength is None and chosen & set(WITH_STRENGTH):
+        raise InputError(
+            f'strategy = "{strategy}" without regularizer.strength',
+            "it goes to Avalanche in Avalanche's own units, so there is no default",
+            "sweep it by decades",
         )
