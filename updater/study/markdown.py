@@ -38,7 +38,7 @@ def markdown(table: Table, drawn: Mapping[str, Picture], *, title: str, scratch:
     for name, picture in drawn.items():
         parts += [
             f"## {picture.title}",
-            _escaped(picture.how),
+            _escaped(picture.explained(table)),
             f"![{picture.title}]({name}.svg)",
         ]
     return "\n\n".join(parts) + "\n"

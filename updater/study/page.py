@@ -41,7 +41,7 @@ def render(
         pictures=[
             {
                 "title": picture.title,
-                "how": picture.how,
+                "how": picture.explained(table),
                 "svg": Markup(style.inline_svg(figure, name, picture.title)),
             }
             for name, (picture, figure) in drawn.items()

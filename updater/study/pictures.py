@@ -17,27 +17,37 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True)
 class Picture:
-    """Its heading, what to know to read it, and how to draw it (None: nothing to draw)."""
+    """Its heading, what to know to read it, and how to draw it (None: nothing to draw). `spread`:
+    what shows the intervals over seeds, as "Bands", where it shows some."""
 
     title: str
     how: str
     draw: Callable[[Table], Figure | None]
+    spread: str = ""
+
+    def explained(self, table: Table) -> str:
+        """`how`, and what its intervals are: one seed has none."""
+        if not self.spread or len(table.seeds) == 1:
+            return self.how
+        return f"{self.how} {self.spread} are 95 % intervals over seeds."
 
 
 def pictures(scratch: str = SCRATCH) -> dict[str, Picture]:
-    """Name -> picture, in the page's order. Each `how` says what intervals it shows."""
+    """Name -> picture, in the page's order."""
     return {
         "stream": Picture(
             "Accuracy over the stream",
             "After the first model and each update, the mean accuracy over all periods that had "
-            "come by then. Bands are 95 % intervals over seeds.",
+            "come by then.",
             plots.stream,
+            "Bands",
         ),
         "cost": Picture(
             "Accuracy against cost",
             "Up and to the left is better. The dashed line joins the Pareto front: arms that no "
-            "other beats in both. Bars are 95 % intervals over seeds.",
+            "other beats in both.",
             plots.cost,
+            "Bars",
         ),
         "forgetting": Picture(
             "Forgetting by period",

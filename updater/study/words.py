@@ -59,6 +59,9 @@ def claims(table: Table) -> list[tuple[str, str]]:
     """(tone, sentence) for each arm that was compared: what may be said, the best first."""
     found = sorted(table.differences(CLAIMED), key=lambda d: -d.estimate.mean)
     called = table.claims(CLAIMED)
+    if found and all(d.adjusted_p is None for d in found):
+        changes = "; ".join(f"{d.arm} {difference(CLAIMED, d)}" for d in found)
+        return [("unsure", f"One seed shows no spread: nothing is claimed. In points: {changes}.")]
     return [
         ({"better": "good", "worse": "bad"}.get(called[d.arm], "unsure"), _claim(d, called[d.arm]))
         for d in found
