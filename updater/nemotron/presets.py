@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from updater.errors import InputError, closest
 from updater.nemotron.layout import tensor_shapes
+from updater.nemotron.releases import RELEASES
 
 if TYPE_CHECKING:
     from transformers import NemotronHConfig
@@ -55,9 +56,10 @@ _FAMILY: dict[str, Any] = {
     "use_mamba_kernels": True,
 }
 
-# Shapes of our own in the family's proportions: every kind of layer that Nano has, in Nano's
-# order at the start (MEM*E..). chunk_size 32: the fastest of 16..256 on a CPU (measured, with 64
-# within 3 %). nemotron-3-tiny was chosen by measurement on CLINC150: see TrainingSettings.
+# Before the releases, shapes of our own in the family's proportions: every kind of layer that Nano
+# has, in Nano's order at the start (MEM*E..). chunk_size 32: the fastest of 16..256 on a CPU
+# (measured, with 64 within 3 %). nemotron-3-tiny was chosen by measurement on CLINC150: see
+# TrainingSettings.
 PRESETS: dict[str, dict[str, Any]] = {
     "nemotron-3-tiny": {
         "hybrid_override_pattern": "MEM*EME",
@@ -95,6 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "intermediate_size": 640,
         "routed_scaling_factor": 2.5,
     },
+    **RELEASES,
 }
 
 

@@ -35,6 +35,25 @@ def test_a_preset_has_the_tensors_that_transformers_builds(name: str) -> None:
     assert fields["num_hidden_layers"] == len(fields["hybrid_override_pattern"])
 
 
+@pytest.mark.parametrize(
+    ("name", "num_parameters", "num_tensors"),
+    [
+        # NVIDIA's model verification cards, and the technical reports.
+        ("nemotron-3-nano-4b", 3_973_556_832, 263),
+        ("nemotron-3-nano", 31_577_937_344, 6_243),
+        ("nemotron-3-super", 120_668_687_360, 41_643),
+        ("nemotron-3-ultra", 549_308_968_960, 49_983),
+    ],
+)
+def test_a_release_has_the_published_parameters(
+    name: str, num_parameters: int, num_tensors: int
+) -> None:
+    with torch.device("meta"):
+        model = NemotronHForCausalLM(presets.config_for(name, 131_072))
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
+    assert len(list(released(model))) == num_tensors
+
+
 @pytest.mark.parametrize(("name", "millions"), [("nemotron-3-tiny", 1.9), ("nemotron-3-small", 18)])
 def test_presets_have_the_sizes_they_are_named_for(name: str, millions: float) -> None:
     with torch.device("meta"):
@@ -65,7 +84,7 @@ def test_layer_names_stand_for_the_pattern(micro: str) -> None:
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(InputError, match='did you mean "nemotron-3-tiny"'):
+    with pytest.raises(InputError, match="did you mean nemotron-3-tiny"):
         presets.config_for("nemotron3tiny", 512)
 
 
