@@ -89,7 +89,8 @@ def test_one_seed_has_no_interval_and_makes_no_claim(make_study: Make, tmp_path:
     text = (tmp_path / "study.md").read_text()
     assert "One seed: there is no interval" in text
     assert text.count("nothing is claimed") == 1
-    assert "Bands" not in text and "Bars" not in text
+    assert "Bands" not in text
+    assert "Bars" not in text
     assert "±" not in text.partition("## Accuracy")[0]
 
 
