@@ -139,7 +139,7 @@ def test_new_data_of_an_old_period_holds_nothing_of_its_old(line: Path) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        ("regularizer.method=ewc", "regularizer.estimator=optimizer"),
+        ("regularizer.method=online_ewc", "regularizer.estimator=optimizer"),
         ("regularizer.method=si", "regularizer.damping=0.2"),
     ],
     ids=" ".join,

@@ -107,11 +107,17 @@ def test_what_is_wrong_is_named_with_its_rule(tmp_path: Path, text: str, words: 
 def test_what_cannot_be_had_under_lora_is_refused(
     tmp_path: Path, method: str, estimator: str, words: str
 ) -> None:
-    held = f'[regularizer]\nmethod = "{method}"\nestimator = "{estimator}"\n'
+    held = f'[regularizer]\nmethod = "{method}"\nestimator = "{estimator}"\nterms = "periods"\n'
     load(tmp_path, GOOD + held)
     message = refused(tmp_path, GOOD + held + '[training]\nadapt = "lora"\n')
     assert words in message
     assert '[training] adapt = "lora"' in message
+
+
+def test_one_term_of_all_the_past_is_not_had_from_the_optimizer(tmp_path: Path) -> None:
+    asked = '[regularizer]\nmethod = "ewc"\nestimator = "optimizer"\n'
+    assert 'take terms = "periods"' in refused(tmp_path, GOOD + asked)
+    assert load(tmp_path, GOOD + asked + 'terms = "periods"\n').regularizer.terms == "periods"
 
 
 @pytest.mark.parametrize("method", ["none", "l2", "mas", "lwf", "der", "der++", "agem"])

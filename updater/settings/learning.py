@@ -139,6 +139,11 @@ class RegularizerSettings:
         one_of("estimator", self.estimator, ESTIMATORS)
         one_of("terms", self.terms, TERMS)
         one_of("format", self.format, IMPORTANCE_FORMATS)
+        if (self.method, self.estimator, self.terms) == ("ewc", "optimizer", "base"):
+            raise ValueError(
+                "estimator, terms: optimizer knows what each training learnt, and not all of the "
+                'past at once; take terms = "periods", or method = "online_ewc"'
+            )
         if self.strength is not None:
             at_least("strength", self.strength, 0)
         at_least("num_examples", self.num_examples, 1)

@@ -96,6 +96,8 @@ class _Conductor:
             self._prepare(pool, [*tried, *planned])
             found = dict(zip((j.key for j in tried), self._run(pool, progress, tried), strict=True))
             jobs, given_up = self._decided(tries, found)
+            # What a sweep chose may have to be recorded by the first model's training.
+            self._prepare(pool, jobs)
             runs = self._run(pool, progress, jobs)
         whole = [*(run for run in runs if isinstance(run, Run)), *given_up]
         order = [arm.name for arm in self._study.arms]

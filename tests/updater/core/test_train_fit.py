@@ -272,6 +272,25 @@ def test_a_loss_that_is_no_number_stops_with_its_step(
     assert not (tmp_path / state.FILE).exists()
 
 
+def test_weights_broken_by_the_last_step_are_not_returned(
+    base: Path, tmp_path: Path, language: Any
+) -> None:
+    """No loss is computed after it, so only the weights can tell."""
+
+    class BrokenAtLast(NoAnchor):
+        calls = 0
+
+        def add_gradient(self, parameters: Mapping[str, Tensor]) -> None:
+            self.calls += 1
+            if self.calls == 2:
+                gradient = parameters["lm_head.weight"].grad
+                assert gradient is not None
+                gradient[0, 0] = torch.nan
+
+    with pytest.raises(UpdateError, match="diverged at its last step, 2: .* is not finite"):
+        run(base, tmp_path, language(0, 16), anchor=BrokenAtLast())
+
+
 def test_a_loss_that_diverges_stops(base: Path, tmp_path: Path, language: Any) -> None:
     wild = dataclasses.replace(SHORT, learning_rate=30.0, warmup_fraction=0.0, gradient_clip=0.0)
     with pytest.raises(UpdateError, match=r"diverged|not a number"):

@@ -195,12 +195,34 @@ def test_a_student_restored_learns_the_same_bit_for_bit(
     assert [n for n in ours if not torch.equal(ours[n], theirs[n])] == []
 
 
-def test_a_state_half_written_is_not_used(job: Callable[..., Job]) -> None:
-    one = job("torn")
-    whole = run(job("torn-whole"), quiet)
-    staged = records.new_state(one, Run("torn", 0, SPAN.first, (whole.stages[0],)))
-    (staged / "state.safetensors").write_bytes(b"half")
-    assert untimed(run(one, quiet)) == untimed(whole)
+@pytest.mark.parametrize(
+    ("killed_in", "call", "num_recorded"), [("keep_state", 1, 0), ("write", 1, 0), ("write", 2, 2)]
+)
+def test_a_kill_between_state_and_record_loses_that_stage_and_no_more(
+    job: Callable[..., Job],
+    monkeypatch: pytest.MonkeyPatch,
+    killed_in: str,
+    call: int,
+    num_recorded: int,
+) -> None:
+    one, whole = (job(f"{name}-{killed_in}-{call}") for name in ("torn", "whole"))
+    real, times = getattr(records, killed_in), 0
+
+    def killed(*args: Any) -> None:
+        nonlocal times
+        times += 1
+        if times == call:
+            raise KeyboardInterrupt
+        real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, killed_in, killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(one, quiet)
+    known = records.recorded(one)
+    assert (0 if known is None else len(known.stages)) == num_recorded
+    assert untimed(run(one, quiet)) == untimed(run(whole, quiet))
+    assert not one.place.exists()
 
 
 def test_from_scratch_each_time_or_only_at_last(job: Callable[..., Job]) -> None:

@@ -10,10 +10,12 @@ Not equal, because they are the strategy's own: batches are drawn by Avalanche (
 where ours are of like length, so it pads more); replay puts a whole batch of memory beside each
 new batch, so that a step sees twice the examples (ours shares one batch among both); penalties are
 terms of the loss, through autograd; EWC makes an extra pass over each period's data and holds each
-period by a term of its own. And because it is our trainer's: experts that no token reached are
-held still by ours alone. A period that the first model has learnt is an experience of no epochs,
-from which the strategy takes what it takes after training; SI, which measures on the way, takes
-nothing of it.
+period by a term of its own, also after the stream's last period (a few percent of its seconds),
+where ours has no further update to estimate for. And because it is our trainer's: experts that no
+token reached are held still by ours alone. A period that the first model has learnt is an
+experience of no epochs, from which the strategy takes what it takes after training; SI, which
+measures on the way, takes nothing of it. Of the seconds, ours alone have those of tokenizing and of
+reading what is rehearsed.
 
 The strategy's memory, importances and copies live in the object, over the whole stream, and are
 not written anywhere: a run that is killed starts over.
@@ -36,6 +38,7 @@ from updater.study.peers.names import FIXED_WIDTH, parts
 from updater.study.peers.strategies import Means, build, wrapped
 from updater.study.peers.tokens import dataset
 from updater.train.encode import Encoded
+from updater.train.fit import check_finite
 from updater.train.learner import adamw
 from updater.train.schedule import rate_fraction
 
@@ -153,13 +156,14 @@ class Peer:
         """The model has learnt the next period by the strategy; it is left in evaluation mode.
 
         Raises:
-            UpdateError: the loss is no number.
+            UpdateError: the loss is no number, or a weight.
         """
         before = (self._wrapped.num_examples, self._wrapped.num_tokens)
         period = self._next(examples)
         started = time.perf_counter()
         self._train(period)
         seconds = time.perf_counter() - started
+        check_finite(self._wrapped, f"training diverged by its last step, {len(self._ours.losses)}")
         return Learnt(
             steps=len(self._ours.losses),
             examples=self._wrapped.num_examples - before[0],
