@@ -287,7 +287,7 @@ def test_weights_broken_by_the_last_step_are_not_returned(
                 assert gradient is not None
                 gradient[0, 0] = torch.nan
 
-    with pytest.raises(UpdateError, match="diverged at its last step, 2: .* is not finite"):
+    with pytest.raises(UpdateError, match=r"diverged at its last step, 2: .* is not finite"):
         run(base, tmp_path, language(0, 16), anchor=BrokenAtLast())
 
 
