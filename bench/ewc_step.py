@@ -126,12 +126,12 @@ def timed(step: Callable[[], None]) -> tuple[float, float]:
 
 
 def rounds_of(ways: Ways, num_rounds: int) -> dict[str, np.ndarray]:
-    """way -> wall and CPU seconds, (num_rounds, 2): all ways once a round, the order rotates."""
-    names = list(ways)
+    """way -> wall and CPU seconds, (num_rounds, 2): all ways once a round, each round in an order
+    drawn anew, so that no way always follows the same other."""
+    names, random = list(ways), np.random.default_rng(0)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for index in range(-WARM_UP_ROUNDS, num_rounds):
-        shift = index % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in random.permutation(names):
             took = timed(ways[name])
             if index >= 0:
                 seconds[name].append(took)

@@ -37,13 +37,13 @@ from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 from updater.train.encode import (
     Batch,
-    collate,
     completion_logits,
     encode,
     negative_log_likelihood,
 )
 from updater.train.fit import fit
 from updater.train.guards import Guards
+from updater.train.importance import batches
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
 
@@ -95,10 +95,8 @@ class Subject:
         self.examples = encode(tokenizer, table.take(chosen), max_length_tokens=MAX_LENGTH_TOKENS)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Of like length, as the service makes them: padding is computed for nothing."""
-        order = np.argsort(self.examples.lengths, kind="stable")
-        for first in range(0, len(order), size):
-            yield collate(self.examples, order[first : first + size])
+        """Of one length each, as the service makes them: not all are full."""
+        return batches(self.model, self.examples, size)
 
     def empirical(self) -> Fisher:
         """One example a pass, true completions."""

@@ -1,5 +1,6 @@
 """Tuning per update: what is tried, on what, what is made of it, and that it survives kills."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -131,6 +132,10 @@ def test_the_update_is_trained_as_the_winner_and_the_next_one_starts_from_it(
     record = train_result(workspace, west)["search"]
     assert record["earlier"] == [{"update": update.id, "trials": tried}]
     assert record["trials"][0]["values"] == tried[0]["values"]
+    held = dataclasses.replace(workspace.settings.regularizer, terms="periods")
+    other = workspace.tuned(dataclasses.replace(workspace.settings, regularizer=held))
+    assert [one["update"] for one in search.earlier_trials(workspace)] == [update.id, west.id]
+    assert search.earlier_trials(other) == []
     if west.base == version.id:
         planned = workspace.ledger.step(west.id, "rehearse")
         assert planned is not None

@@ -62,5 +62,6 @@ def _show(console: Console, done: "Conducted") -> None:
     console.print(shown)
     for sentence in [sentence for arm in arms for sentence in stopped(arm)]:
         console.print(sentence, markup=False, soft_wrap=True)
-    where = f"Means over seeds. Tables, plots and records: {done.folder}"
+    left = "Records" if done.is_part else "Tables, plots and records"
+    where = f"Means over seeds. {left}: {done.folder}"
     console.print(where, markup=False, soft_wrap=True)

@@ -113,10 +113,11 @@ class _Search:
         ranges = self._workspace.settings.training.search.ranges
         return {
             "ranges": {name: list(limits) for name, limits in ranges.items()},
+            "learner": _learner(self._workspace.settings),
             "num_new": held.new.num_rows,
             "num_past": 0 if held.past is None else held.past.num_rows,
             "base_past": base_past,
-            "earlier": _earlier(self._workspace),
+            "earlier": earlier_trials(self._workspace),
             "trials": [],
             "compute_seconds": watch.seconds,
         }
@@ -168,14 +169,29 @@ def _accuracy(workspace: Workspace, student: Student, examples: "pa.Table") -> f
     return sum(answers["correct"].to_pylist()) / answers.num_rows
 
 
-def _earlier(workspace: Workspace) -> list[dict[str, Any]]:
-    """The trials of every update that has searched, oldest first."""
+def earlier_trials(workspace: Workspace) -> list[dict[str, Any]]:
+    """The trials of every update that has searched with such a learner, oldest first: what was a
+    good strength of EWC says nothing of another method's."""
+    learner = _learner(workspace.settings)
     steps = [workspace.ledger.step(u.id, "train") for u in workspace.ledger.updates()]
     return [
         {"update": step.update, "trials": step.result["search"]["trials"]}
         for step in steps
-        if step is not None and step.state == "finished" and "search" in step.result
+        if step is not None
+        and step.state == "finished"
+        and step.result.get("search", {}).get("learner") == learner
     ]
+
+
+def _learner(settings: Settings) -> dict[str, str]:
+    """What the searched values are of."""
+    regularizer = settings.regularizer
+    return {
+        "method": regularizer.method,
+        "estimator": regularizer.estimator,
+        "terms": regularizer.terms,
+        "adapt": settings.training.adapt,
+    }
 
 
 def _trials(record: Mapping[str, Any]) -> list[Trial]:

@@ -67,7 +67,8 @@ class Scratch:
         job, stream = self._job, self._job.stream
         if job.arm.every == "last" and period != stream.span.then[-1]:
             return None
-        periods = (*stream.learnt_before(period), period)
+        updates = (stage.period for stage in before[1:] if stage.deployed)
+        periods = (*stream.span.first, *updates, period)
         with Stopwatch() as watch:
             self.model, done = from_scratch(job.settings, stream, periods, job.place)
         return Cost.of(done, watch.seconds)

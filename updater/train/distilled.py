@@ -60,9 +60,10 @@ arXiv 1606.09282, eq. 3; for language models KL(old || new) at T = 2 and weight 
 apple/ml-tic-lm). `der`, dark experience replay: those to the rehearsed ones are held in place of
 teaching their completions; `der++`: both (Buzzega et al. 2020, arXiv 2004.07211, eqs. 4 to 6).
 There the distance is the squared error of logits, which stands in for the divergence (their
-section 3.1); here it is the divergence itself, over k + 1 outcomes. And their answers are those of
-the moment when an example was first seen; here they are the base's, at the start of the update,
-so that no history of answers has to be stored beside the data."""
+section 3.1); here it is the divergence itself, over k + 1 outcomes. Their DER++ draws a second
+batch of memory to teach its labels; here the same rehearsed examples are taught and held. And
+their answers are those of the moment when an example was first seen; here they are the base's, at
+the start of the update, so that no history of answers has to be stored beside the data."""
 
 
 class Distilled:

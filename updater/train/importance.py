@@ -69,7 +69,7 @@ def estimate(
         estimate_from, size, loss = _ASKED[estimator]
         found = estimate_from(
             dict(model.named_parameters()),
-            _batches(model, examples, size),
+            batches(model, examples, size),
             loss(model),
             progress=shown.reach,
         )
@@ -78,7 +78,7 @@ def estimate(
     return normalise_by_evidence(importance, tokens)
 
 
-def _batches(model: NemotronHForCausalLM, encoded: Encoded, size: int) -> Iterator[Batch]:
+def batches(model: NemotronHForCausalLM, encoded: Encoded, size: int) -> Iterator[Batch]:
     """Batches of one length each, for padding would count as routed tokens."""
     waiting: dict[int, list[int]] = {}
     for example, length in enumerate(encoded.lengths.tolist()):

@@ -198,7 +198,7 @@ def test_lwf_pulls_towards_the_answers_of_before(base: Path, periods: dict[str, 
     assert moved[1][1][0] == pytest.approx(moved[0][1][0], rel=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["ewx", "naive+ewc", "der+replay", "replay+", ""])
+@pytest.mark.parametrize("strategy", ["ewx", "naive+ewc", "ewc+ewc", "der+replay", "replay+", ""])
 def test_an_unknown_strategy_is_bad_input(strategy: str) -> None:
     with pytest.raises(InputError, match="must be one of naive"):
         names.parts(strategy)

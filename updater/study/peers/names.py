@@ -27,10 +27,10 @@ def parts(strategy: str) -> tuple[str, ...]:
     if strategy in ALONE:
         return (strategy,)
     names = tuple(strategy.split("+"))
-    if not set(names) <= set(JOINED):
+    if not set(names) <= set(JOINED) or len(set(names)) < len(names):
         raise InputError(
             f'strategy = "{strategy}"',
-            f"must be one of {', '.join(ALONE)}, or of {', '.join(JOINED)} joined by +",
+            f"must be one of {', '.join(ALONE)}, or of {', '.join(JOINED)} each once, joined by +",
             'write strategy = "replay", for one',
         )
     return names
