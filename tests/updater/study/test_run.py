@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 
 from updater.config import override
 from updater.demo import tickets
+from updater.errors import InputError
 from updater.ingest.write import EXAMPLES
+from updater.initialise import init_workspace
 from updater.settings import (
     FieldTemplates,
     ModelSettings,
@@ -32,9 +35,10 @@ from updater.study.plan import Arm, Span, Validation
 from updater.study.replay import ReplaySettings
 from updater.study.results import Run, Stage
 from updater.study.run import run
-from updater.study.stream import PeriodData, Stream, held_back
+from updater.study.stream import PeriodData, Stream, held_back, of_workspace
 from updater.study.students import STUDENTS
 from updater.train.memory import trace_of
+from updater.workspace import Workspace
 
 MONTHS = ("2026-01", "2026-02", "2026-03", "2026-04")
 SPAN = Span(MONTHS[:2], MONTHS[2:])
@@ -305,6 +309,39 @@ def test_what_is_held_back_is_scored_and_not_learnt(stream: Stream, tmp_path: Pa
         assert len(holdout) == NUM_TRAIN // 4
         assert not holdout & set(stream.holdout(month)["id"].to_pylist())
         assert split.data[month].digest != stream.data[month].digest
+
+
+def test_too_few_to_hold_some_back_is_told(stream: Stream, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 train examples are left and 48 held back"):
+        held_back(stream, Validation(SPAN, (0,), 0.99), tmp_path)
+
+
+def test_a_period_without_a_holdout_cannot_be_studied(tmp_path: Path) -> None:
+    config = """
+[workspace]
+name = "w"
+[source]
+uri = "rows.jsonl"
+[source.fields]
+prompt = "{text}"
+completion = "{answer}"
+period = "{period}"
+split = "{split}"
+[periods]
+order = ["north", "south"]
+holdout_splits = ["test"]
+"""
+    (tmp_path / "config.toml").write_text(config)
+    init_workspace(tmp_path / "w", tmp_path / "config.toml")
+    rows = [
+        {"text": f"{period} {n}", "answer": "yes", "period": period, "split": split}
+        for period, split in (("north", "train"), ("north", "test"), ("south", "train"))
+        for n in range(3)
+    ]
+    lines = [json.dumps(row | {"text": f"{row['split']} {row['text']}"}) for row in rows]
+    (tmp_path / "w" / "rows.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="period south has 3 train and 0 holdout examples"):
+        of_workspace(Workspace.open(tmp_path / "w"), Span(("north",), ("south",)))
 
 
 THEIRS = {
