@@ -19,6 +19,9 @@ from updater.study.results import Run
 REFERENCE = "rehearsal"
 """The arm that others are compared with where none is named: what paper A found best alone."""
 
+COUNTS = frozenset({"steps", "tokens"})
+"""Measures that follow from settings and data: equal differences with every seed are a fact."""
+
 LESS_IS_BETTER = frozenset({"worst_forgetting", "seconds", "steps", "tokens", "peak_memory_bytes"})
 
 
@@ -77,7 +80,8 @@ class Table:
 
     def differences(self, measure: str) -> list[Difference]:
         """Each other arm minus the reference, paired by seed; one family."""
-        return differences({arm.name: arm.values(measure) for arm in self.arms}, self.reference)
+        by_arm = {arm.name: arm.values(measure) for arm in self.arms}
+        return differences(by_arm, self.reference, counted=measure in COUNTS)
 
     def claims(self, measure: str) -> dict[str, str]:
         """Arm -> "better", "worse" or "undecided" than the reference, by the family's tests."""

@@ -59,7 +59,7 @@ def claims(table: Table) -> list[tuple[str, str]]:
     """(tone, sentence) for each arm that was compared: what may be said, the best first."""
     found = sorted(table.differences(CLAIMED), key=lambda d: -d.estimate.mean)
     called = table.claims(CLAIMED)
-    if found and all(d.adjusted_p is None for d in found):
+    if found and all(d.estimate.num_seeds == 1 for d in found):
         changes = "; ".join(f"{d.arm} {difference(CLAIMED, d)}" for d in found)
         return [("unsure", f"One seed shows no spread: nothing is claimed. In points: {changes}.")]
     return [
@@ -69,13 +69,20 @@ def claims(table: Table) -> list[tuple[str, str]]:
 
 
 def _claim(found: Difference, claim: str) -> str:
-    change = difference(CLAIMED, found).replace(" (", " points (")
+    value, bracket, bounds = difference(CLAIMED, found).partition(" (")
+    change = f"{value} points{bracket}{bounds}"
     arm, reference, num = found.arm, found.reference, found.estimate.num_seeds
     if found.adjusted_p is None:
-        return f"{arm}: {change} to {reference} with one seed, which shows no spread: no claim."
+        return f"{arm}: {change} to {reference} {_alike(num)}: no claim."
     if claim == "undecided":
         return f"{arm} and {reference} are not shown to differ: {change}, {num} seeds."
     return f"{arm} is {claim} than {reference}: {change}, {num} seeds."
+
+
+def _alike(num_seeds: int) -> str:
+    if num_seeds == 1:
+        return "with one seed, which shows no spread"
+    return f"with each of {num_seeds} seeds, which leaves no spread to test against"
 
 
 def stopped(arm: Arm) -> list[str]:

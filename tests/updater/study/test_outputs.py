@@ -1,6 +1,7 @@
 """What `write` leaves in a folder: whole, the same each time, safe to show, true of odd studies."""
 
 import csv
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -188,3 +189,12 @@ def test_the_answer_is_the_tables(make_study: Make, tmp_path: Path) -> None:
 
     runs = make_study(2)
     assert write(runs, tmp_path, title="Tickets") == answer(tabulate(runs))
+
+
+def test_arms_that_never_differ_are_not_told_apart(make_arm: Make, tmp_path: Path) -> None:
+    runs = make_arm("rehearsal", 0.9, seeds=3)
+    twins = [dataclasses.replace(run, arm="twin") for run in runs]
+    write([*runs, *twins], tmp_path, title="Tickets")
+    text = (tmp_path / "study.md").read_text()
+    assert "twin: +0.0 points to rehearsal with each of 3 seeds, which leaves no spread" in text
+    assert "One seed" not in text
