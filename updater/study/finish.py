@@ -9,10 +9,11 @@ import logging
 from typing import Any
 
 from store.errors import StoreError
-from updater.study import outputs, tabulated
+from updater.study import exports, outputs
 from updater.study.conduct import Conducted
 from updater.study.plan import SECTIONS
 from updater.study.publish import publish
+from updater.study.tabulated import tabulate
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -31,9 +32,9 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
     if not done.runs:
         return {"arms": {}, **common}
     if done.is_part:
-        return {**tabulated.answer(tabulated.tabulate(done.runs, "")), **common}
+        return {**exports.answer(tabulate(done.runs)), **common}
     folder = done.folder / REPORT
-    answer = outputs.write(done.runs, folder, title=done.study.name)
+    answer = outputs.write(tabulate(done.runs), folder, title=done.study.name)
     try:
         name = f"{done.study.name} {_digest(done)}"
         publish(workspace.registry, done.runs, folder, study=name, settings=_differing(done))

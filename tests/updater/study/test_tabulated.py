@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from updater.errors import InputError
+from updater.study.exports import answer, as_csv, as_json
 from updater.study.results import Run
-from updater.study.tabulated import answer, as_csv, as_json, tabulate
+from updater.study.tabulated import tabulate
 
 Make = Callable[..., list[Run]]
 

@@ -1,0 +1,100 @@
+"""A study's table as JSON and CSV, for scripts.
+
+Pure; nothing is written to disk here. Called by `updater.study.outputs` and `finish`.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from updater.study.comparison import Estimate
+from updater.study.measures import NAMES
+from updater.study.tabulated import Arm, Table, chosen
+
+
+def answer(table: Table) -> dict[str, Any]:
+    """The JSON answer of `updater study`: arm -> measure -> a value for each of `seeds`, None
+    where that run failed."""
+    return {
+        "seeds": list(table.seeds),
+        "reference": table.reference,
+        "arms": {arm.name: _per_seed(arm, table.seeds) for arm in table.arms},
+    }
+
+
+def as_json(table: Table) -> dict[str, Any]:
+    """The answer, and with it means, intervals, differences and claims."""
+    return {
+        **answer(table),
+        "estimates": {
+            arm.name: {
+                name: dataclasses.asdict(found)
+                for name in NAMES
+                if (found := arm.estimate(name)) is not None
+            }
+            for arm in table.arms
+        },
+        "differences": {name: _differences(table, name) for name in NAMES},
+        "choices": {
+            arm.name: {run.seed: dict(run.choice) for run in arm.runs if run.choice}
+            for arm in table.arms
+        },
+    }
+
+
+def as_csv(table: Table) -> str:
+    """A line for each arm and seed: its numbers, why it failed, and what a sweep chose."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["arm", "seed", *NAMES, "failure", "choice"])
+    for arm in table.arms:
+        for run in arm.runs:
+            numbers = arm.measured.get(run.seed)
+            cells = [None if numbers is None else getattr(numbers, name) for name in NAMES]
+            writer.writerow([arm.name, run.seed, *cells, run.failure, chosen(run.choice)])
+    return stream.getvalue()
+
+
+def arms_csv(table: Table) -> str:
+    """A line for each arm and measure: mean and interval, and the difference to the reference."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    difference = ("difference", "difference_low", "difference_high", "p_value", "adjusted_p")
+    writer.writerow(
+        ["arm", "measure", "num_seeds", "mean", "low", "high", "reference", *difference, "claim"]
+    )
+    for name in NAMES:
+        against = {d.arm: d for d in table.differences(name)}
+        claims = table.claims(name)
+        for arm in table.arms:
+            found, other = arm.estimate(name), against.get(arm.name)
+            if found is None:
+                continue
+            cells: list[object] = [arm.name, name, found.num_seeds, *_numbers(found)]
+            if other is not None:
+                cells += [other.reference, *_numbers(other.estimate), other.p_value]
+                cells += [other.adjusted_p, claims[arm.name]]
+            writer.writerow(cells + [None] * (13 - len(cells)))
+    return stream.getvalue()
+
+
+def _numbers(found: Estimate) -> list[float | None]:
+    bounds = found.interval
+    return [found.mean, *((None, None) if bounds is None else (bounds.low, bounds.high))]
+
+
+def _per_seed(arm: Arm, seeds: Sequence[int]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: [getattr(arm.measured.get(seed), name, None) for seed in seeds] for name in NAMES
+    }
+    return {**found, "failures": arm.failures} if arm.failures else found
+
+
+def _differences(table: Table, measure: str) -> list[dict[str, Any]]:
+    claims = table.claims(measure)
+    return [
+        {**dataclasses.asdict(found), "claim": claims[found.arm]}
+        for found in table.differences(measure)
+    ]
