@@ -44,6 +44,24 @@ class Difference:
     p_value: float | None
     adjusted_p: float | None
 
+    @property
+    def lower_bound(self) -> float | None:
+        """With 95 % confidence in this difference by itself it is above this: Student's one-sided
+        bound, mean - t(n - 1, 0.95) s / sqrt(n). None where the estimate has no interval.
+
+        It is the reading of non-inferiority: whoever has fixed beforehand how much worse is still
+        no worse compares the bound with it (Piaggio et al. 2012, JAMA 308, 2594-2604).
+        """
+        half = self.estimate.half_width
+        if half is None:
+            return None
+        from scipy.special import stdtrit
+
+        one_sided, two_sided = stdtrit(
+            self.estimate.num_seeds - 1, [CONFIDENCE, (1 + CONFIDENCE) / 2]
+        )
+        return self.estimate.mean - half * float(one_sided / two_sided)
+
     def claim(self, *, more_is_better: bool) -> Claim:
         """What may be said of the arm with 95 % confidence in all claims of the family together."""
         if self.adjusted_p is None or self.adjusted_p > 1 - CONFIDENCE or self.estimate.mean == 0:

@@ -11,6 +11,7 @@ from typing import Any
 
 from updater.study.comparison import Estimate
 from updater.study.measures import NAMES
+from updater.study.pairs import Compared, Ratio, compared
 from updater.study.tabulated import Arm, Table, chosen
 
 
@@ -37,6 +38,7 @@ def as_json(table: Table) -> dict[str, Any]:
             for arm in table.arms
         },
         "differences": {name: _differences(table, name) for name in NAMES},
+        "pairs": [_pair(one) for one in compared(table)],
         "choices": {
             arm.name: {run.seed: dict(run.choice) for run in arm.runs if run.choice}
             for arm in table.arms
@@ -80,7 +82,53 @@ def arms_csv(table: Table) -> str:
     return stream.getvalue()
 
 
-def _numbers(found: Estimate) -> list[float | None]:
+def pairs_csv(table: Table) -> str:
+    """A line for each declared pair; "" without one."""
+    if not table.pairs:
+        return ""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    costs = (
+        "seconds_ratio",
+        "seconds_low",
+        "seconds_high",
+        "steps_ratio",
+        "steps_low",
+        "steps_high",
+    )
+    writer.writerow(
+        [
+            *("arm", "reference", "num_seeds", "difference", "difference_low", "difference_high"),
+            *("p_value", "adjusted_p", "claim", "lower_bound", *costs),
+        ]
+    )
+    for one in compared(table):
+        known = one.accuracy
+        cells: list[object] = (
+            [None] * 5
+            if known is None
+            else [*_numbers(known.estimate), known.p_value, known.adjusted_p]
+        )
+        bound = None if known is None else known.lower_bound
+        writer.writerow(
+            [
+                *(one.arm, one.reference, one.num_seeds, *cells, one.claim, bound),
+                *_numbers(one.seconds),
+                *_numbers(one.steps),
+            ]
+        )
+    return stream.getvalue()
+
+
+def _pair(one: Compared) -> dict[str, Any]:
+    bound = None if one.accuracy is None else one.accuracy.lower_bound
+    return {**dataclasses.asdict(one), "claim": one.claim, "lower_bound": bound}
+
+
+def _numbers(found: Estimate | Ratio | None) -> list[float | None]:
+    """Mean, low, high."""
+    if found is None:
+        return [None, None, None]
     bounds = found.interval
     return [found.mean, *((None, None) if bounds is None else (bounds.low, bounds.high))]
 

@@ -34,7 +34,8 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
     if done.is_part:
         return {**exports.answer(tabulate(done.runs)), **common}
     folder = done.folder / REPORT
-    answer = outputs.write(tabulate(done.runs), folder, title=done.study.name)
+    table = tabulate(done.runs, pairs=done.study.pairs)
+    answer = outputs.write(table, folder, title=done.study.name)
     try:
         name = f"{done.study.name} {_digest(done)}"
         publish(workspace.registry, done.runs, folder, study=name, settings=_differing(done))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from updater.files import write_json, write_text
 from updater.report import style
-from updater.study.exports import answer, arms_csv, as_csv, as_json
+from updater.study.exports import answer, arms_csv, as_csv, as_json, pairs_csv
 from updater.study.markdown import markdown
 from updater.study.page import render
 from updater.study.pictures import SCRATCH, Picture, pictures
@@ -27,7 +27,8 @@ TABLE = "study.json"
 
 def write(table: Table, folder: Path, *, title: str, scratch: str = SCRATCH) -> dict[str, Any]:
     """The folder has study.html, study.md, study.json, arms.csv (means and differences), runs.csv,
-    and each picture as SVG and PNG; what comes back is the answer of `updater study --json`.
+    pairs.csv where pairs were declared, and each picture as SVG and PNG; what comes back is the
+    answer of `updater study --json`.
 
     Args:
         scratch: the arm that trains on everything, if there is one.
@@ -40,8 +41,13 @@ def write(table: Table, folder: Path, *, title: str, scratch: str = SCRATCH) -> 
     shown = {name: picture for name, (picture, _) in drawn.items()}
     write_text(folder / TEXT, markdown(table, shown, title=title, scratch=scratch))
     write_text(folder / PAGE, render(table, drawn, title=title, scratch=scratch))
-    write_text(folder / "runs.csv", as_csv(table))
-    write_text(folder / "arms.csv", arms_csv(table))
+    csvs = {"runs": as_csv(table), "arms": arms_csv(table), "pairs": pairs_csv(table)}
+    for name, text in csvs.items():
+        path = folder / f"{name}.csv"
+        if text:
+            write_text(path, text)
+        else:
+            path.unlink(missing_ok=True)  # of another study that lay here
     write_json(folder / TABLE, {**as_json(table), **_more(table, scratch)})
     return answer(table)
 

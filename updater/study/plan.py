@@ -67,10 +67,19 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two arms, by name, that the study sets out to compare: `arm` is measured against
+    `reference`. No run depends on it."""
+
+    arm: str
+    reference: str
+
+
+@dataclass(frozen=True)
 class Study:
     """`settings` are those of the first model, which all arms of a seed start from. `processes`: 0
     for as many as there are GPUs, or cores. `threads`: of each process. `replay`: the gate judges
-    each update of the reported stream; None: nothing is judged."""
+    each update of the reported stream; None: nothing is judged. `pairs`: of these arms."""
 
     name: str
     seeds: tuple[int, ...]
@@ -81,3 +90,4 @@ class Study:
     processes: int = 0
     threads: int = 1
     replay: ReplaySettings | None = None
+    pairs: tuple[Pair, ...] = ()

@@ -11,6 +11,7 @@ from typing import Any
 from updater.errors import InputError
 from updater.study.comparison import Difference, Estimate, differences, estimate
 from updater.study.measures import Measures, measures
+from updater.study.plan import Pair
 from updater.study.results import Run
 
 REFERENCE = "rehearsal"
@@ -57,10 +58,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Table:
-    """The arms in the study's order, and the one that the others are compared with."""
+    """The arms in the study's order, and the one that the others are compared with. `pairs`: of
+    the arms, that were declared besides."""
 
     arms: tuple[Arm, ...]
     reference: str
+    pairs: tuple[Pair, ...] = ()
 
     def arm(self, name: str) -> Arm | None:
         return next((arm for arm in self.arms if arm.name == name), None)
@@ -86,8 +89,11 @@ class Table:
         return {d.arm: d.claim(more_is_better=more) for d in self.differences(measure)}
 
 
-def tabulate(runs: Sequence[Run], reference: str = "") -> Table:
+def tabulate(runs: Sequence[Run], reference: str = "", *, pairs: Sequence[Pair] = ()) -> Table:
     """The runs by arm. Without a named reference it is `REFERENCE`, or else the first arm.
+
+    Args:
+        pairs: of arms that have runs.
 
     Raises:
         InputError: no runs, or the reference is none of the arms.
@@ -112,7 +118,7 @@ def tabulate(runs: Sequence[Run], reference: str = "") -> Table:
     arms = tuple(
         Arm(name, tuple(run for _, run in sorted(seeds.items()))) for name, seeds in by_arm.items()
     )
-    return Table(arms, reference or fallback)
+    return Table(arms, reference or fallback, tuple(pairs))
 
 
 def chosen(choice: Mapping[str, Any]) -> str:

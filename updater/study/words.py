@@ -14,6 +14,9 @@ from updater.study.tabulated import Arm, Table, chosen
 CLAIMED = "final_average_accuracy"
 """The measure on which arms are called better or worse first of all."""
 
+TONES = {"better": "good", "worse": "bad", "undecided": ""}
+"""Claim -> how it is coloured."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -62,24 +65,27 @@ def claims(table: Table) -> list[tuple[str, str]]:
     if found and all(d.estimate.num_seeds == 1 for d in found):
         changes = "; ".join(f"{d.arm} {difference(CLAIMED, d)}" for d in found)
         return [("unsure", f"One seed shows no spread: nothing is claimed. In points: {changes}.")]
-    return [
-        ({"better": "good", "worse": "bad"}.get(called[d.arm], "unsure"), _claim(d, called[d.arm]))
-        for d in found
-    ]
+    return [(TONES[called[d.arm]] or "unsure", _claim(d, called[d.arm])) for d in found]
 
 
 def _claim(found: Difference, claim: str) -> str:
-    value, bracket, bounds = difference(CLAIMED, found).partition(" (")
-    change = f"{value} points{bracket}{bounds}"
+    change = in_points(found)
     arm, reference, num = found.arm, found.reference, found.estimate.num_seeds
     if found.adjusted_p is None:
-        return f"{arm}: {change} to {reference} {_alike(num)}: no claim."
+        return f"{arm}: {change} to {reference} {unspread(num)}: no claim."
     if claim == "undecided":
         return f"{arm} and {reference} are not shown to differ: {change}, {num} seeds."
     return f"{arm} is {claim} than {reference}: {change}, {num} seeds."
 
 
-def _alike(num_seeds: int) -> str:
+def in_points(found: Difference) -> str:
+    """Of accuracies: "+1.2 points (+0.4 to +2.0)"."""
+    value, bracket, bounds = difference(CLAIMED, found).partition(" (")
+    return f"{value} points{bracket}{bounds}"
+
+
+def unspread(num_seeds: int) -> str:
+    """Why a difference over so many seeds has no test."""
     if num_seeds == 1:
         return "with one seed, which shows no spread"
     return f"with each of {num_seeds} seeds, which leaves no spread to test against"
