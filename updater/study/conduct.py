@@ -25,10 +25,11 @@ log = logging.getLogger("updater")
 
 @dataclass(frozen=True)
 class Conducted:
-    """What came of it: the reported runs, arm by arm and seed by seed. `failed`: the workers that
-    died or had an error, sweeps' among them; their runs are missing, and are made when the study is
-    run again. `folder`: where it lies. `keys`: of the reported runs, each a digest of what decides
-    it. `is_part`: only some of the arms were asked for."""
+    """What came of it: the reported runs, arm by arm and seed by seed, one for each. `failed`: the
+    workers that died or had an error, sweeps' among them; their runs have that as their failure, no
+    record has it, and they are made when the study is run again. `folder`: where it lies. `keys`:
+    of the reported runs, each a digest of what decides it. `is_part`: only some of the arms were
+    asked for."""
 
     study: Study
     runs: tuple[Run, ...]
@@ -81,6 +82,7 @@ class _Conductor:
             whole = stream.of_workspace(workspace, study.validation.span)
             self._validation = stream.held_back(whole, study.validation, folder / "held-back")
         self._failed: list[Failed] = []
+        self._unmade: dict[str, str] = {}  # key of a first model -> why there is none
 
     def conducted(self) -> Conducted:
         """The story."""
@@ -96,8 +98,9 @@ class _Conductor:
             self._prepare(pool, [*tried, *planned])
             found = dict(zip((j.key for j in tried), self._run(pool, progress, tried), strict=True))
             jobs, given_up = self._decided(tries, found)
+            self._prepare(pool, jobs)  # a sweep may have chosen what needs another first model
             runs = self._run(pool, progress, jobs)
-        whole = [*(run for run in runs if isinstance(run, Run)), *given_up]
+        whole = [*runs, *given_up]
         order = [arm.name for arm in self._study.arms]
         whole.sort(key=lambda run: (order.index(run.arm), self._study.seeds.index(run.seed)))
         keys = tuple(job.key for job in jobs)
@@ -138,16 +141,21 @@ class _Conductor:
         ]
 
     def _prepare(self, pool: Pool, jobs: Sequence[Job]) -> None:
-        """Every first model that an unfinished job begins with is there."""
+        """Every first model that an unfinished job begins with is there, or is known to fail."""
         firsts = {job.first.key: job.first for job in jobs if records.finished(job) is None}
-        missing = [f for f in firsts.values() if records.first_stage(f) is None]
+        unknown = [first for key, first in firsts.items() if key not in self._unmade]
+        missing = [first for first in unknown if records.first_stage(first) is None]
         from updater.study.first import prepare
 
         made = pool.run([Task(f.title, prepare, f) for f in missing])
-        self._failed += [one for one in made if isinstance(one, Failed)]
+        for first, one in zip(missing, made, strict=True):
+            if isinstance(one, Failed):
+                self._failed.append(one)
+                self._unmade[first.key] = one.reason
 
-    def _run(self, pool: Pool, progress: Progress, jobs: Sequence[Job]) -> list[Run | Failed]:
-        """Each job's run, from its record where that is finished."""
+    def _run(self, pool: Pool, progress: Progress, jobs: Sequence[Job]) -> list[Run]:
+        """Each job's run, from its record where that is finished; as far as it came where its
+        worker failed."""
         from updater.study.run import run
 
         results: list[Any] = [records.finished(job) for job in jobs]
@@ -162,12 +170,16 @@ class _Conductor:
         for n, done in zip(able, pool.run(tasks), strict=True):
             results[n] = done
         for n in set(todo) - set(able):
-            results[n] = Failed(jobs[n].title, "its first model could not be made")
+            why = self._unmade[jobs[n].first.key]
+            results[n] = Failed(jobs[n].title, f"its first model could not be made: {why}")
         self._failed += [one for one in results if isinstance(one, Failed)]
-        return results
+        return [
+            _unfinished(job, one.reason) if isinstance(one, Failed) else one
+            for job, one in zip(jobs, results, strict=True)
+        ]
 
     def _decided(
-        self, tries: dict[str, list[tuple[sweep.Choice, list[Job]]]], found: dict[str, Run | Failed]
+        self, tries: dict[str, list[tuple[sweep.Choice, list[Job]]]], found: dict[str, Run]
     ) -> tuple[list[Job], list[Run]]:
         """The jobs to report, with what the sweeps chose; and the runs of arms without a choice."""
         jobs, given_up = [], []
@@ -185,3 +197,10 @@ class _Conductor:
                 else:
                     jobs.append(self._job(arms.swept(arm, dict(choice)), seed, choice))
         return jobs, given_up
+
+
+def _unfinished(job: Job, why: str) -> Run:
+    """The run as far as its record goes, with the reason why there is no more of it yet."""
+    first = job.stream.span.first
+    begun = records.recorded(job) or Run(job.arm.name, job.seed, first, (), choice=job.choice)
+    return dataclasses.replace(begun, failure=f"{why}; run again, the study tries it again")

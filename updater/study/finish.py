@@ -27,10 +27,8 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
     Raises:
         OSError: the folder can't be written.
     """
-    failed = {one.title: one.why.splitlines()[0] for one in done.failed}
+    failed = [{"title": one.title, "why": one.reason} for one in done.failed]
     common = {"study": done.study.name, "folder": str(done.folder), "failed": failed}
-    if not done.runs:
-        return {"arms": {}, **common}
     if done.is_part:
         return {**exports.answer(tabulate(done.runs)), **common}
     folder = done.folder / REPORT

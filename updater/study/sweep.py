@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from updater.study.measures import measures
-from updater.study.pool import Failed
 from updater.study.results import Run
 
 Choice = Mapping[str, Any]
 
 
-def best(tried: Sequence[tuple[Choice, Sequence[Run | Failed]]]) -> Choice | None:
+def best(tried: Sequence[tuple[Choice, Sequence[Run]]]) -> Choice | None:
     """The choice with the highest mean final average accuracy over its runs; of equal ones that
     with the smaller values (texts: that which was named first). None where every choice has a run
     that failed: a value at which one seed diverges is none to choose.
@@ -29,9 +28,9 @@ def best(tried: Sequence[tuple[Choice, Sequence[Run | Failed]]]) -> Choice | Non
     return tried[min(scored)[2]][0] if scored else None
 
 
-def _accuracies(runs: Sequence[Run | Failed]) -> list[float]:
+def _accuracies(runs: Sequence[Run]) -> list[float]:
     """One for each run; empty where one has none."""
-    found = [measures(run) if isinstance(run, Run) else None for run in runs]
+    found = [measures(run) for run in runs]
     accuracies = [one.final_average_accuracy for one in found if one is not None]
     known = [accuracy for accuracy in accuracies if accuracy is not None]
     return known if len(known) == len(runs) else []

@@ -1,6 +1,5 @@
 """Which value a sweep chooses."""
 
-from updater.study.pool import Failed
 from updater.study.results import Run, Stage
 from updater.study.sweep import best
 
@@ -28,7 +27,7 @@ def test_of_equal_ones_the_smaller() -> None:
 
 
 def test_a_value_at_which_a_seed_diverged_or_died_is_not_chosen() -> None:
-    diverged, died = run(9, failure="a: diverged"), Failed("arm", "killed")
+    diverged, died = run(9, failure="b: diverged"), Run("arm", 0, ("a",), (), failure="killed")
     tried = [(value(1.0), [run(9), diverged]), (value(2.0), [died]), (value(3.0), [run(1)])]
     assert best(tried) == value(3.0)
     assert best(tried[:2]) is None
