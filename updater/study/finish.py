@@ -29,14 +29,21 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
     """
     failed = [{"title": one.title, "why": one.reason} for one in done.failed]
     common = {"study": done.study.name, "folder": str(done.folder), "failed": failed}
+    table = tabulate(done.runs, done.study.reference, pairs=done.study.pairs)
     if done.is_part:
-        return {**exports.answer(tabulate(done.runs)), **common}
+        return {**exports.answer(table), **common}
     folder = done.folder / REPORT
-    table = tabulate(done.runs, pairs=done.study.pairs)
     answer = outputs.write(table, folder, title=done.study.name)
     try:
         name = f"{done.study.name} {_digest(done)}"
-        publish(workspace.registry, done.runs, folder, study=name, settings=_differing(done))
+        publish(
+            workspace.registry,
+            table,
+            folder,
+            study=name,
+            num_periods=len(done.study.span.periods),
+            settings=_differing(done),
+        )
     except StoreError as error:
         log.warning("the report is written, MLflow has not got it: %s", error)
     return {**answer, **common}

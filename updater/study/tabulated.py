@@ -9,13 +9,11 @@ from functools import cached_property
 from typing import Any
 
 from updater.errors import InputError
+from updater.study import plan
 from updater.study.comparison import Difference, Estimate, differences, estimate
 from updater.study.measures import Measures, measures
 from updater.study.plan import Pair
 from updater.study.results import Run
-
-REFERENCE = "rehearsal"
-"""The arm that others are compared with where none is named: what paper A found best alone."""
 
 COUNTS = frozenset({"steps", "tokens"})
 """Measures that follow from settings and data: equal differences with every seed are a fact."""
@@ -90,7 +88,7 @@ class Table:
 
 
 def tabulate(runs: Sequence[Run], reference: str = "", *, pairs: Sequence[Pair] = ()) -> Table:
-    """The runs by arm. Without a named reference it is `REFERENCE`, or else the first arm.
+    """The runs by arm. Without a named reference it is `plan.reference`.
 
     Args:
         pairs: of arms that have runs.
@@ -114,11 +112,10 @@ def tabulate(runs: Sequence[Run], reference: str = "", *, pairs: Sequence[Pair] 
             f"the arms are {', '.join(by_arm)}",
             "name one of them",
         )
-    fallback = REFERENCE if REFERENCE in by_arm else next(iter(by_arm))
     arms = tuple(
         Arm(name, tuple(run for _, run in sorted(seeds.items()))) for name, seeds in by_arm.items()
     )
-    return Table(arms, reference or fallback, tuple(pairs))
+    return Table(arms, reference or plan.reference(list(by_arm)), tuple(pairs))
 
 
 def chosen(choice: Mapping[str, Any]) -> str:

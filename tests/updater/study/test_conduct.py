@@ -202,6 +202,15 @@ def test_a_dead_worker_is_exit_code_1_and_run_again_there_is_no_trace_of_it(
     assert "SIGKILL" not in report(again, "study.json")
 
 
+def test_mlflow_takes_what_is_made_of_a_study_of_which_nothing_was(
+    study: Study, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish(workspace, study(lambda job: "full" if reported(job, "ewc", job.seed) else ""))
+    finish(workspace, study(lambda job: "full" if job.seed == 0 else ""))
+    finish(workspace, study())
+    assert "MLflow" not in caplog.text
+
+
 def test_a_run_that_died_on_its_way_is_told_as_far_as_it_came(study: Study) -> None:
     whole = study().runs[0]
 
