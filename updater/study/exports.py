@@ -12,6 +12,7 @@ from typing import Any
 from updater.study.comparison import Estimate
 from updater.study.measures import NAMES
 from updater.study.pairs import Compared, Ratio, compared
+from updater.study.sweep import Sweep
 from updater.study.tabulated import Arm, Table, chosen
 
 
@@ -39,6 +40,7 @@ def as_json(table: Table) -> dict[str, Any]:
         },
         "differences": {name: _differences(table, name) for name in NAMES},
         "pairs": [_pair(one) for one in compared(table)],
+        "sweeps": {one.arm: _sweep(one) for one in table.sweeps},
         "choices": {
             arm.name: {run.seed: dict(run.choice) for run in arm.runs if run.choice}
             for arm in table.arms
@@ -118,6 +120,39 @@ def pairs_csv(table: Table) -> str:
             ]
         )
     return stream.getvalue()
+
+
+def sweeps_csv(table: Table) -> str:
+    """A line for each choice of each sweep and each seed of the validation stream; "" without
+    one."""
+    if not table.sweeps:
+        return ""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    accuracy = "final_average_accuracy"
+    writer.writerow(["arm", "choice", "seed", accuracy, "mean", "chosen", "at_edge", "failure"])
+    for sweep in table.sweeps:
+        for one in sweep.tries:
+            is_chosen = one is sweep.chosen
+            edge = ", ".join(sweep.at_edge) if is_chosen else ""
+            for seed, value in one.accuracies.items():
+                said = ("true" if is_chosen else "false", edge, one.failures.get(seed, ""))
+                writer.writerow([sweep.arm, chosen(one.choice), seed, value, one.mean, *said])
+    return stream.getvalue()
+
+
+def _sweep(sweep: Sweep) -> dict[str, Any]:
+    tried = [
+        {
+            "choice": dict(one.choice),
+            "mean": one.mean,
+            "accuracies": one.accuracies,
+            "failures": one.failures,
+            "is_chosen": one is sweep.chosen,
+        }
+        for one in sweep.tries
+    ]
+    return {"tried": tried, "at_edge": list(sweep.at_edge)}
 
 
 def _pair(one: Compared) -> dict[str, Any]:

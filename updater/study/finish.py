@@ -27,21 +27,22 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
     Raises:
         OSError: the folder can't be written.
     """
+    study = done.study
     failed = [{"title": one.title, "why": one.reason} for one in done.failed]
-    common = {"study": done.study.name, "folder": str(done.folder), "failed": failed}
-    table = tabulate(done.runs, done.study.reference, pairs=done.study.pairs)
+    common = {"study": study.name, "folder": str(done.folder), "failed": failed}
+    table = tabulate(done.runs, study.reference, pairs=study.pairs, sweeps=done.sweeps)
     if done.is_part:
         return {**exports.answer(table), **common}
     folder = done.folder / REPORT
-    answer = outputs.write(table, folder, title=done.study.name)
+    answer = outputs.write(table, folder, title=study.name)
     try:
-        name = f"{done.study.name} {_digest(done)}"
+        name = f"{study.name} {_digest(done)}"
         publish(
             workspace.registry,
             table,
             folder,
             study=name,
-            num_periods=len(done.study.span.periods),
+            num_periods=len(study.span.periods),
             settings=_differing(done),
         )
     except StoreError as error:

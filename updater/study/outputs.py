@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from updater.files import write_json, write_text
 from updater.report import style
-from updater.study.exports import answer, arms_csv, as_csv, as_json, pairs_csv
+from updater.study.exports import answer, arms_csv, as_csv, as_json, pairs_csv, sweeps_csv
 from updater.study.markdown import markdown
 from updater.study.page import render
 from updater.study.pictures import SCRATCH, Picture, pictures
@@ -23,12 +23,13 @@ from updater.study.tabulated import Table
 PAGE = "study.html"
 TEXT = "study.md"
 TABLE = "study.json"
+CSVS = {"runs": as_csv, "arms": arms_csv, "pairs": pairs_csv, "sweeps": sweeps_csv}
 
 
 def write(table: Table, folder: Path, *, title: str, scratch: str = SCRATCH) -> dict[str, Any]:
     """The folder has study.html, study.md, study.json, arms.csv (means and differences), runs.csv,
-    pairs.csv where pairs were declared, and each picture as SVG and PNG; what comes back is the
-    answer of `updater study --json`.
+    pairs.csv where pairs were declared, sweeps.csv where arms swept, and each picture as SVG and
+    PNG; what comes back is the answer of `updater study --json`.
 
     Args:
         scratch: the arm that trains on everything, if there is one.
@@ -41,8 +42,8 @@ def write(table: Table, folder: Path, *, title: str, scratch: str = SCRATCH) -> 
     shown = {name: picture for name, (picture, _) in drawn.items()}
     write_text(folder / TEXT, markdown(table, shown, title=title, scratch=scratch))
     write_text(folder / PAGE, render(table, drawn, title=title, scratch=scratch))
-    csvs = {"runs": as_csv(table), "arms": arms_csv(table), "pairs": pairs_csv(table)}
-    for name, text in csvs.items():
+    for name, as_text in CSVS.items():
+        text = as_text(table)
         path = folder / f"{name}.csv"
         if text:
             write_text(path, text)

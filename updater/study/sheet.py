@@ -6,7 +6,7 @@ What stands in it: `updater.study.sheets`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WORDS = frozenset({"arm", "against", "final accuracy is"})
+WORDS = frozenset({"arm", "against", "final accuracy is", "choice", "outcome"})
 """The columns that hold no numbers."""
 
 

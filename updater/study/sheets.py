@@ -3,7 +3,7 @@
 Called by `updater.study.page` and `updater.study.markdown`.
 """
 
-from updater.study import pair_report
+from updater.study import pair_report, sweep_report
 from updater.study.comparison import Estimate
 from updater.study.measures import ACCURACIES
 from updater.study.ratios import Curve, ratios
@@ -26,7 +26,7 @@ def sheets(table: Table, scratch: str) -> list[Sheet]:
     """All that have something to say, in the page's order."""
     found = [
         *(results(table), paired(table), pair_report.sheet(table)),
-        *(against_scratch(table, scratch), releases(table)),
+        *(against_scratch(table, scratch), releases(table), sweep_report.sheet(table)),
     ]
     return [sheet for sheet in found if sheet is not None and sheet.rows]
 

@@ -14,6 +14,7 @@ from updater.study.comparison import Difference, Estimate, differences, estimate
 from updater.study.measures import Measures, measures
 from updater.study.plan import Pair
 from updater.study.results import Run
+from updater.study.sweep import Sweep
 
 COUNTS = frozenset({"steps", "tokens"})
 """Measures that follow from settings and data: equal differences with every seed are a fact."""
@@ -57,11 +58,12 @@ class Arm:
 @dataclass(frozen=True)
 class Table:
     """The arms in the study's order, and the one that the others are compared with. `pairs`: of
-    the arms, that were declared besides."""
+    the arms, that were declared besides. `sweeps`: what was tried for those that swept."""
 
     arms: tuple[Arm, ...]
     reference: str
     pairs: tuple[Pair, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
 
     def arm(self, name: str) -> Arm | None:
         return next((arm for arm in self.arms if arm.name == name), None)
@@ -87,11 +89,17 @@ class Table:
         return {d.arm: d.claim(more_is_better=more) for d in self.differences(measure)}
 
 
-def tabulate(runs: Sequence[Run], reference: str = "", *, pairs: Sequence[Pair] = ()) -> Table:
+def tabulate(
+    runs: Sequence[Run],
+    reference: str = "",
+    *,
+    pairs: Sequence[Pair] = (),
+    sweeps: Sequence[Sweep] = (),
+) -> Table:
     """The runs by arm. Without a named reference it is `plan.reference`.
 
     Args:
-        pairs: of arms that have runs.
+        pairs, sweeps: of arms that have runs.
 
     Raises:
         InputError: no runs, or the reference is none of the arms.
@@ -115,7 +123,7 @@ def tabulate(runs: Sequence[Run], reference: str = "", *, pairs: Sequence[Pair] 
     arms = tuple(
         Arm(name, tuple(run for _, run in sorted(seeds.items()))) for name, seeds in by_arm.items()
     )
-    return Table(arms, reference or plan.reference(list(by_arm)), tuple(pairs))
+    return Table(arms, reference or plan.reference(list(by_arm)), tuple(pairs), tuple(sweeps))
 
 
 def chosen(choice: Mapping[str, Any]) -> str:

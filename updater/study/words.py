@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from updater.report import style
 from updater.study.comparison import CONFIDENCE, Difference
 from updater.study.measures import ACCURACIES
-from updater.study.tabulated import Arm, Table, chosen
+from updater.study.tabulated import Arm, Table
 
 CLAIMED = "final_average_accuracy"
 """The measure on which arms are called better or worse first of all."""
@@ -94,16 +94,6 @@ def unspread(num_seeds: int) -> str:
 def stopped(arm: Arm) -> list[str]:
     """A sentence for each of its runs that failed."""
     return [f"{arm.name}, seed {seed}, stopped: {why}" for seed, why in arm.failures.items()]
-
-
-def choices(table: Table) -> list[str]:
-    """A sentence for each arm that was swept; the same choice of several seeds is said once."""
-    said = []
-    for arm in table.arms:
-        kept = dict.fromkeys(chosen(run.choice) for run in arm.runs if run.choice)
-        if kept:
-            said.append(f"{arm.name}: {'; or '.join(kept)}")
-    return said
 
 
 def summary(table: Table) -> str:

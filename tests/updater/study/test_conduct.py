@@ -226,6 +226,42 @@ def test_a_run_that_died_on_its_way_is_told_as_far_as_it_came(study: Study) -> N
     assert (died.arm, died.seed, len(died.stages)) == ("rehearsal", 0, 2)
 
 
+def test_what_the_sweeps_tried_is_told(study: Study, workspace: Workspace) -> None:
+    """Of strength 1e2 a worker died: the best of the others is chosen, and lies at no edge."""
+    done = study(lambda job: "full" if job.seed == 6 and strength(job) == 1e2 else "")
+    finish(workspace, done)
+    (sweep,) = done.sweeps
+    assert (sweep.arm, [one.choice["regularizer.strength"] for one in sweep.tries]) == (
+        "ewc",
+        [1e2, 1e3, 1e4],
+    )
+    assert [sorted(one.accuracies) for one in sweep.tries] == [[5, 6]] * 3
+    assert sweep.tries[0].failures.keys() == {6}
+    assert sweep.chosen is sweep.tries[1]
+    assert {run.arm: run.choice for run in done.runs} == {
+        "ewc": {"regularizer.strength": 1e3},
+        "rehearsal": {},
+    }
+    for name in ("study.html", "study.md", "sweeps.csv", "study.json"):
+        assert "full; run again, the study tries it again" in report(done, name)
+
+
+def strength(job: First | Job) -> float | None:
+    return job.settings.regularizer.strength if isinstance(job, Job) else None
+
+
+def test_an_arm_of_which_no_choice_came_to_an_end_has_its_place(
+    study: Study, workspace: Workspace
+) -> None:
+    done = study(lambda job: "full" if job.seed == 6 else "")
+    failures = finish(workspace, done)["arms"]["ewc"]["failures"]
+    assert set(failures.values()) == {
+        "every value of its sweep diverged or failed on the validation stream"
+    }
+    assert "0 of 2" in report(done, "study.md")
+    assert report(done, "sweeps.csv").count("its first model could not be made: full") == 3
+
+
 def test_a_sweep_may_choose_what_needs_another_first_model(study: Study) -> None:
     """Synaptic intelligence needs the trace of the first model's training, EWC does not."""
     sweep = 'sweep = { "regularizer.method" = ["si"] }'

@@ -125,6 +125,7 @@ def test_only_these_arms(tmp_path: Path) -> None:
         ('every = "last"', "equal_compute = true", "key 'equal_compute' is unknown"),
         ('"regularizer.strength" =', '"regularizer.strengt" =', "did you mean strength"),
         ("[1e3, 1e4]", "[]", "a list of values to choose from"),
+        ("[1e3, 1e4]", "[1e4, 1e3, 10000]", "10000.0 stands there more than once"),
         ("[1e3, 1e4]", "[1e3, -1]", "must be a finite number of at least 0"),
         ('name = "s"', 'name = "a/b"', "it must be 1 to 63 letters"),
         ("[study]", "[studi]", "did you mean study"),
