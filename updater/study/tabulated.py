@@ -128,4 +128,11 @@ def tabulate(
 
 def chosen(choice: Mapping[str, Any]) -> str:
     """What a sweep chose, in words: "regularizer.strength = 100.0"."""
-    return ", ".join(f"{setting} = {value}" for setting, value in choice.items())
+    return ", ".join(f"{setting} = {_spelled(value)}" for setting, value in choice.items())
+
+
+def _spelled(value: Any) -> str:
+    """Large round numbers without their zeros, which nobody counts: 1e10 is "1e+10"."""
+    if isinstance(value, float) and abs(value) >= 1e6 and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
