@@ -37,7 +37,7 @@ def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> i
     answer = finish(workspace, done)
     session.answer(answer, lambda console: _show(console, done))
     for failed in done.failed:
-        click.echo(f"updater: {failed.title}: {failed.why.splitlines()[0]}", err=True)
+        click.echo(f"updater: {failed.title}: {failed.reason}", err=True)
         if session.traceback:
             click.echo(failed.why, err=True)
     return EXIT_FAILED if done.failed else 0

@@ -88,6 +88,13 @@ def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:
                 "it must be a list of values to choose from",
                 "write [1e3, 1e4]",
             )
+        twice = next((value for value in given if given.count(value) > 1), None)
+        if twice is not None:
+            raise table.wrong(
+                f'"{key}" = {given!r}',
+                f"{twice!r} stands there more than once, however it is written",
+                "take one out",
+            )
     return {key: tuple(given) for key, given in table.values.items()}
 
 

@@ -4,10 +4,11 @@ Seeds are the unit: an interval says what another seed would have given on the s
 other data would. Called by `updater.study.tabulated`.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from updater import statistics
 from updater.statistics import Interval
@@ -32,8 +33,9 @@ class Estimate:
 @dataclass(frozen=True)
 class Difference:
     """`arm - reference` over the seeds that both have. `p_value` is two-sided, of "there is none";
-    `adjusted_p` is corrected for the other differences in its family (Holm 1979). Both are None
-    with a single common seed.
+    `adjusted_p` is corrected for the other differences in its family (Holm 1979). Both are None,
+    and the estimate has no interval, where the seeds show no spread: a single common one, or the
+    same difference with each.
     """
 
     arm: str
@@ -41,6 +43,24 @@ class Difference:
     estimate: Estimate
     p_value: float | None
     adjusted_p: float | None
+
+    @property
+    def lower_bound(self) -> float | None:
+        """With 95 % confidence in this difference by itself it is above this: Student's one-sided
+        bound, mean - t(n - 1, 0.95) s / sqrt(n). None where the estimate has no interval.
+
+        It is the reading of non-inferiority: whoever has fixed beforehand how much worse is still
+        no worse compares the bound with it (Piaggio et al. 2012, JAMA 308, 2594-2604).
+        """
+        half = self.estimate.half_width
+        if half is None:
+            return None
+        from scipy.special import stdtrit
+
+        one_sided, two_sided = stdtrit(
+            self.estimate.num_seeds - 1, [CONFIDENCE, (1 + CONFIDENCE) / 2]
+        )
+        return self.estimate.mean - half * float(one_sided / two_sided)
 
     def claim(self, *, more_is_better: bool) -> Claim:
         """What may be said of the arm with 95 % confidence in all claims of the family together."""
@@ -70,7 +90,7 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
 
 
 def differences(
-    by_arm: Mapping[str, Mapping[int, float]], reference: str, confidence: float = CONFIDENCE
+    by_arm: Mapping[str, Mapping[int, float]], reference: str, *, counted: bool = False
 ) -> list[Difference]:
     """Each other arm against the reference: one family, in the given order.
 
@@ -78,44 +98,81 @@ def differences(
 
     Args:
         by_arm: arm -> seed -> a measure.
+        counted: as in `family`.
 
     Raises:
         KeyError: the reference is no arm.
     """
     base = by_arm[reference]
-    found = []
-    for arm, values in by_arm.items():
-        common = sorted(values.keys() & base.keys())
-        if arm != reference and common:
-            found.append((arm, [values[seed] - base[seed] for seed in common]))
-    p_values = [_p_value(pairs) for _, pairs in found]
-    known = [p for p in p_values if p is not None]
-    adjusted = iter(statistics.holm(known))
+    pairs = [
+        Pairing(arm, reference, values, base) for arm, values in by_arm.items() if arm != reference
+    ]
+    return [found for found in family(pairs, counted=counted) if found is not None]
+
+
+class Pairing(NamedTuple):
+    """Two arms that are compared, each with seed -> a measure."""
+
+    arm: str
+    reference: str
+    values: Mapping[int, float]
+    base: Mapping[int, float]
+
+    def by_seed(self) -> list[tuple[float, float]]:
+        """(the arm's, the reference's) of the seeds that both have, in their order."""
+        common = sorted(self.values.keys() & self.base.keys())
+        return [(self.values[seed], self.base[seed]) for seed in common]
+
+
+def family(pairings: Sequence[Pairing], *, counted: bool = False) -> list[Difference | None]:
+    """The difference of each pair, corrected for all of them; None without a common seed.
+
+    A pair without a test counts in the correction as one that shows nothing: how much is corrected
+    for is what was to be compared, whatever came of it.
+
+    Args:
+        counted: the measure is a count that follows from the settings (optimizer steps), no sample:
+            the same difference with every seed is a fact, of p 0, or 1 where there is none.
+    """
+    found = [pairing.by_seed() for pairing in pairings]
+    p_values = [_p_value(pairs, counted=counted) for pairs in found]
+    adjusted = statistics.holm([1.0 if p is None else p for p in p_values])
     return [
-        Difference(
-            arm, reference, estimate(pairs, confidence), p, None if p is None else next(adjusted)
-        )
-        for (arm, pairs), p in zip(found, p_values, strict=True)
+        _difference(pairing, pairs, p, corrected) if pairs else None
+        for pairing, pairs, p, corrected in zip(pairings, found, p_values, adjusted, strict=True)
     ]
 
 
-def _p_value(pairs: Sequence[float]) -> float | None:
-    """Two-sided, of the paired t test. Without any spread it is 1 or 0: the arms are the same, or
-    differ by the same amount with every seed."""
+def _difference(
+    pairing: Pairing, pairs: Sequence[tuple[float, float]], p: float | None, corrected: float
+) -> Difference:
+    found = estimate([one - other for one, other in pairs])
+    if p is None:
+        bare = dataclasses.replace(found, interval=None)
+        return Difference(pairing.arm, pairing.reference, bare, None, None)
+    return Difference(pairing.arm, pairing.reference, found, p, corrected)
+
+
+def _p_value(pairs: Sequence[tuple[float, float]], *, counted: bool) -> float | None:
+    """Two-sided, of the paired t test; None without a spread, which the test divides by."""
     if len(pairs) < 2:
         return None
     from scipy.special import stdtr
 
-    mean = math.fsum(pairs) / len(pairs)
-    error = _standard_error(pairs, mean)
+    values = [one - other for one, other in pairs]
+    mean = math.fsum(values) / len(values)
+    error = _standard_error(values, mean, [value for pair in pairs for value in pair])
     if error == 0:
-        return float(mean == 0)
+        return float(mean == 0) if counted else None
     return float(2 * stdtr(len(pairs) - 1, -abs(mean) / error))
 
 
-def _standard_error(values: Sequence[float], mean: float) -> float:
-    """s / sqrt(n); what rounding leaves of equal values counts as no spread."""
+def _standard_error(
+    values: Sequence[float], mean: float, made_of: Sequence[float] | None = None
+) -> float:
+    """s / sqrt(n); what rounding leaves of equal values counts as no spread. `made_of`: the numbers
+    whose rounding is in the values, where they are differences."""
     num = len(values)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (num - 1))
-    largest = max(abs(value) for value in values)
+    largest = max(abs(value) for value in made_of or values)
     return 0.0 if spread <= 1e-12 * largest else spread / math.sqrt(num)

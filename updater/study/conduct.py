@@ -4,20 +4,22 @@ Trains nothing itself (the workers do) and draws nothing. Called by `updater stu
 """
 
 import dataclasses
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from updater.nemotron.presets import config_fields
 from updater.progress import Progress
-from updater.study import arms, file, records, stream, sweep
-from updater.study.job import First, Job
-from updater.study.plan import Arm, Study
+from updater.study import file, records, stream
+from updater.study.job import Job
+from updater.study.jobs import Jobs
+from updater.study.plan import Study
 from updater.study.pool import Failed, Places, Pool, Task
 from updater.study.results import Run
-from updater.study.stream import Stream
+from updater.study.sweep import Choice, Sweep, Try
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -25,10 +27,11 @@ log = logging.getLogger("updater")
 
 @dataclass(frozen=True)
 class Conducted:
-    """What came of it: the reported runs, arm by arm and seed by seed. `failed`: the workers that
-    died or had an error, sweeps' among them; their runs are missing, and are made when the study is
-    run again. `folder`: where it lies. `keys`: of the reported runs, each a digest of what decides
-    it. `is_part`: only some of the arms were asked for."""
+    """What came of it: the reported runs, arm by arm and seed by seed, one for each. `failed`: the
+    workers that died or had an error, sweeps' among them; their runs have that as their failure, no
+    record has it, and they are made when the study is run again. `folder`: where it lies. `keys`:
+    of the reported runs, each a digest of what decides it. `is_part`: only some of the arms were
+    asked for. `sweeps`: of the arms that swept, in their order, what they tried."""
 
     study: Study
     runs: tuple[Run, ...]
@@ -36,6 +39,7 @@ class Conducted:
     folder: Path
     keys: tuple[str, ...]
     is_part: bool
+    sweeps: tuple[Sweep, ...] = ()
 
 
 def conduct(
@@ -75,18 +79,19 @@ class _Conductor:
     def __init__(self, workspace: Workspace, study: Study, folder: Path) -> None:
         self._study, self._folder = study, folder
         self._shown = workspace.progress
-        self._stream = stream.of_workspace(workspace, study.span)
-        self._validation: Stream | None = None
+        reported, validation = stream.of_workspace(workspace, study.span), None
         if study.validation and any(arm.sweep for arm in study.arms):
             whole = stream.of_workspace(workspace, study.validation.span)
-            self._validation = stream.held_back(whole, study.validation, folder / "held-back")
+            validation = stream.held_back(whole, study.validation, folder / "held-back")
+        self._jobs = Jobs(study, folder, reported, validation)
         self._failed: list[Failed] = []
+        self._unmade: dict[str, str] = {}  # key of a first model -> why there is none
 
     def conducted(self) -> Conducted:
         """The story."""
-        tries = {arm.name: self._tries(arm) for arm in self._study.arms if arm.sweep}
+        tries = {arm.name: self._jobs.tries(arm) for arm in self._study.arms if arm.sweep}
         tried = [job for of_arm in tries.values() for _, jobs in of_arm for job in jobs]
-        planned = [self._job(arm, seed) for arm in self._study.arms for seed in self._study.seeds]
+        planned = [job for arm in self._study.arms for job in self._jobs.reported(arm)]
         total = sum(len(job.stream.span.then) for job in [*tried, *planned])
         places = Places.found(self._study.processes, self._study.threads)
         with (
@@ -94,62 +99,39 @@ class _Conductor:
             Pool(places, progress) as pool,
         ):
             self._prepare(pool, [*tried, *planned])
-            found = dict(zip((j.key for j in tried), self._run(pool, progress, tried), strict=True))
-            jobs, given_up = self._decided(tries, found)
-            # What a sweep chose may have to be recorded by the first model's training.
-            self._prepare(pool, jobs)
+            sweeps = _sweeps(tries, self._run(pool, progress, tried))
+            jobs, given_up = self._decided(sweeps)
+            self._prepare(pool, jobs)  # a sweep may have chosen what needs another first model
             runs = self._run(pool, progress, jobs)
-        whole = [*(run for run in runs if isinstance(run, Run)), *given_up]
+        whole = [*runs, *given_up]
         order = [arm.name for arm in self._study.arms]
         whole.sort(key=lambda run: (order.index(run.arm), self._study.seeds.index(run.seed)))
-        keys = tuple(job.key for job in jobs)
-        failed = tuple(self._failed)
-        return Conducted(self._study, tuple(whole), failed, self._folder, keys, is_part=False)
-
-    def _job(self, arm: Arm, seed: int, choice: sweep.Choice | None = None) -> Job:
-        job = self._job_on(self._stream, arm, seed, choice or {})
-        return dataclasses.replace(job, replay=self._study.replay)
-
-    def _job_on(self, data: Stream, arm: Arm, seed: int, choice: sweep.Choice) -> Job:
-        from updater.train.memory import trace_of
-
-        first = First(
-            settings=self._study.settings,
-            seed=seed,
-            stream=data,
+        return Conducted(
+            study=self._study,
+            runs=tuple(whole),
+            failed=tuple(self._failed),
             folder=self._folder,
-            threads=self._study.threads,
-            trace=trace_of(arm.settings.regularizer),
+            keys=tuple(job.key for job in jobs),
+            is_part=False,
+            sweeps=tuple(sweeps.values()),
         )
-        return Job(arm, first, choice)
-
-    def _tries(self, arm: Arm) -> list[tuple[sweep.Choice, list[Job]]]:
-        """Every choice of the arm's sweep, with its jobs on the validation stream."""
-        validation, data = self._study.validation, self._validation
-        assert validation is not None, "the file's reader asks for it"
-        assert data is not None, "it is split where an arm sweeps"
-        return [
-            (
-                choice,
-                [
-                    self._job_on(data, arms.swept(arm, choice), seed, choice)
-                    for seed in validation.seeds
-                ],
-            )
-            for choice in arms.values(arm)
-        ]
 
     def _prepare(self, pool: Pool, jobs: Sequence[Job]) -> None:
-        """Every first model that an unfinished job begins with is there."""
+        """Every first model that an unfinished job begins with is there, or is known to fail."""
         firsts = {job.first.key: job.first for job in jobs if records.finished(job) is None}
-        missing = [f for f in firsts.values() if records.first_stage(f) is None]
+        unknown = [first for key, first in firsts.items() if key not in self._unmade]
+        missing = [first for first in unknown if records.first_stage(first) is None]
         from updater.study.first import prepare
 
         made = pool.run([Task(f.title, prepare, f) for f in missing])
-        self._failed += [one for one in made if isinstance(one, Failed)]
+        for first, one in zip(missing, made, strict=True):
+            if isinstance(one, Failed):
+                self._failed.append(one)
+                self._unmade[first.key] = one.reason
 
-    def _run(self, pool: Pool, progress: Progress, jobs: Sequence[Job]) -> list[Run | Failed]:
-        """Each job's run, from its record where that is finished."""
+    def _run(self, pool: Pool, progress: Progress, jobs: Sequence[Job]) -> list[Run]:
+        """Each job's run, from its record where that is finished; as far as it came where its
+        worker failed."""
         from updater.study.run import run
 
         results: list[Any] = [records.finished(job) for job in jobs]
@@ -164,26 +146,48 @@ class _Conductor:
         for n, done in zip(able, pool.run(tasks), strict=True):
             results[n] = done
         for n in set(todo) - set(able):
-            results[n] = Failed(jobs[n].title, "its first model could not be made")
+            why = self._unmade[jobs[n].first.key]
+            results[n] = Failed(jobs[n].title, f"its first model could not be made: {why}")
         self._failed += [one for one in results if isinstance(one, Failed)]
-        return results
+        return [
+            _unfinished(job, one.reason) if isinstance(one, Failed) else one
+            for job, one in zip(jobs, results, strict=True)
+        ]
 
-    def _decided(
-        self, tries: dict[str, list[tuple[sweep.Choice, list[Job]]]], found: dict[str, Run | Failed]
-    ) -> tuple[list[Job], list[Run]]:
+    def _decided(self, sweeps: Mapping[str, Sweep]) -> tuple[list[Job], list[Run]]:
         """The jobs to report, with what the sweeps chose; and the runs of arms without a choice."""
         jobs, given_up = [], []
         for arm in self._study.arms:
-            choice: sweep.Choice | None = {}
-            if arm.sweep:
-                of_arm = tries[arm.name]
-                choice = sweep.best([(c, [found[j.key] for j in js]) for c, js in of_arm])
-                log.info("%s: the sweep chose %s", arm.name, choice)
-            for seed in self._study.seeds:
-                if choice is None:
-                    why = "every value of its sweep diverged or failed on the validation stream"
-                    first = self._study.span.first
-                    given_up.append(Run(arm.name, seed, first, (), failure=why))
-                else:
-                    jobs.append(self._job(arms.swept(arm, dict(choice)), seed, choice))
+            if arm.name not in sweeps:
+                jobs += self._jobs.reported(arm)
+                continue
+            chosen = sweeps[arm.name].chosen
+            log.info("%s: the sweep chose %s", arm.name, None if chosen is None else chosen.choice)
+            if chosen is None:
+                given_up += [_given_up(arm.name, seed, self._study) for seed in self._study.seeds]
+            else:
+                jobs += self._jobs.reported(arm, chosen.choice)
         return jobs, given_up
+
+
+def _sweeps(
+    tries: Mapping[str, Sequence[tuple[Choice, Sequence[Job]]]], runs: Iterable[Run]
+) -> dict[str, Sweep]:
+    """Arm -> what its sweep tried. `runs`: those of all jobs, in their order."""
+    each = iter(runs)
+    return {
+        arm: Sweep(arm, tuple(Try(c, tuple(itertools.islice(each, len(js)))) for c, js in of_arm))
+        for arm, of_arm in tries.items()
+    }
+
+
+def _given_up(arm: str, seed: int, study: Study) -> Run:
+    why = "every value of its sweep diverged or failed on the validation stream"
+    return Run(arm, seed, study.span.first, (), failure=why)
+
+
+def _unfinished(job: Job, why: str) -> Run:
+    """The run as far as its record goes, with the reason why there is no more of it yet."""
+    first = job.stream.span.first
+    begun = records.recorded(job) or Run(job.arm.name, job.seed, first, (), choice=job.choice)
+    return dataclasses.replace(begun, failure=f"{why}; run again, the study tries it again")

@@ -12,12 +12,12 @@ from pathlib import Path
 from updater.errors import InputError
 from updater.periods import Periods
 from updater.settings import NAME, Settings
-from updater.study import arms
+from updater.study import arms, compare
 from updater.study.plan import SECTIONS, Arm, Span, Study, Validation
 from updater.study.replay import ANSWERS, ReplaySettings
 from updater.study.tables import Table, did_you_mean
 
-TOP = ("study", "stream", "validation", "settings", "arms", "quick", "replay")
+TOP = ("study", "stream", "validation", "settings", "arms", "compare", "quick", "replay")
 
 
 def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[str] = ()) -> Study:
@@ -25,7 +25,8 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     these.
 
     The quick form is what `[quick]` says instead (seeds, first, then, arms, settings), and sweeps
-    nothing: an arm keeps the values that are written in it.
+    nothing: an arm keeps the values that are written in it. Pairs of which an arm is not chosen
+    are left out.
 
     Raises:
         InputError: the file is no TOML, or breaks a rule; nothing was done.
@@ -46,16 +47,19 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     settings = arms.overridden(settings, short.table("settings"), sections)
     settings = _beside(path, settings)
     periods = Periods(settings.periods)
+    found = arms.read(top, settings, sweeps=not quick)
+    chosen = _chosen(found, short, only)
     study = Study(
         name=_name(head, quick),
         seeds=(short if "seeds" in short.values else head).seeds(),
         span=_span(_instead(stream, short, ("first", "then")), periods),
         validation=None if quick else _validation(top, periods),
-        arms=_chosen(arms.read(top, settings, sweeps=not quick), short, only),
+        arms=chosen,
         settings=settings,
         processes=head.value("processes", 0),
         threads=head.value("threads", 1),
         replay=replay,
+        pairs=compare.read(top, [arm.name for arm in found], [arm.name for arm in chosen]),
     )
     _check_numbers(head, study)
     _check_sweeps(top, study)

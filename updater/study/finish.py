@@ -9,10 +9,11 @@ import logging
 from typing import Any
 
 from store.errors import StoreError
-from updater.study import outputs, tabulated
+from updater.study import exports, outputs
 from updater.study.conduct import Conducted
 from updater.study.plan import SECTIONS
 from updater.study.publish import publish
+from updater.study.tabulated import tabulate
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -26,17 +27,24 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
     Raises:
         OSError: the folder can't be written.
     """
-    failed = {one.title: one.why.splitlines()[0] for one in done.failed}
-    common = {"study": done.study.name, "folder": str(done.folder), "failed": failed}
-    if not done.runs:
-        return {"arms": {}, **common}
+    study = done.study
+    failed = [{"title": one.title, "why": one.reason} for one in done.failed]
+    common = {"study": study.name, "folder": str(done.folder), "failed": failed}
+    table = tabulate(done.runs, study.reference, pairs=study.pairs, sweeps=done.sweeps)
     if done.is_part:
-        return {**tabulated.answer(tabulated.tabulate(done.runs, "")), **common}
+        return {**exports.answer(table), **common}
     folder = done.folder / REPORT
-    answer = outputs.write(done.runs, folder, title=done.study.name)
+    answer = outputs.write(table, folder, title=study.name)
     try:
-        name = f"{done.study.name} {_digest(done)}"
-        publish(workspace.registry, done.runs, folder, study=name, settings=_differing(done))
+        name = f"{study.name} {_digest(done)}"
+        publish(
+            workspace.registry,
+            table,
+            folder,
+            study=name,
+            num_periods=len(study.span.periods),
+            settings=_differing(done),
+        )
     except StoreError as error:
         log.warning("the report is written, MLflow has not got it: %s", error)
     return {**answer, **common}

@@ -5,9 +5,10 @@ The same words as the HTML page. The same data give the same bytes, so that it c
 
 from collections.abc import Mapping
 
-from updater.study import words
+from updater.study import pair_report, sweep_report, words
 from updater.study.pictures import Picture
-from updater.study.sheets import Sheet, aligned, sheets
+from updater.study.sheet import Sheet, aligned
+from updater.study.sheets import sheets
 from updater.study.tabulated import Table
 
 
@@ -28,8 +29,9 @@ def markdown(table: Table, drawn: Mapping[str, Picture], *, title: str, scratch:
         or f"No other arm has a seed in common with {_escaped(table.reference)}."
     )
     for heading, sentences in (
+        (pair_report.TITLE, [sentence for _, sentence in pair_report.sentences(table)]),
         ("Stopped before the end", [s for arm in table.arms for s in words.stopped(arm)]),
-        ("What the sweeps chose", words.choices(table)),
+        ("What the sweeps chose", sweep_report.sentences(table)),
     ):
         if sentences:
             parts += [f"## {heading}", _bullets(sentences)]

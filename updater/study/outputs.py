@@ -1,50 +1,60 @@
-"""All that a study leaves for people and scripts, written into one folder from its runs.
+"""All that a study leaves for people and scripts, written into one folder from its table.
 
 `write` is called when runs have finished (or some of them: what is there is shown), and may be
 called again at any time. Called by `updater study`.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from updater.files import write_json, write_text
 from updater.report import style
+from updater.study.exports import answer, arms_csv, as_csv, as_json, pairs_csv, sweeps_csv
 from updater.study.markdown import markdown
 from updater.study.page import render
-from updater.study.pictures import SCRATCH, pictures
+from updater.study.pictures import SCRATCH, Picture, pictures
 from updater.study.ratios import ratios
 from updater.study.replay import replayed
-from updater.study.results import Run
-from updater.study.tabulated import Table, answer, arms_csv, as_csv, as_json, tabulate
+from updater.study.tabulated import Table
 
 PAGE = "study.html"
 TEXT = "study.md"
 TABLE = "study.json"
+CSVS = {"runs": as_csv, "arms": arms_csv, "pairs": pairs_csv, "sweeps": sweeps_csv}
 
 
-def write(
-    runs: Sequence[Run],
-    folder: Path,
-    *,
-    title: str,
-    reference: str = "",
-    scratch: str = SCRATCH,
-) -> dict[str, Any]:
+def write(table: Table, folder: Path, *, title: str, scratch: str = SCRATCH) -> dict[str, Any]:
     """The folder has study.html, study.md, study.json, arms.csv (means and differences), runs.csv,
-    and each picture as SVG and PNG; what comes back is the answer of `updater study --json`.
+    pairs.csv where pairs were declared, sweeps.csv where arms swept, and each picture as SVG and
+    PNG; what comes back is the answer of `updater study --json`.
 
     Args:
-        reference: the arm that others are compared with; "" as in `tabulate`.
         scratch: the arm that trains on everything, if there is one.
 
     Raises:
-        InputError: no runs, or the reference is none of the arms.
         OSError: the folder can't be written.
     """
-    table = tabulate(runs, reference)
     folder.mkdir(parents=True, exist_ok=True)
+    drawn = _draw(table, folder, scratch)
+    shown = {name: picture for name, (picture, _) in drawn.items()}
+    write_text(folder / TEXT, markdown(table, shown, title=title, scratch=scratch))
+    write_text(folder / PAGE, render(table, drawn, title=title, scratch=scratch))
+    for name, as_text in CSVS.items():
+        text = as_text(table)
+        path = folder / f"{name}.csv"
+        if text:
+            write_text(path, text)
+        else:
+            path.unlink(missing_ok=True)  # of another study that lay here
+    write_json(folder / TABLE, {**as_json(table), **_more(table, scratch)})
+    return answer(table)
+
+
+def _draw(table: Table, folder: Path, scratch: str) -> dict[str, tuple[Picture, Figure]]:
+    """The pictures that have something to show, which are in the folder."""
     drawn = {}
     for name, picture in pictures(scratch).items():
         figure = picture.draw(table)
@@ -55,15 +65,7 @@ def write(
                 path.unlink(missing_ok=True)  # of another study that lay here
             else:
                 style.save(figure, path)
-    text = markdown(
-        table, {name: one for name, (one, _) in drawn.items()}, title=title, scratch=scratch
-    )
-    write_text(folder / TEXT, text)
-    write_text(folder / PAGE, render(table, drawn, title=title, scratch=scratch))
-    write_text(folder / "runs.csv", as_csv(table))
-    write_text(folder / "arms.csv", arms_csv(table))
-    write_json(folder / TABLE, {**as_json(table), **_more(table, scratch)})
-    return answer(table)
+    return drawn
 
 
 def _more(table: Table, scratch: str) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 
 from updater import report
 from updater.report import style
-from updater.study import words
+from updater.study import pair_report, sweep_report, words
 from updater.study.drawing import MOST_ARMS, marks
 from updater.study.pictures import Picture
-from updater.study.sheets import aligned, sheets
+from updater.study.sheet import aligned
+from updater.study.sheets import sheets
 from updater.study.tabulated import Table
 
 
@@ -35,8 +36,9 @@ def render(
         summary=words.summary(table),
         reference=table.reference,
         claims=words.claims(table),
+        pairs=pair_report.sentences(table),
         failures=[sentence for arm in table.arms for sentence in words.stopped(arm)],
-        choices=words.choices(table),
+        choices=sweep_report.sentences(table),
         sheets=[(sheet, aligned(sheet)) for sheet in sheets(table, scratch)],
         pictures=[
             {

@@ -1,6 +1,6 @@
 """What a study is to do: its streams, arms and seeds. Data, checked by `updater.study.file`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,6 +11,13 @@ KINDS = ("update", "scratch", "frozen", "average", "avalanche")
 EVERY = ("each", "last")
 SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
 """Of the settings: those that a run obeys."""
+REFERENCE = "rehearsal"
+"""The arm that others are compared with, where there is one: what paper A found best alone."""
+
+
+def reference(arms: Sequence[str]) -> str:
+    """Which of these arms the others are compared with: `REFERENCE`, or else the first."""
+    return REFERENCE if REFERENCE in arms else arms[0]
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,19 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two arms, by name, that the study sets out to compare: `arm` is measured against
+    `reference`. No run depends on it."""
+
+    arm: str
+    reference: str
+
+
+@dataclass(frozen=True)
 class Study:
     """`settings` are those of the first model, which all arms of a seed start from. `processes`: 0
     for as many as there are GPUs, or cores. `threads`: of each process. `replay`: the gate judges
-    each update of the reported stream; None: nothing is judged."""
+    each update of the reported stream; None: nothing is judged. `pairs`: of these arms."""
 
     name: str
     seeds: tuple[int, ...]
@@ -81,3 +97,9 @@ class Study:
     processes: int = 0
     threads: int = 1
     replay: ReplaySettings | None = None
+    pairs: tuple[Pair, ...] = ()
+
+    @property
+    def reference(self) -> str:
+        """The arm that the others are compared with, whichever of them ran."""
+        return reference([arm.name for arm in self.arms])

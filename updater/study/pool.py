@@ -37,6 +37,11 @@ class Failed:
     title: str
     why: str
 
+    @property
+    def reason(self) -> str:
+        """The first line of `why`, which has a traceback below it."""
+        return self.why.splitlines()[0]
+
 
 @dataclass(frozen=True)
 class Places:

@@ -1,6 +1,6 @@
 """A study in MLflow: a parent run with the page, and below it one run for each arm and seed.
 
-Everything here can be made again from the runs; nothing is decided by it. Publishing again finds
+Everything here can be made again from the table; nothing is decided by it. Publishing again finds
 the runs by their keys and adds only what is new.
 """
 
@@ -12,19 +12,19 @@ from store.points import Point
 from store.registry import Registry
 from updater.study.measures import NAMES, accuracy, measures, over_stream, served
 from updater.study.results import Run
-from updater.study.tabulated import Arm, Table, chosen, tabulate
+from updater.study.tabulated import Arm, Table, chosen
 
 PARENT = "mlflow.parentRunId"  # MLflow's own tag; its page nests runs by it
 
 
 def publish(
     registry: Registry,
-    runs: Sequence[Run],
+    table: Table,
     folder: Path,
     *,
     study: str,
+    num_periods: int,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    reference: str = "",
 ) -> str:
     """The id of the study's MLflow run, which has the files of `folder` as artifacts and a child
     for each arm and seed.
@@ -36,18 +36,17 @@ def publish(
     Args:
         study: its name, without quotes; with the arm and seed it is the key of a run. A study whose
             settings changed needs another name, such as one with their digest.
+        num_periods: of the planned stream, which no run may have reached the end of yet.
         settings: arm -> setting -> value.
 
     Raises:
-        InputError: as `tabulate`.
         ConflictError: a run of that key was published with other settings.
         UnreachableError, StoreError: MLflow can't be reached or refuses; publish again.
     """
-    table = tabulate(runs, reference)
     parent = registry.open_run(
         f"study {study}",
         run_name=study,
-        parameters={"reference": table.reference, "num_periods": len(_longest(runs).periods)},
+        parameters={"reference": table.reference, "num_periods": num_periods},
     )
     for arm in table.arms:
         for run in arm.runs:
@@ -111,10 +110,6 @@ def _notes(arms: Sequence[Arm]) -> list[str]:
         swept = dict.fromkeys(chosen(run.choice) for run in arm.runs if run.choice)
         lines.append(f"* {arm.name}: {said}" + "".join(f" ({choice})" for choice in swept))
     return lines
-
-
-def _longest(runs: Sequence[Run]) -> Run:
-    return max(runs, key=lambda run: len(run.stages))
 
 
 def _plain(name: str) -> str:

@@ -3,33 +3,31 @@
 Called by `updater.study.page` and `updater.study.markdown`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
+from updater.study import pair_report, sweep_report
 from updater.study.comparison import Estimate
 from updater.study.measures import ACCURACIES
 from updater.study.ratios import Curve, ratios
 from updater.study.replay import replayed
+from updater.study.sheet import Sheet
 from updater.study.tabulated import Arm, Table
-from updater.study.words import CLAIMED, COLUMNS, difference, p_value, points, stopped, three_digits
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of texts: a heading and an explanation, the columns' names, rows. For each row, where
-    they are given, `tones` has "good", "bad" or "", and `notes` what else is to say of it."""
-
-    title: str
-    how: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    tones: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+from updater.study.words import (
+    CLAIMED,
+    COLUMNS,
+    TONES,
+    difference,
+    p_value,
+    points,
+    stopped,
+    three_digits,
+)
 
 
 def sheets(table: Table, scratch: str) -> list[Sheet]:
     """All that have something to say, in the page's order."""
-    found = [results(table), paired(table), against_scratch(table, scratch), releases(table)]
+    found = [
+        *(results(table), paired(table), pair_report.sheet(table)),
+        *(against_scratch(table, scratch), releases(table), sweep_report.sheet(table)),
+    ]
     return [sheet for sheet in found if sheet is not None and sheet.rows]
 
 
@@ -86,7 +84,7 @@ def paired(table: Table) -> Sheet:
         p = "–" if found.adjusted_p is None else p_value(found.adjusted_p)
         cells = [difference(name, by_arm[name].get(arm.name)) for name in shown]
         rows.append((arm.name, str(found.estimate.num_seeds), *cells, p, claim))
-        tones.append({"better": "good", "worse": "bad"}.get(claim, ""))
+        tones.append(TONES[claim])
     return Sheet(
         title=f"Against {table.reference}",
         how=f"Arm minus {table.reference}, paired by seed, with the 95 % interval of each by itself"
@@ -158,9 +156,3 @@ def releases(table: Table) -> Sheet | None:
         ),
         rows=tuple(rows),
     )
-
-
-def aligned(sheet: Sheet) -> Sequence[bool]:
-    """For each column, whether it holds numbers, which stand at the right."""
-    words = {"arm", "final accuracy is"}
-    return [column not in words for column in sheet.columns]

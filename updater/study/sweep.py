@@ -1,40 +1,88 @@
-"""Which of a sweep's values an arm gets: the best on the validation stream. Pure.
+"""What the sweeps tried on the validation stream, and which of it an arm gets. Pure.
 
-Called by `updater.study.conduct`.
+Made by `updater.study.conduct`; told by `updater.study.sweep_report` and `exports`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from updater.study.measures import measures
-from updater.study.pool import Failed
 from updater.study.results import Run
 
 Choice = Mapping[str, Any]
+"""Setting -> value."""
 
 
-def best(tried: Sequence[tuple[Choice, Sequence[Run | Failed]]]) -> Choice | None:
-    """The choice with the highest mean final average accuracy over its runs; of equal ones that
-    with the smaller values (texts: that which was named first). None where every choice has a run
-    that failed: a value at which one seed diverges is none to choose.
+@dataclass(frozen=True)
+class Try:
+    """One choice, with its run for each seed of the validation stream."""
 
-    Args:
-        tried: in the order in which the values are named.
-    """
-    scored = [
-        (-sum(accuracies) / len(accuracies), _size(choice, place), place)
-        for place, (choice, runs) in enumerate(tried)
-        if (accuracies := _accuracies(runs))
-    ]
-    return tried[min(scored)[2]][0] if scored else None
+    choice: Choice
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def accuracies(self) -> dict[int, float | None]:
+        """Seed -> final average accuracy, 0..1; None where the run stopped before its end."""
+        found = {run.seed: measures(run) for run in self.runs}
+        return {
+            seed: None if numbers is None else numbers.final_average_accuracy
+            for seed, numbers in found.items()
+        }
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds; None where one of them has none."""
+        known = [one for one in self.accuracies.values() if one is not None]
+        return sum(known) / len(known) if known and len(known) == len(self.runs) else None
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """Seed -> why it stopped."""
+        return {run.seed: run.failure for run in self.runs if run.failure}
 
 
-def _accuracies(runs: Sequence[Run | Failed]) -> list[float]:
-    """One for each run; empty where one has none."""
-    found = [measures(run) if isinstance(run, Run) else None for run in runs]
-    accuracies = [one.final_average_accuracy for one in found if one is not None]
-    known = [accuracy for accuracy in accuracies if accuracy is not None]
-    return known if len(known) == len(runs) else []
+@dataclass(frozen=True)
+class Sweep:
+    """All that was tried for one arm, in the order in which the file names the values."""
+
+    arm: str
+    tries: tuple[Try, ...]
+
+    @cached_property
+    def chosen(self) -> Try | None:
+        """The choice with the highest mean final average accuracy; of equal ones that with the
+        smaller values (texts: that which was named first). None where every choice has a run that
+        failed: a value at which one seed diverges is none to choose."""
+        scored = [
+            (-one.mean, _size(one.choice, place), place)
+            for place, one in enumerate(self.tries)
+            if one.mean is not None
+        ]
+        return self.tries[min(scored)[2]] if scored else None
+
+    @property
+    def at_edge(self) -> tuple[str, ...]:
+        """The settings of which the chosen value is the least or the greatest number that was
+        tried: a better one may lie beyond."""
+        if self.chosen is None:
+            return ()
+        return tuple(
+            setting
+            for setting, value in self.chosen.choice.items()
+            if _is_end(value, [one.choice[setting] for one in self.tries])
+        )
+
+
+def _is_end(value: Any, tried: list[Any]) -> bool:
+    if not all(_is_number(one) for one in tried) or len(set(tried)) == 1:
+        return False
+    return bool(value in (min(tried), max(tried)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _size(choice: Choice, place: int) -> list[float]:

@@ -35,6 +35,13 @@ class Table:
         inner = f"{self.where[:-1]}.{name}]" if self.where.endswith("]") else None
         return Table(self.values.get(name, {}), inner or f"{self.where} [{name}]")
 
+    def tables(self, name: str) -> list["Table"]:
+        """The tables of the array `name`, none where there is none. Raises: InputError."""
+        found = self.values.get(name, [])
+        if not isinstance(found, list):
+            raise self.wrong(f"{name} is {found!r}", "it must be tables", f"write [[{name}]]")
+        return [Table(one, f"{self.where} [[{name}]] {n}") for n, one in enumerate(found, start=1)]
+
     def value(self, name: str, default: Any) -> Any:
         """The value of `name`, of the type that `default` has. Raises: InputError."""
         value = self.values.get(name, default)

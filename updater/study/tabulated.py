@@ -1,23 +1,23 @@
-"""All runs of a study as one table, and the table as JSON and CSV.
+"""All runs of a study as one table, by arm and seed.
 
-Pure; nothing is written to disk here. Read by the page, the plots and MLflow's publishing.
+Pure. Read by the page, the plots, the exports and MLflow's publishing.
 """
 
-import csv
-import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from updater.errors import InputError
+from updater.study import plan
 from updater.study.comparison import Difference, Estimate, differences, estimate
-from updater.study.measures import NAMES, Measures, measures
+from updater.study.measures import Measures, measures
+from updater.study.plan import Pair
 from updater.study.results import Run
+from updater.study.sweep import Sweep
 
-REFERENCE = "rehearsal"
-"""The arm that others are compared with where none is named: what paper A found best alone."""
+COUNTS = frozenset({"steps", "tokens"})
+"""Measures that follow from settings and data: equal differences with every seed are a fact."""
 
 LESS_IS_BETTER = frozenset({"worst_forgetting", "seconds", "steps", "tokens", "peak_memory_bytes"})
 
@@ -57,10 +57,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Table:
-    """The arms in the study's order, and the one that the others are compared with."""
+    """The arms in the study's order, and the one that the others are compared with. `pairs`: of
+    the arms, that were declared besides. `sweeps`: what was tried for those that swept."""
 
     arms: tuple[Arm, ...]
     reference: str
+    pairs: tuple[Pair, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
 
     def arm(self, name: str) -> Arm | None:
         return next((arm for arm in self.arms if arm.name == name), None)
@@ -77,7 +80,8 @@ class Table:
 
     def differences(self, measure: str) -> list[Difference]:
         """Each other arm minus the reference, paired by seed; one family."""
-        return differences({arm.name: arm.values(measure) for arm in self.arms}, self.reference)
+        by_arm = {arm.name: arm.values(measure) for arm in self.arms}
+        return differences(by_arm, self.reference, counted=measure in COUNTS)
 
     def claims(self, measure: str) -> dict[str, str]:
         """Arm -> "better", "worse" or "undecided" than the reference, by the family's tests."""
@@ -85,8 +89,17 @@ class Table:
         return {d.arm: d.claim(more_is_better=more) for d in self.differences(measure)}
 
 
-def tabulate(runs: Sequence[Run], reference: str = "") -> Table:
-    """The runs by arm. Without a named reference it is `REFERENCE`, or else the first arm.
+def tabulate(
+    runs: Sequence[Run],
+    reference: str = "",
+    *,
+    pairs: Sequence[Pair] = (),
+    sweeps: Sequence[Sweep] = (),
+) -> Table:
+    """The runs by arm. Without a named reference it is `plan.reference`.
+
+    Args:
+        pairs, sweeps: of arms that have runs.
 
     Raises:
         InputError: no runs, or the reference is none of the arms.
@@ -107,99 +120,19 @@ def tabulate(runs: Sequence[Run], reference: str = "") -> Table:
             f"the arms are {', '.join(by_arm)}",
             "name one of them",
         )
-    fallback = REFERENCE if REFERENCE in by_arm else next(iter(by_arm))
     arms = tuple(
         Arm(name, tuple(run for _, run in sorted(seeds.items()))) for name, seeds in by_arm.items()
     )
-    return Table(arms, reference or fallback)
-
-
-def answer(table: Table) -> dict[str, Any]:
-    """The JSON answer of `updater study`: arm -> measure -> a value for each of `seeds`, None
-    where that run failed."""
-    return {
-        "seeds": list(table.seeds),
-        "reference": table.reference,
-        "arms": {arm.name: _per_seed(arm, table.seeds) for arm in table.arms},
-    }
-
-
-def as_json(table: Table) -> dict[str, Any]:
-    """The answer, and with it means, intervals, differences and claims."""
-    return {
-        **answer(table),
-        "estimates": {
-            arm.name: {
-                name: dataclasses.asdict(found)
-                for name in NAMES
-                if (found := arm.estimate(name)) is not None
-            }
-            for arm in table.arms
-        },
-        "differences": {name: _differences(table, name) for name in NAMES},
-        "choices": {
-            arm.name: {run.seed: dict(run.choice) for run in arm.runs if run.choice}
-            for arm in table.arms
-        },
-    }
-
-
-def as_csv(table: Table) -> str:
-    """A line for each arm and seed: its numbers, why it failed, and what a sweep chose."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["arm", "seed", *NAMES, "failure", "choice"])
-    for arm in table.arms:
-        for run in arm.runs:
-            numbers = arm.measured.get(run.seed)
-            cells = [None if numbers is None else getattr(numbers, name) for name in NAMES]
-            writer.writerow([arm.name, run.seed, *cells, run.failure, chosen(run.choice)])
-    return stream.getvalue()
-
-
-def arms_csv(table: Table) -> str:
-    """A line for each arm and measure: mean and interval, and the difference to the reference."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    difference = ("difference", "difference_low", "difference_high", "p_value", "adjusted_p")
-    writer.writerow(
-        ["arm", "measure", "num_seeds", "mean", "low", "high", "reference", *difference, "claim"]
-    )
-    for name in NAMES:
-        against = {d.arm: d for d in table.differences(name)}
-        claims = table.claims(name)
-        for arm in table.arms:
-            found, other = arm.estimate(name), against.get(arm.name)
-            if found is None:
-                continue
-            cells: list[object] = [arm.name, name, found.num_seeds, *_numbers(found)]
-            if other is not None:
-                cells += [other.reference, *_numbers(other.estimate), other.p_value]
-                cells += [other.adjusted_p, claims[arm.name]]
-            writer.writerow(cells + [None] * (13 - len(cells)))
-    return stream.getvalue()
-
-
-def _numbers(found: Estimate) -> list[float | None]:
-    bounds = found.interval
-    return [found.mean, *((None, None) if bounds is None else (bounds.low, bounds.high))]
+    return Table(arms, reference or plan.reference(list(by_arm)), tuple(pairs), tuple(sweeps))
 
 
 def chosen(choice: Mapping[str, Any]) -> str:
     """What a sweep chose, in words: "regularizer.strength = 100.0"."""
-    return ", ".join(f"{setting} = {value}" for setting, value in choice.items())
+    return ", ".join(f"{setting} = {_spelled(value)}" for setting, value in choice.items())
 
 
-def _per_seed(arm: Arm, seeds: Sequence[int]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        name: [getattr(arm.measured.get(seed), name, None) for seed in seeds] for name in NAMES
-    }
-    return {**found, "failures": arm.failures} if arm.failures else found
-
-
-def _differences(table: Table, measure: str) -> list[dict[str, Any]]:
-    claims = table.claims(measure)
-    return [
-        {**dataclasses.asdict(found), "claim": claims[found.arm]}
-        for found in table.differences(measure)
-    ]
+def _spelled(value: Any) -> str:
+    """Large round numbers without their zeros, which nobody counts: 1e10 is "1e+10"."""
+    if isinstance(value, float) and abs(value) >= 1e6 and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from updater.report import style
 from updater.study.comparison import CONFIDENCE, Difference
 from updater.study.measures import ACCURACIES
-from updater.study.tabulated import Arm, Table, chosen
+from updater.study.tabulated import Arm, Table
 
 CLAIMED = "final_average_accuracy"
 """The measure on which arms are called better or worse first of all."""
+
+TONES = {"better": "good", "worse": "bad", "undecided": ""}
+"""Claim -> how it is coloured."""
 
 
 @dataclass(frozen=True)
@@ -59,38 +62,38 @@ def claims(table: Table) -> list[tuple[str, str]]:
     """(tone, sentence) for each arm that was compared: what may be said, the best first."""
     found = sorted(table.differences(CLAIMED), key=lambda d: -d.estimate.mean)
     called = table.claims(CLAIMED)
-    if found and all(d.adjusted_p is None for d in found):
+    if found and all(d.estimate.num_seeds == 1 for d in found):
         changes = "; ".join(f"{d.arm} {difference(CLAIMED, d)}" for d in found)
         return [("unsure", f"One seed shows no spread: nothing is claimed. In points: {changes}.")]
-    return [
-        ({"better": "good", "worse": "bad"}.get(called[d.arm], "unsure"), _claim(d, called[d.arm]))
-        for d in found
-    ]
+    return [(TONES[called[d.arm]] or "unsure", _claim(d, called[d.arm])) for d in found]
 
 
 def _claim(found: Difference, claim: str) -> str:
-    change = difference(CLAIMED, found).replace(" (", " points (")
+    change = in_points(found)
     arm, reference, num = found.arm, found.reference, found.estimate.num_seeds
     if found.adjusted_p is None:
-        return f"{arm}: {change} to {reference} with one seed, which shows no spread: no claim."
+        return f"{arm}: {change} to {reference} {unspread(num)}: no claim."
     if claim == "undecided":
         return f"{arm} and {reference} are not shown to differ: {change}, {num} seeds."
     return f"{arm} is {claim} than {reference}: {change}, {num} seeds."
 
 
+def in_points(found: Difference) -> str:
+    """Of accuracies: "+1.2 points (+0.4 to +2.0)"."""
+    value, bracket, bounds = difference(CLAIMED, found).partition(" (")
+    return f"{value} points{bracket}{bounds}"
+
+
+def unspread(num_seeds: int) -> str:
+    """Why a difference over so many seeds has no test."""
+    if num_seeds == 1:
+        return "with one seed, which shows no spread"
+    return f"with each of {num_seeds} seeds, which leaves no spread to test against"
+
+
 def stopped(arm: Arm) -> list[str]:
     """A sentence for each of its runs that failed."""
     return [f"{arm.name}, seed {seed}, stopped: {why}" for seed, why in arm.failures.items()]
-
-
-def choices(table: Table) -> list[str]:
-    """A sentence for each arm that was swept; the same choice of several seeds is said once."""
-    said = []
-    for arm in table.arms:
-        kept = dict.fromkeys(chosen(run.choice) for run in arm.runs if run.choice)
-        if kept:
-            said.append(f"{arm.name}: {'; or '.join(kept)}")
-    return said
 
 
 def summary(table: Table) -> str:

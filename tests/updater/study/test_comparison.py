@@ -51,14 +51,32 @@ def test_a_single_common_seed_claims_nothing() -> None:
     assert found.claim(more_is_better=True) == "undecided"
 
 
-def test_the_family_is_corrected_and_those_without_a_test_do_not_count() -> None:
+def test_the_family_is_corrected_for_all_that_was_to_be_compared() -> None:
     base = {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0}
     near, far = {0: 0.3, 1: 0.1, 2: 0.2, 3: 0.15}, {0: 0.3, 1: 0.28, 2: 0.31, 3: 0.3}
-    found = differences({"a": base, "near": near, "one": {0: 0.9}, "far": far}, "a")
+    found = differences({"a": base, "near": near, "one": {0: 0.9}, "none": {}, "far": far}, "a")
     by_arm = {d.arm: d for d in found}
+    assert by_arm.keys() == {"near", "one", "far"}
     assert by_arm["one"].adjusted_p is None
-    assert by_arm["far"].adjusted_p == pytest.approx(2 * by_arm["far"].p_value)  # type: ignore[operator]
-    assert by_arm["near"].adjusted_p == pytest.approx(by_arm["near"].p_value)
+    assert by_arm["far"].adjusted_p == pytest.approx(4 * by_arm["far"].p_value)  # type: ignore[operator]
+    assert by_arm["near"].adjusted_p == pytest.approx(3 * by_arm["near"].p_value)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("change", [0.0, 1e-4, 0.25])
+def test_the_same_difference_with_every_seed_is_no_evidence(change: float) -> None:
+    """1e-4 is so small beside the accuracies that their rounding alone would be a spread."""
+    base = {0: 0.9, 1: 0.7, 2: 0.6, 3: 0.1}
+    (found,) = differences({"a": base, "b": {s: v + change for s, v in base.items()}}, "a")
+    assert found.estimate.mean == pytest.approx(change)
+    assert (found.p_value, found.adjusted_p, found.estimate.interval) == (None, None, None)
+    assert found.claim(more_is_better=True) == "undecided"
+
+
+def test_the_same_difference_of_counts_is_a_fact() -> None:
+    arms = {"a": {0: 90.0, 1: 80.0}, "b": {0: 100.0, 1: 90.0}, "c": {0: 90.0, 1: 80.0}}
+    more, same = differences(arms, "a", counted=True)
+    assert more.claim(more_is_better=False) == "worse"
+    assert (same.p_value, same.claim(more_is_better=False)) == (1.0, "undecided")
 
 
 def test_what_is_better_depends_on_the_measure() -> None:
@@ -88,8 +106,9 @@ def test_a_test_and_its_interval_tell_the_same_story(pairs: list[float]) -> None
     (found,) = differences(
         {"a": dict.fromkeys(range(len(pairs)), 0.0), "b": dict(enumerate(pairs))}, "a"
     )
-    assert found.estimate.interval is not None
-    assert found.p_value is not None
-    if abs(found.p_value - 0.05) > 1e-6:
+    if found.p_value is None:
+        assert len(set(pairs)) == 1
+    elif abs(found.p_value - 0.05) > 1e-6:
+        assert found.estimate.interval is not None
         excludes = found.estimate.interval.low > 0 or found.estimate.interval.high < 0
         assert excludes is (found.p_value < 0.05)

@@ -17,8 +17,10 @@ from updater.settings import (
     WorkspaceSettings,
 )
 from updater.study import arms, file
-from updater.study.plan import Span, Study
+from updater.study.job import First, Job
+from updater.study.plan import Pair, Span, Study
 from updater.study.replay import ReplaySettings
+from updater.study.stream import PeriodData, Stream
 
 BASE = Settings(
     workspace=WorkspaceSettings(name="w"),
@@ -123,6 +125,7 @@ def test_only_these_arms(tmp_path: Path) -> None:
         ('every = "last"', "equal_compute = true", "key 'equal_compute' is unknown"),
         ('"regularizer.strength" =', '"regularizer.strengt" =', "did you mean strength"),
         ("[1e3, 1e4]", "[]", "a list of values to choose from"),
+        ("[1e3, 1e4]", "[1e4, 1e3, 10000]", "10000.0 stands there more than once"),
         ("[1e3, 1e4]", "[1e3, -1]", "must be a finite number of at least 0"),
         ('name = "s"', 'name = "a/b"', "it must be 1 to 63 letters"),
         ("[study]", "[studi]", "did you mean study"),
@@ -197,3 +200,62 @@ def test_a_search_at_each_update_is_refused_and_can_be_turned_off(tmp_path: Path
         file.read(path, settings)
     path.write_text(GOOD.replace("[settings]", "[settings]\ntraining.search.trials = 0"), "utf-8")
     assert file.read(path, settings).settings.training.search.trials == 0
+
+
+PAIRS = """
+[[compare]]
+arm = "ewc+rehearsal"
+reference = "ewc"
+[[compare]]
+arm = "ewc"
+reference = "anew"
+"""
+
+
+def test_declared_pairs_are_those_of_the_chosen_arms(tmp_path: Path) -> None:
+    assert read(tmp_path).pairs == ()
+    assert read(tmp_path, GOOD + PAIRS).pairs == (
+        Pair("ewc+rehearsal", "ewc"),
+        Pair("ewc", "anew"),
+    )
+    assert read(tmp_path, GOOD + PAIRS, only=["ewc", "anew"]).pairs == (Pair("ewc", "anew"),)
+    assert read(tmp_path, GOOD + PAIRS, quick=True).pairs == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('reference = "anew"', 'reference = "anw"', "[[compare]] 2: reference = "),
+        ('reference = "anew"', 'reference = "anw"', "did you mean anew"),
+        ('reference = "anew"', "", "[[compare]] 2: reference is missing or empty"),
+        ('reference = "anew"', "reference = 1", "it must be text in quotes"),
+        ('reference = "anew"', 'refrence = "anew"', "did you mean reference"),
+        ('reference = "anew"', 'reference = "ewc"', "the arm ewc is compared with itself"),
+        ('reference = "anew"', 'reference = "ewc+rehearsal"', "are a pair already"),
+        ('"ewc"\nreference = "anew"', '"ewc+rehearsal"\nreference = "ewc"', "a pair already"),
+    ],
+)
+def test_a_pair_that_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert PAIRS.count(old) == 1
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, GOOD + PAIRS.replace(old, new), only=["ewc"])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ['compare = "ewc"', "compare = [1]", 'compare = { arm = "ewc" }'])
+def test_pairs_are_tables(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(InputError, match="compare"):
+        read(tmp_path, f"{wrong}\n{GOOD}")
+
+
+def test_no_key_of_a_run_depends_on_the_pairs(tmp_path: Path) -> None:
+    """So that declaring one makes no run again."""
+    span = Span(("a", "b"), ("d", "c"))
+    data = {p: PeriodData(p, p, tmp_path, tmp_path, 1) for p in span.periods}
+
+    def keys(text: str) -> list[tuple[str, str]]:
+        study = read(tmp_path, text)
+        first = First(study.settings, 0, Stream(span, data), tmp_path, study.threads)
+        return [(first.key, Job(arm, first).key) for arm in study.arms]
+
+    assert keys(GOOD + PAIRS) == keys(GOOD)

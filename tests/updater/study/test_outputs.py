@@ -1,6 +1,7 @@
 """What `write` leaves in a folder: whole, the same each time, safe to show, true of odd studies."""
 
 import csv
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from updater.errors import InputError
+from updater.study.exports import answer
 from updater.study.outputs import write
 from updater.study.results import Run, Stage
 from updater.study.tabulated import tabulate
@@ -25,7 +26,7 @@ def names(folder: Path) -> set[str]:
 def test_the_folder_has_the_pages_the_tables_and_every_picture(
     make_study: Make, tmp_path: Path
 ) -> None:
-    answer = write(make_study(3), tmp_path / "new" / "study", title="Tickets")
+    answer = write(tabulate(make_study(3)), tmp_path / "new" / "study", title="Tickets")
     assert names(tmp_path / "new" / "study") == {
         *("study.html", "study.md", "study.json", "arms.csv", "runs.csv"),
         *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")),
@@ -37,13 +38,13 @@ def test_the_folder_has_the_pages_the_tables_and_every_picture(
 
 def test_written_again_every_file_has_the_same_bytes(make_study: Make, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write(make_study(2), tmp_path / name, title="Tickets")
+        write(tabulate(make_study(2)), tmp_path / name, title="Tickets")
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
 def test_the_page_asks_for_nothing_from_outside(make_study: Make, tmp_path: Path) -> None:
-    write(make_study(2), tmp_path, title="Tickets")
+    write(tabulate(make_study(2)), tmp_path, title="Tickets")
     page = (tmp_path / "study.html").read_text()
     assert "<script" not in page
     outside = set(re.findall(r"https?://[^\"' )]+", page))
@@ -53,7 +54,7 @@ def test_the_page_asks_for_nothing_from_outside(make_study: Make, tmp_path: Path
 def test_names_and_reasons_are_text_never_markup(make_arm: Make, tmp_path: Path) -> None:
     first = make_arm("rehearsal", 0.9, seeds=2)
     bad = [Run(HOSTILE, 0, first[0].learnt_first, first[0].stages[:2], failure=HOSTILE)]
-    write([*first, *bad], tmp_path, title=HOSTILE)
+    write(tabulate([*first, *bad]), tmp_path, title=HOSTILE)
     assert "<script>" not in (tmp_path / "study.html").read_text()
     text = (tmp_path / "study.md").read_text()
     assert "<script>" not in text.replace("\\<script\\>", "")
@@ -63,7 +64,7 @@ def test_names_and_reasons_are_text_never_markup(make_arm: Make, tmp_path: Path)
 
 
 def test_an_arm_that_diverged_has_its_row_and_its_reason(make_study: Make, tmp_path: Path) -> None:
-    write(make_study(2), tmp_path, title="Tickets")
+    write(tabulate(make_study(2)), tmp_path, title="Tickets")
     for name in ("study.html", "study.md"):
         text = (tmp_path / name).read_text()
         assert "1 of 2" in text
@@ -72,7 +73,7 @@ def test_an_arm_that_diverged_has_its_row_and_its_reason(make_study: Make, tmp_p
 
 def test_a_study_of_which_nothing_finished_is_still_told(tmp_path: Path) -> None:
     stage = Stage("a", {"a": (1, 2)})
-    write([Run("bad", 0, ("a",), (stage,), failure="killed")], tmp_path, title="Tickets")
+    write(tabulate([Run("bad", 0, ("a",), (stage,), failure="killed")]), tmp_path, title="Tickets")
     assert "none finished" in (tmp_path / "study.md").read_text()
     assert not list(tmp_path.glob("*.svg"))
 
@@ -80,12 +81,12 @@ def test_a_study_of_which_nothing_finished_is_still_told(tmp_path: Path) -> None
 def test_an_arm_that_never_began_is_told_as_well(make_arm: Make, tmp_path: Path) -> None:
     good = make_arm("rehearsal", 0.9, seeds=2)
     never = Run("ewc", 0, good[0].learnt_first, (), failure="every value of its sweep diverged")
-    write([*good, never], tmp_path, title="Tickets")
+    write(tabulate([*good, never]), tmp_path, title="Tickets")
     assert "ewc, seed 0, stopped: every value" in (tmp_path / "study.md").read_text()
 
 
 def test_one_seed_has_no_interval_and_makes_no_claim(make_study: Make, tmp_path: Path) -> None:
-    write([r for r in make_study(1) if not r.failure], tmp_path, title="Tickets")
+    write(tabulate([r for r in make_study(1) if not r.failure]), tmp_path, title="Tickets")
     text = (tmp_path / "study.md").read_text()
     assert "One seed: there is no interval" in text
     assert text.count("nothing is claimed") == 1
@@ -96,12 +97,12 @@ def test_one_seed_has_no_interval_and_makes_no_claim(make_study: Make, tmp_path:
 
 def test_a_stream_without_an_update_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
     stage = Stage("a", {"a": (1, 2), "b": (1, 4)})
-    write([Run("arm", s, ("a",), (stage,)) for s in (0, 1)], tmp_path, title="Tickets")
+    write(tabulate([Run("arm", s, ("a",), (stage,)) for s in (0, 1)]), tmp_path, title="Tickets")
     assert {path.stem for path in tmp_path.glob("*.svg")} == {"stream", "cost"}
 
 
 def test_a_replay_shows_verdicts_and_what_users_had(make_replay: Make, tmp_path: Path) -> None:
-    write(make_replay(), tmp_path, title="Tickets")
+    write(tabulate(make_replay()), tmp_path, title="Tickets")
     assert (tmp_path / "as_deployed.svg").exists()
     assert not (tmp_path / "stream.svg").exists(), "the same lines, without the verdicts"
     found = json.loads((tmp_path / "study.json").read_text())["replays"]["rehearsal"]["1"]
@@ -113,15 +114,15 @@ def test_a_replay_shows_verdicts_and_what_users_had(make_replay: Make, tmp_path:
 def test_no_picture_of_another_study_stays(
     make_replay: Make, make_study: Make, tmp_path: Path
 ) -> None:
-    write(make_replay(), tmp_path, title="Tickets")
-    write(make_study(2), tmp_path, title="Tickets")
+    write(tabulate(make_replay()), tmp_path, title="Tickets")
+    write(tabulate(make_study(2)), tmp_path, title="Tickets")
     assert {path.stem for path in tmp_path.glob("*.svg")} == PICTURES
 
 
 def test_frozen_is_drawn_beside_what_was_judged(
     make_replay: Make, make_arm: Make, tmp_path: Path
 ) -> None:
-    write([*make_replay(), *make_arm("frozen", 1.0, seeds=2)], tmp_path, title="Tickets")
+    write(tabulate([*make_replay(), *make_arm("frozen", 1.0, seeds=2)]), tmp_path, title="Tickets")
     assert "frozen" in (tmp_path / "as_deployed.svg").read_text()
     assert json.loads((tmp_path / "study.json").read_text())["replays"]["frozen"] == {}
 
@@ -141,7 +142,7 @@ def test_scratch_at_the_last_update_alone_is_compared_there(make_arm: Make, tmp_
         )
         for one in whole
     ]
-    write([*make_arm("rehearsal", 0.95, seeds=2), *runs], tmp_path, title="Tickets")
+    write(tabulate([*make_arm("rehearsal", 0.95, seeds=2), *runs]), tmp_path, title="Tickets")
     found = json.loads((tmp_path / "study.json").read_text())
     assert list(found["ratios"]["accuracy"]["rehearsal"]) == ["5"]
     assert found["ratios"]["accuracy"]["rehearsal"]["5"]["mean"] < 1
@@ -149,13 +150,13 @@ def test_scratch_at_the_last_update_alone_is_compared_there(make_arm: Make, tmp_
 
 def test_of_many_arms_the_page_says_which_are_not_drawn(make_arm: Make, tmp_path: Path) -> None:
     runs = [run for n in range(14) for run in make_arm(f"arm{n:02d}", 0.5 + n / 50, seeds=2)]
-    write(runs, tmp_path, title="Tickets", reference="arm00")
+    write(tabulate(runs, "arm00"), tmp_path, title="Tickets")
     page = (tmp_path / "study.html").read_text()
     assert "at most 12 arms: arm01, arm02." in page
 
 
 def test_the_csv_has_means_bounds_and_claims(make_study: Make, tmp_path: Path) -> None:
-    write(make_study(3), tmp_path, title="Tickets")
+    write(tabulate(make_study(3)), tmp_path, title="Tickets")
     rows = list(csv.DictReader((tmp_path / "arms.csv").read_text().splitlines()))
     row = next(r for r in rows if (r["arm"], r["measure"]) == ("ewc", "final_average_accuracy"))
     assert float(row["low"]) < float(row["mean"]) < float(row["high"])
@@ -167,24 +168,25 @@ def test_the_csv_has_means_bounds_and_claims(make_study: Make, tmp_path: Path) -
 def test_what_a_sweep_chose_is_said(make_arm: Make, tmp_path: Path) -> None:
     (one,) = make_arm("ewc", 0.8, seeds=1)
     swept = Run("ewc", 0, one.learnt_first, one.stages, choice={"regularizer.strength": 100.0})
-    write([swept], tmp_path, title="Tickets")
+    write(tabulate([swept]), tmp_path, title="Tickets")
     assert "ewc: regularizer.strength = 100.0" in (tmp_path / "study.html").read_text()
 
 
 def test_a_folder_that_can_not_be_made_is_an_error(make_arm: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        write(make_arm("one", 0.9, seeds=1), tmp_path / "file" / "below", title="Tickets")
-
-
-def test_an_unknown_reference_leaves_no_file(make_arm: Make, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no arm"):
-        write(make_arm("one", 0.9), tmp_path / "new", title="Tickets", reference="two")
-    assert not (tmp_path / "new").exists()
+        write(tabulate(make_arm("one", 0.9, seeds=1)), tmp_path / "file" / "below", title="Tickets")
 
 
 def test_the_answer_is_the_tables(make_study: Make, tmp_path: Path) -> None:
-    from updater.study.tabulated import answer
+    table = tabulate(make_study(2))
+    assert write(table, tmp_path, title="Tickets") == answer(table)
 
-    runs = make_study(2)
-    assert write(runs, tmp_path, title="Tickets") == answer(tabulate(runs))
+
+def test_arms_that_never_differ_are_not_told_apart(make_arm: Make, tmp_path: Path) -> None:
+    runs = make_arm("rehearsal", 0.9, seeds=3)
+    twins = [dataclasses.replace(run, arm="twin") for run in runs]
+    write(tabulate([*runs, *twins]), tmp_path, title="Tickets")
+    text = (tmp_path / "study.md").read_text()
+    assert "twin: +0.0 points to rehearsal with each of 3 seeds, which leaves no spread" in text
+    assert "One seed" not in text

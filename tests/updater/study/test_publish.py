@@ -1,8 +1,10 @@
 """A study in a real MLflow (SQLite): parent and children, failures, and publishing again."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -12,6 +14,7 @@ from store.errors import ConflictError
 from store.registry import Registry
 from updater.study.publish import PARENT, publish
 from updater.study.results import Run
+from updater.study.tabulated import tabulate
 
 Make = Callable[..., list[Run]]
 
@@ -35,6 +38,10 @@ def children(client: MlflowClient, parent: str) -> dict[tuple[str, str], MlflowR
     return {(r.data.params["arm"], r.data.params["seed"]): r for r in found}
 
 
+def published(registry: Registry, runs: Sequence[Run], page: Path, **more: Any) -> str:
+    return publish(registry, tabulate(runs), page, num_periods=6, **more)
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     (tmp_path / "study.html").write_text("<html></html>")
@@ -46,7 +53,7 @@ def test_the_parent_has_the_page_and_a_child_for_each_arm_and_seed(
 ) -> None:
     runs = make_study(2)
     settings = {"ewc": {"regularizer.strength": 100.0}, "finetune": {"regularizer.strength": 0.0}}
-    parent = publish(registry, runs, page, study="whole", settings=settings)
+    parent = published(registry, runs, page, study="whole", settings=settings)
     found = children(client, parent)
     assert found.keys() == {(run.arm, str(run.seed)) for run in runs}
     assert [one.path for one in client.list_artifacts(parent)] == ["study.html"]
@@ -64,7 +71,7 @@ def test_the_parent_has_the_page_and_a_child_for_each_arm_and_seed(
 def test_a_failed_run_is_failed_there_with_its_reason_and_without_measures(
     registry: Registry, client: MlflowClient, make_study: Make, page: Path
 ) -> None:
-    found = children(client, publish(registry, make_study(2), page, study="broken"))
+    found = children(client, published(registry, make_study(2), page, study="broken"))
     failed = found["si", "1"]
     assert failed.info.status == "FAILED"
     assert failed.data.tags["failure"] == "diverged: the loss is not finite"
@@ -77,7 +84,7 @@ def test_an_arm_that_never_began_is_failed_there(
     registry: Registry, client: MlflowClient, page: Path
 ) -> None:
     never = Run("ewc", 0, ("a",), (), failure="every value of its sweep diverged")
-    found = children(client, publish(registry, [never], page, study="never"))
+    found = children(client, published(registry, [never], page, study="never"))
     assert found["ewc", "0"].info.status == "FAILED"
 
 
@@ -85,8 +92,8 @@ def test_published_again_it_finds_its_runs_and_draws_nothing_twice(
     registry: Registry, client: MlflowClient, make_arm: Make, page: Path
 ) -> None:
     runs = make_arm("rehearsal", 0.9, seeds=2)
-    first = publish(registry, runs[:1], page, study="again")
-    again = publish(registry, runs, page, study="again")
+    first = published(registry, runs[:1], page, study="again")
+    again = published(registry, runs, page, study="again")
     assert again == first
     found = children(client, again)
     assert len(found) == 2
@@ -100,15 +107,15 @@ def test_other_settings_under_the_same_name_are_refused(
     registry: Registry, make_arm: Make, page: Path
 ) -> None:
     runs = make_arm("rehearsal", 0.9, seeds=1)
-    publish(registry, runs, page, study="same", settings={"rehearsal": {"a.b": 1}})
+    published(registry, runs, page, study="same", settings={"rehearsal": {"a.b": 1}})
     with pytest.raises(ConflictError):
-        publish(registry, runs, page, study="same", settings={"rehearsal": {"a.b": 2}})
+        published(registry, runs, page, study="same", settings={"rehearsal": {"a.b": 2}})
 
 
 def test_an_arm_named_with_a_plus_is_published(
     registry: Registry, client: MlflowClient, make_arm: Make, page: Path
 ) -> None:
-    parent = publish(registry, make_arm("rehearsal+ewc", 0.9, seeds=1), page, study="plus")
+    parent = published(registry, make_arm("rehearsal+ewc", 0.9, seeds=1), page, study="plus")
     assert "final_average_accuracy/rehearsal-ewc" in client.get_run(parent).data.metrics
 
 
@@ -116,8 +123,27 @@ def test_the_scores_of_a_replay_are_those_that_users_had(
     registry: Registry, client: MlflowClient, make_replay: Make, page: Path
 ) -> None:
     """Its second and fourth update are rejected."""
-    child = children(client, publish(registry, make_replay(), page, study="replay"))["ewc", "0"]
+    child = children(client, published(registry, make_replay(), page, study="replay"))["ewc", "0"]
     history = client.get_metric_history(child.info.run_id, "accuracy/banking")
     first, second, third, fourth, fifth = (point.value for point in history)
     assert (third, fifth) == (second, fourth)
     assert first != second != fourth
+
+
+def test_what_was_published_half_is_published_whole_under_the_same_run(
+    registry: Registry, client: MlflowClient, make_arm: Make, page: Path
+) -> None:
+    """The first time no run came to the end of the stream, and the reference had none at all."""
+    runs = [*make_arm("ewc", 0.8, seeds=1), *make_arm("rehearsal", 0.9, seeds=1)]
+    begun = dataclasses.replace(runs[0], stages=runs[0].stages[:2], failure="SIGKILL")
+    never = dataclasses.replace(runs[1], stages=(), failure="its first model could not be made")
+    half = published(registry, [begun, never], page, study="half")
+    assert {r.info.status for r in children(client, half).values()} == {"FAILED"}
+    whole = published(registry, runs, page, study="half")
+    assert whole == half
+    parameters = client.get_run(whole).data.params
+    assert parameters == {"reference": "rehearsal", "num_periods": "6"}
+    for child in children(client, whole).values():
+        assert (child.info.status, child.data.tags["failure"]) == ("FINISHED", "")
+        history = client.get_metric_history(child.info.run_id, "average_accuracy")
+        assert [point.step for point in history] == [0, 1, 2, 3, 4]

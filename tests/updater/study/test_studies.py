@@ -55,6 +55,24 @@ def test_a_study_can_be_read_with_its_workspace(name: str) -> None:
     assert Path(study.settings.model.architecture).is_file()
 
 
+def test_the_documentation_lists_every_study() -> None:
+    text = (STUDIES.parent / "studies.md").read_text("utf-8")
+    assert [name for name in NAMES if f"(studies/{name}.toml)" not in text] == []
+
+
+def test_the_real_studies_compare_ours_with_avalanches() -> None:
+    for name in ("clinc", "headlines"):
+        settings = config.load_file(STUDIES / f"{name}.workspace.toml", (), {})
+        path = STUDIES / f"{name}.toml"
+        found = {(pair.arm, pair.reference) for pair in file.read(path, settings).pairs}
+        assert {("rehearsal", "avalanche-replay"), ("ewc", "avalanche-ewc")} <= found
+        short = file.read(path, settings, quick=True).pairs
+        assert [(pair.arm, pair.reference) for pair in short] == [
+            ("rehearsal+ewc", "rehearsal"),
+            ("rehearsal+ewc", "ewc"),
+        ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(

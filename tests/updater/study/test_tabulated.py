@@ -4,12 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from updater.errors import InputError
+from updater.study.exports import answer, as_csv, as_json
 from updater.study.results import Run
-from updater.study.tabulated import answer, as_csv, as_json, tabulate
+from updater.study.tabulated import chosen, tabulate
 
 Make = Callable[..., list[Run]]
 
@@ -58,6 +60,20 @@ def test_without_a_named_reference_it_is_rehearsal_or_the_first(make_arm: Make) 
 def test_an_unknown_reference_is_refused_with_the_arms(make_arm: Make) -> None:
     with pytest.raises(InputError, match="the arms are one"):
         tabulate(make_arm("one", 0.5), "rehersal")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (100.0, "100.0"),
+        (1e10, "1e+10"),
+        (1234567.5, "1234567.5"),
+        (10**9, "1000000000"),
+        ("a", "a"),
+    ],
+)
+def test_a_choice_can_be_read(value: Any, said: str) -> None:
+    assert chosen({"regularizer.strength": value}) == f"regularizer.strength = {said}"
 
 
 def test_no_runs_are_refused() -> None:

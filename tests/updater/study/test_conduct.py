@@ -1,0 +1,269 @@
+"""A study whose workers die: it is told whole, and run again it becomes what it would have been.
+
+The workers are made up, so that nothing is trained; the workspace, the records, the report and
+MLflow are real.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from updater.cli.main import run
+from updater.demo import tickets
+from updater.initialise import init_workspace
+from updater.study import conduct, records
+from updater.study.finish import finish
+from updater.study.job import First, Job
+from updater.study.pool import Failed, Task
+from updater.study.results import Run, Stage
+from updater.workspace import Workspace
+
+MONTHS = [f"2026-0{n}" for n in range(1, 5)]
+CONFIG = """
+[workspace]
+name = "w"
+[source]
+uri = "tickets.jsonl"
+[source.fields]
+prompt = "{text}"
+completion = "{category}"
+date = "{date}"
+[periods]
+every = "month"
+"""
+STUDY = """
+[study]
+name = "s"
+seeds = [0, 1]
+[stream]
+first = ["2026-01..2026-02"]
+then = ["2026-03..2026-04"]
+[validation]
+first = ["2026-01"]
+then = ["2026-02"]
+seeds = [5, 6]
+[arms.ewc]
+regularizer.method = "ewc"
+sweep = { "regularizer.strength" = [1e2, 1e3, 1e4] }
+[arms.rehearsal]
+[[compare]]
+arm = "ewc"
+reference = "rehearsal"
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "config.toml").write_text(CONFIG, "utf-8")
+    init_workspace(folder / "w", folder / "config.toml")
+    tickets.write(folder / "w" / "tickets.jsonl", MONTHS, 60, 0)
+    return Workspace.open(folder / "w")
+
+
+Die = Callable[[First | Job], str]
+
+
+class Workers:
+    """In the pool's place. Every job has the same accuracies, but for a better one at strength
+    1e3; `die`: why a job's worker died, "" where it did not."""
+
+    die: Die = staticmethod(lambda job: "")
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, tasks: Sequence[Task]) -> list[Any]:
+        return [self._done(task) for task in tasks]
+
+    def _done(self, task: Task) -> Any:
+        job = task.job
+        if why := self.die(job):
+            return Failed(task.title, f"{why}\nTraceback")
+        if isinstance(job, First):
+            stage = Stage(job.stream.span.first[-1], scores(job, 0))
+            job.place.mkdir(parents=True)
+            records.write_first(job, stage)
+            return stage
+        span = job.stream.span
+        stages = [Stage(period, scores(job.first, 1), 9, seconds=1.5) for period in span.then]
+        first = Stage(span.first[-1], scores(job.first, 0))
+        right = job.settings.regularizer.strength == 1e3
+        last = Stage(span.then[-1], scores(job.first, 1 + right), 9, seconds=1.5)
+        made = Run(
+            job.arm.name,
+            job.seed,
+            span.first,
+            (first, *stages[:-1], last),
+            choice=dict(job.choice),
+        )
+        records.write(job, made)
+        return made
+
+
+def scores(first: First, right: int) -> dict[str, tuple[int, int]]:
+    return dict.fromkeys(first.stream.span.periods, (70 + right + first.seed % 3, 100))
+
+
+@pytest.fixture
+def study(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., conduct.Conducted]:
+    """Conducts the study, in which these workers die."""
+    monkeypatch.setattr(conduct, "Pool", Workers)
+    name = f"s-{tmp_path.name.replace('_', '-')}"[:60]
+
+    def conducted(die: Die = Workers.die, text: str = STUDY) -> conduct.Conducted:
+        path = tmp_path / "s.toml"
+        path.write_text(text.replace('"s"', f'"{name}"'), "utf-8")
+        monkeypatch.setattr(Workers, "die", staticmethod(die))
+        return conduct.conduct(workspace, path)
+
+    return conducted
+
+
+def reported(job: First | Job, arm: str, seed: int) -> bool:
+    return isinstance(job, Job) and (job.arm.name, job.seed) == (arm, seed)
+
+
+def report(done: conduct.Conducted, name: str) -> str:
+    return (done.folder / "report" / name).read_text("utf-8")
+
+
+Study = Callable[..., conduct.Conducted]
+
+
+def test_a_run_whose_worker_died_has_its_place_and_its_reason(
+    study: Study, workspace: Workspace
+) -> None:
+    done = study(lambda job: "signal SIGKILL" if reported(job, "rehearsal", 1) else "")
+    answer = finish(workspace, done)
+    why = "signal SIGKILL; run again, the study tries it again"
+    assert answer["arms"]["rehearsal"]["failures"] == {1: why}
+    assert answer["failed"] == [{"title": "rehearsal, seed 1", "why": "signal SIGKILL"}]
+    for name in ("study.html", "study.md"):
+        assert "1 of 2" in report(done, name)
+        assert f"rehearsal, seed 1, stopped: {why}" in report(done, name)
+    kept = json.loads(report(done, "study.json"))["arms"]
+    assert kept["rehearsal"]["failures"] == {"1": why}
+    assert kept["rehearsal"]["steps"] == [18, None]
+    assert "failures" not in kept["ewc"]
+
+
+def test_an_arm_without_any_run_is_told(study: Study, workspace: Workspace) -> None:
+    done = study(lambda job: "no avalanche" if job.seed < 2 and isinstance(job, Job) else "")
+    answer = finish(workspace, done)
+    assert {arm: found["failures"].keys() for arm, found in answer["arms"].items()} == {
+        "ewc": {0, 1},
+        "rehearsal": {0, 1},
+    }
+    assert report(done, "study.md").count("0 of 2") == 2
+    assert "none finished" in report(done, "study.md")
+
+
+def test_failures_with_one_title_are_all_told(study: Study, workspace: Workspace) -> None:
+    """Two first models with one seed: with a trace of the training for the one arm."""
+    arms = STUDY + '[arms.si]\nregularizer.method = "si"\n'
+    done = study(lambda job: "full" if isinstance(job, First) and job.seed == 1 else "", arms)
+    failed = finish(workspace, done)["failed"]
+    assert [one["title"] for one in failed[:2]] == ["first model, seed 1"] * 2
+    why = "its first model could not be made: full"
+    assert failed[2:] == [
+        {"title": title, "why": why}
+        for title in ("ewc strength=1000.0, seed 1", "rehearsal, seed 1", "si, seed 1")
+    ]
+
+
+def test_a_dead_worker_is_exit_code_1_and_run_again_there_is_no_trace_of_it(
+    study: Study, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dying = study(lambda job: "signal SIGKILL" if reported(job, "ewc", 0) else "")
+    finish(workspace, dying)
+    command = ["--json", "--quiet", "study", str(tmp_path / "s.toml")]
+    command += ["--workspace", str(workspace.root)]
+    assert run(command) == 1
+    said = capsys.readouterr()
+    assert "ewc strength=1000.0, seed 0: signal SIGKILL" in said.err
+    assert json.loads(said.out)["arms"]["ewc"]["steps"] == [None, 18]
+    again = study()
+    answer = finish(workspace, again)
+    assert (answer["failed"], again.keys) == ([], dying.keys)
+    assert answer["arms"]["ewc"]["steps"] == [18, 18]
+    assert "SIGKILL" not in report(again, "study.json")
+
+
+def test_mlflow_takes_what_is_made_of_a_study_of_which_nothing_was(
+    study: Study, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish(workspace, study(lambda job: "full" if reported(job, "ewc", job.seed) else ""))
+    finish(workspace, study(lambda job: "full" if job.seed == 0 else ""))
+    finish(workspace, study())
+    assert "MLflow" not in caplog.text
+
+
+def test_a_run_that_died_on_its_way_is_told_as_far_as_it_came(study: Study) -> None:
+    whole = study().runs[0]
+
+    def die(job: First | Job) -> str:
+        if not reported(job, "rehearsal", 0):
+            return ""
+        assert isinstance(job, Job)
+        records.write(job, dataclasses.replace(whole, arm="rehearsal", stages=whole.stages[:2]))
+        return "disk full"
+
+    found = study(die, STUDY.replace("[arms.rehearsal]", "[arms.rehearsal]\ntraining.epochs = 9"))
+    (died,) = (one for one in found.runs if one.failure)
+    assert (died.arm, died.seed, len(died.stages)) == ("rehearsal", 0, 2)
+
+
+def test_what_the_sweeps_tried_is_told(study: Study, workspace: Workspace) -> None:
+    """Of strength 1e2 a worker died: the best of the others is chosen, and lies at no edge."""
+    done = study(lambda job: "full" if job.seed == 6 and strength(job) == 1e2 else "")
+    finish(workspace, done)
+    (sweep,) = done.sweeps
+    assert (sweep.arm, [one.choice["regularizer.strength"] for one in sweep.tries]) == (
+        "ewc",
+        [1e2, 1e3, 1e4],
+    )
+    assert [sorted(one.accuracies) for one in sweep.tries] == [[5, 6]] * 3
+    assert sweep.tries[0].failures.keys() == {6}
+    assert sweep.chosen is sweep.tries[1]
+    assert {run.arm: run.choice for run in done.runs} == {
+        "ewc": {"regularizer.strength": 1e3},
+        "rehearsal": {},
+    }
+    for name in ("study.html", "study.md", "sweeps.csv", "study.json"):
+        assert "full; run again, the study tries it again" in report(done, name)
+
+
+def strength(job: First | Job) -> float | None:
+    return job.settings.regularizer.strength if isinstance(job, Job) else None
+
+
+def test_an_arm_of_which_no_choice_came_to_an_end_has_its_place(
+    study: Study, workspace: Workspace
+) -> None:
+    done = study(lambda job: "full" if job.seed == 6 else "")
+    failures = finish(workspace, done)["arms"]["ewc"]["failures"]
+    assert set(failures.values()) == {
+        "every value of its sweep diverged or failed on the validation stream"
+    }
+    assert "0 of 2" in report(done, "study.md")
+    assert report(done, "sweeps.csv").count("its first model could not be made: full") == 3
+
+
+def test_a_sweep_may_choose_what_needs_another_first_model(study: Study) -> None:
+    """Synaptic intelligence needs the trace of the first model's training, EWC does not."""
+    sweep = 'sweep = { "regularizer.method" = ["si"] }'
+    done = study(text=STUDY.replace('sweep = { "regularizer.strength" = [1e2, 1e3, 1e4] }', sweep))
+    assert not done.failed

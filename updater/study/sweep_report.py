@@ -1,0 +1,60 @@
+"""What the sweeps tried and chose, as a table and as sentences, for the page and the Markdown.
+
+Pure text; no markup. Called by `updater.study.sheets`, `page` and `markdown`.
+"""
+
+from updater.study.sheet import Sheet
+from updater.study.sweep import Sweep, Try
+from updater.study.tabulated import Arm, Table, chosen
+from updater.study.words import points
+
+EDGE = "at the edge of what was tried"
+
+
+def sheet(table: Table) -> Sheet:
+    """A row for each choice of each sweep, with every seed's accuracy."""
+    seeds = sorted({seed for one in table.sweeps for t in one.tries for seed in t.accuracies})
+    rows = [(sweep, one) for sweep in table.sweeps for one in sweep.tries]
+    return Sheet(
+        title="What the sweeps tried",
+        how="Final average accuracy on the validation stream, in percent: the mean, and each seed "
+        "by itself. The highest mean is chosen, of equal ones the smaller value; a choice with a "
+        f"seed that stopped is none. {EDGE.capitalize()}: no value beyond the chosen one was "
+        "tried, and a better one may lie there.",
+        columns=("arm", "choice", "mean, %", *(f"seed {seed}" for seed in seeds), "outcome"),
+        rows=tuple(
+            (
+                *(sweep.arm, chosen(one.choice), _percent(one.mean)),
+                *(_percent(one.accuracies.get(seed)) for seed in seeds),
+                _outcome(sweep, one),
+            )
+            for sweep, one in rows
+        ),
+        tones=tuple(
+            "good" if one is sweep.chosen else "bad" if one.failures else "" for sweep, one in rows
+        ),
+    )
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else points(100 * fraction)
+
+
+def _outcome(sweep: Sweep, one: Try) -> str:
+    if one is sweep.chosen:
+        return f"chosen, {EDGE}" if sweep.at_edge else "chosen"
+    return "; ".join(f"seed {seed} stopped: {why}" for seed, why in one.failures.items())
+
+
+def sentences(table: Table) -> list[str]:
+    """One for each arm that was swept; the same choice of several seeds is said once."""
+    edges = {sweep.arm: sweep.at_edge for sweep in table.sweeps}
+    return [said for arm in table.arms if (said := _said(arm, edges.get(arm.name, ())))]
+
+
+def _said(arm: Arm, at_edge: tuple[str, ...]) -> str:
+    kept = dict.fromkeys(chosen(run.choice) for run in arm.runs if run.choice)
+    if not kept:
+        return ""
+    beyond = f" ({', '.join(at_edge)} {EDGE})" if at_edge else ""
+    return f"{arm.name}: {'; or '.join(kept)}{beyond}"
