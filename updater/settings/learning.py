@@ -30,6 +30,7 @@ DEFAULT_STRENGTHS: Mapping[str, float] = MappingProxyType(
 """Of every method that has a strength, where none is given: TO BE MEASURED."""
 
 TERMS = ("base", "periods")
+SCALES = ("none", "mean")
 IMPORTANCE_FORMATS = ("float32", "bfloat16", "factored")
 ADAPTATIONS = ("full", "lora")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -117,7 +118,8 @@ class RegularizerSettings:
     `terms` of `ewc`: one, anchored and estimated at the base on all of its past, or one for each
     update so far, anchored and estimated at its version (Kirkpatrick et al. 2017). `decay` (gamma)
     is what `online_ewc` leaves of the older importance at each update, `damping` (xi) what keeps
-    `si` from dividing by nothing. `format` is how an importance is kept in memory and on disk.
+    `si` from dividing by nothing. `scale`: the importance as it was estimated, or each term divided
+    by its mean, so that strength keeps its meaning from update to update. `format` is how an importance is kept in memory and on disk.
     `temperature` and `top_k` are of the distilling methods `lwf`, `der` and `der++`, whose
     `strength` weighs the distillation against the likelihood: how the base's answers are softened,
     and how many of each token's logits are kept beside the rest's sum.
@@ -130,6 +132,7 @@ class RegularizerSettings:
     terms: str = "base"
     decay: float = 1.0
     damping: float = 0.1
+    scale: str = "none"
     format: str = "float32"
     temperature: float = 2.0
     top_k: int = 32
@@ -138,6 +141,7 @@ class RegularizerSettings:
         one_of("method", self.method, REGULARIZERS)
         one_of("estimator", self.estimator, ESTIMATORS)
         one_of("terms", self.terms, TERMS)
+        one_of("scale", self.scale, SCALES)
         one_of("format", self.format, IMPORTANCE_FORMATS)
         if (self.method, self.estimator, self.terms) == ("ewc", "optimizer", "base"):
             raise ValueError(

@@ -17,6 +17,7 @@ from regularizers.consolidate import Held
 from regularizers.formats import Weight, kept
 from regularizers.methods import Method, method_of
 from regularizers.path import share
+from regularizers.scale import scaled
 from updater.settings import RegularizerSettings
 from updater.train.encode import Encoded, select
 from updater.train.fit import Fit
@@ -84,6 +85,7 @@ class Memory:
             return Memory(Held({}, {}))
         examples = {"past": past, "newest": newest}[method.looks_at]
         importance = _importance(method, settings, model, done, examples)
+        importance = scaled(importance, settings.scale)
         term = Held({name: p.detach().clone() for name, p in model.named_parameters()}, importance)
         return Memory(method.consolidate(self.held, term, decay=settings.decay))
 
@@ -100,6 +102,7 @@ class Memory:
             return cls(held)
         for number, term in enumerate(terms):
             before = held if number else None
+            term = Held(term.anchor, scaled(term.importance, settings.scale))
             held = method.consolidate(before, term, decay=settings.decay)
         return cls(held)
 

@@ -192,6 +192,31 @@ def test_a_training_that_recorded_nothing_is_refused(trained: Path, language: An
         )
 
 
+@pytest.mark.parametrize("settings", [{"method": "ewc"}, {"method": "ewc", "terms": "periods"}])
+def test_scaled_terms_are_alike_carried_on_or_rebuilt(
+    settings: Any, trained: Path, language: Any
+) -> None:
+    model, tokenizer = checkpoint.load(trained)
+    chosen = RegularizerSettings(**settings, num_examples=4, scale="mean")
+    memory, terms = Memory(), []
+    for first in (0, 8):
+        examples = encode(tokenizer, language(first, 4), max_length_tokens=64)
+        memory = memory.after(chosen, model, DONE, past=examples, newest=examples)
+        plain = dataclasses.replace(chosen, scale="none", terms="base")
+        term = Memory().after(plain, model, DONE, past=examples, newest=examples).held
+        assert term is not None
+        terms.append(term)
+    rebuilt = Memory.of(chosen, terms).held
+    assert memory.held is not None
+    assert rebuilt is not None
+    entries = torch.cat([whole(w).flatten() for w in memory.held.importance.values()])
+    num_terms = 2 if "terms" in settings else 1
+    assert entries.mean().item() == pytest.approx(num_terms, rel=1e-4)
+    for name, weight in memory.held.importance.items():
+        torch.testing.assert_close(whole(rebuilt.importance[name]), whole(weight))
+        torch.testing.assert_close(rebuilt.anchor[name], memory.held.anchor[name])
+
+
 @pytest.mark.parametrize("form", ["bfloat16", "factored"])
 def test_importance_is_kept_in_the_configured_format_from_update_to_update(
     form: str, trained: Path, language: Any
