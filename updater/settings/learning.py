@@ -119,10 +119,11 @@ class RegularizerSettings:
     update so far, anchored and estimated at its version (Kirkpatrick et al. 2017). `decay` (gamma)
     is what `online_ewc` leaves of the older importance at each update, `damping` (xi) what keeps
     `si` from dividing by nothing. `scale`: the importance as it was estimated, or each term divided
-    by its mean, so that strength keeps its meaning from update to update. `format` is how an importance is kept in memory and on disk.
-    `temperature` and `top_k` are of the distilling methods `lwf`, `der` and `der++`, whose
-    `strength` weighs the distillation against the likelihood: how the base's answers are softened,
-    and how many of each token's logits are kept beside the rest's sum.
+    by its mean, so that strength keeps its meaning from update to update. `format` is how an
+    importance is kept in memory and on disk. `temperature` and `top_k` are of the distilling
+    methods `lwf`, `der` and `der++`, whose `strength` weighs the distillation against the
+    likelihood: how the base's answers are softened, and how many of each token's logits are kept
+    beside the rest's sum.
     """
 
     method: str = "ewc"
