@@ -22,12 +22,18 @@ DEFAULT_STRENGTHS: Mapping[str, float] = MappingProxyType(
         "online_ewc": 1e4,
         "si": 1e4,
         "mas": 1.0,
-        "lwf": 1.0,
+        "lwf": 0.1,
         "der": 1.0,
         "der++": 1.0,
     }
 )
-"""Of every method that has a strength, where none is given: TO BE MEASURED."""
+"""Of every method that has a strength, where none is given.
+
+Chosen by measurement on CLINC150 (0.67 M weights, 25 % rehearsal, two updates, two seeds,
+2026-11-24; final accuracy of rehearsal alone about 0.885): lwf 0.1 gave 0.891 and 1.0 0.717;
+der++ 1.0 gave 0.890, 0.1 0.880 and 10 0.862. ewc: see `RegularizerSettings`; online_ewc and der: as
+ewc and der++, not measured. l2, si and mas: where sweeps begin, not measured.
+"""
 
 TERMS = ("base", "periods")
 SCALES = ("none", "mean")
@@ -108,10 +114,10 @@ class RehearsalSettings:
 @dataclass(frozen=True, kw_only=True)
 class RegularizerSettings:
     """`strength` is lambda in strength/2 * sum_i importance_i (theta_i - anchor_i)^2, on top of
-    the mean loss per completion token.
+    the mean loss per completion token; None: `DEFAULT_STRENGTHS` of the method.
 
-    1e4, chosen by measurement on CLINC150 (nemotron-3-tiny, two domains, then a third): beside
-    rehearsal 1e2 to 1e5 differ by no more than chance from no anchor at all (past and new
+    Of ewc 1e4, chosen by measurement on CLINC150 (nemotron-3-tiny, two domains, then a third):
+    beside rehearsal 1e2 to 1e5 differ by no more than chance from no anchor at all (past and new
     accuracy within 0.03 of it, one seed), and 1e6 costs 0.01 to 0.02 of both. Without
     rehearsal 1e4 and 1e5 hold 1 and 3 % of the past where fine-tuning alone holds 0.
 
