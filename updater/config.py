@@ -28,7 +28,7 @@ from updater.config_keys import (
     spell,
     variable,
 )
-from updater.errors import InputError, closest
+from updater.errors import InputError, did_you_mean
 from updater.settings import Settings, password_in, without_password
 
 CONFIG_FILE = "updater.toml"
@@ -161,11 +161,11 @@ class _Reader:
                 where = f"{name}={_discreet(key, value)} in the environment"
                 self.given[key] = Given(value, where, name, is_text=True)
                 continue
-            near = closest(name, known)
+            near = did_you_mean(name, known)
             self._note(
                 f"{name} in the environment is unknown",
                 "it must be UPDATER_SECTION_KEY, for a key that is not a list",
-                f"did you mean {near}, else unset it" if near else "unset it",
+                f"{near}, else unset it" if near else "unset it",
             )
 
     def take_overrides(self, overrides: Sequence[str]) -> None:

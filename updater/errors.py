@@ -1,4 +1,5 @@
-"""The two ways in which a command can fail, and nothing else.
+"""The two ways in which a command can fail, and the cure that both the files' readers and the
+commands have for a name that does not exist.
 
 A rejected candidate is a result, not an error. `updater.cli` is the one place that turns these
 into a line on stderr and an exit code.
@@ -27,5 +28,11 @@ class UpdateError(RuntimeError):
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """Which of the names was probably meant, for a cure; empty where none is near."""
+    """Which of the names was probably meant; empty where none is near."""
     return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A cure that names the closest of the names; empty where none is near."""
+    near = closest(name, names)
+    return f"did you mean {near}" if near else ""

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from updater import __version__
-from updater.errors import closest
+from updater.errors import did_you_mean
 
 if TYPE_CHECKING:
     from updater.workspace import Workspace
@@ -145,8 +145,8 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
-            near = closest(args[0], self.commands)
-            cure = f"did you mean {near}?" if near else "see `updater --help`"
+            near = did_you_mean(args[0], self.commands)
+            cure = f"{near}?" if near else "see `updater --help`"
             raise click.UsageError(f"no command {args[0]!r}: {cure}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -8,7 +8,7 @@ import click
 
 from updater.cli import tables
 from updater.cli.app import EXIT_NOT_ACCEPTED, Session, app, many_periods
-from updater.errors import InputError, closest
+from updater.errors import InputError, did_you_mean
 
 
 @app.command()
@@ -185,11 +185,10 @@ def step(
 
 def _check_step(name: str, steps: Sequence[str]) -> None:
     if name not in steps:
-        near = closest(name, steps)
         raise InputError(
             f"there is no step {name!r}",
             f"the steps are {', '.join(steps)}",
-            f"did you mean {near}" if near else "name one of them",
+            did_you_mean(name, steps) or "name one of them",
         )
 
 

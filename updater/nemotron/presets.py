@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from updater.errors import InputError, closest
+from updater.errors import InputError, did_you_mean
 from updater.nemotron.layout import tensor_shapes
 from updater.nemotron.releases import RELEASES
 
@@ -117,11 +117,10 @@ def config_fields(architecture: str, vocabulary_size: int) -> dict[str, Any]:
     elif architecture.endswith(".json") or Path(architecture).is_file():
         fields = read_config(Path(architecture))
     else:
-        near = closest(architecture, PRESETS)
         raise InputError(
             f'model.architecture = "{architecture}"',
             f"must be one of {', '.join(PRESETS)}, or the path of a config.json",
-            f"did you mean {near}" if near else f'write "{next(iter(PRESETS))}"',
+            did_you_mean(architecture, PRESETS) or f'write "{next(iter(PRESETS))}"',
         )
     fields = {key: value for key, value in fields.items() if key != "auto_map"}
     fields["vocab_size"] = vocabulary_size

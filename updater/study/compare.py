@@ -5,8 +5,9 @@ Called by `updater.study.file`.
 
 from collections.abc import Sequence
 
+from updater.errors import did_you_mean
 from updater.study.plan import Pair
-from updater.study.tables import Table, did_you_mean
+from updater.study.tables import Table
 
 
 def read(top: Table, arms: Sequence[str], chosen: Sequence[str]) -> tuple[Pair, ...]:

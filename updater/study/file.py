@@ -9,13 +9,13 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from updater.errors import InputError
+from updater.errors import InputError, did_you_mean
 from updater.periods import Periods
 from updater.settings import NAME, Settings
 from updater.study import arms, compare
 from updater.study.plan import SECTIONS, Arm, Span, Study, Validation
 from updater.study.replay import ANSWERS, ReplaySettings
-from updater.study.tables import Table, did_you_mean
+from updater.study.tables import Table
 
 TOP = ("study", "stream", "validation", "settings", "arms", "compare", "quick", "replay")
 

@@ -3,12 +3,12 @@
 Knows no key itself: `updater.study.file` names them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from updater.config import TYPE_NAMES
-from updater.errors import InputError, closest
+from updater.errors import InputError, did_you_mean
 
 
 class Table:
@@ -101,9 +101,3 @@ class Table:
     def wrong(self, what: str, rule: str, cure: str = "") -> InputError:
         """The error that says so."""
         return InputError(f"{self.where}: {what}", rule, cure)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A cure that names the nearest of the names; empty where none is near."""
-    near = closest(name, names)
-    return f"did you mean {near}" if near else ""
