@@ -132,10 +132,11 @@ def test_the_update_is_trained_as_the_winner_and_the_next_one_starts_from_it(
     record = train_result(workspace, west)["search"]
     assert record["earlier"] == [{"update": update.id, "trials": tried}]
     assert record["trials"][0]["values"] == tried[0]["values"]
-    held = dataclasses.replace(workspace.settings.regularizer, terms="periods")
-    other = workspace.tuned(dataclasses.replace(workspace.settings, regularizer=held))
     assert [one["update"] for one in search.earlier_trials(workspace)] == [update.id, west.id]
-    assert search.earlier_trials(other) == []
+    for other in ({"terms": "periods"}, {"scale": "mean"}, {"estimator": "sampled"}):
+        held = dataclasses.replace(workspace.settings.regularizer, **other)
+        changed = workspace.tuned(dataclasses.replace(workspace.settings, regularizer=held))
+        assert search.earlier_trials(changed) == []
     if west.base == version.id:
         planned = workspace.ledger.step(west.id, "rehearse")
         assert planned is not None

@@ -190,6 +190,7 @@ def _learner(settings: Settings) -> dict[str, str]:
         "method": regularizer.method,
         "estimator": regularizer.estimator,
         "terms": regularizer.terms,
+        "scale": regularizer.scale,
         "adapt": settings.training.adapt,
     }
 

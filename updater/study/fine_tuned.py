@@ -31,7 +31,7 @@ from updater.settings import TrainingSettings
 from updater.stopwatch import Stopwatch
 from updater.study import first as firsts
 from updater.study.job import Job
-from updater.study.results import Stage
+from updater.study.results import Stage, learnt
 from updater.train.encode import Encoded, encode, select
 from updater.train.fit import Fit, fit
 from updater.train.lesson import Lesson
@@ -106,9 +106,7 @@ class FineTuned:
         return Memory().after(settings, network, done, past=sample, newest=sample)
 
     def _learnt(self, before: Sequence[Stage]) -> tuple[str, ...]:
-        """What it knows: a period whose update was not deployed is not among it."""
-        updates = (stage.period for stage in before[1:] if stage.deployed)
-        return (*self._job.stream.span.first, *updates)
+        return learnt(self._job.stream.span.first, before)
 
     def _rehearsal(self, before: Sequence[Stage]) -> Manifest:
         past = self._past(self._learnt(before), before)

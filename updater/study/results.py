@@ -5,7 +5,7 @@ Pure data and its JSON. Written by `updater.study.run`, read by what tabulates a
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,12 @@ class Run:
             return cls(**plain, learnt_first=learnt, stages=stages)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a study's run: {error}; remove it, and it runs again") from error
+
+
+def learnt(first: Sequence[str], stages: Sequence[Stage]) -> tuple[str, ...]:
+    """What the model of these stages knows, the first of which is the first model: a period whose
+    update was not deployed is not among it."""
+    return (*first, *(stage.period for stage in stages[1:] if stage.deployed))
 
 
 def _stage(plain: dict[str, Any]) -> Stage:

@@ -47,10 +47,6 @@ class Stream:
         """(period, digest) of all periods in order: what decides what is learnt and scored."""
         return [(period, self.data[period].digest) for period in self.span.periods]
 
-    def learnt_before(self, period: str) -> tuple[str, ...]:
-        """What a model knows that is about to learn `period` of `span.then`."""
-        return self.span.periods[: self.span.periods.index(period)]
-
     def train(self, period: str) -> pa.Table:
         """The period's train examples."""
         return pq.read_table(self.data[period].train)

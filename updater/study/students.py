@@ -13,7 +13,7 @@ from updater.stopwatch import Stopwatch
 from updater.study.fine_tuned import Cost, FineTuned
 from updater.study.first import Model, from_scratch
 from updater.study.job import Job
-from updater.study.results import Stage
+from updater.study.results import Stage, learnt
 
 
 class Student(Protocol):
@@ -67,8 +67,7 @@ class Scratch:
         job, stream = self._job, self._job.stream
         if job.arm.every == "last" and period != stream.span.then[-1]:
             return None
-        updates = (stage.period for stage in before[1:] if stage.deployed)
-        periods = (*stream.span.first, *updates, period)
+        periods = (*learnt(stream.span.first, before), period)
         with Stopwatch() as watch:
             self.model, done = from_scratch(job.settings, stream, periods, job.place)
         return Cost.of(done, watch.seconds)

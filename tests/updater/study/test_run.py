@@ -476,6 +476,14 @@ def test_what_the_gate_does_not_deploy_was_never_learnt(
     assert done.stages[-1].tokens == expected.tokens
 
 
+def test_from_scratch_too_learns_nothing_of_what_was_not_deployed(job: Callable[..., Job]) -> None:
+    gate = {"gate": {"margin_fraction": 0.01, "confidence": 0.99}}
+    replay = ReplaySettings(review="reject")
+    done = run(dataclasses.replace(job("anew", "scratch", more=gate), replay=replay), quiet)
+    assert [stage.deployed for stage in done.stages] == [True, False, False]
+    assert [stage.examples for stage in done.stages] == [96, 144, 144]
+
+
 @pytest.mark.parametrize("deployed", [True, False])
 def test_importance_is_paid_by_one_update_the_next_after_it(
     job: Callable[..., Job], deployed: bool

@@ -81,6 +81,5 @@ class PeerStudent:
 def budget(job: Job) -> int:
     """Examples of memory: what our arm with these settings would rehearse at the last update."""
     stream = job.stream
-    past = stream.learnt_before(stream.span.then[-1])
-    num_past = sum(stream.data[period].num_train for period in past)
+    num_past = sum(stream.data[period].num_train for period in stream.span.periods[:-1])
     return job.settings.rehearsal.examples(num_past)
