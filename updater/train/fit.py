@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from updater.errors import InputError, UpdateError
+from updater.errors import InputError
 from updater.nemotron.checkpoint import freeze_routers
 from updater.progress import Progress
 from updater.settings import TrainingSettings
@@ -77,7 +76,7 @@ def fit(
     Raises:
         InputError: `training.devices` is not 1, this machine has no such precision, or a trace is
             asked of LoRA.
-        UpdateError: the loss is no number or has diverged.
+        UpdateError: the loss or a weight is no number, or the loss has diverged.
     """
     _check(training, trace)
     if not training.train_routers:
@@ -102,7 +101,6 @@ def fit(
             )
             train(learner, plan, training, saver)
         traced, moved = tracer()
-    check_finite(model, f"training diverged at its last step, {record.counters.num_steps}")
     return Fit(
         **asdict(record.counters),
         losses=tuple(record.losses),
@@ -110,20 +108,6 @@ def fit(
         trace=traced,
         moved=moved,
     )
-
-
-def check_finite(model: nn.Module, said: str) -> None:
-    """Every parameter is a number: the last step's harm would show in no loss.
-
-    Raises:
-        UpdateError: one is not; `said` begins the message.
-    """
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise UpdateError(
-                f"{said}: {name} is not finite; lower training.learning_rate, or clip by "
-                "training.gradient_clip"
-            )
 
 
 def _check(training: TrainingSettings, trace: str) -> None:

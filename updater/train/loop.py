@@ -1,6 +1,6 @@
 """Lightning's loop over the plan, from whatever step the learner is at, and its banners silenced.
 
-Called by `updater.train.fit`.
+Called by `updater.train.fit`; what it asks of the weights, by `updater.study.peers` too.
 """
 
 import logging
@@ -10,7 +10,9 @@ from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 
+from updater.errors import UpdateError
 from updater.settings import TrainingSettings
 from updater.train.learner import Learner
 from updater.train.saver import Saver
@@ -21,10 +23,29 @@ def train(learner: Learner, plan: Plan, training: TrainingSettings, saver: Saver
     """The learner has gone through the rest of the plan, if any of it is left.
 
     Raises:
-        UpdateError: the loss is no number or has diverged.
+        UpdateError: the loss or a weight is no number, or the loss has diverged.
     """
-    if learner.record.finished:
-        return
+    if not learner.record.finished:
+        _go_on(learner, plan, training, saver)
+    num_steps = learner.record.counters.num_steps
+    check_finite(learner.model, f"training diverged at its last step, {num_steps}")
+
+
+def check_finite(model: nn.Module, said: str) -> None:
+    """Every parameter is a number: the last step's harm would show in no loss.
+
+    Raises:
+        UpdateError: one is not; `said` begins the message.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise UpdateError(
+                f"{said}: {name} is not finite; lower training.learning_rate, or clip by "
+                "training.gradient_clip"
+            )
+
+
+def _go_on(learner: Learner, plan: Plan, training: TrainingSettings, saver: Saver) -> None:
     first_step = learner.record.counters.num_steps
     learner.train()
     with _quiet_lightning():

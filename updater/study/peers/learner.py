@@ -38,8 +38,8 @@ from updater.study.peers.names import FIXED_WIDTH, parts
 from updater.study.peers.strategies import Means, build, wrapped
 from updater.study.peers.tokens import dataset
 from updater.train.encode import Encoded
-from updater.train.fit import check_finite
 from updater.train.learner import adamw
+from updater.train.loop import check_finite
 from updater.train.schedule import rate_fraction
 
 
