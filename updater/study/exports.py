@@ -6,10 +6,10 @@ Pure; nothing is written to disk here. Called by `updater.study.outputs` and `fi
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from updater.study.comparison import Estimate
+from updater.study.comparison import Difference, Estimate
 from updater.study.measures import NAMES
 from updater.study.pairs import Compared, Ratio, compared
 from updater.study.sweep import Sweep
@@ -48,27 +48,23 @@ def as_json(table: Table) -> dict[str, Any]:
     }
 
 
-def as_csv(table: Table) -> str:
+def runs_csv(table: Table) -> str:
     """A line for each arm and seed: its numbers, why it failed, and what a sweep chose."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["arm", "seed", *NAMES, "failure", "choice"])
-    for arm in table.arms:
-        for run in arm.runs:
-            numbers = arm.measured.get(run.seed)
-            cells = [None if numbers is None else getattr(numbers, name) for name in NAMES]
-            writer.writerow([arm.name, run.seed, *cells, run.failure, chosen(run.choice)])
-    return stream.getvalue()
+    rows = [
+        [
+            *(arm.name, run.seed),
+            *(getattr(arm.measured.get(run.seed), name, None) for name in NAMES),
+            *(run.failure, chosen(run.choice)),
+        ]
+        for arm in table.arms
+        for run in arm.runs
+    ]
+    return _csv(("arm", "seed", *NAMES, "failure", "choice"), rows)
 
 
 def arms_csv(table: Table) -> str:
     """A line for each arm and measure: mean and interval, and the difference to the reference."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    difference = ("difference", "difference_low", "difference_high", "p_value", "adjusted_p")
-    writer.writerow(
-        ["arm", "measure", "num_seeds", "mean", "low", "high", "reference", *difference, "claim"]
-    )
+    rows = []
     for name in NAMES:
         against = {d.arm: d for d in table.differences(name)}
         claims = table.claims(name)
@@ -76,68 +72,65 @@ def arms_csv(table: Table) -> str:
             found, other = arm.estimate(name), against.get(arm.name)
             if found is None:
                 continue
-            cells: list[object] = [arm.name, name, found.num_seeds, *_numbers(found)]
+            row = [arm.name, name, found.num_seeds, *_numbers(found)]
             if other is not None:
-                cells += [other.reference, *_numbers(other.estimate), other.p_value]
-                cells += [other.adjusted_p, claims[arm.name]]
-            writer.writerow(cells + [None] * (13 - len(cells)))
-    return stream.getvalue()
+                row += [other.reference, *_difference(other), claims[arm.name]]
+            rows.append(row)
+    estimated = ("arm", "measure", "num_seeds", "mean", "low", "high")
+    return _csv((*estimated, "reference", *_DIFFERENCE, "claim"), rows)
 
 
 def pairs_csv(table: Table) -> str:
     """A line for each declared pair; "" without one."""
-    if not table.pairs:
-        return ""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    costs = (
-        "seconds_ratio",
-        "seconds_low",
-        "seconds_high",
-        "steps_ratio",
-        "steps_low",
-        "steps_high",
-    )
-    writer.writerow(
+    rows = [
         [
-            *("arm", "reference", "num_seeds", "difference", "difference_low", "difference_high"),
-            *("p_value", "adjusted_p", "claim", "lower_bound", *costs),
+            *(one.arm, one.reference, one.num_seeds),
+            *_difference(one.accuracy),
+            *(one.claim, one.lower_bound),
+            *(*_numbers(one.seconds), *_numbers(one.steps)),
         ]
-    )
-    for one in compared(table):
-        known = one.accuracy
-        cells: list[object] = (
-            [None] * 5
-            if known is None
-            else [*_numbers(known.estimate), known.p_value, known.adjusted_p]
-        )
-        bound = None if known is None else known.lower_bound
-        writer.writerow(
-            [
-                *(one.arm, one.reference, one.num_seeds, *cells, one.claim, bound),
-                *_numbers(one.seconds),
-                *_numbers(one.steps),
-            ]
-        )
-    return stream.getvalue()
+        for one in compared(table)
+    ]
+    costs = [f"{cost}_{part}" for cost in ("seconds", "steps") for part in ("ratio", "low", "high")]
+    head = ("arm", "reference", "num_seeds", *_DIFFERENCE, "claim", "lower_bound", *costs)
+    return _csv(head, rows) if rows else ""
 
 
 def sweeps_csv(table: Table) -> str:
     """A line for each choice of each sweep and each seed of the validation stream; "" without
     one."""
-    if not table.sweeps:
-        return ""
+    rows = [
+        [
+            *(sweep.arm, chosen(one.choice), seed, value, one.mean),
+            "true" if one is sweep.chosen else "false",
+            ", ".join(sweep.at_edge) if one is sweep.chosen else "",
+            one.failures.get(seed, ""),
+        ]
+        for sweep in table.sweeps
+        for one in sweep.tries
+        for seed, value in one.accuracies.items()
+    ]
+    accuracy = "final_average_accuracy"
+    head = ("arm", "choice", "seed", accuracy, "mean", "chosen", "at_edge", "failure")
+    return _csv(head, rows) if rows else ""
+
+
+_DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value", "adjusted_p")
+
+
+def _difference(found: Difference | None) -> list[float | None]:
+    """The cells of `_DIFFERENCE`."""
+    if found is None:
+        return [None] * len(_DIFFERENCE)
+    return [*_numbers(found.estimate), found.p_value, found.adjusted_p]
+
+
+def _csv(head: Sequence[str], rows: Iterable[list[Any]]) -> str:
+    """The lines; a row that ends early has nothing in its last columns."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    accuracy = "final_average_accuracy"
-    writer.writerow(["arm", "choice", "seed", accuracy, "mean", "chosen", "at_edge", "failure"])
-    for sweep in table.sweeps:
-        for one in sweep.tries:
-            is_chosen = one is sweep.chosen
-            edge = ", ".join(sweep.at_edge) if is_chosen else ""
-            for seed, value in one.accuracies.items():
-                said = ("true" if is_chosen else "false", edge, one.failures.get(seed, ""))
-                writer.writerow([sweep.arm, chosen(one.choice), seed, value, one.mean, *said])
+    writer.writerow(head)
+    writer.writerows([*row, *[None] * (len(head) - len(row))] for row in rows)
     return stream.getvalue()
 
 
@@ -156,8 +149,7 @@ def _sweep(sweep: Sweep) -> dict[str, Any]:
 
 
 def _pair(one: Compared) -> dict[str, Any]:
-    bound = None if one.accuracy is None else one.accuracy.lower_bound
-    return {**dataclasses.asdict(one), "claim": one.claim, "lower_bound": bound}
+    return {**dataclasses.asdict(one), "claim": one.claim, "lower_bound": one.lower_bound}
 
 
 def _numbers(found: Estimate | Ratio | None) -> list[float | None]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from updater.files import write_json, write_text
 from updater.report import style
-from updater.study.exports import answer, arms_csv, as_csv, as_json, pairs_csv, sweeps_csv
+from updater.study.exports import answer, arms_csv, as_json, pairs_csv, runs_csv, sweeps_csv
 from updater.study.markdown import markdown
 from updater.study.page import render
 from updater.study.pictures import SCRATCH, Picture, pictures
@@ -23,7 +23,7 @@ from updater.study.tabulated import Table
 PAGE = "study.html"
 TEXT = "study.md"
 TABLE = "study.json"
-CSVS = {"runs": as_csv, "arms": arms_csv, "pairs": pairs_csv, "sweeps": sweeps_csv}
+CSVS = {"runs": runs_csv, "arms": arms_csv, "pairs": pairs_csv, "sweeps": sweeps_csv}
 
 
 def write(table: Table, folder: Path, *, title: str, scratch: str = SCRATCH) -> dict[str, Any]:

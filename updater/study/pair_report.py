@@ -45,10 +45,9 @@ def sheet(table: Table) -> Sheet:
 def _row(pair: Compared) -> tuple[str, ...]:
     known = pair.accuracy
     p = None if known is None else known.adjusted_p
-    bound = None if known is None else known.lower_bound
     return (
         *(pair.arm, pair.reference, str(pair.num_seeds), difference(CLAIMED, known)),
-        "–" if bound is None else style.signed(_rounded_down(bound)),
+        "–" if pair.lower_bound is None else style.signed(_rounded_down(pair.lower_bound)),
         "–" if p is None else p_value(p),
         *(_times(pair.seconds), _times(pair.steps), pair.claim),
     )
@@ -82,10 +81,9 @@ def _accuracy(pair: Compared) -> str:
 
 def _worst(pair: Compared) -> str:
     """How much less accurate it may be: what an undecided test does not say."""
-    bound = None if pair.accuracy is None else pair.accuracy.lower_bound
-    if bound is None:
+    if pair.lower_bound is None:
         return ""
-    points = _rounded_down(bound)
+    points = _rounded_down(pair.lower_bound)
     said = (
         f"at least {points:.1f} points more" if points > 0 else f"at most {-points:.1f} points less"
     )

@@ -42,6 +42,11 @@ class Compared:
         return 0 if self.accuracy is None else self.accuracy.estimate.num_seeds
 
     @property
+    def lower_bound(self) -> float | None:
+        """Of the accuracy's difference, as `Difference.lower_bound`; None without one."""
+        return None if self.accuracy is None else self.accuracy.lower_bound
+
+    @property
     def claim(self) -> Claim:
         """What may be said of the arm's accuracy, with 95 % confidence in all pairs together."""
         if self.accuracy is None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from updater.errors import InputError
-from updater.study.exports import answer, as_csv, as_json
+from updater.study.exports import answer, as_json, runs_csv
 from updater.study.results import Run
 from updater.study.tabulated import chosen, tabulate
 
@@ -44,7 +44,7 @@ def test_the_json_is_plain_and_claims_the_order_that_was_put_in(make_study: Make
 
 
 def test_the_csv_has_a_line_for_each_run(make_study: Make) -> None:
-    rows = list(csv.DictReader(io.StringIO(as_csv(tabulate(make_study(2))))))
+    rows = list(csv.DictReader(io.StringIO(runs_csv(tabulate(make_study(2))))))
     assert len(rows) == 14
     assert rows[-1]["failure"].startswith("diverged")
     assert rows[-1]["final_average_accuracy"] == ""
