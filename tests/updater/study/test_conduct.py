@@ -23,18 +23,7 @@ from updater.study.results import Run, Stage
 from updater.workspace import Workspace
 
 MONTHS = [f"2026-0{n}" for n in range(1, 5)]
-CONFIG = """
-[workspace]
-name = "w"
-[source]
-uri = "tickets.jsonl"
-[source.fields]
-prompt = "{text}"
-completion = "{category}"
-date = "{date}"
-[periods]
-every = "month"
-"""
+CONFIG = Path(__file__).parents[3] / "docs" / "studies" / "tickets.workspace.toml"
 STUDY = """
 [study]
 name = "s"
@@ -58,11 +47,10 @@ reference = "rehearsal"
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "config.toml").write_text(CONFIG, "utf-8")
-    init_workspace(folder / "w", folder / "config.toml")
-    tickets.write(folder / "w" / "tickets.jsonl", MONTHS, 60, 0)
-    return Workspace.open(folder / "w")
+    folder = tmp_path_factory.mktemp("study") / "w"
+    init_workspace(folder, CONFIG)
+    tickets.write(folder / "tickets.jsonl", MONTHS, 60, 0)
+    return Workspace.open(folder)
 
 
 Die = Callable[[First | Job], str]

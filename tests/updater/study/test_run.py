@@ -43,6 +43,7 @@ from updater.workspace import Workspace
 MONTHS = ("2026-01", "2026-02", "2026-03", "2026-04")
 SPAN = Span(MONTHS[:2], MONTHS[2:])
 NUM_TRAIN, NUM_HOLDOUT = 48, 16
+CLINC = Path(__file__).parents[3] / "docs" / "studies" / "clinc.workspace.toml"
 
 
 ALONE = {"rehearsal": {"policy": "none"}}
@@ -317,31 +318,17 @@ def test_too_few_to_hold_some_back_is_told(stream: Stream, tmp_path: Path) -> No
 
 
 def test_a_period_without_a_holdout_cannot_be_studied(tmp_path: Path) -> None:
-    config = """
-[workspace]
-name = "w"
-[source]
-uri = "rows.jsonl"
-[source.fields]
-prompt = "{text}"
-completion = "{answer}"
-period = "{period}"
-split = "{split}"
-[periods]
-order = ["north", "south"]
-holdout_splits = ["test"]
-"""
-    (tmp_path / "config.toml").write_text(config)
-    init_workspace(tmp_path / "w", tmp_path / "config.toml")
+    workspace = tmp_path / "w"
+    init_workspace(workspace, CLINC)
     rows = [
-        {"text": f"{period} {n}", "answer": "yes", "period": period, "split": split}
-        for period, split in (("north", "train"), ("north", "test"), ("south", "train"))
+        {"id": f"{domain}-{split}-{n}", "intent": "yes", "domain": domain, "split": split}
+        for domain, split in (("banking", "train"), ("banking", "test"), ("home", "train"))
         for n in range(3)
     ]
-    lines = [json.dumps(row | {"text": f"{row['split']} {row['text']}"}) for row in rows]
-    (tmp_path / "w" / "rows.jsonl").write_text("\n".join(lines))
-    with pytest.raises(InputError, match="period south has 3 train and 0 holdout examples"):
-        of_workspace(Workspace.open(tmp_path / "w"), Span(("north",), ("south",)))
+    lines = [json.dumps(row | {"text": f"words of {row['id']}"}) for row in rows]
+    (workspace / "clinc150.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="period home has 3 train and 0 holdout examples"):
+        of_workspace(Workspace.open(workspace), Span(("banking",), ("home",)))
 
 
 THEIRS = {
