@@ -153,7 +153,7 @@ def test_a_full_disk_is_an_update_error_and_leaves_nothing(tmp_path: Path, most_
     draw = random.Random(0)
     rows: list = [row(n, text=draw.randbytes(500).hex()) for n in range(3000)]
     write(tmp_path, rows)
-    here = str(Path(__file__).parents[1])
+    here = str(Path(__file__).parents[1] / "helpers")
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path), here, str(most_bytes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("0 period home can't be written"), done.stdout + done.stderr
