@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regularizers.formats import FORMATS, kept, num_bytes, whole
+from regularizers.methods import METHODS
 from regularizers.scale import SCALES, scaled
-from updater.settings import learning
+from updater.settings import RegularizerSettings, learning
 
 
 def estimated(factor: float = 1.0) -> dict[str, torch.Tensor]:
@@ -42,3 +43,13 @@ def test_an_unknown_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="must be one of none, mean"):
         scaled({}, "max")
     assert learning.SCALES == SCALES
+
+
+def test_what_holds_weights_has_one_default_strength_when_scaled() -> None:
+    assert {name.partition(",")[0] for name in METHODS} == set(learning.HOLD_WEIGHTS)
+    for method in learning.REGULARIZERS:
+        plain, scale = (RegularizerSettings(method=method, scale=s) for s in SCALES)
+        assert plain.penalty_strength == learning.DEFAULT_STRENGTHS.get(method, 0)
+        holds = method in learning.HOLD_WEIGHTS
+        assert (scale.penalty_strength == learning.SCALED_STRENGTH) == holds
+        assert RegularizerSettings(method=method, strength=2.0).penalty_strength == 2

@@ -33,7 +33,7 @@ SEARCH = """
 [training.search]
 trials = 3
 epochs_fraction = 0.5
-strength = [1e2, 1e6]
+strength = [1e-2, 1e2]
 learning_rate = [1e-3, 1e-2]
 rehearsal_fraction = [0.1, 0.8]
 """
@@ -102,7 +102,7 @@ def test_the_update_is_trained_as_the_winner_and_the_next_one_starts_from_it(
     tried, won = result["search"]["trials"], result["search"]["winner"]
     assert len(tried) == 3
     assert tried[0]["values"] == {
-        "strength": 1e4,
+        "strength": 1.0,
         "learning_rate": 5e-3,
         "rehearsal_fraction": 0.5,
     }

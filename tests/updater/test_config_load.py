@@ -384,7 +384,7 @@ def test_ranges_are_lists_of_numbers(tmp_path: Path) -> None:
         ("strength = [1e5, 1e2]", "[low, high], low below high"),
         ("strength = [1e2]", "must be two numbers"),
         ("strength = [0, 1e5]", "must begin above 0"),
-        ("strength = [1e5, 1e6]", "the configured value, 10000, must lie in the range"),
+        ("strength = [1e5, 1e6]", "the configured value, 1, must lie in the range"),
         ("learning_rate = [1e-2, 1e-1]", "the configured value, 0.001"),
         ("rehearsal_fraction = [0.05, 1.5]", "must lie in [0, 1]"),
         ("rehearsal_fraction = [0.2, 0.5]", "the configured value, 0.1"),

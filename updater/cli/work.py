@@ -119,7 +119,7 @@ def update(session: Session, period: str, yes: bool, fail_on_reject: bool) -> in
 
     \b
     Examples: updater update 2026-04
-              updater update 2026-04 --set regularizer.strength=1e5
+              updater update 2026-04 --set regularizer.strength=10
     """
     from updater import outcome, pipeline
 
