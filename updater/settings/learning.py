@@ -34,9 +34,10 @@ Chosen by measurement on CLINC150, so that it costs nothing beside rehearsal of 
 weights, one domain and then four updates, final accuracy on held-back examples, two seeds,
 2026-11-24 (`updater study docs/studies/clinc-strengths.toml`). Rehearsal alone 0.845, with a
 standard error of about 0.01. ewc 1: 0.853, 1e4: 0.492. online_ewc 1: 0.838. si 1: 0.838, 100:
-0.537. mas 1e-6: 0.854, 1e-4: 0.715. l2 1e-3: 0.856, 1e-2: 0.815. Over two updates only, where rehearsal
-alone has about 0.885: lwf 0.1: 0.891, 1: 0.717; der++ 1: 0.890, 0.1: 0.880, 10: 0.862; der as
-der++, not measured. Without rehearsal these hold next to nothing: there a strength must be swept.
+0.537. mas 1e-6: 0.854, 1e-4: 0.715. l2 1e-3: 0.856, 1e-2: 0.815. Over two updates only, where
+rehearsal alone has about 0.885: lwf 0.1: 0.891, 1: 0.717; der++ 1: 0.890, 0.1: 0.880, 10: 0.862;
+der as der++, not measured. Without rehearsal these hold next to nothing: there a strength must be
+swept.
 """
 
 SCALED_STRENGTH = 1e-3
