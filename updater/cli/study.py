@@ -44,8 +44,8 @@ def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> i
 
 
 def _show(console: Console, done: "Conducted") -> None:
+    from updater.study.report.words import stopped
     from updater.study.tabulated import Arm
-    from updater.study.words import stopped
 
     shown = Table("arm", "all periods", "new", "worst forgetting", "steps", "seconds", box=None)
     names = ("final_average_accuracy", "new_accuracy", "worst_forgetting", "steps", "seconds")

@@ -9,10 +9,10 @@ import logging
 from typing import Any
 
 from store.errors import StoreError
-from updater.study import exports, outputs
 from updater.study.conduct import Conducted
 from updater.study.plan import SECTIONS
-from updater.study.publish import publish
+from updater.study.report import exports, outputs
+from updater.study.report.publish import publish
 from updater.study.tabulated import tabulate
 from updater.workspace import Workspace
 

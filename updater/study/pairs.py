@@ -1,6 +1,6 @@
 """The pairs of arms that a study file declares, compared: which is more accurate, at what cost.
 
-Pure. Called by `updater.study.pair_report` and `exports`.
+Pure. Called by `updater.study.report.pair_report` and `exports`.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What the sweeps tried on the validation stream, and which of it an arm gets. Pure.
 
-Made by `updater.study.conduct`; told by `updater.study.sweep_report` and `exports`.
+Made by `updater.study.conduct`; told by `updater.study.report.sweep_report` and `exports`.
 """
 
 from collections.abc import Mapping

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from matplotlib.text import Annotation
 
 from updater.report import style
-from updater.study import heat
-from updater.study.drawing import MOST_ARMS, marks, name_points, new_figure, spread
-from updater.study.plots import front
 from updater.study.ratios import ratios
+from updater.study.report import heat
+from updater.study.report.drawing import MOST_ARMS, marks, name_points, new_figure, spread
+from updater.study.report.plots import front
 from updater.study.results import Run, Stage
 from updater.study.tabulated import tabulate
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from updater.study.exports import answer
-from updater.study.outputs import write
+from updater.study.report.exports import answer
+from updater.study.report.outputs import write
 from updater.study.results import Run, Stage
 from updater.study.tabulated import tabulate
 

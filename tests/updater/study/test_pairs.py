@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from updater.study.comparison import Pairing, family
-from updater.study.exports import as_json, pairs_csv
-from updater.study.outputs import write
-from updater.study.pair_report import sentences, sheet
 from updater.study.pairs import compared, ratio
 from updater.study.plan import Pair
+from updater.study.report.exports import as_json, pairs_csv
+from updater.study.report.outputs import write
+from updater.study.report.pair_report import sentences, sheet
 from updater.study.results import Run
 from updater.study.tabulated import Table, tabulate
 

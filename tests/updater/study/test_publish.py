@@ -12,7 +12,7 @@ from mlflow.entities import Run as MlflowRun
 
 from store.errors import ConflictError
 from store.registry import Registry
-from updater.study.publish import PARENT, publish
+from updater.study.report.publish import PARENT, publish
 from updater.study.results import Run
 from updater.study.tabulated import tabulate
 

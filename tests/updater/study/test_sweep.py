@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from updater.study.outputs import write
+from updater.study.report.outputs import write
 from updater.study.results import Run, Stage
 from updater.study.sweep import Sweep, Try
 from updater.study.tabulated import Table, tabulate

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from updater.errors import InputError
-from updater.study.exports import answer, as_json, runs_csv
+from updater.study.report.exports import answer, as_json, runs_csv
 from updater.study.results import Run
 from updater.study.tabulated import chosen, tabulate
 

@@ -1,12 +1,12 @@
 """What the sweeps tried and chose, as a table and as sentences, for the page and the Markdown.
 
-Pure text; no markup. Called by `updater.study.sheets`, `page` and `markdown`.
+Pure text; no markup. Called by `updater.study.report.sheets`, `page` and `markdown`.
 """
 
-from updater.study.sheet import Sheet
+from updater.study.report.sheet import Sheet
+from updater.study.report.words import points
 from updater.study.sweep import Sweep, Try
 from updater.study.tabulated import Arm, Table, chosen
-from updater.study.words import points
 
 EDGE = "at the edge of what was tried"
 

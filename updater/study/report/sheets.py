@@ -1,16 +1,15 @@
 """A study's tables as texts, for the page and the Markdown alike.
 
-Called by `updater.study.page` and `updater.study.markdown`.
+Called by `updater.study.report.page` and `updater.study.report.markdown`.
 """
 
-from updater.study import pair_report, sweep_report
 from updater.study.comparison import Estimate
 from updater.study.measures import ACCURACIES
 from updater.study.ratios import Curve, ratios
 from updater.study.replay import replayed
-from updater.study.sheet import Sheet
-from updater.study.tabulated import Arm, Table
-from updater.study.words import (
+from updater.study.report import pair_report, sweep_report
+from updater.study.report.sheet import Sheet
+from updater.study.report.words import (
     CLAIMED,
     COLUMNS,
     TONES,
@@ -20,6 +19,7 @@ from updater.study.words import (
     stopped,
     three_digits,
 )
+from updater.study.tabulated import Arm, Table
 
 
 def sheets(table: Table, scratch: str) -> list[Sheet]:

@@ -1,6 +1,6 @@
 """A study's numbers and claims in words, for the page and the Markdown alike.
 
-Pure text; no markup. Called by `updater.study.sheets`, `page` and `markdown`.
+Pure text; no markup. Called by `updater.study.report.sheets`, `page` and `markdown`.
 """
 
 from collections.abc import Callable

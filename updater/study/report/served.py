@@ -1,6 +1,6 @@
 """A replay's picture: what users would have had at each time, and the verdicts that led there.
 
-Called by `updater.study.pictures`.
+Called by `updater.study.report.pictures`.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from updater.report import style
-from updater.study.drawing import Mark, marks, name_lines, new_figure, period_ticks, tidy
 from updater.study.ratios import Curve, over_updates
+from updater.study.report.drawing import Mark, marks, name_lines, new_figure, period_ticks, tidy
 from updater.study.tabulated import Table
 
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from updater.files import write_json, write_text
 from updater.report import style
-from updater.study.exports import answer, arms_csv, as_json, pairs_csv, runs_csv, sweeps_csv
-from updater.study.markdown import markdown
-from updater.study.page import render
-from updater.study.pictures import SCRATCH, Picture, pictures
 from updater.study.ratios import ratios
 from updater.study.replay import replayed
+from updater.study.report.exports import answer, arms_csv, as_json, pairs_csv, runs_csv, sweeps_csv
+from updater.study.report.markdown import markdown
+from updater.study.report.page import render
+from updater.study.report.pictures import SCRATCH, Picture, pictures
 from updater.study.tabulated import Table
 
 PAGE = "study.html"

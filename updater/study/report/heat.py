@@ -1,6 +1,6 @@
 """Forgetting as a heatmap: arms down, periods across.
 
-Called by `updater.study.pictures`.
+Called by `updater.study.report.pictures`.
 """
 
 from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 """A study's table as JSON and CSV, for scripts.
 
-Pure; nothing is written to disk here. Called by `updater.study.outputs` and `finish`.
+Pure; nothing is written to disk here. Called by `updater.study.report.outputs` and `finish`.
 """
 
 import csv

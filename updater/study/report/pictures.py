@@ -1,6 +1,6 @@
 """Every picture of a study by name: for the page, and as files.
 
-Called by `updater.study.page` and `updater.study.outputs`.
+Called by `updater.study.report.page` and `updater.study.report.outputs`.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from updater.study import heat, plots, served
+from updater.study.report import heat, plots, served
 from updater.study.tabulated import Table
 
 SCRATCH = "scratch"

@@ -2,7 +2,7 @@
 
 Each takes the table and returns a figure, or None where there is nothing to draw. Bands and bars
 are 95 % intervals over seeds (Student's t), and absent with one seed. Called by
-`updater.study.pictures`.
+`updater.study.report.pictures`.
 """
 
 import itertools
@@ -14,7 +14,8 @@ from matplotlib.ticker import NullLocator
 
 from updater.report import style
 from updater.study.comparison import Estimate
-from updater.study.drawing import (
+from updater.study.ratios import Curve, over_updates, ratios
+from updater.study.report.drawing import (
     Mark,
     marks,
     name_lines,
@@ -23,7 +24,6 @@ from updater.study.drawing import (
     period_ticks,
     tidy,
 )
-from updater.study.ratios import Curve, over_updates, ratios
 from updater.study.tabulated import Arm, Table
 
 

@@ -1,15 +1,14 @@
 """The declared pairs in a table and in sentences, for the page and the Markdown alike.
 
-Pure text; no markup. Called by `updater.study.sheets`, `page` and `markdown`.
+Pure text; no markup. Called by `updater.study.report.sheets`, `page` and `markdown`.
 """
 
 import math
 
 from updater.report import style
 from updater.study.pairs import Compared, Ratio, compared
-from updater.study.sheet import Sheet
-from updater.study.tabulated import Table
-from updater.study.words import (
+from updater.study.report.sheet import Sheet
+from updater.study.report.words import (
     CLAIMED,
     TONES,
     difference,
@@ -18,6 +17,7 @@ from updater.study.words import (
     three_digits,
     unspread,
 )
+from updater.study.tabulated import Table
 
 TITLE = "Declared pairs"
 

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from updater import report
 from updater.report import style
-from updater.study import pair_report, sweep_report, words
-from updater.study.drawing import MOST_ARMS, marks
-from updater.study.pictures import Picture
-from updater.study.sheet import aligned
-from updater.study.sheets import sheets
+from updater.study.report import pair_report, sweep_report, words
+from updater.study.report.drawing import MOST_ARMS, marks
+from updater.study.report.pictures import Picture
+from updater.study.report.sheet import aligned
+from updater.study.report.sheets import sheets
 from updater.study.tabulated import Table
 
 

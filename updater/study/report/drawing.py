@@ -1,6 +1,6 @@
 """What a study's plots share: which arms are drawn, how each looks, and names that don't collide.
 
-Called by `updater.study.plots`, `heat` and `served`.
+Called by `updater.study.report.plots`, `heat` and `served`.
 """
 
 from collections.abc import Sequence

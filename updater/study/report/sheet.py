@@ -1,6 +1,6 @@
 """One table of texts, as the page and the Markdown show it.
 
-What stands in it: `updater.study.sheets`.
+What stands in it: `updater.study.report.sheets`.
 """
 
 from collections.abc import Sequence

@@ -5,10 +5,10 @@ The same words as the HTML page. The same data give the same bytes, so that it c
 
 from collections.abc import Mapping
 
-from updater.study import pair_report, sweep_report, words
-from updater.study.pictures import Picture
-from updater.study.sheet import Sheet, aligned
-from updater.study.sheets import sheets
+from updater.study.report import pair_report, sweep_report, words
+from updater.study.report.pictures import Picture
+from updater.study.report.sheet import Sheet, aligned
+from updater.study.report.sheets import sheets
 from updater.study.tabulated import Table
 
 
