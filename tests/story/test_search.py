@@ -133,7 +133,8 @@ def test_the_update_is_trained_as_the_winner_and_the_next_one_starts_from_it(
     assert record["earlier"] == [{"update": update.id, "trials": tried}]
     assert record["trials"][0]["values"] == tried[0]["values"]
     assert [one["update"] for one in search.earlier_trials(workspace)] == [update.id, west.id]
-    for other in ({"terms": "periods"}, {"scale": "mean"}, {"estimator": "sampled"}):
+    scaled = {"scale": "mean", "strength": 1.0}  # its own default is outside of the range
+    for other in ({"terms": "periods"}, scaled, {"estimator": "sampled"}):
         held = dataclasses.replace(workspace.settings.regularizer, **other)
         changed = workspace.tuned(dataclasses.replace(workspace.settings, regularizer=held))
         assert search.earlier_trials(changed) == []

@@ -191,7 +191,7 @@ def test_what_a_replay_can_not_say(tmp_path: Path, wrong: str) -> None:
 
 
 def test_a_search_at_each_update_is_refused_and_can_be_turned_off(tmp_path: Path) -> None:
-    searching = SearchSettings(trials=3, strength=(1e3, 1e5))
+    searching = SearchSettings(trials=3, strength=(1e-2, 1e2))
     training = dataclasses.replace(BASE.training, search=searching)
     path = tmp_path / "s.toml"
     path.write_text(GOOD, "utf-8")
