@@ -1,7 +1,8 @@
 """The report as one HTML page that needs nothing else: no script, no font, no picture from outside.
 
 `render` is called by `updater report` and by the pipeline's publishing. The layout is in
-`template.html`; every text from outside goes through Jinja's escaping.
+`template.html`, what all pages of the house share in `base.html`; every text from outside goes
+through Jinja's escaping.
 """
 
 import json

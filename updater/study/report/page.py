@@ -1,7 +1,7 @@
 """A study as one HTML page that needs nothing else: no script, no font, no picture from outside.
 
-The same data give the same bytes. The layout is in `study.html`, the house's style sheet in
-`updater/report/page.css`; every text goes through Jinja's escaping.
+The same data give the same bytes. The layout is in `study.html`, what all pages of the
+house share in `updater/report`; every text goes through Jinja's escaping.
 """
 
 from collections.abc import Mapping
