@@ -17,6 +17,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ from updater.study.fine_tuned import FineTuned
 from updater.study.first import prepare, scores
 from updater.study.job import Job
 from updater.study.jobs import Jobs
-from updater.study.results import Stage
+from updater.study.measures import over_stream
+from updater.study.results import Run, Stage
 from updater.train.encode import encode
 from updater.train.importance import estimate
 from updater.train.memory import sample
@@ -72,19 +74,20 @@ def job_of(workspace: Workspace, folder: Path) -> Job:
 
 def walked(job: Job) -> Iterator[Row]:
     """The first model, then each update."""
-    first = job.stream.span.first
-    stages = [prepare(job.first, lambda: None)]
+    first = prepare(job.first, lambda: None)
     student = FineTuned(job)
-    yield looked_at(job, student, stages[-1], first)
-    for number, period in enumerate(job.stream.span.then, 1):
-        student.learn(period, stages)
-        stages.append(Stage(period, scores(student.model, job.stream, job.settings)))
-        yield looked_at(job, student, stages[-1], (*first, *job.stream.span.then[:number]))
+    done = Run(job.arm.name, job.seed, job.stream.span.first, (first,))
+    yield looked_at(job, student, done)
+    for period in job.stream.span.then:
+        student.learn(period, done.stages)
+        stage = Stage(period, scores(student.model, job.stream, job.settings))
+        done = replace(done, stages=(*done.stages, stage))
+        yield looked_at(job, student, done)
 
 
-def looked_at(job: Job, student: FineTuned, stage: Stage, learnt: tuple[str, ...]) -> Row:
+def looked_at(job: Job, student: FineTuned, done: Run) -> Row:
     model, longest = student.model, job.settings.model.max_length_tokens
-    examples = pa.concat_tables(job.stream.train(period) for period in learnt)
+    examples = pa.concat_tables(job.stream.train(period) for period in done.periods)
     encoded = encode(model.tokenizer, examples, max_length_tokens=longest)
     asked = sample(encoded, job.settings.regularizer.num_examples)
     traces = {}
@@ -98,8 +101,9 @@ def looked_at(job: Job, student: FineTuned, stage: Stage, learnt: tuple[str, ...
             progress=False,
         )
         traces[name] = sum(float(tensor.double().sum()) for tensor in found.tensors.values())
-    accuracy = sum(stage.accuracy(period) for period in learnt) / len(learnt)
-    row = Row(learnt[-1], accuracy, traces)
+    accuracy = over_stream(done)[-1]
+    assert accuracy is not None, "every domain has a holdout"
+    row = Row(done.periods[-1], accuracy, traces)
     print(line(row), flush=True)
     return row
 
