@@ -40,7 +40,7 @@ check: setup ## Lint, format, types
 test: setup check ## All checks and all tests, with coverage
 	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-# bench/stream.py needs data that is not shipped: the top of the file says how to run it.
+# bench/stream.py and bench/importance_scale.py need data that is not shipped: the top of each says how.
 bench: setup ## The benchmarks, side by side with the usual way; results in bench/results
 	$(BIN)/python bench/sampling.py
 	$(BIN)/python bench/ingest.py --rows 100000 1000000 --write
