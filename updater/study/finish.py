@@ -51,8 +51,10 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
 
 
 def _digest(done: Conducted) -> str:
-    """Of all that decides the runs: another study needs another MLflow run."""
-    return hashlib.sha256(" ".join(sorted(done.keys)).encode()).hexdigest()[:8]
+    """Of all that decides the runs, and of what the arms are called: another study needs another
+    MLflow run."""
+    names = [done.study.reference, *sorted(arm.name for arm in done.study.arms)]
+    return hashlib.sha256("\0".join([*names, *sorted(done.keys)]).encode()).hexdigest()[:8]
 
 
 def _differing(done: Conducted) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from updater.settings import (
     WorkspaceSettings,
 )
 from updater.study.conduct import Conducted
-from updater.study.finish import _differing
+from updater.study.finish import _differing, _digest
 from updater.study.plan import Arm, Span, Study
 
 SETTINGS = Settings(
@@ -39,3 +39,15 @@ def test_settings_and_options_that_are_not_alike_in_all_arms(tmp_path: Path) -> 
         arm.name: dict(zip(names, some, strict=True))
         for arm, some in zip(arms, values, strict=True)
     }
+
+
+def test_a_renamed_arm_is_another_run_of_mlflow_as_another_setting_is() -> None:
+    """Its parameters name the reference, and MLflow changes no parameter."""
+
+    def digest(name: str, key: str) -> str:
+        arms = (Arm(name, "update", SETTINGS), Arm("frozen", "frozen", SETTINGS))
+        study = Study("s", (0,), Span(("a",), ("b",)), None, arms, SETTINGS)
+        return _digest(Conducted(study, (), (), Path(), keys=(key,), is_part=False))
+
+    assert digest("replay", "k") == digest("replay", "k")
+    assert len({digest("replay", "k"), digest("other", "k"), digest("replay", "l")}) == 3
