@@ -92,6 +92,18 @@ def test_si_holds_by_what_every_training_recorded(line: Path) -> None:
     assert not any(name in terms[1][1] for name in routers)
 
 
+def test_routers_are_weighed_where_they_are_trained_alone(line: Path) -> None:
+    """What can't move would have a part in the mean that `scale` divides by; a study weighs as
+    the service does."""
+
+    def routers(*more: str) -> list[str]:
+        _, held, _, _ = opened(line, "south", *more)
+        return [name for name in held.importance if ".gate." in name]
+
+    assert routers("regularizer.num_examples=4") == []
+    assert routers("regularizer.num_examples=4", "training.train_routers=true")
+
+
 def test_each_period_has_its_own_term_and_one_anchor_has_the_pull_of_all(line: Path) -> None:
     found, held, model, terms = opened(line, "south", "regularizer.terms=periods")
     assert (found["estimator"], found["num_terms"], found["num_examples"]) == ("empirical", 2, 32)
@@ -101,8 +113,8 @@ def test_each_period_has_its_own_term_and_one_anchor_has_the_pull_of_all(line: P
         dict(checkpoint.load(workspace.checkpoints.local(t.version.digest))[0].named_parameters())
         for t, _ in terms
     ]
-    for name, parameter in model.named_parameters():
-        theta = parameter.detach().double() + 0.01
+    for name in held.importance:
+        theta = model.get_parameter(name).detach().double() + 0.01
         separate = sum(
             fisher[name].double() * (theta - at[name].detach().double())
             for (_, fisher), at in zip(terms, weights_of, strict=True)

@@ -130,6 +130,8 @@ def _find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:
     from updater.train.importance import estimate
 
     model, tokenizer = checkpoint.load(workspace.checkpoints.local(term.version.digest))
+    if not workspace.settings.training.train_routers:
+        checkpoint.freeze_routers(model)  # what can't move is not held, and is in no mean
     examples = window.load(
         term.sample, lambda version: workspace.datasets.path(version, "train.parquet")
     )

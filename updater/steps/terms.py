@@ -119,6 +119,7 @@ def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str])
         "estimator": estimator_of(workspace),
         "num_examples": regularizer.num_examples,
         "max_length_tokens": workspace.settings.model.max_length_tokens,
+        "routers": workspace.settings.training.train_routers,
     }
     if regularizer.format != "float32":  # which had no name in caches of before there were formats
         key["format"] = regularizer.format

@@ -23,6 +23,7 @@ from updater.study.sweep import Choice, Sweep, Try
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
+AGAIN = "run again, the study tries it again"
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,11 @@ class _Conductor:
             Progress("study", total, unit="updates", shown=self._shown) as progress,
             Pool(places, progress) as pool,
         ):
-            self._prepare(pool, [*tried, *planned])
+            known = [job for job in planned if job.arm.name not in tries]
+            self._prepare(pool, [*tried, *known])
             sweeps = _sweeps(tries, self._run(pool, progress, tried))
             jobs, given_up = self._decided(sweeps)
-            self._prepare(pool, jobs)  # a sweep may have chosen what needs another first model
+            self._prepare(pool, jobs)
             runs = self._run(pool, progress, jobs)
         whole = [*runs, *given_up]
         order = [arm.name for arm in self._study.arms]
@@ -117,8 +119,15 @@ class _Conductor:
         )
 
     def _prepare(self, pool: Pool, jobs: Sequence[Job]) -> None:
-        """Every first model that an unfinished job begins with is there, or is known to fail."""
-        firsts = {job.first.key: job.first for job in jobs if records.finished(job) is None}
+        """Every first model that an unfinished job begins with is there, or is known to fail; and
+        where the records of one seed began with different first models, it is there to tell which
+        of them count."""
+        mixed = _with_different_firsts(jobs)
+        firsts = {
+            job.first.key: job.first
+            for job in jobs
+            if records.finished(job) is None or _start(job) in mixed
+        }
         unknown = [first for key, first in firsts.items() if key not in self._unmade]
         missing = [first for first in unknown if records.first_stage(first) is None]
         from updater.study.first import prepare
@@ -161,10 +170,11 @@ class _Conductor:
             if arm.name not in sweeps:
                 jobs += self._jobs.reported(arm)
                 continue
-            chosen = sweeps[arm.name].chosen
+            sweep = sweeps[arm.name]
+            chosen = sweep.chosen
             log.info("%s: the sweep chose %s", arm.name, None if chosen is None else chosen.choice)
             if chosen is None:
-                given_up += [_given_up(arm.name, seed, self._study) for seed in self._study.seeds]
+                given_up += [_given_up(sweep, seed, self._study) for seed in self._study.seeds]
             else:
                 jobs += self._jobs.reported(arm, chosen.choice)
         return jobs, given_up
@@ -175,19 +185,37 @@ def _sweeps(
 ) -> dict[str, Sweep]:
     """Arm -> what its sweep tried. `runs`: those of all jobs, in their order."""
     each = iter(runs)
-    return {
-        arm: Sweep(arm, tuple(Try(c, tuple(itertools.islice(each, len(js)))) for c, js in of_arm))
-        for arm, of_arm in tries.items()
-    }
+    found = {}
+    for arm, of_arm in tries.items():
+        told = tuple(Try(c, tuple(itertools.islice(each, len(js)))) for c, js in of_arm)
+        is_whole = all(records.finished(job) is not None for _, js in of_arm for job in js)
+        found[arm] = Sweep(arm, told, is_whole)
+    return found
 
 
-def _given_up(arm: str, seed: int, study: Study) -> Run:
-    why = "every value of its sweep diverged or failed on the validation stream"
-    return Run(arm, seed, study.span.first, (), failure=why)
+def _with_different_firsts(jobs: Iterable[Job]) -> set[str]:
+    """The starts of which the finished records began with more than one first model."""
+    found: dict[str, set[str]] = {}
+    for job in jobs:
+        if (run := records.finished(job)) is not None:
+            found.setdefault(_start(job), set()).add(run.first_digest)
+    return {of for of, digests in found.items() if len(digests) > 1}
+
+
+def _start(job: Job) -> str:
+    """Equal for runs that are to begin with one first model, whatever else its training leaves."""
+    return dataclasses.replace(job.first, trace="").key
+
+
+def _given_up(sweep: Sweep, seed: int, study: Study) -> Run:
+    why = "every value of its sweep diverged on the validation stream"
+    if not sweep.is_whole:
+        why = f"a run of its sweep has failed, so that nothing is chosen yet; {AGAIN}"
+    return Run(sweep.arm, seed, study.span.first, (), failure=why)
 
 
 def _unfinished(job: Job, why: str) -> Run:
     """The run as far as its record goes, with the reason why there is no more of it yet."""
     first = job.stream.span.first
     begun = records.recorded(job) or Run(job.arm.name, job.seed, first, (), choice=job.choice)
-    return dataclasses.replace(begun, failure=f"{why}; run again, the study tries it again")
+    return dataclasses.replace(begun, failure=f"{why}; {AGAIN}")

@@ -1,6 +1,9 @@
 """An arm that fine-tunes the model it has, by the service's own core.
 
-Rehearsal's plan with its cursors, the memory's guards, `fit`, then what the memory keeps. With a
+Rehearsal's plan with its cursors, the memory's guards, `fit`, then what the memory keeps. Where
+rehearsal begins in each period, and the examples that importance looks at, differ from seed to
+seed, so that intervals over seeds have the chance of the draw in them. (`reservoir` alone keeps one
+sample.) With a
 `weight` below 1 the old and the new weights are averaged (Wortsman et al. 2022, arXiv 2109.01903,
 eq. 1). Called through `updater.study.students`.
 """
@@ -22,8 +25,9 @@ from regularizers.consolidate import Held
 from regularizers.formats import flat, from_flat
 from rehearsal import window
 from rehearsal.choose import choose
-from rehearsal.manifest import Manifest, plan
+from rehearsal.manifest import CURSOR_UNITS, Manifest, plan
 from rehearsal.policies import Past
+from rehearsal.strata import DEALT
 from updater.evaluate import outcomes
 from updater.nemotron import checkpoint
 from updater.nemotron.saving import save_tensors
@@ -66,7 +70,8 @@ class FineTuned:
         if not self._settings.training.train_routers:
             checkpoint.freeze_routers(self.model.network)
         self._memory = Memory()
-        self._cursors: dict[str, int] = {}
+        self._starts = _starts(job)
+        self._cursors = self._starts
         self._owed_seconds = 0.0
 
     def learn(self, period: str, before: Sequence[Stage]) -> Cost:
@@ -146,7 +151,10 @@ class FineTuned:
     def _sample(self, periods: Sequence[str]) -> Encoded:
         """A uniform sample of the periods, of as many examples as importance looks at."""
         budget = self._settings.regularizer.num_examples
-        return self._encoded(self._load(plan(self._past(periods), policy="uniform", budget=budget)))
+        past = self._past(periods)
+        return self._encoded(
+            self._load(plan(past, policy="uniform", budget=budget, cursors=self._starts))
+        )
 
     def _load(self, manifest: Manifest) -> pa.Table:
         return window.load(manifest, self._locate)
@@ -223,3 +231,11 @@ class FineTuned:
         held = Held(parts["anchor"], from_flat(parts["importance"]))
         self._memory = Memory(held if record["holds"] else None)
         self._cursors, self._owed_seconds = record["cursors"], record["owed_seconds"]
+
+
+def _starts(job: Job) -> dict[str, int]:
+    """Cursors at a place in the first round that is the seed's own, in each period and in the deal
+    of `class_balanced`."""
+    random = np.random.default_rng(job.seed)
+    places = random.integers(CURSOR_UNITS, size=len(job.stream.span.periods) + 1).tolist()
+    return dict(zip((*job.stream.span.periods, DEALT), places, strict=True))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+from store.manifest import Manifest
 from updater.evaluate import outcomes
 from updater.nemotron import checkpoint
 from updater.nemotron.saving import save_tensors
@@ -70,7 +71,7 @@ def prepare(first: First, tell: Callable[[], None]) -> Stage:
         tokens=done.num_tokens,
         seconds=seconds,
     )
-    records.write_first(first, stage)
+    records.write_first(first, stage, Manifest.of(place / "checkpoint").digest)
     return stage
 
 

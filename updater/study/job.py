@@ -16,7 +16,7 @@ from updater.study.plan import SECTIONS, Arm
 from updater.study.replay import ReplaySettings
 from updater.study.stream import Stream
 
-RECORD = 1
+RECORD = 2
 """Of the records: raised when a release changes what a run does, so that no older one is reused."""
 
 
@@ -52,12 +52,14 @@ class First:
 @dataclass(frozen=True)
 class Job:
     """An arm walks over the stream from its first model. `choice`: what a sweep chose for it.
-    `replay`: how the gate is followed; None: nothing is judged."""
+    `replay`: how the gate is followed; None: nothing is judged. `processes`: as the file says, how
+    many runs share the machine."""
 
     arm: Arm
     first: First
     choice: Mapping[str, Any] = field(default_factory=dict)
     replay: ReplaySettings | None = None
+    processes: int = 0
 
     @property
     def seed(self) -> int:
@@ -83,7 +85,10 @@ class Job:
         if self.replay is not None:
             rule = self.settings.gate
             gate = [dataclasses.asdict(self.replay), rule.margin_fraction, rule.confidence]
-        return _digest("run", self.first.key, arm, self.stream.span.then, self.settings, *gate)
+        load = [self.processes] if self.processes else []  # 0: as many as there is room for
+        return _digest(
+            "run", self.first.key, arm, self.stream.span.then, self.settings, *gate, *load
+        )
 
     @property
     def place(self) -> Path:

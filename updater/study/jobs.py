@@ -63,4 +63,4 @@ class Jobs:
             threads=self.study.threads,
             trace=trace_of(arm.settings.regularizer),
         )
-        return Job(arm, first, choice)
+        return Job(arm, first, choice, processes=self.study.processes)

@@ -1,5 +1,9 @@
 """A run's record on disk, and when it is finished. The study's folder holds nothing else of a
 finished run; an unfinished one has its last stage's state beside it. No torch.
+
+A record is of the first model that it began with. The same settings and seed give another first
+model on another kind of machine, and runs that began with different ones are not to be compared:
+a record of another first model than the one that lies here is none.
 """
 
 import os
@@ -14,23 +18,30 @@ from updater.study.results import Run, Stage
 STATE = "state"
 
 
-def first_stage(first: First) -> Stage | None:
-    """The first model's stage; None while there is no whole first model."""
+def first_run(first: First) -> Run | None:
+    """A run of the first model's stage alone; None while there is no whole first model."""
     try:
         text = (first.place / "stage.json").read_text("utf-8")
     except FileNotFoundError:
         return None
-    return Run.from_json(text).stages[0]
+    return Run.from_json(text)
 
 
-def write_first(first: First, stage: Stage) -> None:
-    """The first model is whole: its stage is on disk."""
-    run = Run("", first.seed, first.stream.span.first, (stage,))
+def first_stage(first: First) -> Stage | None:
+    """The first model's stage; None while there is no whole first model."""
+    run = first_run(first)
+    return None if run is None else run.stages[0]
+
+
+def write_first(first: First, stage: Stage, digest: str) -> None:
+    """The first model is whole: its stage is on disk, with its checkpoint's digest."""
+    run = Run("", first.seed, first.stream.span.first, (stage,), first_digest=digest)
     write_text(first.place / "stage.json", run.to_json())
 
 
 def recorded(job: Job) -> Run | None:
-    """The run as far as it came, under the names it goes by now; None where it has no stage.
+    """The run as far as it came, under the names it goes by now; None where it has no stage, or
+    began with another first model than the one that lies here.
 
     Raises:
         ValueError: the record is broken; the message says which file.
@@ -42,6 +53,9 @@ def recorded(job: Job) -> Run | None:
         return None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    first = first_run(job.first)
+    if first is not None and first.first_digest != run.first_digest:
+        return None
     return replace(run, choice=dict(job.choice))
 
 

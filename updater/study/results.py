@@ -41,7 +41,8 @@ class Run:
 
     `learnt_first`: the periods that the first model knows. `stages`: the first model, then one an
     update. `failure`: why the arm stopped (it diverged), empty where it did not. `choice`: what a
-    sweep chose, setting -> value. `peak_memory_bytes` of the process.
+    sweep chose, setting -> value. `peak_memory_bytes` of the process. `first_digest`: of the first
+    model's checkpoint, as its manifest says; empty where there is no first model yet.
     """
 
     arm: str
@@ -51,6 +52,7 @@ class Run:
     failure: str = ""
     choice: Mapping[str, Any] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+    first_digest: str = ""
 
     @property
     def periods(self) -> tuple[str, ...]:

@@ -58,9 +58,9 @@ def run(job: Job, tell: Callable[[], None]) -> Run:
 
 
 def _begun(job: Job) -> Run:
-    stage = records.first_stage(job.first)
-    assert stage is not None, "the first model is made before any arm starts"
-    return Run(job.arm.name, job.seed, job.stream.span.first, (stage,), choice=dict(job.choice))
+    first = records.first_run(job.first)
+    assert first is not None, "the first model is made before any arm starts"
+    return replace(first, arm=job.arm.name, choice=dict(job.choice))
 
 
 def _after(job: Job, done: Run) -> Student:

@@ -45,16 +45,21 @@ class Try:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All that was tried for one arm, in the order in which the file names the values."""
+    """All that was tried for one arm, in the order in which the file names the values. Not whole
+    while a run is missing whose worker failed: it is made when the study is run again, and may be
+    the best."""
 
     arm: str
     tries: tuple[Try, ...]
+    is_whole: bool = True
 
     @cached_property
     def chosen(self) -> Try | None:
         """The choice with the highest mean final average accuracy; of equal ones that with the
         smaller values (texts: that which was named first). None where every choice has a run that
-        failed: a value at which one seed diverges is none to choose."""
+        failed: a value at which one seed diverges is none to choose. None while it is not whole."""
+        if not self.is_whole:
+            return None
         scored = [
             (-one.mean, _size(one.choice, place), place)
             for place, one in enumerate(self.tries)

@@ -52,7 +52,7 @@ def periods(base: Path, language: Any) -> dict[str, Encoded]:
 
 def means(strength: float) -> Means:
     regularizer = RegularizerSettings(strength=strength)
-    return Means(budget=12, num_periods=3, batch_size=8, regularizer=regularizer)
+    return Means(budget=12, num_past=3, batch_size=8, regularizer=regularizer)
 
 
 def asked(**sections: Any) -> Settings:
@@ -143,7 +143,7 @@ def test_replay_puts_a_batch_of_memory_beside_each_new_one(
     peer.knows(periods["a"])
     learnt: Learnt = peer.learn(periods["b"])
     assert learnt.steps == 3
-    assert learnt.examples > 24
+    assert learnt.examples == 24 + 8 + 4 + 8  # the memory's twelve come round
 
 
 def test_what_the_first_model_knows_is_held_but_not_trained(
@@ -232,8 +232,35 @@ def test_a_strength_in_their_units_has_no_default(strategy: str) -> None:
     names.check("replay", asked())
 
 
-def test_every_name_can_be_built() -> None:
+def test_every_name_can_be_built(base: Path) -> None:
     assert set(PLUGINS) == set(names.JOINED)
+    for name in (*names.ALONE, *names.JOINED):
+        peer_on(base, name, BRIEF, strength=1.0)
+
+
+@pytest.mark.parametrize("strategy", ["gem", "agem"])
+def test_a_memory_that_is_shared_out_at_once_has_the_whole_budget_at_the_last_update(
+    base: Path, periods: dict[str, Encoded], strategy: str
+) -> None:
+    """12 examples, of three past periods 4 each."""
+    _, peer = peer_on(base, strategy, BRIEF)
+    for name in ("a", "b", "c"):
+        peer.knows(periods[name])
+    plugin = peer._strategy.plugins[0]
+    held = plugin.memory_x.values() if strategy == "gem" else plugin.buffers
+    assert [len(some) for some in held] == [4, 4, 4]
+
+
+def test_agem_remembers_more_periods_than_a_batch_has_examples(
+    base: Path, periods: dict[str, Encoded]
+) -> None:
+    model, _ = checkpoint.load(base)
+    few = dataclasses.replace(means(0.0), num_past=3, batch_size=2)
+    training = dataclasses.replace(BRIEF, batch_size=2)
+    peer = Peer("agem", model, training=training, means=few, longest=24)
+    for name in ("a", "b", "c"):
+        peer.knows(periods[name])
+    assert peer.learn(periods["a"]).steps == 12
 
 
 def test_avalanche_enters_by_one_door() -> None:

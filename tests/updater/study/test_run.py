@@ -28,7 +28,7 @@ from updater.settings import (
     WorkspaceSettings,
 )
 from updater.study import records
-from updater.study.fine_tuned import FineTuned
+from updater.study.fine_tuned import FineTuned, _starts
 from updater.study.first import prepare
 from updater.study.job import First, Job
 from updater.study.plan import Arm, Span, Validation
@@ -159,6 +159,28 @@ def test_stopped_after_a_stage_it_ends_as_if_it_never_had(
         run(parted, stop)
     assert [one.name for one in parted.place.glob("state-*")] == ["state-1"]
     assert untimed(run(parted, quiet)) == untimed(whole)
+
+
+@pytest.mark.parametrize("policy", ["uniform", "balanced", "class_balanced", "hard"])
+def test_another_seed_rehearses_and_weighs_by_other_examples(
+    job: Callable[..., Job], policy: str
+) -> None:
+    """From the same model: so that the interval over seeds has the chance of the draw in it."""
+    one = job("drawn", more={"rehearsal": {"policy": policy, "budget": 6}})
+    stage = records.first_stage(one.first)
+    assert stage is not None
+    rehearsed, weighed = [], []
+    for seed in (0, 0, 1):
+        first = dataclasses.replace(one.first, seed=seed)
+        student = FineTuned(one)
+        student._starts = student._cursors = _starts(dataclasses.replace(one, first=first))
+        chosen = student._rehearsal([stage])
+        assert chosen.num_examples == 6
+        rehearsed.append(chosen.choices)
+        student._settings = override(student._settings, {"regularizer": {"num_examples": 4}}, "t")
+        weighed.append(student._sample(SPAN.first).tokens.tolist())
+    assert rehearsed[0] == rehearsed[1] != rehearsed[2]
+    assert weighed[0] == weighed[1] != weighed[2]
 
 
 @pytest.mark.parametrize("num_learnt", [0, 1], ids=["before the first update", "after it"])

@@ -12,10 +12,11 @@ new batch, so that a step sees twice the examples (ours shares one batch among b
 terms of the loss, through autograd; EWC makes an extra pass over each period's data and holds each
 period by a term of its own, also after the stream's last period (a few percent of its seconds),
 where ours has no further update to estimate for. And because it is our trainer's: experts that no
-token reached are held still by ours alone. A period that the first model has learnt is an
-experience of no epochs, from which the strategy takes what it takes after training; SI, which
-measures on the way, takes nothing of it. Of the seconds, ours alone have those of tokenizing and of
-reading what is rehearsed.
+token reached are held still by ours alone. What the first model has learnt is one experience of no
+epochs, from which the strategy takes what it takes after training (SI, which measures on the way,
+takes nothing of it); one for each period where the strategy keeps a memory, which shares it out
+among experiences, so that there EWC has a term for each, and costs more. Of the seconds, ours
+alone have those of tokenizing and of reading what is rehearsed.
 
 The strategy's memory, importances and copies live in the object, over the whole stream, and are
 not written anywhere: a run that is killed starts over.
@@ -146,8 +147,8 @@ class Peer:
         )
 
     def knows(self, examples: Encoded) -> None:
-        """A period that the first model has learnt: the strategy fills its memory and estimates
-        its importances, and trains nothing. Call it for each of them, before `learn`."""
+        """What the first model has learnt, or a part of it: the strategy fills its memory and
+        estimates its importances, and trains nothing. Before any `learn`."""
         self._strategy.train_epochs = 0
         self._train(self._next(examples))
         self._strategy.train_epochs = self._epochs

@@ -36,6 +36,11 @@ def parts(strategy: str) -> tuple[str, ...]:
     return names
 
 
+def remembers(strategy: str) -> bool:
+    """Whether it keeps examples of the past."""
+    return not {"cumulative", *WITH_MEMORY}.isdisjoint(parts(strategy))
+
+
 def check(strategy: str, settings: Settings) -> None:
     """The strategy can run with these settings.
 

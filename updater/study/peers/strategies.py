@@ -7,7 +7,8 @@ classes of their own and stand alone.
 
 Strengths are handed on as the strategy takes them, so one number means different things to them
 and to us, and each wants a sweep of its own. EWC: no 1/2, and an importance that squares the
-gradient of a batch's mean loss per token, so that it falls with the batch size. MAS: no 1/2.
+gradient of a batch's mean loss per token, so that it falls with the batch size. MAS: no 1/2, and
+an importance that is half the older one and half the newest period's (ours is the sum).
 SI: 1/2, and importances clipped at 0.001. LwF: the mean divergence per completion token, without
 temperature^2. DER: alpha is the strength and beta 0.5, that of its authors (`der++` here; `der`
 has beta 0), the logits' mean square over all positions, padding too.
@@ -32,18 +33,18 @@ from updater.study.peers.tokens import Answering, AnsweringEverywhere, Criterion
 
 @dataclass(frozen=True)
 class Means:
-    """What a strategy may have: `budget` examples of memory in all, `num_periods` of the stream,
-    `batch_size`, and the regularizer's settings."""
+    """What a strategy may have: `budget` examples of memory in all, `num_past` periods to remember
+    at the last update, `batch_size`, and the regularizer's settings."""
 
     budget: int
-    num_periods: int
+    num_past: int
     batch_size: int
     regularizer: RegularizerSettings
 
     @property
     def per_period(self) -> int:
         """Examples of memory a period, where a strategy shares it out once and for all."""
-        return max(self.budget // self.num_periods, 1)
+        return max(self.budget // self.num_past, 1)
 
 
 class _LwF(library.LwFPlugin):
@@ -84,7 +85,10 @@ PLUGINS: Mapping[str, Callable[[Means], library.SupervisedPlugin]] = MappingProx
         "lwf": lambda means: _LwF(means.regularizer.strength, means.regularizer.temperature),
         # memory_strength 0.5 as in Lopez-Paz & Ranzato 2017, section 5.
         "gem": lambda means: library.GEMPlugin(means.per_period, memory_strength=0.5),
-        "agem": lambda means: library.AGEMPlugin(means.per_period, sample_size=means.batch_size),
+        # It draws batch_size / periods of each: of more periods than that, one of each.
+        "agem": lambda means: library.AGEMPlugin(
+            means.per_period, sample_size=max(means.batch_size, means.num_past + 1)
+        ),
     }
 )
 

@@ -7,10 +7,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from updater.nemotron import checkpoint
 from updater.study.fine_tuned import Cost
 from updater.study.first import Model
 from updater.study.job import Job
+from updater.study.peers import names
 from updater.study.peers.learner import Peer
 from updater.study.peers.strategies import Means
 from updater.study.results import Stage
@@ -55,20 +58,24 @@ class PeerStudent:
             training=settings.training,
             means=Means(
                 budget=budget(self._job),
-                num_periods=len(stream.span.periods),
+                num_past=len(stream.span.periods) - 1,
                 batch_size=settings.training.batch_size,
                 regularizer=settings.regularizer,
             ),
             longest=max(int(some.lengths.max()) for some in self._examples.values()),
         )
+        # As the first model learnt them: at once; but a memory has its share of each.
+        known = [self._encoded(*stream.span.first)]
+        if names.remembers(self._job.arm.strategy):
+            known = [self._examples[period] for period in stream.span.first]
         started = time.monotonic()
-        for period in stream.span.first:
-            peer.knows(self._examples[period])
+        for examples in known:
+            peer.knows(examples)
         return peer, time.monotonic() - started
 
-    def _encoded(self, period: str) -> Encoded:
+    def _encoded(self, *periods: str) -> Encoded:
         longest = self._job.settings.model.max_length_tokens
-        table = self._job.stream.train(period)
+        table = pa.concat_tables(self._job.stream.train(period) for period in periods)
         return encode(self.model.tokenizer, table, max_length_tokens=longest)
 
     def save(self, folder: Path) -> None:
