@@ -38,7 +38,8 @@ def summed(before: Held | None, term: Held, *, decay: float) -> Held:
 
     sum_k F_k (theta - theta_k)^2 = F (theta - m)^2 + a constant, with F = sum_k F_k and
     m = sum_k F_k theta_k / F. Exact but for rounding, so the memory of one term is enough for any
-    number. Where F is 0 nothing pulls, and m is the newest weight.
+    number. Where F is 0 nothing pulls, and m is the newest weight. Under the factored format it is
+    an approximation: the sum of two factored importances is factored again, while m is as it was.
     """
     if before is None:
         return term

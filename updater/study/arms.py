@@ -10,6 +10,7 @@ from typing import Any
 
 from updater import config
 from updater.settings import NAME, Settings
+from updater.settings.learning import DEFAULT_STRENGTHS
 from updater.study.peers import names
 from updater.study.plan import EVERY, KINDS, Arm
 from updater.study.tables import Table
@@ -27,6 +28,12 @@ ARM_OPTIONS = {
 
 def overridden(settings: Settings, table: Table, sections: Sequence[str]) -> Settings:
     table.check(sections)
+    if "seed" in table.values.get("training", {}):
+        raise table.wrong(
+            "training.seed",
+            "a study trains every arm with each of its seeds",
+            "name them in [study]",
+        )
     return config.override(settings, table.values, table.where)
 
 
@@ -47,6 +54,7 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
     kind = table.choice("kind", KINDS)
     table.check(("kind", "sweep", *ARM_OPTIONS[kind], *sections))
     own = {name: table.values[name] for name in sections if name in table.values}
+    _check_obeyed(table, kind, own)
     arm = Arm(
         name=name,
         kind=kind,
@@ -74,6 +82,32 @@ def _check_arm(table: Table, arm: Arm) -> None:
         if one.kind == "avalanche":
             with table.named():
                 names.check(one.strategy, one.settings)
+    _check_swept(table, arm)
+
+
+def _check_obeyed(table: Table, kind: str, own: dict[str, Any]) -> None:
+    """Nothing is asked for that an arm of this kind would not heed."""
+    if kind != "scratch" and "scratch" in own:
+        raise table.wrong(
+            "scratch",
+            'only kind = "scratch" trains by it; the first model trains by that of [settings]',
+            "take it out",
+        )
+    if kind == "avalanche" and "method" in own.get("regularizer", {}):
+        raise table.wrong("regularizer.method", "strategy names Avalanche's own", "take it out")
+
+
+def _check_swept(table: Table, arm: Arm) -> None:
+    """No strength is swept that nothing would heed: all its runs would be the same."""
+    own = arm.settings.regularizer.method
+    heeds = own in DEFAULT_STRENGTHS
+    if arm.kind == "avalanche":
+        own = arm.strategy
+        heeds = not set(names.WITH_STRENGTH).isdisjoint(names.parts(arm.strategy))
+    if "regularizer.strength" in arm.sweep and "regularizer.method" not in arm.sweep and not heeds:
+        raise table.wrong(
+            'a sweep of "regularizer.strength"', f'"{own}" has no strength', "take it out"
+        )
 
 
 def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:

@@ -10,6 +10,9 @@ from updater.statistics import Interval
 from updater.study.comparison import Claim, Difference, Pairing, estimate, family
 from updater.study.tabulated import Table
 
+COSTS = ("seconds", "steps", "tokens")
+"""Measures of which a pair has a ratio, each a field of `Compared`."""
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -26,8 +29,8 @@ class Compared:
     """`arm` against `reference` over the seeds that finished in both.
 
     `accuracy`: of the final average accuracy, corrected for all declared pairs; None without a
-    common seed. `seconds` (wall) and `steps` (of the optimizer): None where there is nothing to
-    divide, because one of the two did no work.
+    common seed. `seconds` (wall), `steps` (of the optimizer) and training `tokens`: None where
+    there is nothing to divide, because one of the two did no work.
     """
 
     arm: str
@@ -35,6 +38,7 @@ class Compared:
     accuracy: Difference | None
     seconds: Ratio | None
     steps: Ratio | None
+    tokens: Ratio | None
 
     @property
     def num_seeds(self) -> int:
@@ -57,10 +61,10 @@ class Compared:
 def compared(table: Table) -> list[Compared]:
     """Every declared pair, in the file's order."""
     differences = family(_pairings(table, "final_average_accuracy"))
-    ratios = [map(ratio, _pairings(table, measure)) for measure in ("seconds", "steps")]
+    ratios = [map(ratio, _pairings(table, measure)) for measure in COSTS]
     return [
-        Compared(pair.arm, pair.reference, accuracy, seconds, steps)
-        for pair, accuracy, seconds, steps in zip(table.pairs, differences, *ratios, strict=True)
+        Compared(pair.arm, pair.reference, accuracy, *costs)
+        for pair, accuracy, *costs in zip(table.pairs, differences, *ratios, strict=True)
     ]
 
 

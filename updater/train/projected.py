@@ -16,8 +16,10 @@ from updater.train.schedule import MicroBatch
 
 
 class Projected:
-    """The mean negative log-likelihood per completion token of the new examples alone; the
-    gradient is projected once per optimizer step so that it agrees with that of the rehearsed ones.
+    """The negative log-likelihood of the new examples alone, over all completion tokens of the
+    step, rehearsed ones too, as every objective's; the gradient is projected once per optimizer
+    step so that it agrees with that of the rehearsed ones. AdamW does not see that the new ones'
+    share makes it smaller; the clipping of its norm does.
 
     Chaudhry et al. 2018 (A-GEM, arXiv 1812.00420, eq. 11), with the step's rehearsed examples as
     the memory's batch. The new and the rehearsed part each go forward and backward by themselves,

@@ -132,6 +132,21 @@ def test_only_these_arms(tmp_path: Path) -> None:
         ('[validation]\nfirst = ["a"]\nthen = ["b"]\nseeds = [7]', "", "there is no [validation]"),
         ("[study]", "[study", "is not TOML"),
         ('name = "s"', 'name = "s"\nthreads = 0', "must be at least 1"),
+        ("training.epochs = 5", "training.seed = 5", "with each of its seeds"),
+        ("training.learning_rate = 1e-2", "training.seed = 5", "with each of its seeds"),
+        ("training.epochs = 5", "scratch.epochs = 5", 'only kind = "scratch" trains by it'),
+        ('method = "ewc"', 'method = "agem"', '"agem" has no strength'),
+        ('method = "ewc"\n', 'method = "none"\n', '"none" has no strength'),
+        (
+            'regularizer.method = "ewc"',
+            'kind = "avalanche"\nstrategy = "ewc"\nregularizer.method = "ewc"',
+            "regularizer.method. strategy names Avalanche's own",
+        ),
+        (
+            'regularizer.method = "ewc"',
+            'kind = "avalanche"\nstrategy = "naive"',
+            '"naive" has no strength',
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from updater.study.comparison import Difference, Estimate
 from updater.study.measures import NAMES
-from updater.study.pairs import Compared, Ratio, compared
+from updater.study.pairs import COSTS, Compared, Ratio, compared
 from updater.study.sweep import Sweep
 from updater.study.tabulated import Arm, Table, chosen
 
@@ -87,11 +87,11 @@ def pairs_csv(table: Table) -> str:
             *(one.arm, one.reference, one.num_seeds),
             *_difference(one.accuracy),
             *(one.claim, one.lower_bound),
-            *(*_numbers(one.seconds), *_numbers(one.steps)),
+            *(number for cost in COSTS for number in _numbers(getattr(one, cost))),
         ]
         for one in compared(table)
     ]
-    costs = [f"{cost}_{part}" for cost in ("seconds", "steps") for part in ("ratio", "low", "high")]
+    costs = [f"{cost}_{part}" for cost in COSTS for part in ("ratio", "low", "high")]
     head = ("arm", "reference", "num_seeds", *_DIFFERENCE, "claim", "lower_bound", *costs)
     return _csv(head, rows) if rows else ""
 

@@ -31,11 +31,12 @@ def sheet(table: Table) -> Sheet:
         "average accuracy with the 95 % interval (paired t); p is corrected for all declared pairs "
         "together (Holm). At worst: with 95 % confidence in this pair by itself, the difference is "
         "above this; it tells whether the arm is at least as accurate, up to the loss that one "
-        "accepts, which is to be fixed beforehand. Seconds (wall) and optimizer steps are ratios, "
-        "arm to the other: geometric means over seeds, with Student's 95 % interval on the logs.",
+        "accepts, which is to be fixed beforehand. Seconds (wall), optimizer steps and training "
+        "tokens are ratios, arm to the other: geometric means over seeds, with Student's 95 % "
+        "interval on the logs.",
         columns=(
             *("arm", "against", "seeds", "final accuracy", "at worst", "p, corrected"),
-            *("seconds, times", "steps, times", "final accuracy is"),
+            *("seconds, times", "steps, times", "tokens, times", "final accuracy is"),
         ),
         rows=tuple(_row(pair) for pair in found),
         tones=tuple(TONES[pair.claim] for pair in found),
@@ -49,7 +50,7 @@ def _row(pair: Compared) -> tuple[str, ...]:
         *(pair.arm, pair.reference, str(pair.num_seeds), difference(CLAIMED, known)),
         "–" if pair.lower_bound is None else style.signed(_rounded_down(pair.lower_bound)),
         "–" if p is None else p_value(p),
-        *(_times(pair.seconds), _times(pair.steps), pair.claim),
+        *(_times(pair.seconds), _times(pair.steps), _times(pair.tokens), pair.claim),
     )
 
 
@@ -63,10 +64,14 @@ def _said(pair: Compared) -> str:
         return f"{pair.arm} and {pair.reference} have no seed in common: nothing can be compared."
     costs = [
         f"{_times(ratio)} times the {name}"
-        for name, ratio in (("seconds", pair.seconds), ("optimizer steps", pair.steps))
+        for name, ratio in (
+            ("seconds", pair.seconds),
+            ("optimizer steps", pair.steps),
+            ("tokens", pair.tokens),
+        )
         if ratio is not None
     ]
-    took = f" It took {' and '.join(costs)}." if costs else ""
+    took = f" It took {', '.join(costs)}." if costs else ""
     return f"{_accuracy(pair)}{_worst(pair)}{took}"
 
 
