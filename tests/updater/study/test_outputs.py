@@ -148,11 +148,11 @@ def test_scratch_at_the_last_update_alone_is_compared_there(make_arm: Make, tmp_
     assert found["ratios"]["accuracy"]["rehearsal"]["5"]["mean"] < 1
 
 
-def test_of_many_arms_the_page_says_which_are_not_drawn(make_arm: Make, tmp_path: Path) -> None:
+def test_of_many_arms_the_pages_say_which_are_not_drawn(make_arm: Make, tmp_path: Path) -> None:
     runs = [run for n in range(14) for run in make_arm(f"arm{n:02d}", 0.5 + n / 50, seeds=2)]
     write(tabulate(runs, "arm00"), tmp_path, title="Tickets")
-    page = (tmp_path / "study.html").read_text()
-    assert "at most 12 arms: arm01, arm02." in page
+    for page in ("study.html", "study.md"):
+        assert "at most 12 arms: arm12, arm13." in (tmp_path / page).read_text()
 
 
 def test_the_csv_has_means_bounds_and_claims(make_study: Make, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from updater.report import style
-from updater.study.tabulated import Arm, Table
+from updater.study.tabulated import Table
 
 MOST_ARMS = 12
 """So many can be told apart in one plot; chosen by looking."""
@@ -35,11 +35,10 @@ class Mark:
 
 def marks(table: Table) -> dict[str, Mark]:
     """Arm -> its look, of those that are drawn, in the study's order: finished with some seed, and
-    of more than `MOST_ARMS` the best, with the reference among them."""
-    drawn = [arm for arm in table.arms if arm.estimate("final_average_accuracy") is not None]
-    best = sorted(drawn, key=lambda arm: (arm.name != table.reference, -_final(arm)))
-    kept = {arm.name for arm in best[:MOST_ARMS]}
-    names = [arm.name for arm in drawn if arm.name in kept]
+    of more than `MOST_ARMS` the first ones, with the reference among them."""
+    finished = _finished(table)
+    first = sorted(finished, key=lambda name: name != table.reference)[:MOST_ARMS]
+    names = [name for name in finished if name in first]
     return {
         name: Mark(
             _HUES[i % len(_HUES)], _DASHES[i // len(_HUES) % len(_DASHES)], _MARKERS[i % MOST_ARMS]
@@ -48,9 +47,16 @@ def marks(table: Table) -> dict[str, Mark]:
     }
 
 
-def _final(arm: Arm) -> float:
-    found = arm.estimate("final_average_accuracy")
-    return found.mean if found is not None else -1.0
+def left_out(table: Table) -> str:
+    """A sentence on the arms that finished and are not drawn, being too many; "" without any."""
+    drawn = marks(table)
+    names = [name for name in _finished(table) if name not in drawn]
+    said = f"In the tables, but not in the curves, which show at most {MOST_ARMS} arms"
+    return f"{said}: {', '.join(names)}." if names else ""
+
+
+def _finished(table: Table) -> list[str]:
+    return [a.name for a in table.arms if a.estimate("final_average_accuracy") is not None]
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

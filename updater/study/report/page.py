@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from updater import report
 from updater.report import style
 from updater.study.report import pair_report, sweep_report, words
-from updater.study.report.drawing import MOST_ARMS, marks
+from updater.study.report.drawing import left_out
 from updater.study.report.pictures import Picture
 from updater.study.report.sheet import aligned
 from updater.study.report.sheets import sheets
@@ -30,7 +30,6 @@ def render(
     Args:
         drawn: name -> the picture and its figure, of those that have something to show.
     """
-    shown = marks(table)
     return _template().render(
         title=title,
         summary=words.summary(table),
@@ -48,8 +47,7 @@ def render(
             }
             for name, (picture, figure) in drawn.items()
         ],
-        undrawn=[arm.name for arm in table.arms if arm.finished and arm.name not in shown],
-        most_arms=MOST_ARMS,
+        undrawn=left_out(table),
     )
 
 
