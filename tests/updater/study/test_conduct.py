@@ -233,16 +233,32 @@ def test_what_the_sweeps_tried_is_told(study: Study, workspace: Workspace) -> No
     }
 
 
+NOT_WHOLE = (
+    "a run of its sweep has failed, so that nothing is chosen yet; "
+    "run again, the study tries it again"
+)
+
+
+def test_an_arm_of_which_every_choice_diverged_has_its_place(
+    study: Study, workspace: Workspace
+) -> None:
+    """Known for good, so that nothing is tried again."""
+    for path in (study().folder / "runs").glob("ewc-[56]-*.json"):
+        text = path.read_text("utf-8")
+        path.write_text(text.replace('"failure": ""', '"failure": "diverged"'), "utf-8")
+    done = study(lambda job: "none is to run" if job.seed in (5, 6) else "")
+    failures = finish(workspace, done)["arms"]["ewc"]["failures"]
+    assert set(failures.values()) == {"every value of its sweep diverged on the validation stream"}
+    assert done.failed == ()
+
+
 def test_nothing_is_chosen_while_a_run_of_a_sweep_is_missing(
     study: Study, workspace: Workspace
 ) -> None:
     """A worker that died says nothing of its value: another start of the study might choose it."""
     done = study(lambda job: "full" if job.seed == 6 and strength(job) == 1e2 else "")
     failures = finish(workspace, done)["arms"]["ewc"]["failures"]
-    assert set(failures.values()) == {
-        "a run of its sweep has failed, so that nothing is chosen yet; "
-        "run again, the study tries it again"
-    }
+    assert set(failures.values()) == {NOT_WHOLE}
     (sweep,) = done.sweeps
     assert (sweep.chosen, sweep.at_edge) == (None, ())
     assert sweep.tries[0].failures.keys() == {6}
@@ -287,7 +303,7 @@ def test_an_arm_of_which_no_choice_came_to_an_end_has_its_place(
 ) -> None:
     done = study(lambda job: "full" if job.seed == 6 else "")
     failures = finish(workspace, done)["arms"]["ewc"]["failures"]
-    assert len(failures) == 2
+    assert set(failures.values()) == {NOT_WHOLE}
     assert "0 of 2" in report(done, "study.md")
     assert report(done, "sweeps.csv").count("its first model could not be made: full") == 3
 

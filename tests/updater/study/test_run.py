@@ -445,6 +445,25 @@ def test_a_peer_begun_anew_learns_what_was_deployed_alone(
 
 
 @needs_avalanche
+@pytest.mark.parametrize(("strategy", "num_known"), [("ewc", 1), ("replay", 2), ("replay+ewc", 2)])
+def test_a_peer_knows_the_first_periods_at_once_but_for_a_memory(
+    job: Callable[..., Job], strategy: str, num_known: int
+) -> None:
+    from updater.study.peers.student import PeerStudent
+
+    peer, _ = PeerStudent(job(f"known-{strategy}", **theirs(strategy, 1.0)))._begun()
+    assert peer._num_periods == num_known
+
+
+def test_how_many_runs_share_the_machine_is_part_of_the_key_where_it_is_said(
+    job: Callable[..., Job],
+) -> None:
+    one = job("shared")
+    assert len({dataclasses.replace(one, processes=n).key for n in (0, 1, 2)}) == 3
+    assert dataclasses.replace(one, processes=0).key == one.key
+
+
+@needs_avalanche
 def test_what_a_peer_gathers_of_the_first_periods_is_paid_once(
     job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
