@@ -6,7 +6,7 @@ Pure text; no markup. Called by `updater.study.report.sheets`, `page` and `markd
 import math
 
 from updater.report import style
-from updater.study.pairs import Compared, Ratio, compared
+from updater.study.pairs import COSTS, Compared, Ratio, compared
 from updater.study.report.sheet import Sheet
 from updater.study.report.words import (
     CLAIMED,
@@ -36,7 +36,8 @@ def sheet(table: Table) -> Sheet:
         "interval on the logs.",
         columns=(
             *("arm", "against", "seeds", "final accuracy", "at worst", "p, corrected"),
-            *("seconds, times", "steps, times", "tokens, times", "final accuracy is"),
+            *(f"{cost}, times" for cost in COSTS),
+            "final accuracy is",
         ),
         rows=tuple(_row(pair) for pair in found),
         tones=tuple(TONES[pair.claim] for pair in found),
@@ -50,7 +51,8 @@ def _row(pair: Compared) -> tuple[str, ...]:
         *(pair.arm, pair.reference, str(pair.num_seeds), difference(CLAIMED, known)),
         "–" if pair.lower_bound is None else style.signed(_rounded_down(pair.lower_bound)),
         "–" if p is None else p_value(p),
-        *(_times(pair.seconds), _times(pair.steps), _times(pair.tokens), pair.claim),
+        *(_times(getattr(pair, cost)) for cost in COSTS),
+        pair.claim,
     )
 
 
@@ -63,13 +65,9 @@ def _said(pair: Compared) -> str:
     if pair.accuracy is None:
         return f"{pair.arm} and {pair.reference} have no seed in common: nothing can be compared."
     costs = [
-        f"{_times(ratio)} times the {name}"
-        for name, ratio in (
-            ("seconds", pair.seconds),
-            ("optimizer steps", pair.steps),
-            ("tokens", pair.tokens),
-        )
-        if ratio is not None
+        f"{_times(ratio)} times the {'optimizer ' if cost == 'steps' else ''}{cost}"
+        for cost in COSTS
+        if (ratio := getattr(pair, cost)) is not None
     ]
     took = f" It took {', '.join(costs)}." if costs else ""
     return f"{_accuracy(pair)}{_worst(pair)}{took}"
