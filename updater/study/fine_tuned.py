@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 
 from regularizers.consolidate import Held
-from regularizers.formats import flat, from_flat
+from regularizers.formats import flat, from_flat, num_bytes
 from rehearsal import window
 from rehearsal.choose import choose
 from rehearsal.manifest import CURSOR_UNITS, Manifest, plan
@@ -53,11 +53,12 @@ class Cost(NamedTuple):
     examples: int
     tokens: int
     seconds: float
+    importance_bytes: int | None = None
 
     @classmethod
-    def of(cls, done: Fit, seconds: float) -> "Cost":
+    def of(cls, done: Fit, seconds: float, importance_bytes: int | None = None) -> "Cost":
         """Of this training, in so many seconds with all that belongs to it."""
-        return cls(done.num_steps, done.num_examples, done.num_tokens, seconds)
+        return cls(done.num_steps, done.num_examples, done.num_tokens, seconds, importance_bytes)
 
 
 class FineTuned:
@@ -91,7 +92,8 @@ class FineTuned:
             lesson = self._lesson(period, manifest)
             done = self._fit(lesson)
             self._cursors = dict(manifest.cursors)
-        cost = Cost.of(done, watch.seconds + owed_seconds)
+        held = num_bytes(self._memory.held.importance) if self._memory.held else 0
+        cost = Cost.of(done, watch.seconds + owed_seconds, held)
         with Stopwatch() as watch:
             if period != self._job.stream.span.then[-1]:
                 self._memory = self._after(period, before, lesson, done)

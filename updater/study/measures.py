@@ -27,6 +27,8 @@ class Measures:
         seconds, steps, tokens: summed over the updates; the first model's training is not in them,
             because all arms start from it.
         peak_memory_bytes: of the process; 0 where it was not measured.
+        importance_bytes: the most that an update's importance took in memory; None where it was
+            not measured.
     """
 
     final_average_accuracy: float | None
@@ -38,6 +40,7 @@ class Measures:
     steps: int
     tokens: int
     peak_memory_bytes: int
+    importance_bytes: int | None = None
 
 
 NAMES = tuple(field.name for field in fields(Measures))
@@ -55,6 +58,7 @@ def measures(run: Run) -> Measures | None:
     stream = chain(run)
     updates = run.stages[1:]
     forgotten = metrics.forgetting(stream)
+    held = [s.importance_bytes for s in updates if s.importance_bytes is not None]
     return Measures(
         final_average_accuracy=metrics.average(stream),
         new_accuracy=mean([accuracy(run, i + 1, s.period) for i, s in enumerate(updates)]),
@@ -65,6 +69,7 @@ def measures(run: Run) -> Measures | None:
         steps=sum(stage.steps for stage in updates),
         tokens=sum(stage.tokens for stage in updates),
         peak_memory_bytes=run.peak_memory_bytes,
+        importance_bytes=max(held, default=None),
     )
 
 

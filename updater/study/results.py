@@ -16,7 +16,8 @@ class Stage:
 
     `scores`: period -> (right answers, holdout examples), of every period of the stream, learnt or
     not. `steps` optimizer steps, `tokens` training tokens (prompt and completion, rehearsed ones
-    too), `seconds` wall seconds of all that the update took but its evaluation.
+    too), `seconds` wall seconds of all that the update took but its evaluation. `importance_bytes`
+    of the importance that held it, as it is kept in memory; None where it was not measured.
     """
 
     period: str
@@ -25,6 +26,7 @@ class Stage:
     examples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    importance_bytes: int | None = None
     verdict: str = ""
     reasons: tuple[str, ...] = ()
     deployed: bool = True

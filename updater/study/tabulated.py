@@ -16,10 +16,10 @@ from updater.study.plan import Pair
 from updater.study.results import Run
 from updater.study.sweep import Sweep
 
-COUNTS = frozenset({"steps", "tokens"})
+COUNTS = frozenset({"steps", "tokens", "importance_bytes"})
 """Measures that follow from settings and data: equal differences with every seed are a fact."""
 
-LESS_IS_BETTER = frozenset({"worst_forgetting", "seconds", "steps", "tokens", "peak_memory_bytes"})
+LESS_IS_BETTER = COUNTS | {"worst_forgetting", "seconds", "peak_memory_bytes"}
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def test_the_numbers_of_a_run_are_as_worked_by_hand() -> None:
     assert found.worst_forgetting == pytest.approx(0.9 - 0.6)  # the best of a was after learning b
     assert (found.seconds, found.steps, found.tokens) == (3, 30, 300)
     assert found.peak_memory_bytes == 7
+    assert found.importance_bytes is None
 
 
 def test_a_failed_run_has_no_numbers() -> None:

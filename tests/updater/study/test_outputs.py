@@ -183,6 +183,33 @@ def test_the_answer_is_the_tables(make_study: Make, tmp_path: Path) -> None:
     assert write(table, tmp_path, title="Tickets") == answer(table)
 
 
+def test_what_importance_takes_has_its_column_where_it_was_measured(
+    make_arm: Make, tmp_path: Path
+) -> None:
+    old, new = make_arm("old", 0.9, seeds=2), make_arm("ewc", 0.9, seeds=2)
+    write(tabulate(old), tmp_path, title="Tickets")
+    assert "importance" not in (tmp_path / "study.md").read_text()
+    measured = [
+        dataclasses.replace(
+            run,
+            stages=tuple(
+                dataclasses.replace(stage, importance_bytes=i * 2**20 // 4)
+                for i, stage in enumerate(run.stages)
+            ),
+        )
+        for run in new
+    ]
+    write(tabulate([*old, *measured]), tmp_path, title="Tickets")
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (tmp_path / "study.md").read_text().partition("## Against")[0].splitlines()
+        if line.startswith("|")
+    ]
+    column = head.index("importance, MiB")
+    shown = {row[0]: row[column] for row in rows}
+    assert shown == {"old": "–", "ewc": "1.00"}  # the most that any of four updates took
+
+
 def test_arms_that_never_differ_are_not_told_apart(make_arm: Make, tmp_path: Path) -> None:
     runs = make_arm("rehearsal", 0.9, seeds=3)
     twins = [dataclasses.replace(run, arm="twin") for run in runs]

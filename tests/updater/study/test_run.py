@@ -161,6 +161,22 @@ def test_stopped_after_a_stage_it_ends_as_if_it_never_had(
     assert untimed(run(parted, quiet)) == untimed(whole)
 
 
+def test_what_importance_takes_in_memory_is_in_the_record(job: Callable[..., Job]) -> None:
+    taken = {}
+    for form in ("float32", "bfloat16", "factored"):
+        more = {"regularizer": {"method": "ewc", "num_examples": 4, "format": form}}
+        one = job(form, more=more)
+        first, *updates = run(one, quiet).stages
+        assert first.importance_bytes is None
+        (taken[form],) = {stage.importance_bytes for stage in updates}
+    network = FineTuned(one).model.network
+    assert taken["float32"] == 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
+    assert taken["bfloat16"] == taken["float32"] // 2
+    assert 0 < taken["factored"] < taken["float32"] / 4
+    assert {stage.importance_bytes for stage in run(job("plain"), quiet).stages[1:]} == {0}
+    assert {stage.importance_bytes for stage in run(job("s", "scratch"), quiet).stages} == {None}
+
+
 @pytest.mark.parametrize("policy", ["uniform", "balanced", "class_balanced", "hard"])
 def test_another_seed_rehearses_and_weighs_by_other_examples(
     job: Callable[..., Job], policy: str

@@ -3,6 +3,8 @@
 Called by `updater.study.report.page` and `updater.study.report.markdown`.
 """
 
+from collections.abc import Sequence
+
 from updater.study.comparison import Estimate
 from updater.study.measures import ACCURACIES
 from updater.study.ratios import Curve, ratios
@@ -34,6 +36,7 @@ def sheets(table: Table, scratch: str) -> list[Sheet]:
 def results(table: Table) -> Sheet:
     """Every arm's measures, mean and half width of the interval; a failed one's reason."""
     num = len(table.seeds)
+    shown = [n for n in COLUMNS if any(arm.estimate(n) is not None for arm in table.arms)]
     spread = (
         f"Mean ± half the width of the 95 % interval over {num} seeds (Student's t)."
         if num > 1
@@ -43,14 +46,14 @@ def results(table: Table) -> Sheet:
         title="Results",
         how=f"{spread} Accuracies and transfers are in percent and points; cost is summed over all "
         "updates, without the first model, which all arms share.",
-        columns=("arm", "seeds", *(column.title for column in COLUMNS.values())),
-        rows=tuple(_row(arm) for arm in table.arms),
+        columns=("arm", "seeds", *(COLUMNS[name].title for name in shown)),
+        rows=tuple(_row(arm, shown) for arm in table.arms),
         notes=tuple("; ".join(stopped(arm)) for arm in table.arms),
     )
 
 
-def _row(arm: Arm) -> tuple[str, ...]:
-    cells = [_cell(name, arm.estimate(name)) for name in COLUMNS]
+def _row(arm: Arm, shown: Sequence[str]) -> tuple[str, ...]:
+    cells = [_cell(name, arm.estimate(name)) for name in shown]
     done = f"{len(arm.measured)}"
     if arm.failures:
         done = f"{len(arm.measured)} of {len(arm.runs)}"

@@ -42,6 +42,7 @@ COLUMNS = {
     "steps": Column("steps", lambda value: f"{value:,.0f}"),
     "tokens": Column("tokens", lambda value: f"{value:,.0f}"),
     "peak_memory_bytes": Column("memory, MiB", lambda value: f"{value:,.0f}", 1 / 2**20),
+    "importance_bytes": Column("importance, MiB", lambda value: three_digits(value), 1 / 2**20),
 }
 
 
