@@ -40,11 +40,11 @@ every = "month"                   # day | week | month | quarter | year
 holdout_fraction = 0.1            # never trained on: what scores are measured on
 
 [rehearsal]
-policy = "balanced"               # none | uniform | balanced | recent | forgetting
-fraction = 0.1                    # of all past train examples
+policy = "balanced"               # none | uniform | balanced | .. (docs/configuration.md)
+fraction = 0.25                   # of all past train examples
 
 [regularizer]
-method = "ewc"                    # none | l2 | ewc
+method = "ewc"                    # none | l2 | ewc | ..
 
 [gate]
 margin_fraction = 0.02            # how much worse a past period may become

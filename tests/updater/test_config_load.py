@@ -387,7 +387,7 @@ def test_ranges_are_lists_of_numbers(tmp_path: Path) -> None:
         ("strength = [1e5, 1e6]", "the configured value, 1, must lie in the range"),
         ("learning_rate = [1e-2, 1e-1]", "the configured value, 0.001"),
         ("rehearsal_fraction = [0.05, 1.5]", "must lie in [0, 1]"),
-        ("rehearsal_fraction = [0.2, 0.5]", "the configured value, 0.1"),
+        ("rehearsal_fraction = [0.3, 0.5]", "the configured value, 0.25"),
         ("rehearsal_fraction = [0, 1]\n[rehearsal]\nbudget = 7", "fractions are searched"),
         ('rehearsal_fraction = [0, 1]\n[rehearsal]\npolicy = "none"', "rehearses nothing"),
         ('strength = [1, 1e6]\n[regularizer]\nmethod = "none"', "none has no strength"),

@@ -86,7 +86,7 @@ class RehearsalSettings:
     strata: str = "completion"
     pool_factor: int = 4
 
-    DEFAULT_FRACTION = 0.1
+    DEFAULT_FRACTION = 0.25
 
     def __post_init__(self) -> None:
         one_of("policy", self.policy, POLICIES)
