@@ -87,9 +87,8 @@ def _worst(pair: Compared) -> str:
     if pair.lower_bound is None:
         return ""
     points = _rounded_down(pair.lower_bound)
-    said = (
-        f"at least {points:.1f} points more" if points > 0 else f"at most {-points:.1f} points less"
-    )
+    bound = f"{abs(points):.1f} points"
+    said = f"at least {bound} more" if points > 0 else f"at most {bound} less"
     return f" With 95 % confidence in this alone it is {said} accurate."
 
 
