@@ -102,7 +102,7 @@ def test_another_answer_is_refused() -> None:
 def replay_run() -> Run:
     def stage(period: str, right: tuple[int, int, int], verdict: str, deployed: bool) -> Stage:
         scores = {p: (n, 10) for p, n in zip(PERIODS, right, strict=True)}
-        return Stage(period, scores, 5, 50, 500, 1.5, verdict, ("why",), deployed)
+        return Stage(period, scores, 5, 50, 500, 1.5, 0, verdict, ("why",), deployed)
 
     return Run(
         "arm",
