@@ -129,8 +129,8 @@ class RehearsalSettings:
 class RegularizerSettings:
     """`method`: on neither stream of docs/study.md was EWC shown to add to rehearsal of 25 % (-0.1
     points, -0.6 to +0.5; -0.4, -1.8 to +0.9), for 10 and 21 % more seconds and twice the weights'
-    memory. "ewc" is what paper A (arXiv 2306.10181) advises, by default at a strength that costs no
-    accuracy; "none" was as accurate and cheaper.
+    memory. "ewc" is what paper A (arXiv 2306.10181) advises, by default at a strength that was not
+    seen to cost accuracy; "none" is cheaper, and was not shown to be less accurate.
 
     `strength` is lambda in strength/2 * sum_i importance_i (theta_i - anchor_i)^2, on top of
     the mean loss per completion token; None: `DEFAULT_STRENGTHS`, or under `scale = "mean"`
