@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -33,11 +34,11 @@ def quick(workspace: Path, name: str, source: str) -> dict[str, Any]:
 
 
 def check_order(arms: dict[str, Any]) -> None:
-    """Fine-tuning alone keeps least, EWC more, rehearsal most; and an update costs less than
-    training anew."""
-    (finetune,), (ewc,), (rehearsal,), _, _ = (arms[n]["final_average_accuracy"] for n in ARMS)
+    """Fine-tuning alone keeps least, EWC more, rehearsal most, on average over the seeds; and an
+    update costs less than training anew."""
+    finetune, ewc, rehearsal = (mean(arms[n]["final_average_accuracy"]) for n in ARMS[:3])
     assert finetune < ewc < rehearsal
-    assert arms["rehearsal"]["steps"][0] < arms["scratch"]["steps"][0]
+    assert mean(arms["rehearsal"]["steps"]) < mean(arms["scratch"]["steps"])
 
 
 @pytest.mark.parametrize("name", NAMES)
