@@ -38,7 +38,7 @@ def check_order(arms: dict[str, Any]) -> None:
     update costs less than training anew."""
     finetune, ewc, rehearsal = (mean(arms[n]["final_average_accuracy"]) for n in ARMS[:3])
     assert finetune < ewc < rehearsal
-    assert mean(arms["rehearsal"]["steps"]) < mean(arms["scratch"]["steps"])
+    assert max(arms["rehearsal"]["steps"]) < min(arms["scratch"]["steps"])
 
 
 @pytest.mark.parametrize("name", NAMES)
