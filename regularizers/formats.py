@@ -5,6 +5,7 @@ form for squared gradients (Shazeer & Stern 2018, arXiv 1804.04235, section 3). 
 only piece by piece, in `regularizers.anchor`. Does not estimate: an estimate is whole until kept.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -101,8 +102,14 @@ def parts(weight: Weight) -> tuple[Tensor, ...]:
 
 
 def num_bytes(weights: Mapping[str, Weight]) -> int:
-    """What the weights take, in memory and, but for names, on disk."""
-    return sum(part.nbytes for weight in weights.values() for part in parts(weight))
+    """What the weights take in memory; one number that is expanded to a parameter's shape is one
+    number."""
+    return sum(_num_bytes(part) for weight in weights.values() for part in parts(weight))
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    held = (size for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step)
+    return math.prod(held) * tensor.element_size()
 
 
 _ROWS, _COLUMNS = "#rows", "#columns"  # of a factored weight: no parameter's name has a #

@@ -18,7 +18,8 @@ def scaled(importance: Mapping[str, Weight], scale: str) -> Mapping[str, Weight]
 
     `none`: as it was estimated. `mean`: divided by its mean over all entries of all parameters, so
     that it has a mean of 1, as plain L2 has, and strength is the mean curvature that it adds. Only
-    the proportions are left. An importance of nothing but zeros stays one. Our own definition;
+    the proportions are left. An importance of nothing but zeros stays one; one that has a mean of 1
+    is returned as it is. Our own definition;
     Progress & Compress (Schwarz et al. 2018, arXiv 1805.06370) normalises the Fisher of each task
     to the same end.
 
@@ -28,9 +29,10 @@ def scaled(importance: Mapping[str, Weight], scale: str) -> Mapping[str, Weight]
     if scale not in SCALES:
         raise ValueError(f"scale is {scale!r}: must be one of {', '.join(SCALES)}")
     total = sum(_total(weight) for weight in importance.values())
-    if scale == "none" or total == 0:
+    num_entries = sum(weight.shape.numel() for weight in importance.values())
+    if scale == "none" or total in (0, num_entries):
         return importance
-    factor = sum(weight.shape.numel() for weight in importance.values()) / total
+    factor = num_entries / total
     return {name: _times(weight, factor) for name, weight in importance.items()}
 
 

@@ -183,14 +183,17 @@ def earlier_trials(workspace: Workspace) -> list[dict[str, Any]]:
     ]
 
 
-def _learner(settings: Settings) -> dict[str, str]:
-    """What the searched values are of."""
+def _learner(settings: Settings) -> dict[str, Any]:
+    """What the searched values are of. A strength that is right beside rehearsal holds nothing
+    without it."""
     regularizer = settings.regularizer
     return {
         "method": regularizer.method,
         "estimator": regularizer.estimator,
         "terms": regularizer.terms,
         "scale": regularizer.scale,
+        "damping": regularizer.damping if regularizer.method == "si" else None,
+        "rehearses": settings.rehearsal.policy != "none",
         "adapt": settings.training.adapt,
     }
 

@@ -5,7 +5,7 @@ Called by `updater.study.file`; `updater.study.conduct` asks for a sweep's value
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from updater import config
@@ -17,6 +17,46 @@ from updater.study.tables import Table
 
 ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch")
 REPLAY_SECTIONS = (*ARM_SECTIONS, "gate")  # of an arm, where the gate judges
+OF_STUDY = {
+    "training.seed": ("a study trains every arm with each of its seeds", "name them in [study]"),
+    "training.checkpoint_every_steps": (
+        "a stage of a study that was killed starts anew, so that its seconds are those of all of it",
+        "take it out",
+    ),
+}
+"""Settings that a study has its own of: setting -> the rule, and the cure."""
+
+_ANEW = 'kind = "scratch" trains by [scratch] alone, on everything, held by nothing'
+_AVALANCHE = "Avalanche's own strategy does not know it"
+_FROZEN = 'kind = "frozen" learns nothing'
+_UPDATE = 'only kind = "scratch" trains by it; the first model trains by that of [settings]'
+IGNORED: Mapping[str, Mapping[str, str]] = {
+    "update": {"scratch": _UPDATE},
+    "average": {"scratch": _UPDATE},
+    "frozen": dict.fromkeys(ARM_SECTIONS, _FROZEN),
+    "scratch": dict.fromkeys(
+        (
+            *("rehearsal", "regularizer", "training.epochs", "training.learning_rate"),
+            *("training.adapt", "training.lora_rank", "training.lora_alpha"),
+            *("training.lora_experts", "training.train_routers"),
+        ),
+        _ANEW,
+    ),
+    "avalanche": {
+        "scratch": _UPDATE,
+        "regularizer.method": "strategy names Avalanche's own",
+        **dict.fromkeys(
+            (
+                *("regularizer.estimator", "regularizer.num_examples", "regularizer.terms"),
+                *("regularizer.scale", "regularizer.format", "regularizer.top_k"),
+                *("rehearsal.strata", "rehearsal.pool_factor"),
+            ),
+            _AVALANCHE,
+        ),
+    },
+}
+"""Kind -> section or setting that an arm of it does not heed -> why."""
+
 ARM_OPTIONS = {
     "update": ("equal_compute",),
     "scratch": ("every",),
@@ -27,14 +67,18 @@ ARM_OPTIONS = {
 
 
 def overridden(settings: Settings, table: Table, sections: Sequence[str]) -> Settings:
+    """The settings, with what the table says in these sections. Raises: InputError."""
     table.check(sections)
-    if "seed" in table.values.get("training", {}):
-        raise table.wrong(
-            "training.seed",
-            "a study trains every arm with each of its seeds",
-            "name them in [study]",
-        )
-    return config.override(settings, table.values, table.where)
+    changed = config.override(settings, table.values, table.where)
+    for name, (rule, cure) in OF_STUDY.items():
+        if name in _named(table.values):
+            raise table.wrong(name, rule, cure)
+    return changed
+
+
+def _named(values: Mapping[str, Any]) -> list[str]:
+    """The settings, as section.key, of tables of sections."""
+    return [f"{section}.{key}" for section, keys in values.items() for key in keys]
 
 
 def read(top: Table, settings: Settings, *, sweeps: bool) -> list[Arm]:
@@ -54,7 +98,6 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
     kind = table.choice("kind", KINDS)
     table.check(("kind", "sweep", *ARM_OPTIONS[kind], *sections))
     own = {name: table.values[name] for name in sections if name in table.values}
-    _check_obeyed(table, kind, own)
     arm = Arm(
         name=name,
         kind=kind,
@@ -65,6 +108,7 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
         strategy=table.value("strategy", ""),
         sweep=_sweep(table.table("sweep")),
     )
+    _check_obeyed(table, kind, [*_named(own), *arm.sweep])
     _check_arm(table, arm)
     return arm
 
@@ -85,16 +129,13 @@ def _check_arm(table: Table, arm: Arm) -> None:
     _check_swept(table, arm)
 
 
-def _check_obeyed(table: Table, kind: str, own: dict[str, Any]) -> None:
+def _check_obeyed(table: Table, kind: str, asked: Sequence[str]) -> None:
     """Nothing is asked for that an arm of this kind would not heed."""
-    if kind != "scratch" and "scratch" in own:
-        raise table.wrong(
-            "scratch",
-            'only kind = "scratch" trains by it; the first model trains by that of [settings]',
-            "take it out",
-        )
-    if kind == "avalanche" and "method" in own.get("regularizer", {}):
-        raise table.wrong("regularizer.method", "strategy names Avalanche's own", "take it out")
+    for name in asked:
+        section, _, _ = name.partition(".")
+        why = IGNORED[kind].get(name, IGNORED[kind].get(section))
+        if why is not None:
+            raise table.wrong(name, why, "take it out")
 
 
 def _check_swept(table: Table, arm: Arm) -> None:
@@ -116,6 +157,8 @@ def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:
             raise table.wrong(
                 f'"{key}"', f"it must be a setting of {', '.join(ARM_SECTIONS)}, in quotes"
             )
+        if key in OF_STUDY:
+            raise table.wrong(f'"{key}"', *OF_STUDY[key])
         if not isinstance(given, list) or not given:
             raise table.wrong(
                 f'"{key}" = {given!r}',

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from updater.errors import InputError
 from updater.nemotron.presets import config_fields
 from updater.progress import Progress
-from updater.study import file, records, stream
+from updater.study import arms, file, records, stream
 from updater.study.job import Job
 from updater.study.jobs import Jobs
 from updater.study.plan import Study
@@ -54,6 +55,7 @@ def conduct(
     """
     study = file.read(path, workspace.settings, quick=quick, only=only)
     study = _with_architecture(workspace, study)
+    _check_machine(study)
     folder = workspace.root / "studies" / study.name
     folder.mkdir(parents=True, exist_ok=True)
     with workspace.lock(f"studies/{study.name}/.lock"):
@@ -72,8 +74,23 @@ def _with_architecture(workspace: Workspace, study: Study) -> Study:
     def changed(settings: Any) -> Any:
         return dataclasses.replace(settings, model=model)
 
-    arms = tuple(dataclasses.replace(a, settings=changed(a.settings)) for a in study.arms)
-    return dataclasses.replace(study, settings=changed(study.settings), arms=arms)
+    changed_arms = tuple(dataclasses.replace(a, settings=changed(a.settings)) for a in study.arms)
+    return dataclasses.replace(study, settings=changed(study.settings), arms=changed_arms)
+
+
+def _check_machine(study: Study) -> None:
+    """What no worker of this machine could train is refused before the first one starts."""
+    from updater.train.fit import check
+    from updater.train.memory import trace_of
+
+    check(study.settings.training, "")
+    for arm in study.arms:
+        for one in [arms.swept(arm, choice) for choice in arms.values(arm)] or [arm]:
+            holds = arm.kind in ("update", "average")
+            try:
+                check(one.settings.training, trace_of(one.settings.regularizer) if holds else "")
+            except InputError as error:
+                raise InputError(f"[arms.{arm.name}]: {error.what}", error.rule, error.cure) from None
 
 
 class _Conductor:

@@ -40,6 +40,8 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     if quick and not short.values:
         raise InputError(f"{path} has no [quick]", "--quick runs what stands there", "leave it out")
     if not quick:
+        if short.values:  # so that what is wrong in it is not first found where it is asked for
+            read(path, settings, quick=True)
         short = Table({}, short.where)
     replay = _replay(top)
     sections = SECTIONS if replay is None else (*SECTIONS, "gate")
@@ -159,10 +161,12 @@ def _replay(top: Table) -> ReplaySettings | None:
 
 def _chosen(found: list[Arm], short: Table, only: Sequence[str]) -> tuple[Arm, ...]:
     names = [arm.name for arm in found]
-    wanted = list(only) or (short.texts("arms") if "arms" in short.values else names)
+    of_file = short.texts("arms") if "arms" in short.values else names
+    wanted = list(only) or of_file
     for name in wanted:
         if name not in names:
-            raise InputError(
+            wrong = InputError if only else short.wrong
+            raise wrong(
                 f"there is no arm {name!r}",
                 f"the arms are {', '.join(names)}",
                 did_you_mean(name, names) or "name one of them",

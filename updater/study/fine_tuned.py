@@ -3,9 +3,8 @@
 Rehearsal's plan with its cursors, the memory's guards, `fit`, then what the memory keeps. Where
 rehearsal begins in each period, and the examples that importance looks at, differ from seed to
 seed, so that intervals over seeds have the chance of the draw in them. (`reservoir` alone keeps one
-sample.) With a
-`weight` below 1 the old and the new weights are averaged (Wortsman et al. 2022, arXiv 2109.01903,
-eq. 1). Called through `updater.study.students`.
+sample.) With a `weight` below 1 the old and the new weights are averaged (Wortsman et al. 2022,
+arXiv 2109.01903, eq. 1). Called through `updater.study.students`.
 """
 
 import dataclasses
@@ -22,7 +21,8 @@ import torch
 from safetensors import safe_open
 
 from regularizers.consolidate import Held
-from regularizers.formats import flat, from_flat, num_bytes
+from regularizers.formats import Weight, flat, from_flat, num_bytes
+from regularizers.methods import method_of
 from rehearsal import window
 from rehearsal.choose import choose
 from rehearsal.manifest import CURSOR_UNITS, Manifest, plan
@@ -39,7 +39,7 @@ from updater.study.results import Stage, learnt
 from updater.train.encode import Encoded, encode, select
 from updater.train.fit import Fit, fit
 from updater.train.lesson import Lesson
-from updater.train.memory import Memory, trace_of
+from updater.train.memory import Memory, ones, trace_of
 from updater.train.record import Watch
 
 _FILE = "state.safetensors"
@@ -230,9 +230,16 @@ class FineTuned:
                 parts[part][parameter] = stream.get_tensor(name)
         for name, parameter in self.model.network.named_parameters():
             parameter.copy_(parts["model"][name])
-        held = Held(parts["anchor"], from_flat(parts["importance"]))
+        held = Held(parts["anchor"], self._importance(parts["importance"]))
         self._memory = Memory(held if record["holds"] else None)
         self._cursors, self._owed_seconds = record["cursors"], record["owed_seconds"]
+
+    def _importance(self, saved: dict[str, torch.Tensor]) -> dict[str, Weight]:
+        """As it was in memory: ones, which a file has whole, are one number again."""
+        method = method_of(self._settings.regularizer.method, self._settings.regularizer.terms)
+        if method is not None and method.source == "ones":
+            return {**ones(self.model.network)}
+        return from_flat(saved)
 
 
 def _starts(job: Job) -> dict[str, int]:

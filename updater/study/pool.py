@@ -1,7 +1,7 @@
 """Tasks in parallel processes, one process a task, with one progress line over all of them.
 
-A process each makes the peak memory a task's own, and its death nobody else's. Spawned, so that no
-thread or GPU context of the parent is in it. Called by `updater.study.conduct`.
+A process each makes the peak memory a task's own, and its death nobody else's. No thread or GPU
+context of the parent is in it. Called by `updater.study.conduct`.
 """
 
 import multiprocessing
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -104,7 +105,7 @@ class Pool:
         place = self._free.pop()
         devices = self._places.devices
         device = devices[place] if devices else ""
-        process = multiprocessing.get_context("spawn").Process(
+        process = _context(self._places, task).Process(
             target=_serve, args=(theirs, self._places.threads, device), daemon=True
         )
         process.start()
@@ -137,6 +138,17 @@ class Pool:
         self._progress.set_postfix_str("; ".join(titles), refresh=False)
 
 
+def _context(places: Places, task: Task) -> ForkServerContext | SpawnContext:
+    """Where processes come from: on a CPU from a server that has imported what the first task
+    needs, which takes seconds, and done nothing else; with GPUs each anew, for a library that looks
+    for them while it is imported leaves CUDA unusable after a fork."""
+    if places.devices:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([task.work.__module__])
+    return context
+
+
 def _spelled(code: int | None) -> str:
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
@@ -149,7 +161,7 @@ def _serve(connection: Connection, threads: int, device: str) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    work, job = connection.recv()  # only this imports torch, which reads the environment
+    work, job = connection.recv()  # a spawned process imports torch only now
     import torch
 
     torch.set_num_threads(threads)

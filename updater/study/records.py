@@ -11,6 +11,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from updater.errors import UpdateError
 from updater.files import write_text
 from updater.study.job import First, Job
 from updater.study.results import Run, Stage
@@ -19,16 +20,19 @@ STATE = "state"
 
 
 def first_run(first: First) -> Run | None:
-    """A run of the first model's stage alone; None while there is no whole first model."""
+    """A run of the first model's stage alone; None while there is no whole first model.
+
+    Raises:
+        UpdateError: its record is broken; the message says what to remove.
+    """
     try:
-        text = (first.place / "stage.json").read_text("utf-8")
+        return _read(first.place / "stage.json", first.place)
     except FileNotFoundError:
         return None
-    return Run.from_json(text)
 
 
 def first_stage(first: First) -> Stage | None:
-    """The first model's stage; None while there is no whole first model."""
+    """The first model's stage; None while there is no whole first model. Raises: as `first_run`."""
     run = first_run(first)
     return None if run is None else run.stages[0]
 
@@ -44,15 +48,13 @@ def recorded(job: Job) -> Run | None:
     began with another first model than the one that lies here.
 
     Raises:
-        ValueError: the record is broken; the message says which file.
+        UpdateError: the record is broken; the message says what to remove.
     """
     path = _path(job)
     try:
-        run = Run.from_json(path.read_text("utf-8"))
+        run = _read(path, path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     first = first_run(job.first)
     if first is not None and first.first_digest != run.first_digest:
         return None
@@ -98,6 +100,14 @@ def keep_state(folder: Path, job: Job, run: Run) -> None:
     target = state(job, run)
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
+
+
+def _read(path: Path, whole: Path) -> Run:
+    """The record at `path`, a part of `whole`, which has to go if it is broken."""
+    try:
+        return Run.from_json(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UpdateError(f"{path} is broken: {error}. Remove {whole}, and run again.") from error
 
 
 def _path(job: Job) -> Path:

@@ -78,7 +78,7 @@ class Run:
             learnt = tuple(plain.pop("learnt_first"))
             return cls(**plain, learnt_first=learnt, stages=stages)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a study's run: {error}; remove it, and it runs again") from error
+            raise ValueError(f"not a study's run: {error}") from error
 
 
 def learnt(first: Sequence[str], stages: Sequence[Stage]) -> tuple[str, ...]:

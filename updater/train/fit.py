@@ -78,7 +78,7 @@ def fit(
             asked of LoRA.
         UpdateError: the loss or a weight is no number, or the loss has diverged.
     """
-    _check(training, trace)
+    check(training, trace)
     if not training.train_routers:
         freeze_routers(model)
     plan = Plan(lesson, training)
@@ -110,7 +110,8 @@ def fit(
     )
 
 
-def _check(training: TrainingSettings, trace: str) -> None:
+def check(training: TrainingSettings, trace: str) -> None:
+    """This machine can train so, and record this. Raises: InputError: it can't."""
     if trace and training.adapt == "lora":
         raise InputError(
             f'the trace "{trace}" of a training with training.adapt = "lora"',

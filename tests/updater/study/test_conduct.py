@@ -15,6 +15,7 @@ import pytest
 
 from updater.cli.main import run
 from updater.demo import tickets
+from updater.errors import InputError, UpdateError
 from updater.initialise import init_workspace
 from updater.study import conduct, records
 from updater.study.finish import finish
@@ -292,6 +293,58 @@ def test_records_of_first_models_that_differ_are_told_apart(
         path.write_text(path.read_text("utf-8").replace('"this"', '"other"'), "utf-8")
     monkeypatch.setattr(Workers, "machine", "other")
     assert {run.first_digest for run in study().runs} == {"other"}
+
+
+def test_the_gate_judges_what_is_reported_and_no_sweep(study: Study) -> None:
+    asked: dict[bool, set[bool]] = {True: set(), False: set()}
+
+    def die(job: First | Job) -> str:
+        if isinstance(job, Job):
+            asked[job.seed in (5, 6)].add(job.replay is not None)
+        return ""
+
+    study(die, STUDY + '[replay]\nreview = "reject"\n')
+    assert asked == {True: {False}, False: {True}}
+
+
+@pytest.mark.parametrize("name", ["runs/rehearsal-0-*.json", "first/*/stage.json"])
+@pytest.mark.parametrize("text", ['{"arm": "rehea', "{}", "[]"])
+def test_a_broken_record_is_named_with_what_to_remove(study: Study, name: str, text: str) -> None:
+    done = study()
+    path = next(done.folder.glob(name))
+    path.write_text(text, "utf-8")
+    for other in (done.folder / "runs").glob("ewc-*"):
+        other.unlink()  # so that the first models are asked for
+    whole = path.parent if path.name == "stage.json" else path
+    with pytest.raises(UpdateError, match=rf"{path} is broken: .* Remove {whole}, and run again"):
+        study()
+    if whole.is_dir():
+        shutil.rmtree(whole)
+    else:
+        whole.unlink()
+    assert not study().failed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[arms.rehearsal]", "[arms.rehearsal]\ntraining.devices = 2", "[arms.rehearsal]: training"),
+        ("[arms.rehearsal]", '[arms.rehearsal]\ntraining.adapt = "lora"\nregularizer.method = "si"',
+         'the trace "path" of a training with training.adapt = "lora"'),
+        ("[validation]", "[settings]\ntraining.devices = 2\n[validation]", "training.devices = 2"),
+        ('{ "regularizer.strength" = [1e2, 1e3, 1e4] }', '{ "training.devices" = [1, 2] }',
+         "[arms.ewc]: training.devices = 2"),
+    ],
+)
+def test_what_this_machine_can_not_train_is_refused_before_work(
+    study: Study, old: str, new: str, said: str
+) -> None:
+    def die(job: First | Job) -> str:
+        raise AssertionError(f"{job.title} was begun")
+
+    with pytest.raises(InputError) as caught:
+        study(die, STUDY.replace(old, new))
+    assert said in str(caught.value)
 
 
 def strength(job: First | Job) -> float | None:

@@ -112,6 +112,42 @@ def test_only_these_arms(tmp_path: Path) -> None:
         ('kind = "scratch"', 'kind = "scrach"', "did you mean scratch"),
         (
             'kind = "scratch"\nevery = "last"',
+            'kind = "scratch"\nregularizer.method = "ewc"',
+            "regularizer.method. kind = \"scratch\" trains by [scratch] alone",
+        ),
+        (
+            'kind = "scratch"\nevery = "last"',
+            'kind = "scratch"\ntraining.epochs = 3',
+            "training.epochs. kind = \"scratch\" trains by [scratch] alone",
+        ),
+        (
+            'kind = "scratch"\nevery = "last"',
+            'kind = "frozen"\nsweep = { "training.epochs" = [1] }',
+            'training.epochs. kind = "frozen" learns nothing',
+        ),
+        (
+            'kind = "scratch"\nevery = "last"',
+            'kind = "avalanche"\nstrategy = "naive"\nregularizer.scale = "mean"',
+            "regularizer.scale. Avalanche's own strategy does not know it",
+        ),
+        (
+            'kind = "scratch"\nevery = "last"',
+            'kind = "average"\nsweep = { "scratch.epochs" = [1, 2] }',
+            'scratch.epochs. only kind = "scratch" trains by it',
+        ),
+        ('"regularizer.strength" = [1e3, 1e4]', '"training.seed" = [1]', "each of its seeds"),
+        (
+            '"regularizer.strength" = [1e3, 1e4]',
+            '"training.checkpoint_every_steps" = [1, 2]',
+            "a stage of a study that was killed starts anew",
+        ),
+        ("training.epochs = 5", "training.checkpoint_every_steps = 5", "starts anew"),
+        ('arms = ["anew"]', 'arms = ["anwe"]', "[quick]: there is no arm 'anwe'"),
+        ("seeds = [3]", "seeds = [-3]", "[quick]: seeds = [-3]"),
+        ('then = ["c"]\narms', 'then = ["x"]\narms', "[quick] then: 'x' is no period"),
+        ("settings.training.epochs = 1", "settings.training.epochs = 0", "at least 1"),
+        (
+            'kind = "scratch"\nevery = "last"',
             'kind = "avalanche"\nstrategy = "no"',
             '[arms.anew]: strategy = "no". must be one of naive, cumulative',
         ),

@@ -64,5 +64,6 @@ def test_ctrl_c_leaves_no_process(work: ModuleType) -> None:
     pool = Pool(Places(1, 1), Interrupted("study", 1, shown=False))
     with pytest.raises(KeyboardInterrupt), pool:
         pool.run([Task("sleeps", work.sleep, 0)])
-    left = [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
-    assert not left
+    servers = [c for c in psutil.Process().children() if "forkserver" in " ".join(c.cmdline())]
+    assert servers
+    assert [worker for server in servers for worker in server.children()] == []

@@ -174,6 +174,10 @@ def test_what_importance_takes_in_memory_is_in_the_record(job: Callable[..., Job
     assert taken["bfloat16"] == taken["float32"] // 2
     assert 0 < taken["factored"] < taken["float32"] / 4
     assert {stage.importance_bytes for stage in run(job("plain"), quiet).stages[1:]} == {0}
+    num_held = len(list(network.parameters()))  # one number each
+    for scale in ("none", "mean"):
+        ones = job("l2", more={"regularizer": {"method": "l2", "scale": scale}})
+        assert {s.importance_bytes for s in run(ones, quiet).stages[1:]} == {4 * num_held}
     assert {stage.importance_bytes for stage in run(job("s", "scratch"), quiet).stages} == {None}
 
 

@@ -52,7 +52,7 @@ def test_a_study_can_be_read_with_its_workspace(name: str) -> None:
     assert "rehearsal" in {arm.name for arm in study.arms}
     if "[quick]" in path.read_text("utf-8"):
         short = file.read(path, settings, quick=True)
-        assert tuple(arm.name for arm in short.arms) == ARMS
+        assert short.replay or tuple(arm.name for arm in short.arms) == ARMS
     assert Path(study.settings.model.architecture).is_file()
 
 
