@@ -28,7 +28,6 @@ VERSION = re.compile(r"(?P<period>.+)@v(?P<number>[1-9][0-9]*)")
 IGNORED = (
     *("data/*/", "*.db", "*.db-*", "checkpoints/", "cache/", "outcomes/", "runs/"),
     *("mlartifacts/", "studies/"),
-    "traces/",
     *(".staging-*", ".lock", ".env"),
 )
 # What `dvc init` writes, file by file, so that an init that was killed can be finished.

@@ -15,7 +15,7 @@ from regularizers.formats import Factored, whole
 from updater.cli import run
 from updater.nemotron import checkpoint
 from updater.steps import importance as importance_step
-from updater.steps.terms import terms_of
+from updater.steps.terms import TRACE_FILE, terms_of
 from updater.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -73,15 +73,23 @@ def line(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path], Pat
     return folder
 
 
-def traces(folder: Path) -> set[str]:
-    return {path.name for path in (folder / "traces").iterdir()}
+def trace(folder: Path, version: str) -> tuple[str, Path]:
+    """The name of what the version's training recorded, and its file in the checkpoint store."""
+    workspace = Workspace.open(folder)
+    update = workspace.ledger.model_version(version).update
+    assert update is not None
+    step = workspace.ledger.step(update, "train")
+    assert step is not None
+    kept = step.result["trace"]
+    return kept["name"], workspace.checkpoints.local(kept["digest"]) / TRACE_FILE
 
 
 def test_si_holds_by_what_every_training_recorded(line: Path) -> None:
     found, held, model, terms = opened(line, "south", "regularizer.method=si")
     assert (found["estimator"], found["num_terms"]) == ("path", 2)
     assert [term.version.id for term, _ in terms] == ["1", "2"]
-    assert {term.file.name for term, _ in terms} <= traces(line)
+    assert [("path-0.1", term.file) for term, _ in terms] == [trace(line, "1"), trace(line, "2")]
+    assert found["digest"] == terms[1][0].digest
     for name, parameter in model.named_parameters():
         parts = [recorded[name] for _, recorded in terms if name in recorded]
         torch.testing.assert_close(held.importance[name], sum(parts))
@@ -159,31 +167,43 @@ def test_new_data_of_an_old_period_holds_nothing_of_its_old(line: Path) -> None:
 def test_what_no_training_recorded_is_told_with_its_cure_and_then_recorded(
     line: Path, changed: tuple[str, ...]
 ) -> None:
-    before = traces(line)
     _, said = command(line, "update", "south", *settings(*changed), code=2)
     assert "version 2 has no importance" in said
     assert "regularizer.strength = 0" in said
     answer, _ = command(line, "update", "south", *settings(*changed, "regularizer.strength=0"))
     version = Workspace.open(line).ledger.model_version(answer["candidate"])
-    (recorded,) = traces(line) - before
-    assert recorded.startswith(version.digest)
-    found = weights.load(line / "traces" / recorded)
+    recorded, file = trace(line, version.id)
+    assert recorded in ("optimizer", "path-0.2")
+    found = weights.load(file)
     assert found.checkpoint_digest == version.digest
     assert found.num_examples > 0
     assert bool(found.tensors["lm_head.weight"].any())
 
 
 def test_a_broken_trace_is_told_and_not_estimated(line: Path) -> None:
-    digest = Workspace.open(line).ledger.model_version("2").digest
-    (file,) = (line / "traces").glob(f"{digest}-path-0.1*")
+    _, file = trace(line, "2")
     whole = file.read_bytes()
-    file.write_bytes(whole[:-50])
+    file.chmod(0o644)
+    file.write_bytes(whole[:-50] + bytes(50))
     try:
         _, said = command(line, "update", "west", *settings("regularizer.method=si"), code=2)
+        file.write_bytes(whole[:-50])
+        _, short = command(line, "update", "west", *settings("regularizer.method=si"), code=1)
     finally:
         file.write_bytes(whole)
     assert "can't be estimated again" in said
-    assert file.name in said
+    assert str(file) in said
+    assert f"{file.name} should have {len(whole)} bytes" in short
+
+
+def test_a_trace_that_was_deleted_is_as_if_it_had_not_been_recorded(line: Path) -> None:
+    _, file = trace(line, "1")
+    away = file.parent.rename(line / "away")
+    try:
+        found, _, _, terms = opened(line, "south", "regularizer.method=si")
+    finally:
+        away.rename(file.parent)
+    assert (found["num_terms"], [term.version.id for term, _ in terms]) == (1, ["2"])
 
 
 def test_answers_are_held_without_any_importance(line: Path) -> None:

@@ -3,7 +3,7 @@
 An estimate depends on the version's weights, the past examples looked at, the estimator, their
 number and the format that it is kept in, and on nothing else: those make the cache's key, so that
 an update with another learning rate, or run again, estimates nothing twice. What a training
-recorded is not in the cache, for it can't be had again: `updater.steps.train` keeps it.
+recorded is not in the cache, for it can't be had again: `updater.steps.traces` keeps it.
 """
 
 import logging
@@ -44,7 +44,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         "estimator": estimator_of(workspace),
         "num_examples": sum(term.sample.num_examples for term in terms),
         "num_terms": len(terms),
-        "digest": terms[-1].file.stem,
+        "digest": terms[-1].digest,
         **_cost(workspace, terms),
         "compute_seconds": watch.seconds,
     }
@@ -56,7 +56,7 @@ def _cost(workspace: Workspace, terms: Sequence[Term]) -> dict[str, Any]:
     base = workspace.checkpoints.local(terms[-1].version.digest)
     return {
         "format": workspace.settings.regularizer.format,
-        "num_bytes": max(t.file.stat().st_size for t in terms if t.sample.num_examples),
+        "num_bytes": max(t.file.stat().st_size for t in terms if t.file and t.sample.num_examples),
         "weights_bytes": sum(shard.stat().st_size for shard in base.glob("*.safetensors")),
     }
 
@@ -103,6 +103,7 @@ def _held(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") -
 def _load(workspace: Workspace, term: Term) -> "Importance":
     from regularizers import importance as weights
 
+    assert term.file is not None, "a term without a record is not among an update's"
     _find(workspace, term, Stopwatch())
     try:
         return weights.load(term.file)
@@ -111,8 +112,8 @@ def _load(workspace: Workspace, term: Term) -> "Importance":
             raise InputError(
                 str(error),
                 "what a training recorded can't be estimated again",
-                "bring it back from a copy; or delete it, and what was learnt up to there is no"
-                " longer held",
+                "bring it back from a copy; or delete its folder, and what was learnt up to there"
+                " is no longer held",
             ) from error
         log.warning("broken in the cache, so removed and estimated again: %s", error)
         term.file.unlink()
@@ -122,7 +123,7 @@ def _load(workspace: Workspace, term: Term) -> "Importance":
 
 def _find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:
     """The term's importance is on the disk, estimated now if it isn't there."""
-    if term.file.exists() or term.traced or not term.sample.num_examples:
+    if term.file is None or term.file.exists() or term.traced or not term.sample.num_examples:
         return
     from regularizers import importance as weights
     from updater.nemotron import checkpoint

@@ -7,11 +7,13 @@ what only a training can tell.
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rehearsal.manifest import Manifest
+from store.errors import NotFoundError
 from store.ledger import ModelVersion, Update
 from updater.errors import InputError
 from updater.standing import lineage
@@ -21,19 +23,26 @@ from updater.workspace import Workspace
 if TYPE_CHECKING:
     from regularizers.methods import Method
 
+log = logging.getLogger("updater")
+
+TRACE_FILE = "importance.safetensors"
+"""The one file of a trace in the checkpoint store."""
+
 
 @dataclass(frozen=True)
 class Term:
     """The weights of `version`, and what they were to be held for.
 
     `sample`: the examples that its importance is estimated on, a uniform sample, always the same;
-    without any, nothing of this version's is held. `file`: where its importance lies. `traced`: it
-    was recorded by the training, so that it can't be estimated.
+    without any, nothing of this version's is held. `traced`: its importance was recorded by the
+    training, so that it can't be estimated. `file`: where it lies; None: no training recorded it.
+    `digest`: what names it in the cache, or a trace in the checkpoint store.
     """
 
     version: ModelVersion
     sample: Manifest
-    file: Path
+    digest: str
+    file: Path | None
     traced: bool
 
 
@@ -83,18 +92,32 @@ def terms_of(workspace: Workspace, update: Update) -> list[Term]:
     return terms[::-1]
 
 
-def trace_file(workspace: Workspace, checkpoint_digest: str) -> Path:
-    """Where what the training of this checkpoint recorded is kept, by the present settings.
+def trace_name(workspace: Workspace) -> str:
+    """What a training has to have recorded for the present settings.
 
-    Under another damping it is another file: SI's share has it in it.
+    Under another damping it is another one: SI's share has it in it.
     """
     method = method_of(workspace)
     assert method is not None, "only for a method that records"
     regularizer = workspace.settings.regularizer
     name = method.trace(regularizer.estimator)
-    if name == "path":
-        name += f"-{regularizer.damping!r}"
-    return workspace.root / "traces" / f"{checkpoint_digest}-{name}.safetensors"
+    return f"{name}-{regularizer.damping!r}" if name == "path" else name
+
+
+def _trace(workspace: Workspace, version: ModelVersion, sample: Manifest) -> Term:
+    """Of the version's training, from the checkpoint store, where its own result names it. One
+    that was deleted there is as good as never recorded."""
+    nothing = Term(version, sample, "", None, traced=True)
+    step = None if version.update is None else workspace.ledger.step(version.update, "train")
+    kept = {} if step is None else step.result.get("trace", {})
+    if kept.get("name") != trace_name(workspace) or not sample.num_examples:
+        return nothing
+    try:
+        folder = workspace.checkpoints.local(kept["digest"])
+    except NotFoundError as error:
+        log.warning("version %s: what its training recorded is gone: %s", version.id, error)
+        return nothing
+    return Term(version, sample, kept["digest"], folder / TRACE_FILE, traced=True)
 
 
 def estimator_of(workspace: Workspace) -> str:
@@ -112,7 +135,7 @@ def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str])
     regularizer = workspace.settings.regularizer
     sample = uniform_sample(workspace, datasets, regularizer.num_examples)
     if method.trace(regularizer.estimator):
-        return Term(version, sample, trace_file(workspace, version.digest), traced=True)
+        return _trace(workspace, version, sample)
     key = {
         "checkpoint": version.digest,
         "data": sample.digest,
@@ -125,7 +148,7 @@ def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str])
         key["format"] = regularizer.format
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = workspace.root / "cache" / "importance" / f"{digest}.safetensors"
-    return Term(version, sample, file, traced=False)
+    return Term(version, sample, digest, file, traced=False)
 
 
 def _learnt(workspace: Workspace, version: ModelVersion, again: str) -> dict[str, str]:
@@ -142,14 +165,15 @@ def _learnt(workspace: Workspace, version: ModelVersion, again: str) -> dict[str
 
 def _recorded(workspace: Workspace, terms: list[Term]) -> list[Term]:
     """The newest terms without a gap, of those given newest first."""
-    missing = (n for n, t in enumerate(terms) if t.sample.num_examples and not t.file.exists())
+    missing = (n for n, t in enumerate(terms) if t.sample.num_examples and t.file is None)
     found = terms[: next(missing, len(terms))]
     if any(term.sample.num_examples for term in found):
         return found
     without = terms[len(found)]
     raise InputError(
         f"version {without.version.id} has no importance for regularizer.method ="
-        f" {workspace.settings.regularizer.method!r}: there is no traces/{without.file.name}",
+        f" {workspace.settings.regularizer.method!r}: its training has not recorded"
+        f" {trace_name(workspace)!r}",
         "what a training records is kept only if the settings asked for it then, with the same"
         " damping; an adopted version has none",
         "run one update with regularizer.strength = 0, which is not held and records, or take"

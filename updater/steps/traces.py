@@ -1,4 +1,4 @@
-"""What a training recorded on its way, kept beside the outcomes: it can't be had again.
+"""What a training recorded on its way, kept in the checkpoint store: it can't be had again.
 
 Called by the train step. Read by the importance step of the updates that follow.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from store.ledger import Update
 from store.manifest import Manifest
-from updater.steps.terms import method_of, trace_file
+from updater.steps.terms import TRACE_FILE, method_of, trace_name
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -23,25 +23,30 @@ def trace_of(workspace: Workspace) -> str:
     return "" if method is None else method.trace(workspace.settings.regularizer.estimator)
 
 
-def keep(workspace: Workspace, update: Update, candidate: Path, done: "Fit") -> None:
-    """What `done` recorded is on the disk, under the digest of the exported candidate.
+def keep(
+    workspace: Workspace, update: Update, candidate: Path, done: "Fit"
+) -> dict[str, dict[str, str]]:
+    """What `done` recorded is in the checkpoint store; what the train step's result has to say of
+    it. Nothing of either where the settings ask for nothing.
 
-    Nothing is written where the settings ask for nothing.
+    Args:
+        candidate: the exported checkpoint that the training came to.
     """
     if not trace_of(workspace):
-        return
+        return {}
     from regularizers import importance
     from updater.train.memory import traced
 
     datasets = json.dumps(update.config["datasets"], sort_keys=True)
-    digest = Manifest.of(candidate).digest
-    path = trace_file(workspace, digest)
-    path.parent.mkdir(exist_ok=True)
     recorded = importance.Importance(
         traced(workspace.settings.regularizer, done),
         trace_of(workspace),
         done.num_examples,
-        checkpoint_digest=digest,
+        checkpoint_digest=Manifest.of(candidate).digest,
         data_digest=hashlib.sha256(datasets.encode()).hexdigest(),
     )
-    importance.save(recorded.in_format(workspace.settings.regularizer.format), path)
+    folder = workspace.run_folder(update.id) / "trace"
+    folder.mkdir(exist_ok=True)
+    importance.save(recorded.in_format(workspace.settings.regularizer.format), folder / TRACE_FILE)
+    digest = workspace.checkpoints.add(folder, frozen=True)
+    return {"trace": {"name": trace_name(workspace), "digest": digest}}

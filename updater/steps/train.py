@@ -182,8 +182,8 @@ def _fit(
             workspace.settings.model.max_length_tokens,
         )
     checkpoint.export(ready.student.model, start, candidate)
-    traces.keep(workspace, update, candidate, done)
     result = {
+        **traces.keep(workspace, update, candidate, done),
         "num_steps": done.num_steps,
         "num_examples": done.num_examples,
         "num_tokens": done.num_tokens,
