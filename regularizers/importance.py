@@ -100,16 +100,11 @@ def save(importance: Importance, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load(path: Path, parameters: Mapping[str, Tensor] | None = None) -> Importance:
+def load(path: Path) -> Importance:
     """What `save` wrote, bit for bit, on the CPU.
 
-    Args:
-        path: the file.
-        parameters: name -> parameter; given, every one that needs a gradient must be there with
-            its shape, and no other.
-
     Raises:
-        ValueError: the file is damaged, is no importance, or does not fit `parameters`.
+        ValueError: the file is damaged, or is no importance.
         FileNotFoundError: no such file.
     """
     try:
@@ -119,13 +114,10 @@ def load(path: Path, parameters: Mapping[str, Tensor] | None = None) -> Importan
         if about.pop("sha256") != _digest(tensors):
             raise ValueError("its tensors are not those that were saved")
         # A file of before there were formats names none: float32.
-        found = Importance(from_flat(tensors), **about)
+        return Importance(from_flat(tensors), **about)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is no importance, or damaged ({reason}); delete it") from error
-    if parameters is not None:
-        _check_fit(path, found.tensors, parameters)
-    return found
 
 
 def normalise_by_evidence(importance: Importance, tokens: Mapping[str, Tensor]) -> Importance:
@@ -179,14 +171,3 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _check_fit(path: Path, tensors: Mapping[str, Weight], parameters: Mapping[str, Tensor]) -> None:
-    wanted = {name: tuple(p.shape) for name, p in parameters.items() if p.requires_grad}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise ValueError(
-                f"{path}: importance of {name!r} has shape {found.get(name, 'none')}, the model's "
-                f"is {wanted.get(name, 'none')}; estimate it again for this checkpoint"
-            )
