@@ -38,7 +38,7 @@ def run(workspace: Workspace, update: Update, *, approve: bool = False) -> dict[
     else:
         release.repair(workspace.ledger, workspace.aliases)
     publish(workspace, update)
-    for left in ("initial", "candidate", "trace"):  # of models' sizes, which the checkpoint store has by now
+    for left in ("initial", "candidate", "trace"):  # as large as models, and in the store by now
         shutil.rmtree(workspace.run_folder(update.id) / left, ignore_errors=True)
     awaiting = wanted and not promoted and verdict.verdict in ("accepted", "review")
     return {"promoted": promoted, "awaiting": awaiting}

@@ -20,7 +20,7 @@ REPLAY_SECTIONS = (*ARM_SECTIONS, "gate")  # of an arm, where the gate judges
 OF_STUDY = {
     "training.seed": ("a study trains every arm with each of its seeds", "name them in [study]"),
     "training.checkpoint_every_steps": (
-        "a stage of a study that was killed starts anew, so that its seconds are those of all of it",
+        "a stage that was killed starts anew, so that its seconds are those of the whole of it",
         "take it out",
     ),
 }

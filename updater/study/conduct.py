@@ -81,16 +81,15 @@ def _with_architecture(workspace: Workspace, study: Study) -> Study:
 def _check_machine(study: Study) -> None:
     """What no worker of this machine could train is refused before the first one starts."""
     from updater.train.fit import check
-    from updater.train.memory import trace_of
 
     check(study.settings.training, "")
     for arm in study.arms:
         for one in [arms.swept(arm, choice) for choice in arms.values(arm)] or [arm]:
-            holds = arm.kind in ("update", "average")
             try:
-                check(one.settings.training, trace_of(one.settings.regularizer) if holds else "")
+                check(one.settings.training, "")
             except InputError as error:
-                raise InputError(f"[arms.{arm.name}]: {error.what}", error.rule, error.cure) from None
+                what = f"[arms.{arm.name}]: {error.what}"
+                raise InputError(what, error.rule, error.cure) from None
 
 
 class _Conductor:

@@ -39,9 +39,9 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     short.check(("seeds", "first", "then", "arms", "settings"))
     if quick and not short.values:
         raise InputError(f"{path} has no [quick]", "--quick runs what stands there", "leave it out")
+    given = settings
+    has_quick = bool(short.values)
     if not quick:
-        if short.values:  # so that what is wrong in it is not first found where it is asked for
-            read(path, settings, quick=True)
         short = Table({}, short.where)
     replay = _replay(top)
     sections = SECTIONS if replay is None else (*SECTIONS, "gate")
@@ -65,6 +65,8 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     )
     _check_numbers(head, study)
     _check_sweeps(top, study)
+    if has_quick and not quick:  # what is wrong in it is not first found where it is asked for
+        read(path, given, quick=True)
     return study
 
 

@@ -113,12 +113,12 @@ def test_only_these_arms(tmp_path: Path) -> None:
         (
             'kind = "scratch"\nevery = "last"',
             'kind = "scratch"\nregularizer.method = "ewc"',
-            "regularizer.method. kind = \"scratch\" trains by [scratch] alone",
+            'regularizer.method. kind = "scratch" trains by [scratch] alone',
         ),
         (
             'kind = "scratch"\nevery = "last"',
             'kind = "scratch"\ntraining.epochs = 3',
-            "training.epochs. kind = \"scratch\" trains by [scratch] alone",
+            'training.epochs. kind = "scratch" trains by [scratch] alone',
         ),
         (
             'kind = "scratch"\nevery = "last"',
@@ -139,7 +139,7 @@ def test_only_these_arms(tmp_path: Path) -> None:
         (
             '"regularizer.strength" = [1e3, 1e4]',
             '"training.checkpoint_every_steps" = [1, 2]',
-            "a stage of a study that was killed starts anew",
+            "a stage that was killed starts anew",
         ),
         ("training.epochs = 5", "training.checkpoint_every_steps = 5", "starts anew"),
         ('arms = ["anew"]', 'arms = ["anwe"]', "[quick]: there is no arm 'anwe'"),
