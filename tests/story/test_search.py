@@ -139,8 +139,10 @@ def test_the_update_is_trained_as_the_winner_and_the_next_one_starts_from_it(
         changed = workspace.tuned(dataclasses.replace(workspace.settings, regularizer=held))
         assert search.earlier_trials(changed) == []
     alone = dataclasses.replace(workspace.settings.rehearsal, policy="none")
-    changed = workspace.tuned(dataclasses.replace(workspace.settings, rehearsal=alone))
-    assert search.earlier_trials(changed) == []
+    fewer = dataclasses.replace(workspace.settings.training.search, rehearsal_fraction=())
+    training = dataclasses.replace(workspace.settings.training, search=fewer)
+    changed = dataclasses.replace(workspace.settings, rehearsal=alone, training=training)
+    assert search.earlier_trials(workspace.tuned(changed)) == []
     if west.base == version.id:
         planned = workspace.ledger.step(west.id, "rehearse")
         assert planned is not None
