@@ -176,6 +176,7 @@ def _recorded(workspace: Workspace, terms: list[Term]) -> list[Term]:
         f" {trace_name(workspace)!r}",
         "what a training records is kept only if the settings asked for it then, with the same"
         " damping; an adopted version has none",
-        "run one update with regularizer.strength = 0, which is not held and records, or take"
+        "run one update with regularizer.strength = 0, which is not held and records, and deploy"
+        " it; or take"
         ' regularizer.method = "mas", or "ewc" with regularizer.estimator = "empirical"',
     )

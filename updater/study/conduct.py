@@ -160,6 +160,9 @@ class _Conductor:
         from updater.study.run import run
 
         results: list[Any] = [records.finished(job) for job in jobs]
+        for job, known in zip(jobs, results, strict=True):
+            if known is not None:
+                records.tidy(job)
         todo = [n for n, known in enumerate(results) if known is None]
         for n in range(len(jobs)):
             known = results[n] or records.recorded(jobs[n])
@@ -188,7 +191,7 @@ class _Conductor:
                 continue
             sweep = sweeps[arm.name]
             chosen = sweep.chosen
-            log.info("%s: the sweep chose %s", arm.name, None if chosen is None else chosen.choice)
+            log.info("%s: the sweep chose %s", arm.name, _words(chosen))
             if chosen is None:
                 given_up += [_given_up(sweep, seed, self._study) for seed in self._study.seeds]
             else:
@@ -207,6 +210,12 @@ def _sweeps(
         is_whole = all(records.finished(job) is not None for _, js in of_arm for job in js)
         found[arm] = Sweep(arm, told, is_whole)
     return found
+
+
+def _words(chosen: Try | None) -> str:
+    if chosen is None:
+        return "nothing"
+    return ", ".join(f"{name} = {value}" for name, value in chosen.choice.items())
 
 
 def _with_different_firsts(jobs: Iterable[Job]) -> set[str]:

@@ -55,6 +55,8 @@ def recorded(job: Job) -> Run | None:
         run = _read(path, path)
     except FileNotFoundError:
         return None
+    if (why := _foreign(job, run)) is not None:
+        raise _broken(path, path, why)
     first = first_run(job.first)
     if first is not None and first.first_digest != run.first_digest:
         return None
@@ -82,6 +84,12 @@ def write(job: Job, run: Run) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def tidy(job: Job) -> None:
+    """Nothing but its record is left of a finished job, whose worker was killed before it could
+    remove the rest."""
+    shutil.rmtree(job.place, ignore_errors=True)
+
+
 def state(job: Job, run: Run) -> Path:
     """The folder of the state after the run's last stage."""
     return job.place / f"{STATE}-{len(run.stages) - 1}"
@@ -107,7 +115,27 @@ def _read(path: Path, whole: Path) -> Run:
     try:
         return Run.from_json(path.read_text("utf-8"))
     except ValueError as error:
-        raise UpdateError(f"{path} is broken: {error}. Remove {whole}, and run again.") from error
+        raise _broken(path, whole, str(error)) from error
+
+
+def _broken(path: Path, whole: Path, why: str) -> UpdateError:
+    cure = "it" if whole == path else whole
+    return UpdateError(f"{path} is broken: {why}. Remove {cure}, and run again.")
+
+
+def _foreign(job: Job, run: Run) -> str | None:
+    """What in a record that can be read is not of this job; None: nothing."""
+    span = job.stream.span
+    if (run.arm, run.seed) != (job.arm.name, job.seed):
+        return f"it is of {run.arm}, seed {run.seed}"
+    stages = run.stages
+    expected = (span.first[-1], *span.then)
+    if tuple(stage.period for stage in stages) != expected[: len(stages)]:
+        return "its updates are not the stream's"
+    for stage in stages:
+        if stage.scores.keys() != set(span.periods):
+            return f"{stage.period} is not scored on every period of the stream"
+    return None
 
 
 def _path(job: Job) -> Path:

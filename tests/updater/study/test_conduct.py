@@ -295,6 +295,35 @@ def test_records_of_first_models_that_differ_are_told_apart(
     assert {run.first_digest for run in study().runs} == {"other"}
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"seed": 0', '"seed": 1', "it is of rehearsal, seed 1"),
+        ('"arm": "rehearsal"', '"arm": "ewc"', "it is of ewc, seed 0"),
+        ('"period": "2026-03"', '"period": "2026-02"', "its updates are not the stream's"),
+        ('"2026-04": [', '"2026-05": [', "2026-02 is not scored on every period of the stream"),
+    ],
+)
+def test_a_record_of_something_else_is_not_taken(
+    study: Study, old: str, new: str, said: str
+) -> None:
+    (path,) = (study().folder / "runs").glob("rehearsal-0-*.json")
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(UpdateError, match=f"{path} is broken: {said}. Remove it, and run again"):
+        study()
+
+
+def test_nothing_stays_beside_the_record_of_a_run_that_was_killed_at_its_very_end(
+    study: Study,
+) -> None:
+    (path,) = (study().folder / "runs").glob("rehearsal-0-*.json")
+    (path.with_suffix("") / "state-1").mkdir(parents=True)
+    study()
+    assert not path.with_suffix("").exists()
+
+
 def test_the_gate_judges_what_is_reported_and_no_sweep(study: Study) -> None:
     asked: dict[bool, set[bool]] = {True: set(), False: set()}
 
@@ -316,7 +345,8 @@ def test_a_broken_record_is_named_with_what_to_remove(study: Study, name: str, t
     for other in (done.folder / "runs").glob("ewc-*"):
         other.unlink()  # so that the first models are asked for
     whole = path.parent if path.name == "stage.json" else path
-    with pytest.raises(UpdateError, match=rf"{path} is broken: .* Remove {whole}, and run again"):
+    cure = "it" if whole == path else whole
+    with pytest.raises(UpdateError, match=rf"{path} is broken: .* Remove {cure}, and run again"):
         study()
     if whole.is_dir():
         shutil.rmtree(whole)
