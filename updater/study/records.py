@@ -133,7 +133,7 @@ def _foreign(job: Job, run: Run) -> str | None:
     if tuple(stage.period for stage in stages) != expected[: len(stages)]:
         return "its updates are not the stream's"
     for stage in stages:
-        if stage.scores.keys() != set(span.periods):
+        if stage.scores.keys() != job.stream.data.keys():
             return f"{stage.period} is not scored on every period of the stream"
     return None
 
