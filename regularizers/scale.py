@@ -19,9 +19,8 @@ def scaled(importance: Mapping[str, Weight], scale: str) -> Mapping[str, Weight]
     `none`: as it was estimated. `mean`: divided by its mean over all entries of all parameters, so
     that it has a mean of 1, as plain L2 has, and strength is the mean curvature that it adds. Only
     the proportions are left. An importance of nothing but zeros stays one; one that has a mean of 1
-    is returned as it is. Our own definition;
-    Progress & Compress (Schwarz et al. 2018, arXiv 1805.06370) normalises the Fisher of each task
-    to the same end.
+    is returned as it is. Our own definition; Progress & Compress (Schwarz et al. 2018, arXiv
+    1805.06370) normalises the Fisher of each task to the same end.
 
     Raises:
         ValueError: no such scale.
