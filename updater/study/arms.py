@@ -122,7 +122,7 @@ def _check_arm(table: Table, arm: Arm) -> None:
             "no arm searches at each update; a sweep chooses once, on the validation stream",
             "write training.search.trials = 0 in [settings], and [arms.NAME.sweep]",
         )
-    for one in [swept(arm, value, table.where) for value in values(arm)] or [arm]:
+    for one in variants(arm, table.where):
         if one.kind == "avalanche":
             with table.named():
                 names.check(one.strategy, one.settings)
@@ -182,6 +182,11 @@ def values(arm: Arm) -> list[dict[str, Any]]:
     return [
         dict(zip(arm.sweep, some, strict=True)) for some in itertools.product(*arm.sweep.values())
     ]
+
+
+def variants(arm: Arm, where: str = "the sweep") -> list[Arm]:
+    """The arm with each choice of its sweep, or as it is where it has none. Raises: as `swept`."""
+    return [swept(arm, choice, where) for choice in values(arm)] or [arm]
 
 
 def swept(arm: Arm, choice: dict[str, Any], where: str = "the sweep") -> Arm:

@@ -82,11 +82,11 @@ def _check_machine(study: Study) -> None:
     """What no worker of this machine could train is refused before the first one starts."""
     from updater.train.fit import check
 
-    check(study.settings.training, "")
+    check(study.settings.training)
     for arm in study.arms:
-        for one in [arms.swept(arm, choice) for choice in arms.values(arm)] or [arm]:
+        for one in arms.variants(arm):
             try:
-                check(one.settings.training, "")
+                check(one.settings.training)
             except InputError as error:
                 what = f"[arms.{arm.name}]: {error.what}"
                 raise InputError(what, error.rule, error.cure) from None

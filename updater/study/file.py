@@ -40,7 +40,6 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     if quick and not short.values:
         raise InputError(f"{path} has no [quick]", "--quick runs what stands there", "leave it out")
     given = settings
-    has_quick = bool(short.values)
     if not quick:
         short = Table({}, short.where)
     replay = _replay(top)
@@ -65,7 +64,9 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     )
     _check_numbers(head, study)
     _check_sweeps(top, study)
-    if has_quick and not quick:  # what is wrong in it is not first found where it is asked for
+    if (
+        not quick and top.table("quick").values
+    ):  # what is wrong in it is not first found where it is asked for
         read(path, given, quick=True)
     return study
 

@@ -77,7 +77,7 @@ def write(job: Job, run: Run) -> None:
     job.place.parent.mkdir(parents=True, exist_ok=True)
     write_text(_path(job), run.to_json())
     if finished(job):
-        shutil.rmtree(job.place, ignore_errors=True)
+        tidy(job)
         return
     for old in job.place.glob(f"{STATE}-*"):
         if old != state(job, run):
@@ -85,8 +85,8 @@ def write(job: Job, run: Run) -> None:
 
 
 def tidy(job: Job) -> None:
-    """Nothing but its record is left of a finished job, whose worker was killed before it could
-    remove the rest."""
+    """Nothing but its record is left of a finished job; also where its worker was killed before it
+    could see to that."""
     shutil.rmtree(job.place, ignore_errors=True)
 
 

@@ -74,11 +74,10 @@ def fit(
     the end: the model has the same parameters as before, with other values.
 
     Raises:
-        InputError: `training.devices` is not 1, this machine has no such precision, or a trace is
-            asked of LoRA.
+        InputError: as `check`, or a trace is asked of LoRA.
         UpdateError: the loss or a weight is no number, or the loss has diverged.
     """
-    check(training, trace)
+    _check(training, trace)
     if not training.train_routers:
         freeze_routers(model)
     plan = Plan(lesson, training)
@@ -110,14 +109,22 @@ def fit(
     )
 
 
-def check(training: TrainingSettings, trace: str) -> None:
-    """This machine can train so, and record this. Raises: InputError: it can't."""
+def _check(training: TrainingSettings, trace: str) -> None:
     if trace and training.adapt == "lora":
         raise InputError(
             f'the trace "{trace}" of a training with training.adapt = "lora"',
             "only low-rank factors are trained: nothing is recorded of the full weights",
             'take training.adapt = "full", or a regularizer that is estimated afterwards',
         )
+    check(training)
+
+
+def check(training: TrainingSettings) -> None:
+    """This machine can train so.
+
+    Raises:
+        InputError: `training.devices` is not 1, or it has no such precision.
+    """
     if training.devices != 1:
         what = f"training.devices = {training.devices}"
         raise InputError(what, "training runs on one device", "set it to 1")
