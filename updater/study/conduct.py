@@ -14,7 +14,7 @@ from typing import Any
 from updater.errors import InputError
 from updater.nemotron.presets import config_fields
 from updater.progress import Progress
-from updater.study import arms, file, records, stream
+from updater.study import arms, file, records, stream, tabulated
 from updater.study.job import Job
 from updater.study.jobs import Jobs
 from updater.study.plan import Study
@@ -191,7 +191,8 @@ class _Conductor:
                 continue
             sweep = sweeps[arm.name]
             chosen = sweep.chosen
-            log.info("%s: the sweep chose %s", arm.name, _words(chosen))
+            words = "nothing" if chosen is None else tabulated.chosen(chosen.choice)
+            log.info("%s: the sweep chose %s", arm.name, words)
             if chosen is None:
                 given_up += [_given_up(sweep, seed, self._study) for seed in self._study.seeds]
             else:
@@ -210,12 +211,6 @@ def _sweeps(
         is_whole = all(records.finished(job) is not None for _, js in of_arm for job in js)
         found[arm] = Sweep(arm, told, is_whole)
     return found
-
-
-def _words(chosen: Try | None) -> str:
-    if chosen is None:
-        return "nothing"
-    return ", ".join(f"{name} = {value}" for name, value in chosen.choice.items())
 
 
 def _with_different_firsts(jobs: Iterable[Job]) -> set[str]:

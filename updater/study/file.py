@@ -64,10 +64,8 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     )
     _check_numbers(head, study)
     _check_sweeps(top, study)
-    if (
-        not quick and top.table("quick").values
-    ):  # what is wrong in it is not first found where it is asked for
-        read(path, given, quick=True)
+    if not quick and top.table("quick").values:
+        read(path, given, quick=True)  # so that what is wrong in it is not first found there
     return study
 
 
