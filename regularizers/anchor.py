@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, distribute_tensor
 
+from regularizers import fused
 from regularizers.formats import Factored, Weight, parts, whole
 
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
@@ -95,7 +96,7 @@ class QuadraticAnchor:
         """What one held parameter has in the penalty, float64, on its device."""
         value = torch.zeros((), dtype=torch.float64, device=theta.device)
         for chunk, anchor, weight in chunks(*self.term(name, theta)):
-            difference = chunk - anchor
+            difference = chunk.float() - anchor
             value += (difference.square_() * whole(weight)).sum(dtype=torch.float64)
         return self.strength / 2 * _over_shards(value, theta)
 
@@ -115,8 +116,11 @@ class QuadraticAnchor:
             if theta.grad is None:
                 theta.grad = torch.zeros_like(theta)
             aligned = (_local(theta.grad), *self.term(name, theta))
+            if fused.serves(*aligned):
+                fused.pull(*aligned, self.strength)
+                continue
             for grad, chunk, anchor, weight in chunks(*aligned):
-                grad.addcmul_(chunk - anchor, whole(weight), value=self.strength)
+                grad.addcmul_(chunk.float() - anchor, whole(weight), value=self.strength)
 
     def _held(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         for name, anchor in self._anchor.items():
@@ -174,7 +178,8 @@ def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> No
 
 
 def _snapshot(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float32, copy=True)
+    """Of the tensor's own dtype: it is where the weights were, to the last bit."""
+    return tensor.detach().clone()
 
 
 def _detached(weight: Weight) -> Weight:

@@ -19,6 +19,7 @@ THIRD_PARTY_CORE = {
     "numpy",
     "pyarrow",
     "tqdm",
+    "triton",  # torch brings it where there are GPUs, and it is asked for nowhere else
 }
 CORE = ("updater.nemotron", "updater.train", "updater.evaluate", "updater.settings")
 LIGHT = (

@@ -31,7 +31,7 @@ from updater.nemotron.saving import save_tensors
 from updater.nemotron.validate import check
 from updater.nemotron.weights import released, stays_float32
 
-__all__ = ["check", "create", "export", "freeze_routers", "load"]
+__all__ = ["check", "create", "empty", "export", "freeze_routers", "load"]
 
 _SHARD_BYTES = 5_000_000_000  # about the size of a shard in NVIDIA's releases
 
@@ -88,11 +88,7 @@ def load(
     folder = Path(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     contents = check(folder)
-    with torch.device("meta"):
-        model = _build(contents.config)
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        tensor.data = tensor.data.to(torch.float32 if stays_float32(name) else dtype)
-    model.to_empty(device=device)
+    model = empty(contents.config, device=device, dtype=dtype)
     views = dict(released(model))
     assert views.keys() <= contents.entries.keys(), "layout.py and transformers disagree"
     for name, header in contents.headers.items():
@@ -102,6 +98,16 @@ def load(
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval(), tokenizers.read(folder)
+
+
+def empty(fields: dict[str, Any], *, device: str, dtype: torch.dtype) -> NemotronHForCausalLM:
+    """The model of a config.json's fields, with memory for its weights and no values in them yet.
+    Weights are of `dtype`, but for those that `load` keeps float32."""
+    with torch.device("meta"):
+        model = _build(fields)
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        tensor.data = tensor.data.to(torch.float32 if stays_float32(name) else dtype)
+    return model.to_empty(device=device)
 
 
 def export(model: NemotronHForCausalLM, base: Path, target: Path) -> Path:

@@ -72,6 +72,17 @@ class Learner(LightningModule):
         self._guards.anchor.add_gradient(self._named)
         self._idle.silence(self.optimizer)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the norm of the whole gradient. Lightning's own refuses before a fused step under any
+        mixed precision, though only float16's is one whose gradient is not unscaled yet."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.trained.values(), gradient_clip_val)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One optimizer step at its learning rate; idle experts stay; the step is recorded."""
         step = self.record.counters.num_steps
@@ -101,6 +112,6 @@ def adamw(
         group((p for p in parameters.values() if p.ndim >= 2), training.weight_decay),
         group((p for p in parameters.values() if p.ndim < 2), 0.0),
     ]
-    # Lightning refuses to clip before a fused step under mixed precision.
-    fused = training.precision == "32-true"
+    # A fused step unscales float16's gradient by itself, after it was clipped and an anchor pulled.
+    fused = training.precision != "16-mixed"
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=fused)

@@ -9,24 +9,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 
 from updater.errors import UpdateError
 from updater.settings import TrainingSettings
 from updater.train.learner import Learner
-from updater.train.saver import Saver
 from updater.train.schedule import MicroBatch, Plan
 
 
-def train(learner: Learner, plan: Plan, training: TrainingSettings, saver: Saver) -> None:
-    """The learner has gone through the rest of the plan, if any of it is left.
+def train(learner: Learner, plan: Plan, training: TrainingSettings, beside: Callback) -> None:
+    """The learner has gone through the rest of the plan, if any of it is left, on the device that
+    its model is on. `beside` is told of every micro-batch: it saves the run's state, or clocks it.
 
     Raises:
         UpdateError: the loss or a weight is no number, or the loss has diverged.
     """
     if not learner.record.finished:
-        _go_on(learner, plan, training, saver)
+        _go_on(learner, plan, training, beside)
     num_steps = learner.record.counters.num_steps
     check_finite(learner.model, f"training diverged at its last step, {num_steps}")
 
@@ -45,18 +46,20 @@ def check_finite(model: nn.Module, said: str) -> None:
             )
 
 
-def _go_on(learner: Learner, plan: Plan, training: TrainingSettings, saver: Saver) -> None:
+def _go_on(learner: Learner, plan: Plan, training: TrainingSettings, beside: Callback) -> None:
     first_step = learner.record.counters.num_steps
+    device = learner.model.device
     learner.train()
     with _quiet_lightning():
         trainer = Trainer(
-            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            accelerator=device.type,
+            strategy=_Stays(device),
             devices=1,
             precision=training.precision,  # type: ignore[arg-type]
             max_epochs=1,  # the plan's epochs are one stream, so that any step can be the first
             accumulate_grad_batches=training.accumulate,
             gradient_clip_val=training.gradient_clip or None,
-            callbacks=[saver],
+            callbacks=[beside],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -68,6 +71,18 @@ def _go_on(learner: Learner, plan: Plan, training: TrainingSettings, saver: Save
         except SystemExit as ended:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from ended
     learner.eval()
+
+
+class _Stays(SingleDeviceStrategy):
+    """Leaves the model and the optimizer's state on their device when training ends. Lightning's
+    own moves both to the CPU, where evaluation would go on without the GPU."""
+
+    def teardown(self) -> None:
+        """The rest of what Lightning tears down."""
+        self.precision_plugin.teardown()
+        assert self.accelerator is not None
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
 
 
 class _Stream:
