@@ -148,3 +148,27 @@ def test_routed_tokens_are_those_of_the_router(base: Path) -> None:
         chosen = torch.cat([scores.topk(2).indices, scores[:5].topk(2).indices])
         expected = torch.bincount(chosen.flatten(), minlength=6)
         assert torch.equal(counts[f"model.layers.{layer}.mixer"], expected)
+
+
+def test_experts_compute_in_the_dtype_of_autocast(base):
+    model, _ = checkpoint.load(base, device="cpu")
+    seen = []
+    grouped_mm = torch.nn.functional.grouped_mm
+
+    def noted(tokens, weight, **options):
+        seen.append((tokens.dtype, weight.dtype))
+        return grouped_mm(tokens, weight, **options)
+
+    tokens = torch.arange(24).reshape(2, 12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "grouped_mm", noted)
+        exact = model(tokens).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(tokens).logits
+    half = len(seen) // 2
+    assert seen == [(torch.float32,) * 2] * half + [(torch.bfloat16,) * 2] * half
+    assert half
+    assert (rounded - exact).norm() / exact.norm() < 0.05
+    rounded.float().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.dtype == parameter.dtype, name

@@ -1,0 +1,41 @@
+"""Routed experts in the precision that autocast asks for.
+
+transformers' grouped product (`experts_implementation = "grouped_mm"`) takes no part in autocast:
+it brings the tokens to the weights' dtype. With float32 weights under bf16-mixed a GPU so runs every
+expert as a float32 product of its own, one after the other; here the weights are brought to
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+_NAME = "grouped_mm_in_autocast"
+_WEIGHTS = ("up_proj", "down_proj")
+
+
+def follow_autocast(model: NemotronHForCausalLM) -> None:
+    """The routed experts of `model` compute in autocast's dtype wherever autocast is on."""
+    ALL_EXPERTS_FUNCTIONS.register(_NAME, _forward)
+    # Not set_experts_implementation: it takes none but transformers' own names.
+    model.config._experts_implementation = _NAME
+
+
+class _Cast:
+    """A layer of experts with its weights in another dtype; the gradient goes back to its own."""
+
+    def __init__(self, experts: nn.Module, dtype: torch.dtype) -> None:
+        self._experts, self._dtype = experts, dtype
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._experts, name)
+        return found.to(self._dtype) if name in _WEIGHTS else found
+
+
+def _forward(experts: Any, hidden_td: Tensor, index_tk: Tensor, weights_tk: Tensor) -> Tensor:
+    device = hidden_td.device.type
+    if torch.is_autocast_enabled(device):
+        experts = _Cast(experts, torch.get_autocast_dtype(device))
+    return grouped_mm_experts_forward(experts, hidden_td, index_tk, weights_tk)
