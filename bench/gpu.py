@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -37,7 +37,7 @@ from lightning.pytorch import Callback
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
 from regularizers.anchor import QuadraticAnchor
-from regularizers.formats import kept, num_bytes
+from regularizers.formats import Weight, kept, num_bytes
 from updater.nemotron import checkpoint, presets
 from updater.progress import Progress
 from updater.settings import TrainingSettings
@@ -60,8 +60,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Shape:
-    """One model and how it is trained. `bytes_a_weight`: of everything that lies on the device for
-    a weight, with EWC and AdamW; `others`: of what is not trained."""
+    """One model, and how it is trained. `length`: tokens an example. `num_fisher`: examples that the
+    estimators are clocked on."""
 
     name: str
     preset: str
@@ -335,9 +335,11 @@ def measured(shape: Shape, device: str, product: float, copy: float) -> Iterator
     yield row("plain, again", way())
     yield row("transformers' Trainer", lambda: theirs(model, shape, device))
     yield row("rehearsal", way(rehearsed=REHEARSED_SHARE))
+    importance: dict[str, Weight]
     importance, lines = fishers(model, shape, device)
     for form in ("float32", "factored"):
-        anchor = anchor_of(model, importance, form)
+        importance = kept(importance, form)  # and the one before is gone
+        anchor = anchor_of(model, importance)
         yield row(f"EWC, {form}", way(anchor))
         yield row(f"EWC, {form}, rehearsal", way(anchor, REHEARSED_SHARE))
         lines.append(pass_line(model, shape, anchor, form, copy, device))
@@ -347,14 +349,14 @@ def measured(shape: Shape, device: str, product: float, copy: float) -> Iterator
     yield f"\n{time.perf_counter() - started:.0f} s in all."
 
 
-def fishers(model: nn.Module, shape: Shape, device: str) -> tuple[dict[str, Tensor], list[str]]:
+def fishers(model: nn.Module, shape: Shape, device: str) -> tuple[dict[str, Weight], list[str]]:
     """The importance of what is held, and a line on each estimator's speed."""
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     names = set(held_names(model, shape))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
     examples = lesson_of(shape, shape.num_fisher).examples
-    found: dict[str, Tensor] = {}
+    found: dict[str, Weight] = {}
     lines = ["| estimator | examples/s |", "|---|---|"]
     for estimator in ("empirical", "sampled"):
         rates = []
@@ -380,11 +382,10 @@ def fishers(model: nn.Module, shape: Shape, device: str) -> tuple[dict[str, Tens
     return found, lines
 
 
-def anchor_of(model: nn.Module, importance: dict[str, Tensor], form: str) -> QuadraticAnchor:
-    """Where the model is, held by the importance in this format."""
+def anchor_of(model: nn.Module, importance: dict[str, Weight]) -> QuadraticAnchor:
+    """Where the model is, held by the importance."""
     parameters = dict(model.named_parameters())
-    anchor = {name: parameters[name] for name in importance}
-    return QuadraticAnchor(anchor, kept(importance, form), STRENGTH)
+    return QuadraticAnchor({n: parameters[n] for n in importance}, importance, STRENGTH)
 
 
 def pass_line(
