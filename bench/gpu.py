@@ -60,8 +60,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Shape:
-    """One model, and how it is trained. `length`: tokens an example. `num_fisher`: examples that the
-    estimators are clocked on."""
+    """One model, and how it is trained. `length`: tokens an example. `num_fisher`: examples that
+    the estimators are clocked on."""
 
     name: str
     preset: str
