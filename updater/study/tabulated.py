@@ -17,7 +17,8 @@ from updater.study.results import Run
 from updater.study.sweep import Sweep
 
 COUNTS = frozenset({"steps", "tokens", "importance_bytes"})
-"""Measures that follow from settings and data: equal differences with every seed are a fact."""
+"""Measures that follow from settings and data: equal differences with every seed are a fact, which
+no test has to show."""
 
 LESS_IS_BETTER = COUNTS | {"worst_forgetting", "seconds", "peak_memory_bytes"}
 

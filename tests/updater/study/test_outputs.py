@@ -165,6 +165,18 @@ def test_the_csv_has_means_bounds_and_claims(make_study: Make, tmp_path: Path) -
     assert (own["difference"], own["claim"]) == ("", "")
 
 
+def test_without_a_spread_the_csv_has_neither_p_nor_interval(
+    make_study: Make, tmp_path: Path
+) -> None:
+    """Every seed takes the same number of steps: a fact, which no test can make surer."""
+    write(tabulate(make_study(3)), tmp_path, title="Tickets")
+    rows = list(csv.DictReader((tmp_path / "arms.csv").read_text().splitlines()))
+    row = next(r for r in rows if (r["arm"], r["measure"]) == ("ewc", "steps"))
+    assert (row["mean"], row["difference"], row["claim"]) == ("368.0", "-152.0", "better")
+    empty = ("low", "high", "difference_low", "difference_high", "p_value", "adjusted_p")
+    assert [row[name] for name in empty] == [""] * 6
+
+
 def test_what_a_sweep_chose_is_said(make_arm: Make, tmp_path: Path) -> None:
     (one,) = make_arm("ewc", 0.8, seeds=1)
     swept = Run("ewc", 0, one.learnt_first, one.stages, choice={"regularizer.strength": 100.0})
