@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import html
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,29 @@ def test_an_arm_that_diverged_has_its_row_and_its_reason(make_study: Make, tmp_p
         assert "si, seed 1, stopped: diverged: the loss is not finite" in text
 
 
+def test_which_run_stopped_stands_at_the_top(make_study: Make, tmp_path: Path) -> None:
+    write(tabulate(make_study(2)), tmp_path, title="Tickets")
+    for name in ("study.html", "study.md"):
+        top, _, rest = (tmp_path / name).read_text().partition("What holds")
+        assert "7 arms, 2 seeds, 1 run stopped before the end; 2 periods" in top
+        assert "si, seed 1, stopped: diverged: the loss is not finite" in top
+        assert rest
+
+
+@pytest.mark.parametrize("kind", ["study", "alone", "replay"])
+def test_the_page_and_the_markdown_have_the_same_words(
+    kind: str, make_study: Make, make_replay: Make, make_arm: Make, tmp_path: Path
+) -> None:
+    made = {"study": make_study, "replay": make_replay, "alone": partial(make_arm, "a", 0.9)}
+    write(tabulate(made[kind](seeds=2)), tmp_path, title="Tickets")
+    page = html.unescape(re.sub(r"<[^>]*>", " ", (tmp_path / "study.html").read_text()))
+    page = " ".join(page.split())
+    for line in (tmp_path / "study.md").read_text().splitlines():
+        if line and not line.startswith(("|", "!")):
+            said = line.replace("\\", "").lstrip("#* ").rstrip(".")
+            assert said in page
+
+
 def test_a_study_of_which_nothing_finished_is_still_told(tmp_path: Path) -> None:
     stage = Stage("a", {"a": (1, 2)})
     write(tabulate([Run("bad", 0, ("a",), (stage,), failure="killed")]), tmp_path, title="Tickets")
@@ -107,6 +132,7 @@ def test_a_replay_shows_verdicts_and_what_users_had(make_replay: Make, tmp_path:
     assert not (tmp_path / "stream.svg").exists(), "the same lines, without the verdicts"
     found = json.loads((tmp_path / "study.json").read_text())["replays"]["rehearsal"]["1"]
     assert (found["num_accepted"], found["num_review"], found["num_rejected"]) == (1, 1, 2)
+    assert "| the update of travel |" in (tmp_path / "study.md").read_text()
     assert len(found["had"]) == 5
     assert "what the gate would have done" in (tmp_path / "study.html").read_text()
 

@@ -8,6 +8,7 @@ from updater.study.report.words import points
 from updater.study.sweep import Sweep, Try
 from updater.study.tabulated import Arm, Table, chosen
 
+TITLE = "What the sweeps chose"
 EDGE = "at the edge of what was tried"
 
 
