@@ -192,7 +192,8 @@ class _Conductor:
             sweep = sweeps[arm.name]
             chosen = sweep.chosen
             words = "nothing" if chosen is None else tabulated.chosen(chosen.choice)
-            log.info("%s: the sweep chose %s", arm.name, words)
+            tie = f" ({found})" if (found := tabulated.tie(sweep)) else ""
+            log.info("%s: the sweep chose %s%s", arm.name, words, tie)
             if chosen is None:
                 given_up += [_given_up(sweep, seed, self._study) for seed in self._study.seeds]
             else:
