@@ -17,6 +17,7 @@ from updater import config, release, trials
 from updater.errors import InputError
 from updater.standing import lineage
 from updater.steps import ingest
+from updater.steps.terms import check_recorded
 from updater.workspace import Workspace
 
 
@@ -25,7 +26,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
 
     Raises:
         InputError: nothing is deployed, an unknown, already learnt or unclosed period, bad
-            source data.
+            source data, or the deployed version's training has not recorded what holds the update.
         NotFoundError: MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
@@ -44,6 +45,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
             "make a first one with `updater scratch --periods P... --deploy` or "
             "`updater adopt CHECKPOINT --periods P...`",
         )
+    check_recorded(workspace, base, period)
     workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     dataset = _with_holdout(ingest.version_period(workspace, period))

@@ -86,7 +86,7 @@ def trace(folder: Path, version: str) -> tuple[str, Path]:
 
 def test_si_holds_by_what_every_training_recorded(line: Path) -> None:
     found, held, model, terms = opened(line, "south", "regularizer.method=si")
-    assert (found["estimator"], found["num_terms"]) == ("path", 2)
+    assert (found["estimator"], found["num_terms"]) == ("si", 2)
     assert [term.version.id for term, _ in terms] == ["1", "2"]
     assert [("path-0.1", term.file) for term, _ in terms] == [trace(line, "1"), trace(line, "2")]
     assert found["digest"] == terms[1][0].digest
@@ -167,8 +167,11 @@ def test_new_data_of_an_old_period_holds_nothing_of_its_old(line: Path) -> None:
 def test_what_no_training_recorded_is_told_with_its_cure_and_then_recorded(
     line: Path, changed: tuple[str, ...]
 ) -> None:
+    ledger = Workspace.open(line).ledger
+    before = ledger.updates()
     _, said = command(line, "update", "south", *settings(*changed), code=2)
     assert "version 2 has no importance" in said
+    assert ledger.updates() == before  # nothing is begun
     assert "regularizer.strength = 0" in said
     answer, _ = command(line, "update", "south", *settings(*changed, "regularizer.strength=0"))
     version = Workspace.open(line).ledger.model_version(answer["candidate"])

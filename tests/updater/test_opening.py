@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from store.datasets import Datasets
-from store.ledger import migrate
+from store.ledger import ModelVersion, migrate
 from updater import opening
 from updater.cli import run
 from updater.errors import InputError
@@ -46,7 +46,7 @@ def workspace(tmp_path: Path) -> Workspace:
     (tmp_path / "updater.toml").write_text(CONFIG)
     rows = [
         {"text": f"{month} {n}", "label": "l", "date": f"{month}-{1 + n % 28:02d}"}
-        for month in ("2026-01", FUTURE)
+        for month in ("2025-12", "2026-01", FUTURE)
         for n in range(40)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -91,6 +91,66 @@ def test_an_update_that_is_known_is_returned_whatever_the_clock_says(
         ahead.setattr(opening, "datetime", Later)
         opened = opening.open_first(workspace, "scratch", [FUTURE], arguments)
     assert opening.open_first(workspace, "scratch", [FUTURE], arguments).id == opened.id
+
+
+@pytest.fixture
+def adopted(workspace: Workspace) -> Workspace:
+    """An adopted version has learnt 2025-12 and is deployed; of its training nothing is known."""
+    learnt = version_period(workspace, "2025-12")
+    workspace.ledger.record_model_version(
+        ModelVersion(
+            id="1",
+            kind="adopt",
+            base=None,
+            update=None,
+            digest="d",
+            uri="",
+            periods=["2025-12"],
+            dataset_versions={"2025-12": learnt.id},
+            run_id="r",
+            created_at=learnt.created_at,
+        )
+    )
+    workspace.ledger.append_release(
+        "promoted", "1", expected_deployed=None, actor="a", reason="the first"
+    )
+    workspace.registry.create()
+    return workspace
+
+
+@pytest.mark.parametrize("words", [("update",), ("step", "ingest", "--period")], ids=" ".join)
+@pytest.mark.parametrize(
+    ("settings", "recording"),
+    [
+        (("method=si",), "SI's path integral with regularizer.damping = 0.1"),
+        (("method=online_ewc", "estimator=optimizer"), "what Adam has accumulated"),
+    ],
+    ids=("si", "optimizer"),
+)
+def test_an_update_that_no_training_recorded_for_is_refused_before_anything_is_begun(
+    adopted: Workspace,
+    words: tuple[str, ...],
+    settings: tuple[str, ...],
+    recording: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    chosen = [word for one in settings for word in ("--set", f"regularizer.{one}")]
+    command = ["--workspace", str(adopted.root), "--quiet", *chosen, *words, "2026-01"]
+    assert run(command) == 2
+    said = capfd.readouterr().err
+    assert "version 1 has no importance for regularizer.method" in said
+    assert f"its training has not recorded {recording}. " in said
+    assert "run one update with regularizer.strength = 0" in said
+    assert [version.period for version in adopted.ledger.dataset_versions()] == ["2025-12"]
+    assert adopted.ledger.updates() == []
+
+
+def test_an_update_that_is_not_held_is_opened_without_a_record(adopted: Workspace) -> None:
+    """As the refusal advises: it records for the next one."""
+    chosen = ["--set", "regularizer.method=si", "--set", "regularizer.strength=0"]
+    where = ["--workspace", str(adopted.root), "--quiet"]
+    assert run([*where, *chosen, "step", "ingest", "--period", "2026-01"]) == 0
+    assert [update.period for update in adopted.ledger.updates()] == ["2026-01"]
 
 
 def test_the_rows_so_far_are_versioned_with_a_warning(

@@ -304,3 +304,19 @@ def test_an_outcomes_file_of_other_examples_is_refused(workspace):
     pq.write_table(table.set_column(0, "id", pa.array(list("abcx"))), path)
     with pytest.raises(ValueError, match="outcomes of jan: both versions must answer the same"):
         collect(workspace, "2", holdout=holdout)
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [("si", "SI's path integral"), ("path", "SI's path integral"), ("mas", "mas")],
+)
+def test_how_importance_was_found_is_told_as_users_know_it(workspace, kept, told):
+    """Older ledgers have "path"."""
+    result = {"estimator": kept, "num_examples": 9, "format": "float32"}
+    workspace.ledger.start_step("u1", "importance")
+    workspace.ledger.finish_step(
+        "u1", "importance", {**result, "num_bytes": 40, "weights_bytes": 40}, 1.0
+    )
+    data = collect(workspace, "1", holdout=holdout)
+    assert data.importance is not None
+    assert data.importance.estimator == told

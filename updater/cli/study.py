@@ -12,6 +12,7 @@ from updater.cli.app import EXIT_FAILED, Session, app
 
 if TYPE_CHECKING:
     from updater.study.conduct import Conducted
+    from updater.study.plan import Study
 
 
 @app.command()
@@ -44,10 +45,12 @@ def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> i
 
 
 def _show(console: Console, done: "Conducted") -> None:
-    from updater.study.report.words import stopped
+    from updater.study.report.words import judged, seeds_of, stopped
     from updater.study.tabulated import Arm
 
-    shown = Table("arm", "all periods", "new", "worst forgetting", "steps", "seconds", box=None)
+    shown = Table(
+        "arm", "seeds", "all periods", "new", "worst forgetting", "steps", "seconds", box=None
+    )
     names = ("final_average_accuracy", "new_accuracy", "worst_forgetting", "steps", "seconds")
     arms = [
         Arm(one.name, tuple(run for run in done.runs if run.arm == one.name))
@@ -58,10 +61,20 @@ def _show(console: Console, done: "Conducted") -> None:
         means = [None if found is None else found.mean for found in estimates]
         accuracies = [tables.percent(mean) for mean in means[:3]]
         costs = ["–" if mean is None else f"{mean:,.0f}" for mean in means[3:]]
-        shown.add_row(arm.name, *accuracies, *costs)
+        shown.add_row(arm.name, seeds_of(arm), *accuracies, *costs)
     console.print(shown)
-    for sentence in [sentence for arm in arms for sentence in stopped(arm)]:
-        console.print(sentence, markup=False, soft_wrap=True)
     left = "Records" if done.is_part else "Tables, plots and records"
-    where = f"Means over seeds. {left}: {done.folder}"
-    console.print(where, markup=False, soft_wrap=True)
+    for sentence in (
+        *(sentence for arm in arms for sentence in stopped(arm)),
+        *(sentence for arm in arms if (sentence := judged(arm))),
+        *_gate_followed(done.study),
+        f"Means over the seeds that finished. {left}: {done.folder}",
+    ):
+        console.print(sentence, markup=False, soft_wrap=True)
+
+
+def _gate_followed(study: "Study") -> list[str]:
+    """What else is to say of a replay's verdicts."""
+    if study.replay is None or study.replay.follow_gate:
+        return []
+    return ["The gate was not followed: every update was deployed, whatever its verdict."]

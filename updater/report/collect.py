@@ -192,7 +192,13 @@ def _importance(ledger: Ledger, subject: ModelVersion) -> Importance | None:
     step = ledger.step(subject.update, "importance") if subject.update is not None else None
     if step is None or step.state != "finished" or not step.result.get("num_bytes"):
         return None
-    return Importance(**{f.name: step.result[f.name] for f in dataclasses.fields(Importance)})
+    found = {f.name: step.result[f.name] for f in dataclasses.fields(Importance)}
+    estimator = found["estimator"]
+    return Importance(**{**found, "estimator": _ESTIMATORS.get(estimator, estimator)})
+
+
+_ESTIMATORS = dict.fromkeys(("si", "path"), "SI's path integral")
+"""In words, where the name alone says little; older ledgers have SI's under the second one."""
 
 
 def _searched(ledger: Ledger, subject: ModelVersion) -> Searched | None:

@@ -180,6 +180,13 @@ class RegularizerSettings:
         at_least("top_k", self.top_k, 1)
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether what holds comes of what trainings recorded on their way, and can't be estimated
+        afterwards. As `regularizers.methods` says, which is torch's to import."""
+        of_adam = self.method in ("ewc", "online_ewc") and self.estimator == "optimizer"
+        return self.method == "si" or of_adam
+
+    @property
     def penalty_strength(self) -> float:
         """The strength, the method's own where none is given; 0 for methods that have none."""
         if self.strength is not None:

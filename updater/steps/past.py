@@ -13,10 +13,13 @@ from updater.workspace import Workspace
 
 def past_versions(workspace: Workspace, update: Update) -> dict[str, str]:
     """Period -> dataset version of what the base has learnt, less the period learnt now."""
-    if update.base is None:
-        return {}
-    learnt = dict(workspace.ledger.model_version(update.base).dataset_versions)
-    learnt.pop(update.period, None)
+    return {} if update.base is None else past_of(workspace, update.base, update.period)
+
+
+def past_of(workspace: Workspace, base: str, period: str) -> dict[str, str]:
+    """The same of an update of `period` on `base`, which need not be open yet."""
+    learnt = dict(workspace.ledger.model_version(base).dataset_versions)
+    learnt.pop(period, None)
     return learnt
 
 

@@ -17,7 +17,7 @@ from store.errors import NotFoundError
 from store.ledger import ModelVersion, Update
 from updater.errors import InputError
 from updater.standing import lineage
-from updater.steps.past import past_versions, uniform_sample
+from updater.steps.past import past_of, past_versions, uniform_sample
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -68,7 +68,29 @@ def weighs(workspace: Workspace, update: Update) -> bool:
 
 
 def terms_of(workspace: Workspace, update: Update) -> list[Term]:
-    """The terms that hold this update, oldest first; the last is of its base.
+    """The terms that hold this update, oldest first; the last is of its base. Raises: as
+    `terms_on`.
+    """
+    assert update.base is not None, "only an update of a base holds weights"
+    return terms_on(workspace, update.base, update.period)
+
+
+def check_recorded(workspace: Workspace, base: str, period: str) -> None:
+    """What only trainings can tell of the weights that an update of `period` on `base` is held by,
+    they have recorded. Asked before the update is opened, so that nothing is begun in vain.
+
+    Raises:
+        InputError: the base's has not.
+    """
+    regularizer = workspace.settings.regularizer
+    if not regularizer.is_recorded or regularizer.penalty_strength == 0:
+        return
+    if past_of(workspace, base, period):
+        terms_on(workspace, base, period)
+
+
+def terms_on(workspace: Workspace, base: str, period: str) -> list[Term]:
+    """The terms that hold an update of `period` on version `base`, oldest first; the last is of it.
 
     One, of all the past, or one for each version of the base's line, of what that version learnt:
     the method says. In neither case of the period that is learnt again now. Where only a training
@@ -79,14 +101,11 @@ def terms_of(workspace: Workspace, update: Update) -> list[Term]:
     """
     method = method_of(workspace)
     assert method is not None, "only for a method that weighs"
-    assert update.base is not None, "only an update of a base holds weights"
-    past = past_versions(workspace, update)
-    base = workspace.ledger.model_version(update.base)
+    line = [workspace.ledger.model_version(v) for v in lineage(workspace.ledger, base)]
     if method.looks_at == "past":
-        terms = [_term(workspace, base, past)]
+        terms = [_term(workspace, line[0], past_of(workspace, base, period))]
     else:
-        line = [workspace.ledger.model_version(v) for v in lineage(workspace.ledger, base.id)]
-        terms = [_term(workspace, v, _learnt(workspace, v, update.period)) for v in line]
+        terms = [_term(workspace, v, _learnt(workspace, v, period)) for v in line]
     if terms[0].traced:
         terms = _recorded(workspace, terms)
     return terms[::-1]
@@ -121,12 +140,12 @@ def _trace(workspace: Workspace, version: ModelVersion, sample: Manifest) -> Ter
 
 
 def estimator_of(workspace: Workspace) -> str:
-    """What an estimate is made by: the method's own estimator, or the configured one."""
+    """What an estimate is made by, as users know it: the method's own, or the configured one."""
     method = method_of(workspace)
     assert method is not None, "only for a method that weighs"
     if method.source == "fisher":
         return workspace.settings.regularizer.estimator
-    return method.source
+    return "si" if method.source == "path" else method.source
 
 
 def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str]) -> Term:
@@ -173,10 +192,18 @@ def _recorded(workspace: Workspace, terms: list[Term]) -> list[Term]:
     raise InputError(
         f"version {without.version.id} has no importance for regularizer.method ="
         f" {workspace.settings.regularizer.method!r}: its training has not recorded"
-        f" {trace_name(workspace)!r}",
+        f" {_recording(workspace)}",
         "what a training records is kept only if the settings asked for it then, with the same"
         " damping; an adopted version has none",
         "run one update with regularizer.strength = 0, which is not held and records, and deploy"
         " it; or take"
         ' regularizer.method = "mas", or "ewc" with regularizer.estimator = "empirical"',
     )
+
+
+def _recording(workspace: Workspace) -> str:
+    """What a training has to have recorded, as users know it."""
+    regularizer = workspace.settings.regularizer
+    if regularizer.method == "si":
+        return f"SI's path integral with regularizer.damping = {regularizer.damping!r}"
+    return "what Adam has accumulated"

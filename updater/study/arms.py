@@ -11,6 +11,7 @@ from typing import Any
 from updater import config
 from updater.settings import NAME, Settings
 from updater.settings.learning import DEFAULT_STRENGTHS
+from updater.study import search
 from updater.study.peers import names
 from updater.study.plan import EVERY, KINDS, Arm
 from updater.study.tables import Table
@@ -116,12 +117,6 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
 def _check_arm(table: Table, arm: Arm) -> None:
     if not 0 <= arm.weight <= 1:
         raise table.wrong(f"weight = {arm.weight}", "it must lie in [0, 1]")
-    if arm.settings.training.search.trials:
-        raise table.wrong(
-            f"training.search.trials = {arm.settings.training.search.trials}",
-            "no arm searches at each update; a sweep chooses once, on the validation stream",
-            "write training.search.trials = 0 in [settings], and [arms.NAME.sweep]",
-        )
     for one in variants(arm, table.where):
         if one.kind == "avalanche":
             with table.named():
@@ -159,6 +154,8 @@ def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:
             )
         if key in OF_STUDY:
             raise table.wrong(f'"{key}"', *OF_STUDY[key])
+        if key == "training.search" or key.startswith("training.search."):
+            raise table.wrong(f'"{key}"', search.RULE, "name the settings themselves")
         if not isinstance(given, list) or not given:
             raise table.wrong(
                 f'"{key}" = {given!r}',

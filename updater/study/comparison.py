@@ -19,7 +19,8 @@ Claim = Literal["better", "worse", "undecided"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `num_seeds`; `interval` is None where one seed leaves no spread to see."""
+    """A mean over `num_seeds`; `interval` is None where the seeds show no spread: a single one, or
+    the same value with each."""
 
     mean: float
     num_seeds: int
@@ -35,7 +36,8 @@ class Difference:
     """`arm - reference` over the seeds that both have. `p_value` is two-sided, of "there is none";
     `adjusted_p` is corrected for the other differences in its family (Holm 1979). Both are None,
     and the estimate has no interval, where the seeds show no spread: a single common one, or the
-    same difference with each.
+    same difference with each. `is_fact`: that same difference is of counts that follow from the
+    settings, so that it is known without a test.
     """
 
     arm: str
@@ -43,6 +45,7 @@ class Difference:
     estimate: Estimate
     p_value: float | None
     adjusted_p: float | None
+    is_fact: bool = False
 
     @property
     def lower_bound(self) -> float | None:
@@ -64,7 +67,8 @@ class Difference:
 
     def claim(self, *, more_is_better: bool) -> Claim:
         """What may be said of the arm with 95 % confidence in all claims of the family together."""
-        if self.adjusted_p is None or self.adjusted_p > 1 - CONFIDENCE or self.estimate.mean == 0:
+        is_shown = self.adjusted_p is not None and self.adjusted_p <= 1 - CONFIDENCE
+        if self.estimate.mean == 0 or not (is_shown or self.is_fact):
             return "undecided"
         return "better" if (self.estimate.mean > 0) is more_is_better else "worse"
 
@@ -72,7 +76,8 @@ class Difference:
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
     """The mean with Student's t interval: mean +- t s / sqrt(n), s with n - 1 (Student 1908).
 
-    Exact where seeds scatter normally; values that are all equal give a point.
+    Exact where seeds scatter normally; values that are all equal have no interval, for one of no
+    width would say that other seeds were sure to give the same.
 
     Raises:
         ValueError: no values.
@@ -81,11 +86,12 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
         raise ValueError("an estimate needs the value of at least one seed")
     num = len(values)
     mean = math.fsum(values) / num
-    if num == 1:
-        return Estimate(mean, 1, None)
+    error = _standard_error(values, mean)
+    if error == 0:
+        return Estimate(mean, num, None)
     from scipy.special import stdtrit
 
-    half = float(stdtrit(num - 1, (1 + confidence) / 2)) * _standard_error(values, mean)
+    half = float(stdtrit(num - 1, (1 + confidence) / 2)) * error
     return Estimate(mean, num, Interval(mean - half, mean + half))
 
 
@@ -132,28 +138,34 @@ def family(pairings: Sequence[Pairing], *, counted: bool = False) -> list[Differ
 
     Args:
         counted: the measure is a count that follows from the settings (optimizer steps), no sample:
-            the same difference with every seed is a fact, of p 0, or 1 where there is none.
+            the same difference with every seed is a fact, which has no p-value either.
     """
     found = [pairing.by_seed() for pairing in pairings]
-    p_values = [_p_value(pairs, counted=counted) for pairs in found]
+    p_values = [_p_value(pairs) for pairs in found]
     adjusted = statistics.holm([1.0 if p is None else p for p in p_values])
     return [
-        _difference(pairing, pairs, p, corrected) if pairs else None
+        _difference(pairing, pairs, p, corrected, counted=counted) if pairs else None
         for pairing, pairs, p, corrected in zip(pairings, found, p_values, adjusted, strict=True)
     ]
 
 
 def _difference(
-    pairing: Pairing, pairs: Sequence[tuple[float, float]], p: float | None, corrected: float
+    pairing: Pairing,
+    pairs: Sequence[tuple[float, float]],
+    p: float | None,
+    corrected: float,
+    *,
+    counted: bool,
 ) -> Difference:
     found = estimate([one - other for one, other in pairs])
     if p is None:
         bare = dataclasses.replace(found, interval=None)
-        return Difference(pairing.arm, pairing.reference, bare, None, None)
+        is_fact = counted and len(pairs) > 1
+        return Difference(pairing.arm, pairing.reference, bare, None, None, is_fact)
     return Difference(pairing.arm, pairing.reference, found, p, corrected)
 
 
-def _p_value(pairs: Sequence[tuple[float, float]], *, counted: bool) -> float | None:
+def _p_value(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Two-sided, of the paired t test; None without a spread, which the test divides by."""
     if len(pairs) < 2:
         return None
@@ -163,16 +175,18 @@ def _p_value(pairs: Sequence[tuple[float, float]], *, counted: bool) -> float | 
     mean = math.fsum(values) / len(values)
     error = _standard_error(values, mean, [value for pair in pairs for value in pair])
     if error == 0:
-        return float(mean == 0) if counted else None
+        return None
     return float(2 * stdtr(len(pairs) - 1, -abs(mean) / error))
 
 
 def _standard_error(
     values: Sequence[float], mean: float, made_of: Sequence[float] | None = None
 ) -> float:
-    """s / sqrt(n); what rounding leaves of equal values counts as no spread. `made_of`: the numbers
-    whose rounding is in the values, where they are differences."""
+    """s / sqrt(n); 0 of a single value, and what rounding leaves of equal ones counts as no spread.
+    `made_of`: the numbers whose rounding is in the values, where they are differences."""
     num = len(values)
+    if num == 1:
+        return 0.0
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (num - 1))
     largest = max(abs(value) for value in made_of or values)
     return 0.0 if spread <= 1e-12 * largest else spread / math.sqrt(num)

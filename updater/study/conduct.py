@@ -50,7 +50,7 @@ def conduct(
     """Every arm has run with every seed, those that had before are taken from their records.
 
     Raises:
-        InputError: the file breaks a rule; nothing was done.
+        InputError: the file breaks a rule, and nothing was done; or a record is broken.
         UpdateError: the same study runs in another process.
     """
     study = file.read(path, workspace.settings, quick=quick, only=only)
@@ -119,6 +119,7 @@ class _Conductor:
             self._prepare(pool, [*tried, *known])
             sweeps = _sweeps(tries, self._run(pool, progress, tried))
             jobs, given_up = self._decided(sweeps)
+            progress.update(_unlearnt(sweeps.values(), self._study))
             self._prepare(pool, jobs)
             runs = self._run(pool, progress, jobs)
         whole = [*runs, *given_up]
@@ -164,9 +165,9 @@ class _Conductor:
             if known is not None:
                 records.tidy(job)
         todo = [n for n, known in enumerate(results) if known is None]
-        for n in range(len(jobs)):
-            known = results[n] or records.recorded(jobs[n])
-            progress.update(len(known.stages) - 1 if known else 0)
+        begun = [known or records.recorded(job) for job, known in zip(jobs, results, strict=True)]
+        for one in begun:
+            progress.update(len(one.stages) - 1 if one else 0)
         able = [n for n in todo if records.first_stage(jobs[n].first) is not None]
         # What learns everything anew takes longest: begun last, it would keep one core alone busy.
         able.sort(key=lambda n: jobs[n].arm.kind != "scratch")
@@ -177,6 +178,9 @@ class _Conductor:
             why = self._unmade[jobs[n].first.key]
             results[n] = Failed(jobs[n].title, f"its first model could not be made: {why}")
         self._failed += [one for one in results if isinstance(one, Failed)]
+        for job, one in zip(jobs, results, strict=True):
+            if isinstance(one, Run):  # one that diverged comes to none of its later updates
+                progress.update(len(job.stream.span.then) - (len(one.stages) - 1))
         return [
             _unfinished(job, one.reason) if isinstance(one, Failed) else one
             for job, one in zip(jobs, results, strict=True)
@@ -192,12 +196,20 @@ class _Conductor:
             sweep = sweeps[arm.name]
             chosen = sweep.chosen
             words = "nothing" if chosen is None else tabulated.chosen(chosen.choice)
-            log.info("%s: the sweep chose %s", arm.name, words)
+            tie = f" ({found})" if (found := tabulated.tie(sweep)) else ""
+            log.info("%s: the sweep chose %s%s", arm.name, words, tie)
             if chosen is None:
                 given_up += [_given_up(sweep, seed, self._study) for seed in self._study.seeds]
             else:
                 jobs += self._jobs.reported(arm, chosen.choice)
         return jobs, given_up
+
+
+def _unlearnt(sweeps: Iterable[Sweep], study: Study) -> int:
+    """How many updates of the reported stream need no work any more: those of arms of which every
+    choice is known to diverge."""
+    without = sum(sweep.is_whole and sweep.chosen is None for sweep in sweeps)
+    return without * len(study.seeds) * len(study.span.then)
 
 
 def _sweeps(

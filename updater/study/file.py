@@ -12,7 +12,7 @@ from pathlib import Path
 from updater.errors import InputError, did_you_mean
 from updater.periods import Periods
 from updater.settings import NAME, Settings
-from updater.study import arms, compare
+from updater.study import arms, compare, search
 from updater.study.plan import SECTIONS, Arm, Span, Study, Validation
 from updater.study.replay import ANSWERS, ReplaySettings
 from updater.study.tables import Table
@@ -42,6 +42,7 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     given = settings
     if not quick:
         short = Table({}, short.where)
+    search.check(top, short, settings)
     replay = _replay(top)
     sections = SECTIONS if replay is None else (*SECTIONS, "gate")
     settings = arms.overridden(settings, top.table("settings"), sections)

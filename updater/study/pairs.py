@@ -91,5 +91,4 @@ def ratio(pairing: Pairing) -> Ratio | None:
     found = logs.interval
     if found is not None:
         found = Interval(math.exp(found.low), math.exp(found.high))
-    has_spread = found is not None and found.low < found.high
-    return Ratio(math.exp(logs.mean), logs.num_seeds, found if has_spread else None)
+    return Ratio(math.exp(logs.mean), logs.num_seeds, found)

@@ -10,12 +10,15 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from updater.progress import Progress
 
@@ -105,10 +108,7 @@ class Pool:
         place = self._free.pop()
         devices = self._places.devices
         device = devices[place] if devices else ""
-        process = _context(self._places, task).Process(
-            target=_serve, args=(theirs, self._places.threads, device), daemon=True
-        )
-        process.start()
+        process = _process(self._places, task, theirs, device)
         theirs.close()
         ours.send((task.work, task.job))
         self._running[ours] = place, process, task
@@ -138,15 +138,38 @@ class Pool:
         self._progress.set_postfix_str("; ".join(titles), refresh=False)
 
 
-def _context(places: Places, task: Task) -> ForkServerContext | SpawnContext:
-    """Where processes come from: on a CPU from a server that has imported what the first task
-    needs, which takes seconds, and done nothing else; with GPUs each anew, for a library that looks
-    for them while it is imported leaves CUDA unusable after a fork."""
+def _process(places: Places, task: Task, connection: Connection, device: str) -> BaseProcess:
+    """A worker that has begun: on a CPU from a server that has imported what the first task needs,
+    which takes seconds, and done nothing else; with GPUs anew, for a library that looks for them
+    while it is imported leaves CUDA unusable after a fork."""
+    given = (connection, places.threads, device)
+    process: BaseProcess
     if places.devices:
-        return multiprocessing.get_context("spawn")
+        process = multiprocessing.get_context("spawn").Process(
+            target=_serve, args=given, daemon=True
+        )
+        with _without_interrupts():
+            process.start()
+        return process
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([task.work.__module__])
-    return context
+    with _without_interrupts():
+        forkserver.ensure_running()
+    process = context.Process(target=_serve, args=given, daemon=True)
+    process.start()  # waits for the server's imports, which Ctrl-C may end
+    return process
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What begins in here never hears Ctrl-C, also while its first imports run, which would end in
+    a traceback on the terminal: it is the parent's, who ends it and hears of Ctrl-C after this."""
+    resource_tracker.ensure_running()  # begun in here, it would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _spelled(code: int | None) -> str:
@@ -161,7 +184,13 @@ def _serve(connection: Connection, threads: int, device: str) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    work, job = connection.recv()  # a spawned process imports torch only now
+    # tqdm's own lock is a named semaphore, for processes that share a line: of a worker that is
+    # killed it would be left behind, with a warning of multiprocessing's at the parent's end.
+    tqdm.set_lock(threading.RLock())
+    try:
+        work, job = connection.recv()  # a spawned process imports torch only now
+    except EOFError:  # the parent was interrupted before it could say
+        return
     import torch
 
     torch.set_num_threads(threads)

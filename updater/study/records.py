@@ -11,7 +11,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from updater.errors import UpdateError
+from updater.errors import InputError
 from updater.files import write_text
 from updater.study.job import First, Job
 from updater.study.results import Run, Stage
@@ -23,7 +23,7 @@ def first_run(first: First) -> Run | None:
     """A run of the first model's stage alone; None while there is no whole first model.
 
     Raises:
-        UpdateError: its record is broken; the message says what to remove.
+        InputError: its record is broken; the message says what to remove.
     """
     try:
         return _read(first.place / "stage.json", first.place)
@@ -48,7 +48,7 @@ def recorded(job: Job) -> Run | None:
     began with another first model than the one that lies here.
 
     Raises:
-        UpdateError: the record is broken; the message says what to remove.
+        InputError: the record is broken, or another run's; the message says what to remove.
     """
     path = _path(job)
     try:
@@ -113,14 +113,22 @@ def keep_state(folder: Path, job: Job, run: Run) -> None:
 def _read(path: Path, whole: Path) -> Run:
     """The record at `path`, a part of `whole`, which has to go if it is broken."""
     try:
-        return Run.from_json(path.read_text("utf-8"))
+        found = Run.from_json(path.read_text("utf-8"))
     except ValueError as error:
         raise _broken(path, whole, str(error)) from error
+    if not found.stages:
+        raise _broken(path, whole, "it has no stage")
+    return found
 
 
-def _broken(path: Path, whole: Path, why: str) -> UpdateError:
+def _broken(path: Path, whole: Path, why: str) -> InputError:
+    """Running again would not help, so it is no failure of the work."""
     cure = "it" if whole == path else whole
-    return UpdateError(f"{path} is broken: {why}. Remove {cure}, and run again.")
+    return InputError(
+        f"{path} is broken: {why}",
+        "a record stays as the study wrote it, under the name that it had",
+        f"remove {cure}, and run again",
+    )
 
 
 def _foreign(job: Job, run: Run) -> str | None:
@@ -128,6 +136,8 @@ def _foreign(job: Job, run: Run) -> str | None:
     span = job.stream.span
     if (run.arm, run.seed) != (job.arm.name, job.seed):
         return f"it is of {run.arm}, seed {run.seed}"
+    if run.learnt_first != span.first:
+        return f"its first model learnt {', '.join(run.learnt_first)}"
     stages = run.stages
     expected = (span.first[-1], *span.then)
     if tuple(stage.period for stage in stages) != expected[: len(stages)]:

@@ -158,13 +158,15 @@ def _accuracies(deployed: Deployed) -> dict[tuple[str, str], float]:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replayed run comes to. `had`: after each stage, the mean accuracy of what users had
-    then, over all periods that had closed by then, learnt or not."""
+    """What a replayed run comes to. `last_deployed`: the period of the update that is deployed at
+    the end of the stream; "" where that is still the first model. `had`: after each stage, the mean
+    accuracy of what users had then, over all periods that had closed by then, learnt or not."""
 
     num_accepted: int
     num_review: int
     num_rejected: int
     num_deployed: int
+    last_deployed: str
     had: tuple[float | None, ...]
     seconds: float
     tokens: int
@@ -188,11 +190,13 @@ def replayed(run: Run) -> Replayed | None:
     if run.failure or not any(stage.verdict for stage in updates):
         return None
     num = {verdict: sum(s.verdict == verdict for s in updates) for verdict in VERDICTS}
+    deployed = [stage.period for stage in updates if stage.verdict and stage.deployed]
     return Replayed(
         num_accepted=num["accepted"],
         num_review=num["review"],
         num_rejected=num["rejected"],
-        num_deployed=sum(stage.deployed for stage in updates if stage.verdict),
+        num_deployed=len(deployed),
+        last_deployed=deployed[-1] if deployed else "",
         had=tuple(over_stream(served(run))),
         seconds=sum(stage.seconds for stage in updates),
         tokens=sum(stage.tokens for stage in updates),

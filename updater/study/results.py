@@ -76,9 +76,11 @@ class Run:
         try:
             stages = tuple(_stage(one) for one in plain.pop("stages"))
             learnt = tuple(plain.pop("learnt_first"))
-            return cls(**plain, learnt_first=learnt, stages=stages)
-        except (KeyError, TypeError, AttributeError) as error:
+            found = cls(**plain, learnt_first=learnt, stages=stages)
+            _check(found)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a study's run: {error}") from error
+        return found
 
 
 def learnt(first: Sequence[str], stages: Sequence[Stage]) -> tuple[str, ...]:
@@ -89,4 +91,32 @@ def learnt(first: Sequence[str], stages: Sequence[Stage]) -> tuple[str, ...]:
 
 def _stage(plain: dict[str, Any]) -> Stage:
     scores = {period: (right, number) for period, (right, number) in plain.pop("scores").items()}
-    return Stage(**plain | {"reasons": tuple(plain.get("reasons", ()))}, scores=scores)
+    found = Stage(**plain | {"reasons": tuple(plain.get("reasons", ()))}, scores=scores)
+    _check(found)
+    for period, (right, number) in scores.items():
+        if type(right) is not int or type(number) is not int or not 0 <= right <= number:
+            raise ValueError(f"{found.period}: {right!r} right of {number!r} on {period}")
+    return found
+
+
+def _check(found: Stage | Run) -> None:
+    """Every value is of its kind: what is not would be found where it is added up or drawn.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, kinds in _KINDS.items():
+        value = getattr(found, name, None)
+        if hasattr(found, name) and type(value) not in kinds:
+            raise ValueError(f"{name} is {value!r}")
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("arm", "period", "failure", "first_digest", "verdict"), (str,)),
+    **dict.fromkeys(("seed", "steps", "examples", "tokens", "peak_memory_bytes"), (int,)),
+    "importance_bytes": (int, type(None)),
+    "seconds": (int, float),
+    "deployed": (bool,),
+    "choice": (dict,),
+}
+"""Of the plain fields of both."""

@@ -11,6 +11,10 @@ from typing import Any
 from updater.study.measures import measures
 from updater.study.results import Run
 
+_ROUNDING = 1e-9
+"""Of means that differ by no more the sums were rounded differently. Accuracies are of whole
+examples: a true difference is at least one over examples times seeds."""
+
 Choice = Mapping[str, Any]
 """Setting -> value."""
 
@@ -54,30 +58,38 @@ class Sweep:
     is_whole: bool = True
 
     @cached_property
-    def chosen(self) -> Try | None:
-        """The choice with the highest mean final average accuracy; of equal ones that with the
-        smaller values (texts: that which was named first). None where every choice has a run that
-        failed: a value at which one seed diverges is none to choose. None while it is not whole."""
+    def best(self) -> tuple[Try, ...]:
+        """The choices with the highest mean final average accuracy, in their order: more than one
+        is a tie. None where every choice has a run that failed: a value at which one seed diverges
+        is none to choose. None while it is not whole."""
         if not self.is_whole:
-            return None
-        scored = [
-            (-one.mean, _size(one.choice, place), place)
+            return ()
+        scored = {n: one.mean for n, one in enumerate(self.tries) if one.mean is not None}
+        least = max(scored.values(), default=0.0) - _ROUNDING
+        return tuple(self.tries[n] for n, mean in scored.items() if mean >= least)
+
+    @cached_property
+    def chosen(self) -> Try | None:
+        """The best; of several that with the smallest values (texts: that which was named first),
+        which says nothing against the others."""
+        sizes = [
+            (_size(one.choice, place), place)
             for place, one in enumerate(self.tries)
-            if one.mean is not None
+            if one in self.best
         ]
-        return self.tries[min(scored)[2]] if scored else None
+        return self.tries[min(sizes)[1]] if sizes else None
 
     @property
     def at_edge(self) -> tuple[str, ...]:
-        """The settings of which the chosen value is the least or the greatest number that was
-        tried: a better one may lie beyond."""
+        """The settings of which every best value is the least or the greatest number that was
+        tried: a better one may lie beyond. Not where one of a tie lies inside."""
         if self.chosen is None:
             return ()
-        return tuple(
-            setting
-            for setting, value in self.chosen.choice.items()
-            if _is_end(value, [one.choice[setting] for one in self.tries])
-        )
+        return tuple(setting for setting in self.chosen.choice if self._ends(setting))
+
+    def _ends(self, setting: str) -> bool:
+        tried = [one.choice[setting] for one in self.tries]
+        return all(_is_end(one.choice[setting], tried) for one in self.best)
 
 
 def _is_end(value: Any, tried: list[Any]) -> bool:

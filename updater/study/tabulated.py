@@ -17,7 +17,11 @@ from updater.study.results import Run
 from updater.study.sweep import Sweep
 
 COUNTS = frozenset({"steps", "tokens", "importance_bytes"})
-"""Measures that follow from settings and data: equal differences with every seed are a fact."""
+"""Measures that follow from settings and data: equal differences with every seed are a fact, which
+no test has to show."""
+
+TIE_RULE = "the smallest value is taken, of texts the first named"
+"""As `Sweep.chosen` does."""
 
 LESS_IS_BETTER = COUNTS | {"worst_forgetting", "seconds", "peak_memory_bytes"}
 
@@ -129,6 +133,15 @@ def tabulate(
 def chosen(choice: Mapping[str, Any]) -> str:
     """What a sweep chose, in words: "regularizer.strength = 100.0"."""
     return ", ".join(f"{setting} = {_spelled(value)}" for setting, value in choice.items())
+
+
+def tie(sweep: Sweep) -> str:
+    """That its choice is no winner, and by which rule it was taken; "" where it is the best."""
+    num = len(sweep.best)
+    if num < 2:
+        return ""
+    which = f"all {num} choices" if num == len(sweep.tries) else f"{num} choices"
+    return f"a tie of {which}, no winner: {TIE_RULE}"
 
 
 def _spelled(value: Any) -> str:

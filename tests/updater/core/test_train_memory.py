@@ -1,6 +1,7 @@
 """What a model keeps of its updates, and how it guards the next."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from regularizers.anchor import NoAnchor, QuadraticAnchor
 from regularizers.formats import num_bytes, whole
 from updater.nemotron import checkpoint
 from updater.settings import RegularizerSettings
+from updater.settings.learning import ESTIMATORS, REGULARIZERS, TERMS
 from updater.train.encode import encode, select
 from updater.train.fit import Fit
 from updater.train.importance import estimate
@@ -181,6 +183,17 @@ def test_what_a_training_recorded_becomes_what_is_held(trained: Path, language: 
 )
 def test_a_training_that_must_record_says_what(settings: Any, trace: str) -> None:
     assert trace_of(RegularizerSettings(**settings)) == trace
+
+
+def test_settings_know_what_has_to_be_recorded_without_torch() -> None:
+    known = 0
+    for method, estimator, terms in itertools.product(REGULARIZERS, ESTIMATORS, TERMS):
+        if (method, estimator, terms) == ("ewc", "optimizer", "base"):
+            continue  # refused
+        settings = RegularizerSettings(method=method, estimator=estimator, terms=terms)
+        assert settings.is_recorded is bool(trace_of(settings)), (method, estimator, terms)
+        known += settings.is_recorded
+    assert known
 
 
 def test_a_training_that_recorded_nothing_is_refused(trained: Path, language: Any) -> None:

@@ -166,18 +166,62 @@ def test_bad_input_is_exit_code_2_before_any_work(
 
 
 def test_the_table_has_every_arm_and_says_why_one_stopped(folder: Path, make_arm: Make) -> None:
-    settings = config.load_file(folder / "config.toml", (), {})
-    study = file.read(folder / "s.toml", settings)
     (whole,), (begun,) = make_arm("both", 0.9, seeds=1), make_arm("wild", 0.5, seeds=1)
-    broken = dataclasses.replace(begun, failure="2026-02: what [/no] markup is")
-    console = Console(file=io.StringIO(), width=120)
-    runs = (whole, broken)
-    _show(console, Conducted(study, runs, (), folder, keys=(), is_part=False))
-    said = console.file.getvalue()  # type: ignore[attr-defined]
+    broken = dataclasses.replace(begun, failure="2026-02: what [/no] markup is\nand more")
+    said = shown(folder, whole, broken)
     both, wild = (line.split() for line in said.splitlines()[1:3])
+    assert both[1] == "1"
     assert both[-2:] == ["400", f"{sum(stage.seconds for stage in whole.stages):,.0f}"]
-    assert wild == ["wild", "–", "–", "–", "–", "–"]
-    assert "wild, seed 0, stopped: 2026-02: what [/no] markup is" in said
+    assert wild == ["wild", "0", "of", "1", "–", "–", "–", "–", "–"]
+    assert "wild, seed 0, stopped: 2026-02: what [/no] markup is\n" in said
+    assert "accepted" not in said
+
+
+REPLAY = STUDY + "[replay]\n"
+
+
+def test_what_the_gate_said_of_each_arm_stands_below_the_table(
+    folder: Path, make_replay: Make
+) -> None:
+    """Its verdicts over all seeds, and which update users have at the end."""
+    (folder / "s.toml").write_text(REPLAY, "utf-8")
+    first, second = (
+        dataclasses.replace(run, arm="both") for run in make_replay() if run.arm == "ewc"
+    )
+    wild = dataclasses.replace(rejected(first, 1), arm="wild")
+    said = shown(folder, first, second, wild).splitlines()
+    verdicts = "both: 2 accepted, 2 for review, 4 rejected."
+    assert said[3] == f"{verdicts} Deployed at the end: the update of travel."
+    assert said[4] == "wild: 0 accepted, 0 for review, 4 rejected. No update was deployed."
+    apart = shown(folder, rejected(first, 2), second).splitlines()[3]
+    assert apart.endswith(
+        "at the end: the update of dining (seed 0); the update of travel (seed 1)."
+    )
+    none = shown(folder, rejected(first, 1), second).splitlines()[3]
+    assert none.endswith("at the end: the first model (seed 0); the update of travel (seed 1).")
+
+
+def test_that_the_gate_was_not_followed_is_said(folder: Path, make_replay: Make) -> None:
+    (folder / "s.toml").write_text(REPLAY + "follow_gate = false\n", "utf-8")
+    (one, _) = (dataclasses.replace(run, arm="both") for run in make_replay() if run.arm == "ewc")
+    assert "The gate was not followed: every update was deployed" in shown(folder, one)
+
+
+def rejected(run: Run, start: int) -> Run:
+    """The run with every update from this one on rejected."""
+    stages = [
+        dataclasses.replace(stage, verdict="rejected", deployed=False) if n >= start else stage
+        for n, stage in enumerate(run.stages)
+    ]
+    return dataclasses.replace(run, stages=tuple(stages))
+
+
+def shown(folder: Path, *runs: Run) -> str:
+    """What stands at the console after a study of these runs."""
+    study = file.read(folder / "s.toml", config.load_file(folder / "config.toml", (), {}))
+    console = Console(file=io.StringIO(), width=120)
+    _show(console, Conducted(study, runs, (), folder, keys=(), is_part=False))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
 def test_the_help_has_an_example() -> None:

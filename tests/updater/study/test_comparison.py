@@ -28,9 +28,10 @@ def test_no_seed_has_no_estimate() -> None:
         estimate([])
 
 
-def test_equal_values_are_a_point_whatever_rounding_does() -> None:
+def test_equal_values_have_no_interval_whatever_rounding_does() -> None:
     found = estimate([0.1 + 0.2, 0.3, 0.3])
-    assert found.half_width == pytest.approx(0, abs=1e-12)
+    assert found.mean == pytest.approx(0.3)
+    assert found.interval is None
 
 
 def test_differences_pair_by_seed_and_leave_out_what_only_one_arm_has() -> None:
@@ -76,7 +77,18 @@ def test_the_same_difference_of_counts_is_a_fact() -> None:
     arms = {"a": {0: 90.0, 1: 80.0}, "b": {0: 100.0, 1: 90.0}, "c": {0: 90.0, 1: 80.0}}
     more, same = differences(arms, "a", counted=True)
     assert more.claim(more_is_better=False) == "worse"
-    assert (same.p_value, same.claim(more_is_better=False)) == (1.0, "undecided")
+    assert same.claim(more_is_better=False) == "undecided"
+
+
+def test_a_fact_has_no_p_value_and_no_interval() -> None:
+    arms = {"a": {0: 90.0, 1: 80.0}, "b": {0: 100.0, 1: 90.0}, "c": {0: 90.0, 1: 80.0}}
+    for found in differences(arms, "a", counted=True):
+        assert (found.p_value, found.adjusted_p, found.estimate.interval) == (None, None, None)
+
+
+def test_one_seed_is_no_fact() -> None:
+    (found,) = differences({"a": {0: 90.0}, "b": {0: 100.0}}, "a", counted=True)
+    assert found.claim(more_is_better=False) == "undecided"
 
 
 def test_what_is_better_depends_on_the_measure() -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 
 from updater.cli.main import run
 from updater.demo import tickets
-from updater.errors import InputError, UpdateError
+from updater.errors import InputError
 from updater.initialise import init_workspace
+from updater.progress import Progress
 from updater.study import conduct, records
 from updater.study.finish import finish
 from updater.study.job import First, Job
@@ -311,8 +313,90 @@ def test_a_record_of_something_else_is_not_taken(
     text = path.read_text("utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), "utf-8")
-    with pytest.raises(UpdateError, match=f"{path} is broken: {said}. Remove it, and run again"):
+    with pytest.raises(InputError) as caught:
         study()
+    assert (caught.value.what, caught.value.cure) == (
+        f"{path} is broken: {said}",
+        "remove it, and run again",
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"steps": 9', '"steps": "many"', "steps is 'many'"),
+        ('"seconds": 1.5', '"seconds": null', "seconds is None"),
+        ('"2026-04": [70, 100]', '"2026-04": [70, "x"]', "70 right of 'x' on 2026-04"),
+        ('"2026-04": [70, 100]', '"2026-04": [170, 100]', "170 right of 100 on 2026-04"),
+        ('"failure": ""', '"failure": null', "failure is None"),
+        ('"learnt_first": ["2026-01", ', '"learnt_first": ["2025-12", ', "learnt 2025-12, 2026-02"),
+        ('"stages": [', '"stages": [], "verdicts": [', "verdicts"),
+    ],
+)
+def test_a_record_with_a_value_that_none_can_have_is_exit_code_2(
+    study: Study,
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    said: str,
+) -> None:
+    (path,) = (study().folder / "runs").glob("rehearsal-0-*.json")
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
+    command = ["--quiet", "study", str(tmp_path / "s.toml"), "--workspace", str(workspace.root)]
+    assert run(command) == 2
+    errors = capsys.readouterr().err
+    assert f"updater: {path} is broken: " in errors
+    assert said in errors
+    assert "remove it, and run again" in errors
+
+
+def test_a_record_without_a_stage_is_broken(study: Study) -> None:
+    (path,) = (study().folder / "runs").glob("rehearsal-0-*.json")
+    plain = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**plain, "stages": []}), "utf-8")
+    with pytest.raises(InputError, match="it has no stage"):
+        study()
+
+
+@pytest.mark.parametrize("diverged", ["rehearsal-0-*", "ewc-5-*", "ewc-[56]-*"])
+def test_the_progress_ends_at_the_whole_where_a_run_diverged(
+    study: Study, monkeypatch: pytest.MonkeyPatch, diverged: str
+) -> None:
+    """A reported run; one choice's of a sweep; those of all choices, so that nothing is chosen."""
+    for path in (study().folder / "runs").glob(f"{diverged}.json"):
+        plain = json.loads(path.read_text("utf-8"))
+        broken = {"stages": plain["stages"][:1], "failure": "diverged"}
+        path.write_text(json.dumps({**plain, **broken}), "utf-8")
+    assert reached(study, monkeypatch) == (14, 14)
+
+
+def test_updates_of_a_worker_that_died_are_not_counted(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are still to be made."""
+    (path,) = (study().folder / "runs").glob("rehearsal-1-*.json")
+    path.unlink()
+    again = partial(study, lambda job: "full" if reported(job, "rehearsal", 1) else "")
+    assert reached(again, monkeypatch) == (12, 14)
+
+
+def reached(study: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    """How far the progress came, and its whole."""
+    made = []
+
+    class Counted(Progress):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **{**more, "shown": True})
+            made.append(self)
+
+    monkeypatch.setattr(conduct, "Progress", Counted)
+    study()
+    (progress,) = made
+    return progress.n, progress.total
 
 
 def test_nothing_stays_beside_the_record_of_a_run_that_was_killed_at_its_very_end(
@@ -346,7 +430,7 @@ def test_a_broken_record_is_named_with_what_to_remove(study: Study, name: str, t
         other.unlink()  # so that the first models are asked for
     whole = path.parent if path.name == "stage.json" else path
     cure = "it" if whole == path else whole
-    with pytest.raises(UpdateError, match=rf"{path} is broken: .* Remove {cure}, and run again"):
+    with pytest.raises(InputError, match=rf"{path} is broken: .* remove {cure}, and run again"):
         study()
     if whole.is_dir():
         shutil.rmtree(whole)

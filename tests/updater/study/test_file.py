@@ -247,10 +247,42 @@ def test_a_search_at_each_update_is_refused_and_can_be_turned_off(tmp_path: Path
     path = tmp_path / "s.toml"
     path.write_text(GOOD, "utf-8")
     settings = dataclasses.replace(BASE, training=training)
-    with pytest.raises(InputError, match=r"training.search.trials = 3.*a sweep chooses once"):
+    said = (
+        r"the workspace's \[training\.search\]: trials = 3\. .*a sweep chooses once.*\[settings\]"
+    )
+    with pytest.raises(InputError, match=said):
         file.read(path, settings)
     path.write_text(GOOD.replace("[settings]", "[settings]\ntraining.search.trials = 0"), "utf-8")
     assert file.read(path, settings).settings.training.search.trials == 0
+
+
+# The range of strengths leaves out those that an arm sweeps: a search's own rule, were there one.
+SEARCH = "training.search = { trials = 4, strength = [0.1, 1] }"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("training.learning_rate = 1e-2", SEARCH, "[settings.training.search]"),
+        ("training.epochs = 5", SEARCH, "[arms.ewc+rehearsal.training.search]"),
+        ("settings.training.epochs = 1", f"settings.{SEARCH}", "[quick.settings.training.search]"),
+    ],
+)
+def test_what_asks_for_a_search_is_named_by_its_section(
+    tmp_path: Path, old: str, new: str, where: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, GOOD.replace(old, new))
+    assert caught.value.what == f"{tmp_path}/s.toml {where}: trials = 4"
+    assert "no arm searches at each update" in caught.value.rule
+    assert ".sweep]" in caught.value.cure
+
+
+@pytest.mark.parametrize("key", ["training.search", "training.search.trials"])
+def test_no_search_is_swept(tmp_path: Path, key: str) -> None:
+    swept = GOOD.replace('"regularizer.strength" = [1e3, 1e4]', f'"{key}" = [3]')
+    with pytest.raises(InputError, match=rf'\[arms.ewc.sweep\]: "{key}".*no arm searches'):
+        read(tmp_path, swept)
 
 
 PAIRS = """

@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import html
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,30 @@ def test_an_arm_that_diverged_has_its_row_and_its_reason(make_study: Make, tmp_p
         assert "si, seed 1, stopped: diverged: the loss is not finite" in text
 
 
+def test_which_run_stopped_stands_at_the_top(make_study: Make, tmp_path: Path) -> None:
+    write(tabulate(make_study(2)), tmp_path, title="Tickets")
+    for name in ("study.html", "study.md"):
+        top, _, rest = (tmp_path / name).read_text().partition("What holds")
+        assert "7 arms, 2 seeds, 1 run stopped before the end; 2 periods" in top
+        assert "si, seed 1, stopped: diverged: the loss is not finite" in top
+        assert rest
+
+
+@pytest.mark.parametrize("kind", ["study", "alone", "replay"])
+def test_the_page_and_the_markdown_have_the_same_words(
+    kind: str, make_study: Make, make_replay: Make, make_arm: Make, tmp_path: Path
+) -> None:
+    made = {"study": make_study, "replay": make_replay, "alone": partial(make_arm, "a", 0.9)}
+    write(tabulate(made[kind](seeds=2)), tmp_path, title="Tickets")
+    page, text = ((tmp_path / name).read_text() for name in ("study.html", "study.md"))
+    parts = re.findall(r"<(p|li|h1|h2|h3)\b[^>]*>(.*?)</\1>", page, flags=re.DOTALL)
+    of_page = {" ".join(html.unescape(part).split()).rstrip(".") for _, part in parts}
+    lines = (line for line in text.splitlines() if line and not line.startswith(("|", "!")))
+    of_text = {line.replace("\\", "").lstrip("#* ").rstrip(".") for line in lines}
+    # The page alone has a heading over what stands at its end.
+    assert of_page - {"Notes"} == of_text - {re.findall(r'class="eyebrow">(.*)<', page)[1]}
+
+
 def test_a_study_of_which_nothing_finished_is_still_told(tmp_path: Path) -> None:
     stage = Stage("a", {"a": (1, 2)})
     write(tabulate([Run("bad", 0, ("a",), (stage,), failure="killed")]), tmp_path, title="Tickets")
@@ -107,6 +133,7 @@ def test_a_replay_shows_verdicts_and_what_users_had(make_replay: Make, tmp_path:
     assert not (tmp_path / "stream.svg").exists(), "the same lines, without the verdicts"
     found = json.loads((tmp_path / "study.json").read_text())["replays"]["rehearsal"]["1"]
     assert (found["num_accepted"], found["num_review"], found["num_rejected"]) == (1, 1, 2)
+    assert "| the update of travel |" in (tmp_path / "study.md").read_text()
     assert len(found["had"]) == 5
     assert "what the gate would have done" in (tmp_path / "study.html").read_text()
 
@@ -163,6 +190,18 @@ def test_the_csv_has_means_bounds_and_claims(make_study: Make, tmp_path: Path) -
     assert row["claim"] == "worse"
     own = next(r for r in rows if (r["arm"], r["measure"]) == ("rehearsal", "steps"))
     assert (own["difference"], own["claim"]) == ("", "")
+
+
+def test_without_a_spread_the_csv_has_neither_p_nor_interval(
+    make_study: Make, tmp_path: Path
+) -> None:
+    """Every seed takes the same number of steps: a fact, which no test can make surer."""
+    write(tabulate(make_study(3)), tmp_path, title="Tickets")
+    rows = list(csv.DictReader((tmp_path / "arms.csv").read_text().splitlines()))
+    row = next(r for r in rows if (r["arm"], r["measure"]) == ("ewc", "steps"))
+    assert (row["mean"], row["difference"], row["claim"]) == ("368.0", "-152.0", "better")
+    empty = ("low", "high", "difference_low", "difference_high", "p_value", "adjusted_p")
+    assert [row[name] for name in empty] == [""] * 6
 
 
 def test_what_a_sweep_chose_is_said(make_arm: Make, tmp_path: Path) -> None:

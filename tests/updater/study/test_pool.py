@@ -1,6 +1,9 @@
 """Tasks in processes of their own: results in order, deaths and errors named, nobody left over."""
 
 import importlib
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +31,40 @@ def fail(job, tell):
 def sleep(job, tell):
     tell()
     time.sleep(600)
+"""
+
+
+# A study that is interrupted, and takes its time to end, as what it has imported may.
+DRIVER = """
+import time
+from updater.progress import Progress
+from updater.study.pool import Places, Pool, Task
+import slow_work
+
+def main():
+    try:
+        with Pool(Places(1, 1), Progress("study", 1, shown=False)) as pool:
+            pool.run([Task("one", slow_work.show, 0)])
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError("not interrupted")
+    time.sleep(3)
+
+if __name__ == "__main__":
+    main()
+"""
+SLOW_WORK = """
+import time
+from tqdm import tqdm
+
+print("importing", flush=True)
+time.sleep(1.5)
+
+def show(job, tell):
+    with tqdm(total=1, disable=True):
+        print("working", flush=True)
+        time.sleep(600)
 """
 
 
@@ -67,3 +104,27 @@ def test_ctrl_c_leaves_no_process(work: ModuleType) -> None:
     servers = [c for c in psutil.Process().children() if "forkserver" in " ".join(c.cmdline())]
     assert servers
     assert [worker for server in servers for worker in server.children()] == []
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["importing importing", "importing importing working"],
+    ids=["while the server imports", "while a worker shows its progress"],
+)
+def test_ctrl_c_leaves_nothing_on_the_terminal(tmp_path: Path, last: str) -> None:
+    """It goes to every process of the terminal; none but the study itself has to say anything."""
+    (tmp_path / "slow_work.py").write_text(SLOW_WORK, "utf-8")
+    (tmp_path / "driver.py").write_text(DRIVER, "utf-8")
+    driver = subprocess.Popen(
+        [sys.executable, "driver.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert driver.stdout is not None
+    assert [driver.stdout.readline().strip() for _ in last.split()] == last.split()
+    os.killpg(driver.pid, signal.SIGINT)
+    _, said = driver.communicate(timeout=120)  # until no process has its stderr any more
+    assert (driver.returncode, said) == (0, "")

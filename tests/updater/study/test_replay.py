@@ -1,5 +1,7 @@
 """The gate over a stream: verdicts, what is deployed after each, and what users would have had."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,10 +122,17 @@ def test_what_users_had_is_as_worked_by_hand() -> None:
     found = replayed(replay_run())
     assert found is not None
     assert (found.num_accepted, found.num_review, found.num_rejected) == (0, 1, 1)
-    assert found.num_deployed == 1
+    assert (found.num_deployed, found.last_deployed) == (1, "c")
     assert found.had == pytest.approx((0.8, (0.8 + 0.0) / 2, (0.8 + 0.1 + 0.6) / 3))
     assert found.mean_had == pytest.approx((0.8 + 0.4 + 0.5) / 3)
     assert (found.seconds, found.tokens) == (3.0, 1000)
+
+
+def test_where_nothing_was_deployed_the_first_model_is() -> None:
+    run = replay_run()
+    found = replayed(dataclasses.replace(run, stages=run.stages[:2]))
+    assert found is not None
+    assert (found.num_deployed, found.last_deployed) == (0, "")
 
 
 def test_the_measures_of_a_replay_are_of_what_users_had() -> None:

@@ -1,6 +1,7 @@
 """Which value a sweep chooses, whether it lies at the edge, and what is told of all it tried."""
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from updater.study.sweep import Sweep, Try
 from updater.study.tabulated import Table, tabulate
 
 Make = Callable[..., list[Run]]
+
+
+EDGE_OF_TIE = "taken of a tie, at the edge of what was tried"
 
 
 def run(right: int, failure: str = "", seed: int = 0) -> Run:
@@ -44,6 +48,26 @@ def test_of_equal_ones_the_smaller() -> None:
     assert chosen(tried(10.0, [run(5)]), tried(9.0, [run(5)]), tried(90.0, [run(5)])) == 9.0
 
 
+def test_what_differs_by_rounding_alone_ties() -> None:
+    """The same accuracies with other seeds: their sum is not the same in floating point."""
+    rights = (0, 0, 2)
+    there = tried(10.0, [run(n, seed=s) for s, n in enumerate(rights)])
+    back = tried(1.0, [run(n, seed=s) for s, n in enumerate(reversed(rights))])
+    assert there.mean != back.mean
+    for tries in ((there, back), (back, there)):
+        assert Sweep("arm", tries).best == tries
+        assert chosen(*tries) == 1.0
+
+
+def test_of_texts_that_tie_the_first_named() -> None:
+    assert chosen(tried("sum", [run(5)]), tried("mean", [run(5)])) == "sum"
+
+
+def test_one_example_more_is_no_tie() -> None:
+    found = Sweep("arm", (tried(1.0, [run(5)]), tried(10.0, [run(6)])))
+    assert found.best == found.tries[1:]
+
+
 def test_a_value_at_which_a_seed_diverged_or_died_is_not_chosen() -> None:
     diverged = run(9, failure="b: diverged", seed=1)
     died = Run("arm", 0, ("a",), (), failure="killed")
@@ -65,6 +89,9 @@ def test_a_value_at_which_a_seed_diverged_or_died_is_not_chosen() -> None:
         ({1.0: 9}, False),
         ({"mean": 9, "sum": 2}, False),
         ({False: 9, True: 2}, False),
+        ({1.0: 9, 10.0: 9, 100: 1}, False),
+        ({1.0: 9, 10.0: 2, 100: 9}, True),
+        ({1.0: 9, 10.0: 9, 100: 9}, False),
     ],
 )
 def test_the_edge_is_of_several_numbers(rights: dict[Any, int], edge: bool) -> None:
@@ -137,6 +164,7 @@ def test_json_and_csv_have_every_seed_of_every_choice(table: Table, tmp_path: Pa
         "accuracies": {"7": 0.9, "8": None},
         "failures": {"8": "b: diverged"},
         "is_chosen": False,
+        "is_tied": False,
     }
     rows = list(csv.DictReader((tmp_path / "sweeps.csv").read_text().splitlines()))
     assert [(row["seed"], row["final_average_accuracy"]) for row in rows[4:]] == [
@@ -146,6 +174,33 @@ def test_json_and_csv_have_every_seed_of_every_choice(table: Table, tmp_path: Pa
     assert (rows[0]["chosen"], rows[0]["at_edge"]) == ("true", "regularizer.strength")
     assert (rows[2]["chosen"], rows[2]["at_edge"]) == ("false", "")
     assert rows[5]["failure"] == "b: diverged"
+
+
+@pytest.mark.parametrize(
+    ("rights", "said", "outcomes"),
+    [
+        ((7, 7, 7), "a tie of all 3 choices, no winner", ["taken of a tie", *["in the tie"] * 2]),
+        ((7, 3, 7), "a tie of 2 choices, no winner", [EDGE_OF_TIE, "", "in the tie"]),
+    ],
+)
+def test_a_tie_is_said_to_be_one_and_by_which_rule_it_was_broken(
+    rights: Sequence[int], said: str, outcomes: list[str], make_arm: Make, tmp_path: Path
+) -> None:
+    choice = {"regularizer.strength": 1.0}
+    runs = [dataclasses.replace(one, choice=choice) for one in make_arm("ewc", 0.8, seeds=2)]
+    tries = [tried(s, [run(n, seed=7)]) for s, n in zip((1.0, 10.0, 100.0), rights, strict=True)]
+    write(tabulate(runs, sweeps=[Sweep("ewc", tuple(tries))]), tmp_path, title="Tickets")
+    text = (tmp_path / "study.md").read_text()
+    rule = "the smallest value is taken, of texts the first named"
+    edge = "" if rights[1] == 7 else "; regularizer.strength at the edge of what was tried"
+    assert f"* ewc: regularizer.strength = 1.0 ({said}: {rule}{edge})" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ewc | regularizer")]
+    assert [line.split("|")[-2].strip() for line in rows] == outcomes
+    assert 'class=" good">taken' not in (tmp_path / "study.html").read_text()
+    found = json.loads((tmp_path / "study.json").read_text())["sweeps"]["ewc"]["tried"]
+    assert [one["is_tied"] for one in found] == [bool(outcome) for outcome in outcomes]
+    table = csv.DictReader((tmp_path / "sweeps.csv").read_text().splitlines())
+    assert [row["tied"] == "true" for row in table] == [bool(outcome) for outcome in outcomes]
 
 
 def test_without_a_sweep_there_is_no_table_of_one(

@@ -12,7 +12,7 @@ from typing import Any
 from updater.study.comparison import Difference, Estimate
 from updater.study.measures import NAMES
 from updater.study.pairs import COSTS, Compared, Ratio, compared
-from updater.study.sweep import Sweep
+from updater.study.sweep import Sweep, Try
 from updater.study.tabulated import Arm, Table, chosen
 
 
@@ -103,6 +103,7 @@ def sweeps_csv(table: Table) -> str:
         [
             *(sweep.arm, chosen(one.choice), seed, value, one.mean),
             "true" if one is sweep.chosen else "false",
+            "true" if _is_tied(sweep, one) else "false",
             ", ".join(sweep.at_edge) if one is sweep.chosen else "",
             one.failures.get(seed, ""),
         ]
@@ -111,7 +112,7 @@ def sweeps_csv(table: Table) -> str:
         for seed, value in one.accuracies.items()
     ]
     accuracy = "final_average_accuracy"
-    head = ("arm", "choice", "seed", accuracy, "mean", "chosen", "at_edge", "failure")
+    head = ("arm", "choice", "seed", accuracy, "mean", "chosen", "tied", "at_edge", "failure")
     return _csv(head, rows) if rows else ""
 
 
@@ -142,10 +143,16 @@ def _sweep(sweep: Sweep) -> dict[str, Any]:
             "accuracies": one.accuracies,
             "failures": one.failures,
             "is_chosen": one is sweep.chosen,
+            "is_tied": _is_tied(sweep, one),
         }
         for one in sweep.tries
     ]
     return {"tried": tried, "at_edge": list(sweep.at_edge)}
+
+
+def _is_tied(sweep: Sweep, one: Try) -> bool:
+    """It is one of several best."""
+    return len(sweep.best) > 1 and one in sweep.best
 
 
 def _pair(one: Compared) -> dict[str, Any]:

@@ -19,23 +19,16 @@ def markdown(table: Table, drawn: Mapping[str, Picture], *, title: str, scratch:
     Args:
         drawn: name -> picture; each is the file NAME.svg beside the page.
     """
-    parts = [f"# {_escaped(title)}", f"{words.summary(table)}.", "## What holds"]
-    parts.append(
-        f"Final average accuracy over all periods against {_escaped(table.reference)}, with 95 % "
-        "confidence in all sentences together (paired t tests, Holm's procedure); the intervals "
-        "are of each by itself."
-    )
-    parts.append(
-        _bullets([sentence for _, sentence in words.claims(table)])
-        or f"No other arm has a seed in common with {_escaped(table.reference)}."
-    )
-    for heading, sentences in (
-        (pair_report.TITLE, [sentence for _, sentence in pair_report.sentences(table)]),
-        ("Stopped before the end", [s for arm in table.arms for s in words.stopped(arm)]),
-        ("What the sweeps chose", sweep_report.sentences(table)),
+    parts = [f"# {_escaped(title)}", f"{words.summary(table)}."]
+    claims = [sentence for _, sentence in words.claims(table)]
+    for heading, how, sentences in (
+        (words.STOPPED, "", [s for arm in table.arms for s in words.stopped(arm)]),
+        (words.HOLDS, words.basis(table), claims or [words.nothing_compared(table)]),
+        (pair_report.TITLE, "", [sentence for _, sentence in pair_report.sentences(table)]),
+        (sweep_report.TITLE, "", sweep_report.sentences(table)),
     ):
         if sentences:
-            parts += [f"## {heading}", _bullets(sentences)]
+            parts += [f"## {heading}", *([_escaped(how)] if how else []), _bullets(sentences)]
     for sheet in sheets(table, scratch):
         parts += [f"## {_escaped(sheet.title)}", _escaped(sheet.how), _table(sheet)]
     for name, picture in drawn.items():

@@ -33,8 +33,14 @@ def render(
     return _template().render(
         title=title,
         summary=words.summary(table),
-        reference=table.reference,
-        claims=words.claims(table),
+        headings={
+            "stopped": words.STOPPED,
+            "holds": words.HOLDS,
+            "pairs": pair_report.TITLE,
+            "choices": sweep_report.TITLE,
+        },
+        basis=words.basis(table),
+        claims=words.claims(table) or [("unsure", words.nothing_compared(table))],
         pairs=pair_report.sentences(table),
         failures=[sentence for arm in table.arms for sentence in words.stopped(arm)],
         choices=sweep_report.sentences(table),

@@ -91,10 +91,10 @@ _RATIOS = (
 def _curves(axes: Axes, curves: Mapping[str, Curve], looks: Mapping[str, Mark]) -> None:
     for name, curve in curves.items():
         look, xs = looks[name], list(curve)
-        bounds = [e.interval for e in curve.values()]
-        if all(bounds):
-            lows = [100 * b.low for b in bounds if b]
-            highs = [100 * b.high for b in bounds if b]
+        halves = [100 * (e.half_width or 0.0) for e in curve.values()]
+        if any(halves):
+            lows = [100 * e.mean - half for e, half in zip(curve.values(), halves, strict=True)]
+            highs = [100 * e.mean + half for e, half in zip(curve.values(), halves, strict=True)]
             axes.fill_between(xs, lows, highs, color=look.colour, alpha=0.13, lw=0)
         ys = [100 * e.mean for e in curve.values()]
         axes.plot(xs, ys, color=look.colour, ls=look.dash, lw=1.6, marker=look.marker, ms=4, mew=0)

@@ -18,8 +18,10 @@ from updater.study.report.words import (
     difference,
     p_value,
     points,
+    seeds_of,
     stopped,
     three_digits,
+    update_of,
 )
 from updater.study.tabulated import Arm, Table
 
@@ -54,10 +56,7 @@ def results(table: Table) -> Sheet:
 
 def _row(arm: Arm, shown: Sequence[str]) -> tuple[str, ...]:
     cells = [_cell(name, arm.estimate(name)) for name in shown]
-    done = f"{len(arm.measured)}"
-    if arm.failures:
-        done = f"{len(arm.measured)} of {len(arm.runs)}"
-    return (arm.name, done, *cells)
+    return (arm.name, seeds_of(arm), *cells)
 
 
 def _cell(name: str, found: Estimate | None) -> str:
@@ -144,18 +143,20 @@ def releases(table: Table) -> Sheet | None:
                 rows.append(
                     (
                         *(arm.name, str(run.seed), *map(str, counts), str(found.num_deployed)),
-                        *(had, three_digits(found.seconds), f"{found.tokens:,}"),
+                        *(update_of(found.last_deployed), had),
+                        *(three_digits(found.seconds), f"{found.tokens:,}"),
                     )
                 )
     if not rows:
         return None
     return Sheet(
         title="Replay: what the gate would have done",
-        how="The gate's verdict on each update, and how many would have been deployed. Accuracy is "
-        "what users had, a mean over the stream. Rejected updates cost as well.",
+        how="The gate's verdict on each update, how many would have been deployed, and which of "
+        "them at the end. Accuracy is what users had, a mean over the stream. Rejected updates "
+        "cost as well.",
         columns=(
             *("arm", "seed", "accepted", "review", "rejected", "deployed"),
-            *("users had, %", "seconds", "tokens"),
+            *("at the end", "users had, %", "seconds", "tokens"),
         ),
         rows=tuple(rows),
     )

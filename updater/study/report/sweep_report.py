@@ -6,8 +6,9 @@ Pure text; no markup. Called by `updater.study.report.sheets`, `page` and `markd
 from updater.study.report.sheet import Sheet
 from updater.study.report.words import points
 from updater.study.sweep import Sweep, Try
-from updater.study.tabulated import Arm, Table, chosen
+from updater.study.tabulated import TIE_RULE, Arm, Table, chosen, tie
 
+TITLE = "What the sweeps chose"
 EDGE = "at the edge of what was tried"
 
 
@@ -18,9 +19,9 @@ def sheet(table: Table) -> Sheet:
     return Sheet(
         title="What the sweeps tried",
         how="Final average accuracy on the validation stream, in percent: the mean, and each seed "
-        "by itself. The highest mean is chosen, of equal ones the smaller value; a choice with a "
-        f"seed that stopped is none. {EDGE.capitalize()}: no value beyond the chosen one was "
-        "tried, and a better one may lie there.",
+        f"by itself. The highest mean is chosen; where several tie none has won, and {TIE_RULE}. A "
+        f"choice with a seed that stopped is none. {EDGE.capitalize()}: no value beyond the chosen "
+        "one, or those that tie with it, was tried, and a better one may lie there.",
         columns=("arm", "choice", "mean, %", *(f"seed {seed}" for seed in seeds), "outcome"),
         rows=tuple(
             (
@@ -31,7 +32,7 @@ def sheet(table: Table) -> Sheet:
             for sweep, one in rows
         ),
         tones=tuple(
-            "good" if one is sweep.chosen else "bad" if one.failures else "" for sweep, one in rows
+            "bad" if one.failures else "good" if sweep.best == (one,) else "" for sweep, one in rows
         ),
     )
 
@@ -41,20 +42,28 @@ def _percent(fraction: float | None) -> str:
 
 
 def _outcome(sweep: Sweep, one: Try) -> str:
+    is_tie = len(sweep.best) > 1
     if one is sweep.chosen:
-        return f"chosen, {EDGE}" if sweep.at_edge else "chosen"
+        taken = "taken of a tie" if is_tie else "chosen"
+        return f"{taken}, {EDGE}" if sweep.at_edge else taken
+    if one in sweep.best:
+        return "in the tie"
     return "; ".join(f"seed {seed} stopped: {why}" for seed, why in one.failures.items())
 
 
 def sentences(table: Table) -> list[str]:
     """One for each arm that was swept; the same choice of several seeds is said once."""
-    edges = {sweep.arm: sweep.at_edge for sweep in table.sweeps}
-    return [said for arm in table.arms if (said := _said(arm, edges.get(arm.name, ())))]
+    notes = {sweep.arm: _notes(sweep) for sweep in table.sweeps}
+    return [said for arm in table.arms if (said := _said(arm, notes.get(arm.name, "")))]
 
 
-def _said(arm: Arm, at_edge: tuple[str, ...]) -> str:
+def _notes(sweep: Sweep) -> str:
+    """What qualifies its choice."""
+    edge = f"{', '.join(sweep.at_edge)} {EDGE}" if sweep.at_edge else ""
+    found = "; ".join(note for note in (tie(sweep), edge) if note)
+    return f" ({found})" if found else ""
+
+
+def _said(arm: Arm, notes: str) -> str:
     kept = dict.fromkeys(chosen(run.choice) for run in arm.runs if run.choice)
-    if not kept:
-        return ""
-    beyond = f" ({', '.join(at_edge)} {EDGE})" if at_edge else ""
-    return f"{arm.name}: {'; or '.join(kept)}{beyond}"
+    return f"{arm.name}: {'; or '.join(kept)}{notes}" if kept else ""

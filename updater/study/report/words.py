@@ -3,16 +3,21 @@
 Pure text; no markup. Called by `updater.study.report.sheets`, `page` and `markdown`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from updater.report import style
 from updater.study.comparison import CONFIDENCE, Difference
 from updater.study.measures import ACCURACIES
+from updater.study.replay import replayed
 from updater.study.tabulated import Arm, Table
 
 CLAIMED = "final_average_accuracy"
 """The measure on which arms are called better or worse first of all."""
+
+HOLDS = "What holds"
+STOPPED = "Stopped before the end"
+"""Headings."""
 
 TONES = {"better": "good", "worse": "bad", "undecided": ""}
 """Claim -> how it is coloured."""
@@ -59,6 +64,21 @@ def difference(name: str, found: Difference | None) -> str:
     return f"{text} ({say(scale * bounds.low)} to {say(scale * bounds.high)})"
 
 
+def basis(table: Table) -> str:
+    """What the claims are about, and how far they go."""
+    return (
+        f"Final average accuracy over all periods against {table.reference}, with 95 % confidence "
+        "in all sentences together (paired t tests, Holm's procedure); the intervals are of each "
+        "by itself, in points. Seeds are the unit: this is about other seeds on the same data, not "
+        "about other data."
+    )
+
+
+def nothing_compared(table: Table) -> str:
+    """Where there is no claim."""
+    return f"No other arm has a seed in common with {table.reference}: nothing can be compared."
+
+
 def claims(table: Table) -> list[tuple[str, str]]:
     """(tone, sentence) for each arm that was compared: what may be said, the best first."""
     found = sorted(table.differences(CLAIMED), key=lambda d: -d.estimate.mean)
@@ -93,14 +113,56 @@ def unspread(num_seeds: int) -> str:
 
 
 def stopped(arm: Arm) -> list[str]:
-    """A sentence for each of its runs that failed."""
-    return [f"{arm.name}, seed {seed}, stopped: {why}" for seed, why in arm.failures.items()]
+    """A sentence for each of its runs that failed, with the first line of why."""
+    return [
+        f"{arm.name}, seed {seed}, stopped: {(why.splitlines() or [''])[0]}"
+        for seed, why in arm.failures.items()
+    ]
+
+
+def seeds_of(arm: Arm) -> str:
+    """How many of its seeds finished: "4 of 5", or "5" where that is all of them."""
+    finished = f"{len(arm.finished)}"
+    return f"{finished} of {len(arm.runs)}" if arm.failures else finished
+
+
+def judged(arm: Arm) -> str:
+    """Of a replay: the gate's verdicts on the arm's updates, of all finished seeds together, and
+    what is deployed at the end of the stream; "" where nothing was judged."""
+    found = {run.seed: of for run in arm.finished if (of := replayed(run)) is not None}
+    if not found:
+        return ""
+    accepted = sum(one.num_accepted for one in found.values())
+    review = sum(one.num_review for one in found.values())
+    rejected = sum(one.num_rejected for one in found.values())
+    verdicts = f"{accepted} accepted, {review} for review, {rejected} rejected"
+    return f"{arm.name}: {verdicts}. {_at_the_end({s: o.last_deployed for s, o in found.items()})}"
+
+
+def _at_the_end(periods: Mapping[int, str]) -> str:
+    """Of seed -> the period whose update is deployed, "" for the first model."""
+    if not any(periods.values()):
+        return "No update was deployed."
+    seeds: dict[str, list[str]] = {}
+    for seed, period in periods.items():
+        seeds.setdefault(update_of(period), []).append(str(seed))
+    if len(seeds) == 1:
+        return f"Deployed at the end: {next(iter(seeds))}."
+    told = [f"{what} (seed {', '.join(of)})" for what, of in seeds.items()]
+    return f"Deployed at the end: {'; '.join(told)}."
+
+
+def update_of(period: str) -> str:
+    """The version that learnt the period last, in words."""
+    return f"the update of {period}" if period else "the first model"
 
 
 def summary(table: Table) -> str:
     """How large the study is."""
     finished = [run for arm in table.arms for run in arm.finished]
     size = f"{_count(len(table.arms), 'arm')}, {_count(len(table.seeds), 'seed')}"
+    if num_stopped := sum(len(arm.failures) for arm in table.arms):
+        size = f"{size}, {_count(num_stopped, 'run')} stopped before the end"
     if not finished:
         return f"{size}; none finished"
     run = finished[0]
