@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 export UV_FIND_LINKS ?= $(FIND_LINKS)
 
-.PHONY: help setup demo up test check bench clean
+.PHONY: help setup demo up test test-gpu check bench clean
 
 help: ## Show these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -39,6 +39,9 @@ check: setup ## Lint, format, types
 
 test: setup check ## All checks and all tests, with coverage
 	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-gpu: setup ## The tests that need a GPU, on it
+	UPDATER_TEST_GPU=1 $(BIN)/pytest -q tests/updater/core/test_on_gpu.py tests/regularizers/test_fused.py
 
 # bench/stream.py and bench/importance_scale.py need data that is not shipped: the top of each says how.
 bench: setup ## The benchmarks, side by side with the usual way; results in bench/results

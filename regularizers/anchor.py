@@ -86,18 +86,20 @@ class QuadraticAnchor:
         Raises:
             ValueError: a held parameter is missing or has another shape.
         """
-        total = torch.zeros((), dtype=torch.float64)
-        for name, theta in self._held(parameters):
-            total += self.penalty_of(name, theta).to(total.device)
-        return total.float()
+        values = [self.penalty_of(name, theta) for name, theta in self._held(parameters)]
+        return _total(values)
 
     @torch.no_grad()
     def penalty_of(self, name: str, theta: Tensor) -> Tensor:
         """What one held parameter has in the penalty, float64, on its device."""
-        value = torch.zeros((), dtype=torch.float64, device=theta.device)
-        for chunk, anchor, weight in chunks(*self.term(name, theta)):
-            difference = chunk.float() - anchor
-            value += (difference.square_() * whole(weight)).sum(dtype=torch.float64)
+        term = self.term(name, theta)
+        if fused.serves(*term):
+            value = fused.weighted_square(*term)
+        else:
+            value = torch.zeros((), dtype=torch.float64, device=theta.device)
+            for chunk, anchor, weight in chunks(*term):
+                difference = chunk.float() - anchor
+                value += (difference.square_() * whole(weight)).sum(dtype=torch.float64)
         return self.strength / 2 * _over_shards(value, theta)
 
     @torch.no_grad()
@@ -115,11 +117,11 @@ class QuadraticAnchor:
                 continue
             if theta.grad is None:
                 theta.grad = torch.zeros_like(theta)
-            aligned = (_local(theta.grad), *self.term(name, theta))
-            if fused.serves(*aligned):
-                fused.pull(*aligned, self.strength)
+            gradient, term = _local(theta.grad), self.term(name, theta)
+            if fused.serves(*term, gradient):
+                fused.pull(gradient, *term, self.strength)
                 continue
-            for grad, chunk, anchor, weight in chunks(*aligned):
+            for grad, chunk, anchor, weight in chunks(gradient, *term):
                 grad.addcmul_(chunk.float() - anchor, whole(weight), value=self.strength)
 
     def _held(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -163,6 +165,17 @@ class QuadraticAnchor:
         if isinstance(weight, Factored):
             return _local(theta), _local(anchor), Factored(*map(_local, parts(weight)))
         return _local(theta), _local(anchor), _local(weight)
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    """float32, on the CPU. A device's values are read at once: each read waits for it."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for value in values:
+        by_device.setdefault(value.device, []).append(value)
+    total = torch.zeros((), dtype=torch.float64)
+    for of_one in by_device.values():
+        total += torch.stack(of_one).sum().cpu()
+    return total.float()
 
 
 def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> None:

@@ -1,12 +1,14 @@
-"""The anchor's pull on a GPU in one pass over memory: a Triton kernel.
+"""The anchor's pull and penalty on a GPU in one pass over memory each: Triton kernels.
 
-gradient += strength * importance * (theta - anchor), each tensor read once and the gradient written
-once; torch's own operators take two kernels and pass a temporary between them. A factored
-importance is never whole, not even piece by piece. Called by `regularizers.anchor`, which has the
-plain form for every other place, and for tensors that `serves` refuses.
+gradient += strength * importance * (theta - anchor), and the sum of importance * (theta -
+anchor)^2: each tensor is read once, and the gradient written once, where torch's own operators take
+several kernels and pass temporaries between them. A factored importance is never whole, not even
+piece by piece. Called by `regularizers.anchor`, which has the plain form for every other place, and
+for tensors that `serves` refuses.
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,20 +16,21 @@ from torch import Tensor
 from regularizers.formats import Factored, Weight, parts
 
 BLOCK_ELEMENTS = 4096
-"""A program's share: with 8 warps 16 elements a thread, four 16-byte loads of float32 in flight."""
+"""A program's share: with 8 warps 16 elements a thread, four 16-byte loads of float32 in flight. On
+an H200 (bench/results/gpu.md) the pull so runs at 98 % of a copy's bytes a second."""
 
 _HAS_TRITON = find_spec("triton") is not None  # comes with torch's own builds for GPUs
 
 
-def serves(gradient: Tensor, theta: Tensor, anchor: Tensor, weight: Weight) -> bool:
-    """Whether `pull` can be called on these: all on one GPU, of one shape, without gaps."""
-    tensors = (gradient, theta, anchor, *parts(weight))
+def serves(theta: Tensor, anchor: Tensor, weight: Weight, *others: Tensor) -> bool:
+    """Whether the kernels can be called on these: all on one GPU, of one shape, without gaps."""
+    tensors = (theta, anchor, *parts(weight), *others)
     return (
         _HAS_TRITON
         and theta.is_cuda
         and theta.numel() > 0
         and all(t.device == theta.device and t.is_contiguous() for t in tensors)
-        and anchor.shape == weight.shape == gradient.shape == theta.shape
+        and all(t.shape == theta.shape for t in (anchor, weight, *others))
     )
 
 
@@ -35,16 +38,41 @@ def pull(gradient: Tensor, theta: Tensor, anchor: Tensor, weight: Weight, streng
     """`gradient` has the pull added, computed in float32 and rounded once, to its own dtype."""
     from regularizers.fused_kernel import pull_kernel
 
+    _launch(pull_kernel, (gradient,), theta, anchor, weight, (strength,))
+
+
+def weighted_square(theta: Tensor, anchor: Tensor, weight: Weight) -> Tensor:
+    """The sum of importance * (theta - anchor)^2, a float64 scalar on their device. A block's is
+    summed in float32."""
+    from regularizers.fused_kernel import penalty_kernel
+
+    sums = torch.empty(_num_blocks(theta), device=theta.device)
+    _launch(penalty_kernel, (sums,), theta, anchor, weight, ())
+    return sums.sum(dtype=torch.float64)
+
+
+def _num_blocks(theta: Tensor) -> int:
+    return -(-theta.numel() // BLOCK_ELEMENTS)
+
+
+def _launch(
+    kernel: Any,
+    written: tuple[Tensor],
+    theta: Tensor,
+    anchor: Tensor,
+    weight: Weight,
+    numbers: tuple[float, ...],
+) -> None:
     num_rows, num_columns = _matrix(theta, weight)
     of_rows, *of_columns = parts(weight)
-    with torch.cuda.device(theta.device):
-        pull_kernel[(-(-theta.numel() // BLOCK_ELEMENTS),)](
-            gradient,
+    with torch.cuda.device_of(theta):
+        kernel[(_num_blocks(theta),)](
+            *written,
             theta,
             anchor,
             of_rows,
             of_columns[0] if of_columns else of_rows,
-            strength,
+            *numbers,
             theta.numel(),
             num_rows,
             num_columns,

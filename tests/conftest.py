@@ -24,6 +24,10 @@ POSTGRES = os.environ.get(
 # The tests run several at a time, and the models are tiny: threads that wait for each other by
 # spinning made a training step 20 times as slow. Read by torch when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Most tests hold the CPU to exact equality, and make their own tensors on it. Those of the GPU run
+# where it is asked for: `make test-gpu`.
+if "UPDATER_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 # A Nemotron-H with Mamba-2, attention and Mixture-of-Experts layers, as small as it can be and
 # still learn a few words.

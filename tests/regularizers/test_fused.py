@@ -36,9 +36,12 @@ def test_a_gpu_pulls_as_the_plain_form_does(dtype, form):
     there = [{n: t.to("cuda") for n, t in tensors.items()} for tensors in (theta, anchor)]
     weights = {name: weight.to(torch.device("cuda")) for name, weight in importance.items()}
     for name, gradient in pulled(*there, weights).items():
-        assert fused.serves(there[0][name], there[0][name], there[1][name], weights[name])
+        assert fused.serves(there[0][name], there[1][name], weights[name], there[0][name])
         bound = 1e-5 if dtype == torch.float32 else 8e-3
         torch.testing.assert_close(gradient, plain[name], rtol=bound, atol=bound)
+    expected = QuadraticAnchor(anchor, importance, 12.5).penalty(theta)
+    found = QuadraticAnchor(there[1], weights, 12.5).penalty(there[0])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
 @needs_gpu
@@ -48,11 +51,11 @@ def test_tensors_with_gaps_and_anchors_elsewhere_are_pulled_too():
     plain = pulled(theta, anchor, importance)
     there = {name: tensor.to("cuda") for name, tensor in theta.items()}
     there["weight"] = there["weight"].T.contiguous().T
-    assert not fused.serves(*(there["weight"],) * 4)
+    assert not fused.serves(*(there["weight"],) * 3)
     for name, gradient in pulled(there, anchor, importance).items():
         torch.testing.assert_close(gradient, plain[name], rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_gpu_it_serves_nothing():
     tensor = torch.ones(3)
-    assert not fused.serves(tensor, tensor, tensor, tensor)
+    assert not fused.serves(tensor, tensor, tensor)

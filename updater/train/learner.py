@@ -93,6 +93,8 @@ class Learner(LightningModule):
         self._idle.put_back()
         if self.path is not None:
             self.path.after_step()
+        # Lightning lets go of them only after the next forward pass, and holds both till then.
+        self.optimizer.zero_grad()
         self.record.stepped(rate)
 
 

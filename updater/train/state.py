@@ -80,7 +80,11 @@ def restore(
                     parameters[rest].copy_(stream.get_tensor(name))
                 elif kind == "optimizer":
                     key, _, owner = rest.partition("/")
-                    optimizer.state[parameters[owner]][key] = stream.get_tensor(name)
+                    value, parameter = stream.get_tensor(name), parameters[owner]
+                    # Of torch's Adam only a fused one counts its steps on the device.
+                    if key != "step" or optimizer.defaults["fused"]:
+                        value = value.to(parameter.device)
+                    optimizer.state[parameter][key] = value
             return Counters(**record), stream.get_tensor("losses").tolist()
     except (FileNotFoundError, SafetensorError):
         # Nothing saved yet, or a disk that lost its end: training begins again.

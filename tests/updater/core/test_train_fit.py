@@ -24,7 +24,9 @@ from updater.train import state
 from updater.train.fit import Fit, fit
 from updater.train.guards import Guards
 from updater.train.lesson import Lesson
+from updater.train.objective import Likelihood, Objected
 from updater.train.record import Watch
+from updater.train.schedule import MicroBatch
 
 DRIVER = Path(__file__).with_name("fit_driver.py")
 SHORT = TrainingSettings(epochs=1, batch_size=8, learning_rate=5e-3)
@@ -388,3 +390,23 @@ def test_metrics_up_to_a_saved_state_come_once(
     train(0, after)
     assert after[0] > (before[-1] - 1) // every * every
     assert (before + after)[-1] == 16
+
+
+class Noting(Likelihood):
+    """Notes whether any gradient is held when a forward pass begins."""
+
+    def __init__(self) -> None:
+        self.held: list[bool] = []
+
+    def loss(self, model: Any, batch: MicroBatch) -> Objected:
+        self.held.append(any(p.grad is not None for p in model.parameters()))
+        return super().loss(model, batch)
+
+
+def test_gradients_are_let_go_of_when_a_step_is_done(base, language, tmp_path):
+    """Held till after the next forward pass, as Lightning would, they add to its peak."""
+    objective = Noting()
+    training = dataclasses.replace(SHORT, accumulate=2)
+    guards = Guards(objective=objective)
+    run(base, tmp_path, language(0, 48), training=training, guards=guards)
+    assert objective.held == [False, True] * 3
