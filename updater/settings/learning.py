@@ -143,10 +143,10 @@ class RegularizerSettings:
     `si` from dividing by nothing. `scale`: the importance as it was estimated, or each term divided
     by its mean, so that strength keeps its meaning from update to update. `format` is how an
     importance is kept in memory and on disk: neither bfloat16 nor factored, in 2 % of the bytes,
-    was shown to cost accuracy (docs/study.md: +0.0 and -0.6 points, at most 2.0). `temperature` and `top_k` are of the distilling
-    methods `lwf`, `der` and `der++`, whose `strength` weighs the distillation against the
-    likelihood: how the base's answers are softened, and how many of each token's logits are kept
-    beside the rest's sum.
+    was shown to cost accuracy (docs/study.md: +0.0 and -0.6 points, at most 2.0). `temperature`
+    and `top_k` are of the distilling methods `lwf`, `der` and `der++`, whose `strength` weighs the
+    distillation against the likelihood: how the base's answers are softened, and how many of each
+    token's logits are kept beside the rest's sum.
     """
 
     method: str = "ewc"
