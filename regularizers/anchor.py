@@ -86,8 +86,11 @@ class QuadraticAnchor:
         Raises:
             ValueError: a held parameter is missing or has another shape.
         """
-        values = [self.penalty_of(name, theta) for name, theta in self._held(parameters)]
-        return _total(values)
+        total = torch.zeros((), dtype=torch.float64)
+        for name, theta in self._held(parameters):
+            # Added up where it is: each value that is read waits for a GPU.
+            total = total.to(theta.device) + self.penalty_of(name, theta)
+        return total.float().cpu()
 
     @torch.no_grad()
     def penalty_of(self, name: str, theta: Tensor) -> Tensor:
@@ -165,17 +168,6 @@ class QuadraticAnchor:
         if isinstance(weight, Factored):
             return _local(theta), _local(anchor), Factored(*map(_local, parts(weight)))
         return _local(theta), _local(anchor), _local(weight)
-
-
-def _total(values: list[Tensor]) -> Tensor:
-    """float32, on the CPU. A device's values are read at once: each read waits for it."""
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for value in values:
-        by_device.setdefault(value.device, []).append(value)
-    total = torch.zeros((), dtype=torch.float64)
-    for of_one in by_device.values():
-        total += torch.stack(of_one).sum().cpu()
-    return total.float()
 
 
 def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> None:

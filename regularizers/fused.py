@@ -1,4 +1,4 @@
-"""The anchor's pull and penalty on a GPU in one pass over memory each: Triton kernels.
+"""The anchor's pull and penalty on a GPU in one pass over memory each: a Triton kernel.
 
 gradient += strength * importance * (theta - anchor), and the sum of importance * (theta -
 anchor)^2: each tensor is read once, and the gradient written once, where torch's own operators take
@@ -8,7 +8,6 @@ for tensors that `serves` refuses.
 """
 
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ _HAS_TRITON = find_spec("triton") is not None  # comes with torch's own builds f
 
 
 def serves(theta: Tensor, anchor: Tensor, weight: Weight, *others: Tensor) -> bool:
-    """Whether the kernels can be called on these: all on one GPU, of one shape, without gaps."""
+    """Whether the kernel can be called on these: all on one GPU, of one shape, without gaps."""
     tensors = (theta, anchor, *parts(weight), *others)
     return (
         _HAS_TRITON
@@ -36,18 +35,14 @@ def serves(theta: Tensor, anchor: Tensor, weight: Weight, *others: Tensor) -> bo
 
 def pull(gradient: Tensor, theta: Tensor, anchor: Tensor, weight: Weight, strength: float) -> None:
     """`gradient` has the pull added, computed in float32 and rounded once, to its own dtype."""
-    from regularizers.fused_kernel import pull_kernel
-
-    _launch(pull_kernel, (gradient,), theta, anchor, weight, (strength,))
+    _launch(gradient, theta, anchor, weight, strength, pulls=True)
 
 
 def weighted_square(theta: Tensor, anchor: Tensor, weight: Weight) -> Tensor:
     """The sum of importance * (theta - anchor)^2, a float64 scalar on their device. A block's is
     summed in float32."""
-    from regularizers.fused_kernel import penalty_kernel
-
     sums = torch.empty(_num_blocks(theta), device=theta.device)
-    _launch(penalty_kernel, (sums,), theta, anchor, weight, ())
+    _launch(sums, theta, anchor, weight, 1.0, pulls=False)
     return sums.sum(dtype=torch.float64)
 
 
@@ -56,26 +51,24 @@ def _num_blocks(theta: Tensor) -> int:
 
 
 def _launch(
-    kernel: Any,
-    written: tuple[Tensor],
-    theta: Tensor,
-    anchor: Tensor,
-    weight: Weight,
-    numbers: tuple[float, ...],
+    out: Tensor, theta: Tensor, anchor: Tensor, weight: Weight, strength: float, *, pulls: bool
 ) -> None:
+    from regularizers.fused_kernel import anchor_kernel
+
     num_rows, num_columns = _matrix(theta, weight)
     of_rows, *of_columns = parts(weight)
     with torch.cuda.device_of(theta):
-        kernel[(_num_blocks(theta),)](
-            *written,
+        anchor_kernel[(_num_blocks(theta),)](
+            out,
             theta,
             anchor,
             of_rows,
             of_columns[0] if of_columns else of_rows,
-            *numbers,
+            strength,
             theta.numel(),
             num_rows,
             num_columns,
+            PULLS=pulls,
             FACTORED=isinstance(weight, Factored),
             BLOCK=BLOCK_ELEMENTS,
             num_warps=8,

@@ -86,10 +86,11 @@ class LowRankAnchor:
             if (factors := self._factors.get(name)) is not None:
                 for displacement, weight, *_ in self._pieces(name, factors.a, factors.b):
                     pull = (displacement.square_() * weight).sum(dtype=torch.float64)
-                    total += self.strength / 2 * pull.to(total.device)
+                    total = total.to(pull.device) + self.strength / 2 * pull
             elif name not in self._shared:
-                total += self._held.penalty_of(name, self._frozen[name]).to(total.device)
-        return total.float()
+                held = self._held.penalty_of(name, self._frozen[name])
+                total = total.to(held.device) + held
+        return total.float().cpu()
 
     @torch.no_grad()
     def add_gradient(self, parameters: Mapping[str, Tensor]) -> None:

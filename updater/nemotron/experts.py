@@ -44,16 +44,18 @@ class IdleExperts:
     def find(self) -> None:
         """Which experts are idle is known. Call it when the loss's gradient is complete, before
         anything else is added to it."""
-        used = [
-            by_expert(parameter.grad).flatten(1).any(1)
-            for parameter, by_expert in self._experts
-            if parameter.grad is not None
-        ]
-        reached = [expert for expert in self._experts if expert[0].grad is not None]
         self._idle = []
+        reached = [
+            (parameter, by_expert, by_expert(gradient).flatten(1).any(1))
+            for parameter, by_expert in self._experts
+            if (gradient := parameter.grad) is not None
+        ]
+        if not reached:
+            return
         # All flags are read at once: on a GPU each read waits for everything before it.
-        flags = torch.cat(used).cpu().split([len(some) for some in used]) if used else ()
-        for (parameter, by_expert), flag in zip(reached, flags, strict=True):
+        used = [flag for *_, flag in reached]
+        flags = torch.cat(used).cpu().split([len(flag) for flag in used])
+        for (parameter, by_expert, _), flag in zip(reached, flags, strict=True):
             if not bool(flag.all()):
                 idle = (~flag).nonzero()[:, 0].to(parameter.device)
                 self._idle.append((parameter, by_expert, idle))
