@@ -1,8 +1,8 @@
 """How fast and how large an update is on a GPU, beside a plain Hugging Face Trainer.
 
-    python bench/gpu.py --page bench/results/gpu.md   # under 8 minutes on one H200
-    python bench/gpu.py --only nano-4b                # one of the shapes
-    python bench/gpu.py --cpu                         # the same tables at toy size, in a minute
+    python bench/gpu.py --page gpu.md     # some minutes on one H200
+    python bench/gpu.py --only nano-4b    # one of the shapes
+    python bench/gpu.py --cpu             # the same tables at toy size
 
 Needs torch, lightning, transformers, peft and pyarrow; the Trainer's rows need accelerate. Random
 weights of the released shapes are made on the device. A shape that does not fit is left out, and
@@ -16,14 +16,12 @@ import gc
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -33,142 +31,33 @@ import updater  # noqa: F401 - first: it sees to a torchvision that does not fit
 
 # isort: split
 import transformers
-from lightning.pytorch import Callback
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
+from gpu_clock import Clock, ceilings, clocked, peak
+from gpu_shapes import (
+    SHAPES,
+    TOYS,
+    Shape,
+    flops_per_step,
+    held_names,
+    lesson_of,
+    model_of,
+    settings_of,
+)
 
 from regularizers.anchor import QuadraticAnchor
 from regularizers.formats import Weight, kept, num_bytes
-from updater.nemotron import checkpoint, presets
+from updater.nemotron import checkpoint
 from updater.progress import Progress
-from updater.settings import TrainingSettings
-from updater.train.adapt import LINEARS, adapted
-from updater.train.encode import Encoded
+from updater.train.adapt import adapted
 from updater.train.guards import Guards
 from updater.train.importance import estimate
 from updater.train.learner import Learner
-from updater.train.lesson import Lesson
 from updater.train.loop import train
 from updater.train.record import Record
 from updater.train.schedule import Plan
 from updater.train.state import Counters
 
-WARM_UP_STEPS, TIMED_STEPS = 4, 10
 STRENGTH = 1.0
 REHEARSED_SHARE = 0.5
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One model, and how it is trained. `length`: tokens an example. `num_fisher`: examples that
-    the estimators are clocked on."""
-
-    name: str
-    preset: str
-    adapt: str
-    batch_size: int
-    length: int
-    pattern: str = ""
-    vocabulary: int = 131072
-    num_fisher: int = 32
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights: what LoRA leaves alone needs no master copy."""
-        return torch.bfloat16 if self.adapt == "lora" else torch.float32
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The config.json."""
-        fields = presets.config_fields(self.preset, self.vocabulary)
-        if self.pattern:
-            fields |= {
-                "hybrid_override_pattern": self.pattern,
-                "num_hidden_layers": len(self.pattern),
-            }
-        return fields
-
-
-SHAPES = (
-    Shape("nano-4b, full", "nemotron-3-nano-4b", "full", 8, 512),
-    Shape("nano, 5 of 52 layers, full", "nemotron-3-nano", "full", 8, 512, pattern="MEM*E"),
-    Shape("nano, whole, LoRA", "nemotron-3-nano", "lora", 8, 512, num_fisher=16),
-)
-TOYS = (
-    Shape("tiny, full", "nemotron-3-tiny", "full", 4, 32, vocabulary=2048, num_fisher=8),
-    Shape("tiny, LoRA", "nemotron-3-tiny", "lora", 4, 32, vocabulary=2048, num_fisher=8),
-)
-
-
-class Clock(Callback):
-    """When each step ended, by the device's clock. Lightning calls it, and the Trainer's rows."""
-
-    def __init__(self, device: str) -> None:
-        self._on_gpu = device == "cuda"
-        self._marks: list[Any] = []
-
-    def on_train_batch_end(self, *_: object, **__: object) -> None:
-        """A step is done, or will be when the device comes to it."""
-        if not self._on_gpu:
-            self._marks.append(time.perf_counter())
-            return
-        mark = torch.cuda.Event(enable_timing=True)
-        mark.record()
-        self._marks.append(mark)
-
-    @property
-    def seconds(self) -> float:
-        """The mean of a step, without those that warmed up."""
-        first, last = self._marks[WARM_UP_STEPS - 1], self._marks[-1]
-        number = len(self._marks) - WARM_UP_STEPS
-        if not self._on_gpu:
-            return (last - first) / number
-        torch.cuda.synchronize()
-        return first.elapsed_time(last) / 1e3 / number
-
-
-def model_of(shape: Shape, device: str) -> nn.Module:
-    """Random weights of the shape, made on the device."""
-    torch.manual_seed(0)
-    model = checkpoint.empty(shape.fields, device=device, dtype=shape.dtype)
-    with torch.no_grad():
-        for module in model.modules():
-            model._init_weights(module)
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(0, 0.02)
-            elif name.endswith(("norm.weight", "norm_f.weight")):
-                parameter.fill_(1)
-    for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):
-            buffer.zero_()
-    return model
-
-
-def lesson_of(shape: Shape, num_examples: int, *, rehearsed: float = 0.0) -> Lesson:
-    """Random tokens, all examples of one length, half of each its completion."""
-    random = np.random.default_rng(0)
-    tokens = random.integers(3, shape.vocabulary, num_examples * shape.length, dtype=np.int32)
-    examples = Encoded(
-        tokens=tokens,
-        starts=np.arange(num_examples + 1) * shape.length,
-        prompt_lengths=np.full(num_examples, shape.length // 2),
-        rows=np.arange(num_examples),
-        too_long=(),
-    )
-    return Lesson(examples, num_examples - round(rehearsed * num_examples))
-
-
-def settings_of(shape: Shape, device: str) -> TrainingSettings:
-    """As the service trains, at NVIDIA's learning rate for this family."""
-    return TrainingSettings(
-        adapt=shape.adapt,
-        batch_size=shape.batch_size,
-        learning_rate=1e-5,
-        epochs=1,
-        max_steps=WARM_UP_STEPS + TIMED_STEPS,
-        precision="bf16-mixed" if device == "cuda" else "32-true",
-    )
 
 
 def ours(model: nn.Module, shape: Shape, device: str, *, anchor: Any, rehearsed: float) -> float:
@@ -209,7 +98,7 @@ def theirs(model: nn.Module, shape: Shape, device: str) -> float:
             clock.on_train_batch_end()
 
     arguments = transformers.TrainingArguments(
-        output_dir="/tmp/none",
+        output_dir=str(Path(tempfile.gettempdir()) / "updater-bench-gpu"),  # nothing is saved
         max_steps=training.max_steps,
         per_device_train_batch_size=shape.batch_size,
         learning_rate=training.learning_rate,
@@ -224,77 +113,11 @@ def theirs(model: nn.Module, shape: Shape, device: str) -> float:
     )
     with adapted(model, training):
         trainer = transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[Tick()])
+        trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
         trainer.accelerator.free_memory()
     model.zero_grad(set_to_none=True)
     return clock.seconds
-
-
-def flops_per_step(model: nn.Module, shape: Shape) -> float:
-    """Of the matrix products with weights that a step needs: 6 a weight and token where all are
-    trained, 4 under LoRA; the head's for completion tokens only; scans and attention's own not
-    counted."""
-    tokens = shape.batch_size * shape.length
-    head = model.lm_head.weight.numel() * tokens / 2
-    body = 0.0
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name != "lm_head":
-            body += module.weight.numel() * tokens
-        elif isinstance(module, NemotronHExperts):
-            share = model.config.num_experts_per_tok / module.num_experts
-            body += (module.up_proj.numel() + module.down_proj.numel()) * share * tokens
-    return (6 if shape.adapt == "full" else 4) * (body + head)
-
-
-def ceilings(device: str) -> tuple[float, float]:
-    """FLOP/s of a large bfloat16 (on the CPU float32) matrix product, and bytes/s of a large
-    copy, read and written counted."""
-    size, count = (8192, 2**29) if device == "cuda" else (512, 2**22)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    product = 2 * size**3 / clocked(lambda: a @ b, device)
-    source = torch.randn(count, device=device)
-    target = torch.empty_like(source)
-    return product, 2 * source.nbytes / clocked(lambda: target.copy_(source), device)
-
-
-def clocked(work: Callable[[], object], device: str, times: int = 10) -> float:
-    """Seconds of one call, the mean of several after three."""
-    for _ in range(3):
-        work()
-    if device == "cpu":
-        started = time.perf_counter()
-        for _ in range(times):
-            work()
-        return (time.perf_counter() - started) / times
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    for _ in range(times):
-        work()
-    last.record()
-    torch.cuda.synchronize()
-    return first.elapsed_time(last) / 1e3 / times
-
-
-@contextmanager
-def peak(device: str) -> Iterator[Callable[[], float]]:
-    """Hands out what tells the most memory that was taken in the block, GiB."""
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        yield lambda: torch.cuda.max_memory_allocated() / GIB
-    else:
-        yield lambda: float("nan")
-    gc.collect()
-
-
-def held_names(model: nn.Module, shape: Shape) -> list[str]:
-    """What EWC holds: all weights, or those that LoRA trains."""
-    if shape.adapt == "full":
-        return [name for name, p in model.named_parameters() if p.requires_grad]
-    linears = (n for n, m in model.named_modules() if isinstance(m, nn.Linear))
-    return [f"{name}.weight" for name in linears if name.rpartition(".")[2] in LINEARS]
 
 
 def measured(shape: Shape, device: str, product: float, copy: float) -> Iterator[str]:
@@ -304,7 +127,7 @@ def measured(shape: Shape, device: str, product: float, copy: float) -> Iterator
     checkpoint.freeze_routers(model)
     number = sum(p.numel() for p in model.parameters())
     tokens, flops = shape.batch_size * shape.length, flops_per_step(model, shape)
-    yield f"\n## {shape.name}: {number / 1e9:.2f} B weights, {shape.batch_size} x {shape.length}"
+    yield f"\n## {shape.name}: {number / 1e6:,.1f} M weights, {shape.batch_size} x {shape.length}"
     yield "\n| way | ms a step | tokens/s | of the product's FLOP/s | peak memory | to plain |"
     yield "|---|---|---|---|---|---|"
     plain = 0.0
@@ -323,7 +146,7 @@ def measured(shape: Shape, device: str, product: float, copy: float) -> Iterator
             f"{seconds * 1e3:.1f}",
             f"{tokens / seconds:,.0f}",
             f"{flops / seconds / product:.1%}",
-            f"{memory:.1f} GiB",
+            "–" if memory is None else f"{memory:.1f} GiB",
             f"{seconds / plain:.3f}",
         ]
         return "| " + " | ".join(cells) + " |"
@@ -395,7 +218,7 @@ def pass_line(
     if shape.adapt == "lora":
         held = [dict(model.named_parameters())[name] for name in anchor.names]
         size = sum(p.numel() for p in held)
-        return f"\nEWC, {form}: {size / 1e9:.2f} B weights are held."
+        return f"\nEWC, {form}: {size / 1e6:,.1f} M weights are held."
     parameters = {n: p for n, p in model.named_parameters() if n in anchor.names}
     for parameter in parameters.values():
         parameter.grad = torch.zeros_like(parameter)
@@ -406,8 +229,8 @@ def pass_line(
     weights = sum(p.nbytes for p in parameters.values())
     model.zero_grad(set_to_none=True)
     return (
-        f"\nEWC, {form}: its pass takes {seconds * 1e3:.2f} ms, {least / seconds / 1e12:.2f} TB/s, "
-        f"{least / seconds / copy:.0%} of a copy's. The importance is {state / GIB:.3f} GiB, "
+        f"\nEWC, {form}: its pass takes {seconds * 1e3:.2f} ms, {least / seconds / 1e9:,.1f} GB/s, "
+        f"{least / seconds / copy:.0%} of a copy's. The importance is {state / 2**20:,.2f} MiB, "
         f"{state / weights:.1%} of the weights' bytes."
     )
 
@@ -451,7 +274,7 @@ def page(given: argparse.Namespace, device: str) -> Iterator[str]:
         f"\n`python bench/gpu.py{options}`, {name}, torch {torch.__version__}, transformers "
         f"{transformers.__version__}, Python {platform.python_version()}, {kernels()}, "
         f"{time.strftime('%Y-%m-%d')}. A {'bfloat16' if device == 'cuda' else 'float32'} matrix "
-        f"product runs at {product / 1e12:.1f} TFLOP/s, a copy at {copy / 1e12:.2f} TB/s."
+        f"product runs at {product / 1e12:.3g} TFLOP/s, a copy at {copy / 1e9:,.1f} GB/s."
     )
     for shape in TOYS if given.cpu else SHAPES:
         if given.only in shape.name:
