@@ -29,8 +29,9 @@ def empirical(
 ) -> dict[str, Tensor]:
     """The mean over examples of the squared gradient of log p(y|x) of one example.
 
-    The empirical Fisher: y is the true label (Kirkpatrick et al. 2017, arXiv 1612.00796, eq. 3,
-    where F is estimated so in practice). One backward pass per example.
+    The empirical Fisher: y is the true label (one of the ways that van de Ven 2025, arXiv
+    2502.11756, tells apart), in the place of the F of Kirkpatrick et al. 2017 (arXiv 1612.00796,
+    eq. 3), whose labels are the model's own. One backward pass per example.
 
     Args:
         parameters: name -> leaf; those that need no gradient are left out of the result.

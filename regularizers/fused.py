@@ -7,6 +7,8 @@ piece by piece. Called by `regularizers.anchor`, which has the plain form for ev
 for tensors that `serves` refuses.
 """
 
+import logging
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -16,9 +18,11 @@ from regularizers.formats import Factored, Weight, parts
 
 BLOCK_ELEMENTS = 4096
 """A program's share: with 8 warps 16 elements a thread, four 16-byte loads of float32 in flight. On
-an H200 (bench/results/gpu.md) the pull so runs at 98 % of a copy's bytes a second."""
+an H200 (bench/results/gpu.md) the pull by itself, before the penalty came into the same kernel, so
+ran at 98 % of a copy's bytes a second; what it is now has run in Triton's interpreter alone."""
 
 _HAS_TRITON = find_spec("triton") is not None  # comes with torch's own builds for GPUs
+_LOG = logging.getLogger(__name__)
 
 
 def serves(theta: Tensor, anchor: Tensor, weight: Weight, *others: Tensor) -> bool:
@@ -30,7 +34,26 @@ def serves(theta: Tensor, anchor: Tensor, weight: Weight, *others: Tensor) -> bo
         and theta.numel() > 0
         and all(t.device == theta.device and t.is_contiguous() for t in tensors)
         and all(t.shape == theta.shape for t in (anchor, weight, *others))
+        and compiles(theta.device)
     )
+
+
+@cache
+def compiles(device: torch.device) -> bool:
+    """Whether Triton can build and start the kernel there, tried once; if not, one warning says
+    why. It wants a C compiler and Python's headers on the machine, which slim images lack."""
+    one = torch.ones(1, device=device)
+    try:
+        weighted_square(one, one, one)
+    except Exception as error:  # of Triton, of the compiler's process, of the driver
+        _LOG.warning(
+            "%s: EWC's kernel can't be built there, so the slower plain form is taken (install a C "
+            "compiler and Python's headers): %s",
+            device,
+            error,
+        )
+        return False
+    return True
 
 
 def pull(gradient: Tensor, theta: Tensor, anchor: Tensor, weight: Weight, strength: float) -> None:

@@ -17,7 +17,7 @@ class Request:
         cursors: as in `manifest.Manifest`.
         strata: of `class_balanced`: one of STRATA.
         pool_factor: of `hard` and `surprise`: the model answers so many times the budget, at
-            least 1.
+            least 2: with 1 there is nothing to choose among.
         seed: of `hard` and `surprise`, at least 0.
 
     Raises:
@@ -32,7 +32,7 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in {"budget": 0, "pool_factor": 1, "seed": 0}.items():
+        for name, least in {"budget": 0, "pool_factor": 2, "seed": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: must be at least {least}")
         if self.strata not in STRATA:

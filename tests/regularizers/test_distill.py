@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from regularizers.distill import bytes_per_token, condensed, divergence, joined
+from regularizers.distill import condensed, divergence, joined
 
 HALF = 2**-11  # float16 rounds a log-probability by this part of it at most
 
@@ -149,7 +149,6 @@ def test_certainty_is_no_special_case(certain: float) -> None:
     ],
 )
 def test_what_a_token_takes(size: int, top_k: int, expected: int) -> None:
-    assert bytes_per_token(size, top_k) == expected
     kept = condensed(torch.zeros(3, size), temperature=1.0, top_k=top_k)
     assert sum(t.element_size() * t.numel() for t in (kept.kept_ck, kept.logs_co)) == 3 * expected
     last = torch.zeros(1, size)

@@ -59,3 +59,19 @@ def test_tensors_with_gaps_and_anchors_elsewhere_are_pulled_too():
 def test_without_a_gpu_it_serves_nothing():
     tensor = torch.ones(3)
     assert not fused.serves(tensor, tensor, tensor)
+
+
+def test_where_the_kernel_cannot_be_built_one_warning_says_so(monkeypatch, caplog):
+    """As on an image without a C compiler: the plain form is taken, and no update ends there."""
+
+    def failing(*_arguments, **_options):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(fused, "_launch", failing)
+    fused.compiles.cache_clear()
+    found = [fused.compiles(torch.device("cpu")) for _ in range(2)]
+    fused.compiles.cache_clear()
+    assert found == [False, False]
+    (said,) = caplog.messages
+    assert "install a C compiler" in said
+    assert "Failed to find C compiler" in said

@@ -80,7 +80,7 @@ def test_cursors_go_from_policy_to_policy(lay_past, scorer):
     [
         ({"policy": "newest"}, "must be one of none, uniform"),
         ({"budget": -1}, "budget is -1"),
-        ({"pool_factor": 0}, "pool_factor is 0"),
+        ({"pool_factor": 1}, "pool_factor is 1: must be at least 2"),
         ({"seed": -1}, "seed is -1"),
         ({"strata": "colour"}, "must be one of completion, period, subject, stratum"),
         ({"cursors": {"a": -1}}, "cursor of 'a'"),

@@ -24,7 +24,8 @@ class BaseAnswers:
     """The answers of `model` as it is now to these examples of `encoded`: one forward pass, in
     evaluation mode and in the precision of its weights.
 
-    They are in the host's memory, `regularizers.distill.bytes_per_token` for each completion token.
+    They are in the host's memory, as large as `regularizers.distill.Answers` says for each
+    completion token: what rehearsal's budget and `settings.top_k` allow.
     """
 
     def __init__(

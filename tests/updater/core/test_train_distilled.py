@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from regularizers.distill import bytes_per_token
 from updater.nemotron import checkpoint
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.train.answers import BaseAnswers
@@ -142,7 +141,8 @@ def test_the_answers_take_what_they_are_said_to(trained: Path, language: Any) ->
     every = answers.of(tuple(range(20, 70)))
     num_tokens = int(encoded.completion_lengths[20:].sum())
     taken = sum(t.element_size() * t.numel() for t in (every.kept_ck, every.logs_co))
-    assert taken == num_tokens * bytes_per_token(model.config.vocab_size, 5)
+    assert model.config.vocab_size == ALL
+    assert taken == num_tokens * (4 * 5 + 2)
     first = int(encoded.completion_lengths[20])
     backwards = answers.of((33, 20))
     assert torch.equal(backwards.logs_co[-first:], every.logs_co[:first])
