@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, distribute_tensor
 
 from regularizers import fused
 from regularizers.formats import Factored, Weight, parts, whole
+from regularizers.shards import local, over_shards, sharded_like, weight_sharded_like
 
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
 """Elements differenced at a time, so that no temporary is as large as a model: 4 MB of float32 on
@@ -103,7 +103,7 @@ class QuadraticAnchor:
             for chunk, anchor, weight in chunks(*term):
                 difference = chunk.float() - anchor
                 value += (difference.square_() * whole(weight)).sum(dtype=torch.float64)
-        return self.strength / 2 * _over_shards(value, theta)
+        return self.strength / 2 * over_shards(value, theta)
 
     @torch.no_grad()
     def add_gradient(self, parameters: Mapping[str, Tensor]) -> None:
@@ -120,7 +120,7 @@ class QuadraticAnchor:
                 continue
             if theta.grad is None:
                 theta.grad = torch.zeros_like(theta)
-            gradient, term = _local(theta.grad), self.term(name, theta)
+            gradient, term = local(theta.grad), self.term(name, theta)
             if fused.serves(*term, gradient):
                 fused.pull(gradient, *term, self.strength)
                 continue
@@ -160,14 +160,14 @@ class QuadraticAnchor:
 
     def term(self, name: str, theta: Tensor) -> tuple[Tensor, Tensor, Weight]:
         """This rank's part of theta, anchor and importance, all of one shape."""
-        anchor = self._anchor[name] = _sharded_like(theta, self._anchor[name])
+        anchor = self._anchor[name] = sharded_like(theta, self._anchor[name])
         if self._importance is None:
             ones = torch.ones((), device=anchor.device)
-            return _local(theta), _local(anchor), ones.expand(_local(anchor).shape)
-        weight = self._importance[name] = _weight_sharded_like(theta, self._importance[name])
+            return local(theta), local(anchor), ones.expand(local(anchor).shape)
+        weight = self._importance[name] = weight_sharded_like(theta, self._importance[name])
         if isinstance(weight, Factored):
-            return _local(theta), _local(anchor), Factored(*map(_local, parts(weight)))
-        return _local(theta), _local(anchor), _local(weight)
+            return local(theta), local(anchor), Factored(*map(local, parts(weight)))
+        return local(theta), local(anchor), local(weight)
 
 
 def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> None:
@@ -177,8 +177,8 @@ def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> No
         if weight.shape != anchor[name].shape:
             shapes = f"{tuple(weight.shape)}, its anchor {tuple(anchor[name].shape)}"
             raise ValueError(f"importance of {name!r} has shape {shapes}")
-        for local in map(_local, parts(weight)):
-            if not bool(((local >= 0) & local.isfinite()).all()):
+        for part in map(local, parts(weight)):
+            if not bool(((part >= 0) & part.isfinite()).all()):
                 raise ValueError(f"importance of {name!r} must be finite and at least 0")
 
 
@@ -192,54 +192,6 @@ def _detached(weight: Weight) -> Weight:
     if isinstance(weight, Factored):
         return weight
     return weight.detach() if weight.dtype == torch.bfloat16 else weight.detach().float()
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """The memory of this rank's part."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _sharded_like(theta: Tensor, tensor: Tensor) -> Tensor:
-    """`tensor` cut as theta is. Every rank has the whole, so no rank sends anything."""
-    if not isinstance(theta, DTensor):
-        return tensor
-    if isinstance(tensor, DTensor):
-        return tensor.redistribute(theta.device_mesh, theta.placements)
-    return distribute_tensor(tensor, theta.device_mesh, theta.placements, src_data_rank=None)
-
-
-def _weight_sharded_like(theta: Tensor, weight: Weight) -> Weight:
-    """As `_sharded_like`. Of a factored weight the parts that have one entry along dimension 0
-    are every rank's.
-
-    Raises:
-        ValueError: a factored weight, and theta is cut along another dimension than 0.
-    """
-    if not isinstance(weight, Factored):
-        return _sharded_like(theta, weight)
-    if not isinstance(theta, DTensor):
-        return weight
-    if not all(place.is_replicate() or place.is_shard(0) for place in theta.placements):
-        cut = f"a factored importance can't be cut like {theta.placements}"
-        raise ValueError(f"{cut}: only along dimension 0; keep it as float32 or bfloat16")
-    return Factored(*(_rows_sharded_like(theta, part) for part in parts(weight)))
-
-
-def _rows_sharded_like(theta: DTensor, part: Tensor) -> Tensor:
-    if isinstance(part, DTensor):
-        return part
-    cut: tuple[Placement, ...] = theta.placements
-    if part.shape[0] != theta.shape[0]:
-        cut = (Replicate(),) * len(cut)
-    return distribute_tensor(part, theta.device_mesh, cut, src_data_rank=None)
-
-
-def _over_shards(value: Tensor, theta: Tensor) -> Tensor:
-    """The sum of every rank's value, each shard counted once."""
-    if not isinstance(theta, DTensor):
-        return value
-    kinds = [Replicate() if place.is_replicate() else Partial() for place in theta.placements]
-    return DTensor.from_local(value, theta.device_mesh, kinds, run_check=False).full_tensor()
 
 
 def chunks(first: Tensor, *others: Any) -> Iterator[tuple[Any, ...]]:

@@ -42,14 +42,14 @@ def test_none_changes_nothing_and_nothing_stays_nothing() -> None:
 def test_an_unknown_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="must be one of none, mean"):
         scaled({}, "max")
-    assert learning.SCALES == SCALES
+    assert regularizing.SCALES == SCALES
 
 
 def test_what_holds_weights_has_one_default_strength_when_scaled() -> None:
-    assert {name.partition(",")[0] for name in METHODS} == set(learning.HOLD_WEIGHTS)
+    assert {name.partition(",")[0] for name in METHODS} == set(regularizing.HOLD_WEIGHTS)
     for method in learning.REGULARIZERS:
         plain, scale = (RegularizerSettings(method=method, scale=s) for s in SCALES)
-        assert plain.penalty_strength == learning.DEFAULT_STRENGTHS.get(method, 0)
-        holds = method in learning.HOLD_WEIGHTS
-        assert (scale.penalty_strength == learning.SCALED_STRENGTH) == holds
+        assert plain.penalty_strength == regularizing.DEFAULT_STRENGTHS.get(method, 0)
+        holds = method in regularizing.HOLD_WEIGHTS
+        assert (scale.penalty_strength == regularizing.SCALED_STRENGTH) == holds
         assert RegularizerSettings(method=method, strength=2.0).penalty_strength == 2

@@ -19,17 +19,19 @@ from updater.settings.data import (
     WorkspaceSettings,
 )
 from updater.settings.learning import (
-    ESTIMATORS,
-    IMPORTANCE_FORMATS,
     POLICIES,
-    REGULARIZERS,
     ModelSettings,
-    RegularizerSettings,
     RehearsalSettings,
     ScratchSettings,
     TrainingSettings,
 )
 from updater.settings.passwords import password_in, without_password
+from updater.settings.regularizing import (
+    ESTIMATORS,
+    IMPORTANCE_FORMATS,
+    REGULARIZERS,
+    RegularizerSettings,
+)
 from updater.settings.rules import MOST
 from updater.settings.search import SEARCHED, SearchSettings
 from updater.settings.service import EvaluationSettings, GateSettings, StoreSettings

@@ -1,9 +1,7 @@
-"""What learns, what is rehearsed and what is held: the sections model, rehearsal, regularizer,
-training and scratch."""
+"""What learns and what is rehearsed: the sections model, rehearsal, training and scratch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from rehearsal.request import STRATA, Request
 from updater.settings.rules import at_least, fraction, one_of, positive
@@ -13,41 +11,6 @@ POLICIES = (
     *("none", "uniform", "balanced", "recent", "forgetting"),
     *("reservoir", "class_balanced", "hard", "surprise"),
 )
-REGULARIZERS = ("none", "l2", "ewc", "online_ewc", "si", "mas", "lwf", "der", "der++", "agem")
-HOLD_WEIGHTS = ("l2", "ewc", "online_ewc", "si", "mas")
-ESTIMATORS = ("empirical", "sampled", "optimizer")
-DEFAULT_STRENGTHS: Mapping[str, float] = MappingProxyType(
-    {
-        "l2": 1e-3,
-        "ewc": 1.0,
-        "online_ewc": 1.0,
-        "si": 1.0,
-        "mas": 1e-6,
-        "lwf": 0.1,
-        "der": 1.0,
-        "der++": 1.0,
-    }
-)
-"""Of every method that has a strength, where none is given and importance is as estimated.
-
-Chosen by measurement on CLINC150, so that it costs nothing beside rehearsal of 25 %: 0.67 M
-weights, one domain and then four updates, final accuracy on held-back examples, two seeds,
-2026-11-24, of which no records are kept; the sweeps of docs/studies/clinc-methods.toml ask again.
-Rehearsal alone 0.845, with a standard error of about 0.01. ewc 1: 0.853, 1e4: 0.492. online_ewc 1:
-0.838. si 1: 0.838, 100: 0.537. mas 1e-6: 0.854, 1e-4: 0.715. l2 1e-3: 0.856, 1e-2: 0.815. Over two
-updates only, where rehearsal alone has about 0.885: lwf 0.1: 0.891, 1: 0.717; der++ 1: 0.890, 0.1:
-0.880, 10: 0.862; der as der++, not measured. Without rehearsal these hold next to nothing: there a
-strength must be swept.
-"""
-
-SCALED_STRENGTH = 1e-3
-"""Of every method that holds weights, where none is given and importance is divided by its mean.
-Measured with the above: ewc 0.845 (1e-2: 0.656), si 0.849, mas 0.853; of l2 and online_ewc not
-measured."""
-
-TERMS = ("base", "periods")
-SCALES = ("none", "mean")
-IMPORTANCE_FORMATS = ("float32", "bfloat16", "factored")
 ADAPTATIONS = ("full", "lora")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -124,78 +87,6 @@ class RehearsalSettings:
             pool_factor=self.pool_factor,
             seed=seed,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegularizerSettings:
-    """`method`: "ewc" as paper A (arXiv 2306.10181) advises. By docs/study.md (0.67 M weights, five
-    seeds, CLINC150) it adds 4.6 points (2.5 to 6.6) to rehearsal of 1 %, 1.0 (0.6 to 1.3) to that
-    of 5 %, and was not shown to add to the default 25 % (-0.1, -0.6 to +0.5; on headlines -0.4,
-    -1.8 to +0.9), for 10 to 26 % more seconds and twice the weights' memory. "none" is cheaper, and
-    beside 25 % was not shown to be less accurate.
-
-    `strength` is lambda in strength/2 * sum_i importance_i (theta_i - anchor_i)^2, on top of
-    the mean loss per completion token; None: `DEFAULT_STRENGTHS`, or under `scale = "mean"`
-    `SCALED_STRENGTH`.
-
-    `terms` of `ewc`: one, anchored and estimated at the base on all of its past, or one for each
-    update so far, anchored and estimated at its version (Kirkpatrick et al. 2017). `decay` (gamma)
-    is what `online_ewc` leaves of the older importance at each update, `damping` (xi) what keeps
-    `si` from dividing by nothing. `scale`: the importance as it was estimated, or each term divided
-    by its mean, so that strength keeps its meaning from update to update. `format` is how an
-    importance is kept in memory and on disk: neither bfloat16 nor factored, in 2 % of the bytes,
-    was shown to cost accuracy (docs/study.md: +0.0 and -0.6 points, at most 2.0). `temperature`
-    and `top_k` are of the distilling methods `lwf`, `der` and `der++`, whose `strength` weighs the
-    distillation against the likelihood: how the base's answers are softened, and how many of each
-    token's logits are kept beside the rest's sum.
-    """
-
-    method: str = "ewc"
-    strength: float | None = None
-    estimator: str = "empirical"
-    num_examples: int = 256
-    terms: str = "base"
-    decay: float = 1.0
-    damping: float = 0.1
-    scale: str = "none"
-    format: str = "float32"
-    temperature: float = 2.0
-    top_k: int = 32
-
-    def __post_init__(self) -> None:
-        one_of("method", self.method, REGULARIZERS)
-        one_of("estimator", self.estimator, ESTIMATORS)
-        one_of("terms", self.terms, TERMS)
-        one_of("scale", self.scale, SCALES)
-        one_of("format", self.format, IMPORTANCE_FORMATS)
-        if (self.method, self.estimator, self.terms) == ("ewc", "optimizer", "base"):
-            raise ValueError(
-                "estimator, terms: optimizer knows what each training learnt, and not all of the "
-                'past at once; take terms = "periods", or method = "online_ewc"'
-            )
-        if self.strength is not None:
-            at_least("strength", self.strength, 0)
-        at_least("num_examples", self.num_examples, 1)
-        fraction("decay", self.decay)
-        positive("damping", self.damping)
-        positive("temperature", self.temperature)
-        at_least("top_k", self.top_k, 1)
-
-    @property
-    def is_recorded(self) -> bool:
-        """Whether what holds comes of what trainings recorded on their way, and can't be estimated
-        afterwards. As `regularizers.methods` says, which is torch's to import."""
-        of_adam = self.method in ("ewc", "online_ewc") and self.estimator == "optimizer"
-        return self.method == "si" or of_adam
-
-    @property
-    def penalty_strength(self) -> float:
-        """The strength, the method's own where none is given; 0 for methods that have none."""
-        if self.strength is not None:
-            return self.strength
-        if self.scale == "mean" and self.method in HOLD_WEIGHTS:
-            return SCALED_STRENGTH
-        return DEFAULT_STRENGTHS.get(self.method, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 from updater.settings.data import PeriodSettings, SourceSettings, WorkspaceSettings
 from updater.settings.learning import (
-    DEFAULT_STRENGTHS,
     ModelSettings,
-    RegularizerSettings,
     RehearsalSettings,
     ScratchSettings,
     TrainingSettings,
 )
 from updater.settings.passwords import without_password
+from updater.settings.regularizing import DEFAULT_STRENGTHS, RegularizerSettings
 from updater.settings.search import SEARCHED
 from updater.settings.service import EvaluationSettings, GateSettings, StoreSettings
 

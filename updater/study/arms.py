@@ -10,7 +10,7 @@ from typing import Any
 
 from updater import config
 from updater.settings import NAME, Settings
-from updater.settings.learning import DEFAULT_STRENGTHS
+from updater.settings.regularizing import DEFAULT_STRENGTHS
 from updater.study import search
 from updater.study.peers import names
 from updater.study.plan import EVERY, KINDS, Arm

@@ -12,7 +12,7 @@ from regularizers.anchor import NoAnchor, QuadraticAnchor
 from regularizers.formats import num_bytes, whole
 from updater.nemotron import checkpoint
 from updater.settings import RegularizerSettings
-from updater.settings.learning import ESTIMATORS, REGULARIZERS, TERMS
+from updater.settings.regularizing import ESTIMATORS, REGULARIZERS, TERMS
 from updater.train.encode import encode, select
 from updater.train.fit import Fit
 from updater.train.importance import estimate

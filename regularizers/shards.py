@@ -1,0 +1,58 @@
+"""This rank's part of a tensor that is cut over several, and sums over all parts.
+
+Of DTensors (torch.distributed.tensor) and of plain tensors alike, so that the anchor need not know
+which it holds. Called by `regularizers.anchor`.
+"""
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, distribute_tensor
+
+from regularizers.formats import Factored, Weight, parts
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The memory of this rank's part."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(theta: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor` cut as theta is. Every rank has the whole, so no rank sends anything."""
+    if not isinstance(theta, DTensor):
+        return tensor
+    if isinstance(tensor, DTensor):
+        return tensor.redistribute(theta.device_mesh, theta.placements)
+    return distribute_tensor(tensor, theta.device_mesh, theta.placements, src_data_rank=None)
+
+
+def weight_sharded_like(theta: Tensor, weight: Weight) -> Weight:
+    """As `sharded_like`. Of a factored weight the parts that have one entry along dimension 0
+    are every rank's.
+
+    Raises:
+        ValueError: a factored weight, and theta is cut along another dimension than 0.
+    """
+    if not isinstance(weight, Factored):
+        return sharded_like(theta, weight)
+    if not isinstance(theta, DTensor):
+        return weight
+    if not all(place.is_replicate() or place.is_shard(0) for place in theta.placements):
+        cut = f"a factored importance can't be cut like {theta.placements}"
+        raise ValueError(f"{cut}: only along dimension 0; keep it as float32 or bfloat16")
+    return Factored(*(_rows_sharded_like(theta, part) for part in parts(weight)))
+
+
+def _rows_sharded_like(theta: DTensor, part: Tensor) -> Tensor:
+    if isinstance(part, DTensor):
+        return part
+    cut: tuple[Placement, ...] = theta.placements
+    if part.shape[0] != theta.shape[0]:
+        cut = (Replicate(),) * len(cut)
+    return distribute_tensor(part, theta.device_mesh, cut, src_data_rank=None)
+
+
+def over_shards(value: Tensor, theta: Tensor) -> Tensor:
+    """The sum of every rank's value, each shard counted once."""
+    if not isinstance(theta, DTensor):
+        return value
+    kinds = [Replicate() if place.is_replicate() else Partial() for place in theta.placements]
+    return DTensor.from_local(value, theta.device_mesh, kinds, run_check=False).full_tensor()
