@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from regularizers.formats import FORMATS, kept, num_bytes, whole
 from regularizers.methods import METHODS
 from regularizers.scale import SCALES, scaled
-from updater.settings import RegularizerSettings, learning
+from updater.settings import RegularizerSettings, regularizing
 
 
 def estimated(factor: float = 1.0) -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ def test_an_unknown_scale_is_refused() -> None:
 
 def test_what_holds_weights_has_one_default_strength_when_scaled() -> None:
     assert {name.partition(",")[0] for name in METHODS} == set(regularizing.HOLD_WEIGHTS)
-    for method in learning.REGULARIZERS:
+    for method in regularizing.REGULARIZERS:
         plain, scale = (RegularizerSettings(method=method, scale=s) for s in SCALES)
         assert plain.penalty_strength == regularizing.DEFAULT_STRENGTHS.get(method, 0)
         holds = method in regularizing.HOLD_WEIGHTS
