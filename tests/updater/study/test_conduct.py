@@ -212,7 +212,9 @@ def test_a_run_that_died_on_its_way_is_told_as_far_as_it_came(study: Study) -> N
         if not reported(job, "rehearsal", 0):
             return ""
         assert isinstance(job, Job)
-        records.write(job, dataclasses.replace(whole, arm="rehearsal", stages=whole.stages[:2]))
+        begun = dataclasses.replace(whole, arm="rehearsal", stages=whole.stages[:2])
+        records.keep_state(records.new_state(job, begun), job, begun)
+        records.write(job, begun)
         return "disk full"
 
     found = study(die, STUDY.replace("[arms.rehearsal]", "[arms.rehearsal]\ntraining.epochs = 9"))
@@ -326,6 +328,14 @@ def test_a_record_of_something_else_is_not_taken(
     [
         ('"steps": 9', '"steps": "many"', "steps is 'many'"),
         ('"seconds": 1.5', '"seconds": null', "seconds is None"),
+        ('"seconds": 1.5', '"seconds": -5', "seconds is -5"),
+        ('"seconds": 1.5', '"seconds": Infinity', "seconds is inf"),
+        ('"seconds": 1.5', '"seconds": NaN', "seconds is nan"),
+        ('"steps": 9', '"steps": -1', "steps is -1"),
+        ('"tokens": 0', '"tokens": -1', "tokens is -1"),
+        ('"examples": 0', '"examples": -1', "examples is -1"),
+        ('"importance_bytes": null', '"importance_bytes": -1', "importance_bytes is -1"),
+        ('"peak_memory_bytes": 0', '"peak_memory_bytes": -1', "peak_memory_bytes is -1"),
         ('"2026-04": [70, 100]', '"2026-04": [70, "x"]', "70 right of 'x' on 2026-04"),
         ('"2026-04": [70, 100]', '"2026-04": [170, 100]', "170 right of 100 on 2026-04"),
         ('"failure": ""', '"failure": null', "failure is None"),
@@ -352,6 +362,37 @@ def test_a_record_with_a_value_that_none_can_have_is_exit_code_2(
     assert f"updater: {path} is broken: " in errors
     assert said in errors
     assert "remove it, and run again" in errors
+
+
+@pytest.mark.parametrize(("num_broken", "num_more"), [(2, 0), (11, 1)])
+def test_all_broken_records_are_named_at_once(study: Study, num_broken: int, num_more: int) -> None:
+    """Of the sweep, of what it chose, of other arms and of the first models; and nothing runs."""
+    done = study()
+    runs = sorted((done.folder / "runs").glob("*.json"))
+    broken = [*(done.folder / "first").glob("*/stage.json"), *reversed(runs)][:num_broken]
+    assert len(broken) == num_broken
+    for path in broken:
+        path.write_text("{}", "utf-8")
+    with pytest.raises(InputError) as caught:
+        study(lambda job: "none is to run")
+    said = str(caught.value)
+    named = [path for path in broken if str(path) in said]
+    assert len(named) == said.count(" is broken: ") == num_broken - num_more
+    assert said.startswith(f"{num_broken} records are broken: ")
+    assert f"(remove {broken[0].parent})" in said
+    assert ("; and 1 more. " in said) == bool(num_more)
+    assert said.endswith(" remove them, and run again.")
+
+
+def test_what_a_sweep_may_choose_is_looked_at_before_it_runs(study: Study) -> None:
+    done = study()
+    for path in (done.folder / "runs").glob("ewc-[01]-*.json"):
+        path.write_text("{}", "utf-8")
+    for path in (done.folder / "runs").glob("ewc-[56]-*.json"):
+        path.unlink()
+    with pytest.raises(InputError, match="2 records are broken"):
+        study(lambda job: "none is to run")
+    assert not list((done.folder / "runs").glob("ewc-[56]-*.json"))
 
 
 def test_a_record_without_a_stage_is_broken(study: Study) -> None:
