@@ -196,6 +196,27 @@ def test_a_dead_worker_is_exit_code_1_and_run_again_there_is_no_trace_of_it(
     assert "SIGKILL" not in report(again, "study.json")
 
 
+def test_who_diverged_is_said_on_stderr_beside_json_as_at_the_console(
+    study: Study, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = (study().folder / "runs").glob("rehearsal-1-*.json")
+    plain = json.loads(path.read_text("utf-8"))
+    broken = {"stages": plain["stages"][:1], "failure": "2026-03: it diverged\nand more"}
+    path.write_text(json.dumps({**plain, **broken}), "utf-8")
+    command = ["--quiet", "study", str(tmp_path / "s.toml"), "--workspace", str(workspace.root)]
+    sentence = "rehearsal, seed 1, stopped: 2026-03: it diverged\n"
+    assert run(command) == 0
+    said = capsys.readouterr()
+    assert sentence in said.out
+    assert "stopped" not in said.err
+    assert run([*command, "--json"]) == 0
+    said = capsys.readouterr()
+    assert f"updater: {sentence}" in said.err
+    answer = json.loads(said.out)
+    assert answer["failed"] == []
+    assert answer["arms"]["rehearsal"]["failures"] == {"1": "2026-03: it diverged\nand more"}
+
+
 def test_mlflow_takes_what_is_made_of_a_study_of_which_nothing_was(
     study: Study, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
