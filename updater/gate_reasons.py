@@ -1,6 +1,7 @@
 """The gate's comparisons as sentences that a model owner can read.
 
-Called by `updater.gate`. Words only: nothing is judged here. Differences are in percentage points.
+Called by `updater.gate`, and by what tells of its verdict in an error. Words only: nothing is
+judged here. Differences are in percentage points.
 """
 
 from collections.abc import Sequence
@@ -105,6 +106,11 @@ def accepted(comparisons: Sequence[Comparison], confidence: float) -> list[str]:
             f"({_held(least)})."
         )
     return sentences
+
+
+def on_one_line(reasons: Sequence[str]) -> str:
+    """The reasons as a part of another sentence, which has a stop of its own: theirs are gone."""
+    return "; ".join(reason.rstrip(".") for reason in reasons)
 
 
 def points(fraction: float) -> str:

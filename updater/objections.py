@@ -5,6 +5,7 @@ Reads the ledger, changes nothing. Called by `updater.release`, which releases.
 
 from store.ledger import Event, Ledger, ModelVersion, Update
 from updater.errors import InputError
+from updater.gate_reasons import on_one_line
 from updater.standing import decision, deployed
 
 
@@ -75,7 +76,7 @@ def _unaccepted(ledger: Ledger, events: list[Event], version: ModelVersion) -> I
             f"run `updater approve {update} --reason TEXT`",
         )
     if verdict.verdict == "rejected":
-        what = f"version {version.id} was rejected by the gate ({'; '.join(verdict.reasons)})"
+        what = f"version {version.id} was rejected by the gate ({on_one_line(verdict.reasons)})"
         return InputError(what, "only what it accepts is deployed", force)
     return None
 
@@ -123,5 +124,5 @@ def check_not_rejected(ledger: Ledger, update: Update, decided: Event | None) ->
         raise InputError(what, "an update is decided once", cure)
     verdict = ledger.verdict(update.id)
     if verdict is not None and verdict.verdict == "rejected":
-        what = f"update {update.id} was rejected by the gate ({'; '.join(verdict.reasons)})"
+        what = f"update {update.id} was rejected by the gate ({on_one_line(verdict.reasons)})"
         raise InputError(what, "only an update under review or accepted waits for a person", cure)

@@ -150,6 +150,22 @@ def test_what_the_gate_did_not_accept_takes_force(
     assert len(done.event.payload["overridden"]) == 1
 
 
+def test_the_gates_reasons_are_one_sentence_with_one_stop(ledger, aliases, story) -> None:
+    story.update("u", None)
+    story.version("1", None, update="u")
+    ledger.append("verified", "1", actor="t", reason="same", update="u")
+    reasons = ["p1 is worse (310 holdout examples).", "p2 is worse (9 holdout examples)."]
+    ledger.record_verdict("u", "rejected", reasons=reasons, comparisons=[], rule={})
+    told = "was rejected by the gate (p1 is worse (310 holdout examples); p2 is worse (9 holdout "
+    with pytest.raises(InputError) as caught:
+        release.promote(ledger, aliases, "1", **WHO)
+    said = f"version 1 {told}examples)). only what it accepts is deployed. `updater promote 1 "
+    assert str(caught.value).startswith(said)
+    with pytest.raises(InputError) as caught:
+        release.approve(ledger, aliases, "u", **WHO)
+    assert str(caught.value).startswith(f"update u {told}examples)). only an update under review")
+
+
 def test_a_version_without_a_verdict_takes_force(ledger, aliases, story) -> None:
     story.version("1", None)
     ledger.append("verified", "1", actor="a", reason="r")

@@ -1,5 +1,6 @@
 """The command that compares methods over a stream of periods."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from updater.cli.app import EXIT_FAILED, Session, app
 if TYPE_CHECKING:
     from updater.study.conduct import Conducted
     from updater.study.plan import Study
+    from updater.study.tabulated import Arm
 
 
 @app.command()
@@ -37,6 +39,9 @@ def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> i
     done = conduct(workspace, file, quick=quick, only=only)
     answer = finish(workspace, done)
     session.answer(answer, lambda console: _show(console, done))
+    if session.as_json:  # else it stands below the table
+        for sentence in _stopped(_arms(done)):
+            click.echo(f"updater: {sentence}", err=True)
     for failed in done.failed:
         click.echo(f"updater: {failed.title}: {failed.reason}", err=True)
         if session.traceback:
@@ -45,17 +50,13 @@ def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> i
 
 
 def _show(console: Console, done: "Conducted") -> None:
-    from updater.study.report.words import judged, seeds_of, stopped
-    from updater.study.tabulated import Arm
+    from updater.study.report.words import judged, seeds_of
 
     shown = Table(
         "arm", "seeds", "all periods", "new", "worst forgetting", "steps", "seconds", box=None
     )
     names = ("final_average_accuracy", "new_accuracy", "worst_forgetting", "steps", "seconds")
-    arms = [
-        Arm(one.name, tuple(run for run in done.runs if run.arm == one.name))
-        for one in done.study.arms
-    ]
+    arms = _arms(done)
     for arm in arms:
         estimates = [arm.estimate(name) for name in names]
         means = [None if found is None else found.mean for found in estimates]
@@ -65,12 +66,28 @@ def _show(console: Console, done: "Conducted") -> None:
     console.print(shown)
     left = "Records" if done.is_part else "Tables, plots and records"
     for sentence in (
-        *(sentence for arm in arms for sentence in stopped(arm)),
+        *_stopped(arms),
         *(sentence for arm in arms if (sentence := judged(arm))),
         *_gate_followed(done.study),
         f"Means over the seeds that finished. {left}: {done.folder}",
     ):
         console.print(sentence, markup=False, soft_wrap=True)
+
+
+def _arms(done: "Conducted") -> "list[Arm]":
+    from updater.study.tabulated import Arm
+
+    return [
+        Arm(one.name, tuple(run for run in done.runs if run.arm == one.name))
+        for one in done.study.arms
+    ]
+
+
+def _stopped(arms: "Sequence[Arm]") -> list[str]:
+    """Which runs came to no end, and why: they diverged, or their worker failed."""
+    from updater.study.report.words import stopped
+
+    return [sentence for arm in arms for sentence in stopped(arm)]
 
 
 def _gate_followed(study: "Study") -> list[str]:

@@ -17,6 +17,7 @@ from updater import outcome, pipeline, release
 from updater.demo import tickets
 from updater.errors import InputError, UpdateError
 from updater.files import write_text
+from updater.gate_reasons import on_one_line
 from updater.initialise import init_workspace
 from updater.report.collect import collect
 from updater.report.page import render
@@ -128,7 +129,7 @@ def _expect(workspace: Workspace, update: Update, wanted: str) -> None:
     if answer["verdict"] != wanted:
         raise UpdateError(
             f"the demo expected the gate to say {wanted} of update {update.id}, and it said "
-            f"{answer['verdict']}: {'; '.join(answer['reasons'])}"
+            f"{answer['verdict']}: {on_one_line(answer['reasons'])}"
         )
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from updater import config
 from updater.settings import NAME, Settings
-from updater.settings.regularizing import DEFAULT_STRENGTHS
-from updater.study import search
+from updater.study import heeded, search
 from updater.study.peers import names
 from updater.study.plan import EVERY, KINDS, Arm
 from updater.study.tables import Table
@@ -27,54 +26,25 @@ OF_STUDY = {
 }
 """Settings that a study has its own of: setting -> the rule, and the cure."""
 
-_ANEW = 'kind = "scratch" trains by [scratch] alone, on everything, held by nothing'
-_AVALANCHE = "Avalanche's own strategy does not know it"
-_FROZEN = 'kind = "frozen" learns nothing'
-_UPDATE = 'only kind = "scratch" trains by it; the first model trains by that of [settings]'
-IGNORED: Mapping[str, Mapping[str, str]] = {
-    "update": {"scratch": _UPDATE},
-    "average": {"scratch": _UPDATE},
-    "frozen": dict.fromkeys(ARM_SECTIONS, _FROZEN),
-    "scratch": dict.fromkeys(
-        (
-            *("rehearsal", "regularizer", "training.epochs", "training.learning_rate"),
-            *("training.adapt", "training.lora_rank", "training.lora_alpha"),
-            *("training.lora_experts", "training.train_routers"),
-        ),
-        _ANEW,
-    ),
-    "avalanche": {
-        "scratch": _UPDATE,
-        "regularizer.method": "strategy names Avalanche's own",
-        **dict.fromkeys(
-            (
-                *("regularizer.estimator", "regularizer.num_examples", "regularizer.terms"),
-                *("regularizer.scale", "regularizer.format", "regularizer.top_k"),
-                *("rehearsal.strata", "rehearsal.pool_factor"),
-            ),
-            _AVALANCHE,
-        ),
-    },
-}
-"""Kind -> section or setting that an arm of it does not heed -> why."""
-
-ARM_OPTIONS = {
-    "update": ("equal_compute",),
-    "scratch": ("every",),
-    "frozen": (),
-    "average": ("equal_compute", "weight"),
-    "avalanche": ("strategy",),
-}
-
 
 def overridden(settings: Settings, table: Table, sections: Sequence[str]) -> Settings:
     """The settings, with what the table says in these sections. Raises: InputError."""
-    table.check(sections)
+    _check_keys(table, sections)
     changed = config.override(settings, table.values, table.where)
     for name, (rule, cure) in OF_STUDY.items():
         if name in _named(table.values):
             raise table.wrong(name, rule, cure)
     return changed
+
+
+def _check_keys(table: Table, allowed: Sequence[str]) -> None:
+    if "gate" in table.values and "gate" not in allowed:
+        raise table.wrong(
+            "gate",
+            "only in a study with [replay] does the gate judge",
+            "write [replay], or take it out",
+        )
+    table.check(allowed)
 
 
 def _named(values: Mapping[str, Any]) -> list[str]:
@@ -97,7 +67,8 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
             f'the name "{name}"', "it must be letters, digits, _, - or +", "rename it"
         )
     kind = table.choice("kind", KINDS)
-    table.check(("kind", "sweep", *ARM_OPTIONS[kind], *sections))
+    heeded.check_options(table, kind)
+    _check_keys(table, ("kind", "sweep", *heeded.ARM_OPTIONS[kind], *sections))
     own = {name: table.values[name] for name in sections if name in table.values}
     arm = Arm(
         name=name,
@@ -109,8 +80,9 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
         strategy=table.value("strategy", ""),
         sweep=_sweep(table.table("sweep")),
     )
-    _check_obeyed(table, kind, [*_named(own), *arm.sweep])
+    heeded.check_kind(table, kind, [*_named(own), *arm.sweep])
     _check_arm(table, arm)
+    heeded.check_settings(table, arm, _named(own))
     return arm
 
 
@@ -121,29 +93,6 @@ def _check_arm(table: Table, arm: Arm) -> None:
         if one.kind == "avalanche":
             with table.named():
                 names.check(one.strategy, one.settings)
-    _check_swept(table, arm)
-
-
-def _check_obeyed(table: Table, kind: str, asked: Sequence[str]) -> None:
-    """Nothing is asked for that an arm of this kind would not heed."""
-    for name in asked:
-        section, _, _ = name.partition(".")
-        why = IGNORED[kind].get(name, IGNORED[kind].get(section))
-        if why is not None:
-            raise table.wrong(name, why, "take it out")
-
-
-def _check_swept(table: Table, arm: Arm) -> None:
-    """No strength is swept that nothing would heed: all its runs would be the same."""
-    own = arm.settings.regularizer.method
-    heeds = own in DEFAULT_STRENGTHS
-    if arm.kind == "avalanche":
-        own = arm.strategy
-        heeds = not set(names.WITH_STRENGTH).isdisjoint(names.parts(arm.strategy))
-    if "regularizer.strength" in arm.sweep and "regularizer.method" not in arm.sweep and not heeds:
-        raise table.wrong(
-            'a sweep of "regularizer.strength"', f'"{own}" has no strength', "take it out"
-        )
 
 
 def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:

@@ -109,6 +109,8 @@ class _Conductor:
         tries = {arm.name: self._jobs.tries(arm) for arm in self._study.arms if arm.sweep}
         tried = [job for of_arm in tries.values() for _, jobs in of_arm for job in jobs]
         planned = [job for arm in self._study.arms for job in self._jobs.reported(arm)]
+        possible = [job for arm in self._study.arms for job in self._jobs.possible(arm)]
+        records.check([*tried, *possible])  # so that none is first found when a sweep has run
         total = sum(len(job.stream.span.then) for job in [*tried, *planned])
         places = Places.found(self._study.processes, self._study.threads)
         with (

@@ -35,6 +35,11 @@ class Jobs:
             for seed in self.study.seeds
         ]
 
+    def possible(self, arm: Arm) -> list[Job]:
+        """As `reported`, with each choice that the arm's sweep may come to."""
+        choices = arms.values(arm) or [{}]
+        return [job for choice in choices for job in self.reported(arm, choice)]
+
     def tries(self, arm: Arm) -> list[tuple[Choice, list[Job]]]:
         """Every choice of the arm's sweep, with its jobs on the validation stream."""
         if not arm.sweep:

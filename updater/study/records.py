@@ -3,12 +3,15 @@ finished run; an unfinished one has its last stage's state beside it. No torch.
 
 A record is of the first model that it began with. The same settings and seed give another first
 model on another kind of machine, and runs that began with different ones are not to be compared:
-a record of another first model than the one that lies here is none.
+a record of another first model than the one that lies here is none. Nor is that of an unfinished
+run whose state is gone: what was learnt is in no other place.
 """
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from updater.errors import InputError
@@ -17,6 +20,46 @@ from updater.study.job import First, Job
 from updater.study.results import Run, Stage
 
 STATE = "state"
+MOST_NAMED = 10
+"""So many broken records are named one by one: as many lines as one looks at."""
+
+_RULE = "a record stays as the study wrote it, under the name that it had"
+
+
+class _BrokenError(InputError):
+    """Running again would not help, so it is no failure of the work. `whole`: what has to go."""
+
+    def __init__(self, path: Path, whole: Path, why: str) -> None:
+        self.removed = "it" if whole == path else str(whole)
+        super().__init__(f"{path} is broken: {why}", _RULE, f"remove {self.removed}, and run again")
+
+
+def check(jobs: Sequence[Job]) -> None:
+    """No record of these jobs, nor of their first models, is broken.
+
+    Raises:
+        InputError: some are; the message names them all, or the first of many, with what to remove.
+    """
+    firsts = {job.first.place: job.first for job in jobs}
+    reads = [partial(first_run, first) for first in firsts.values()]
+    broken = {}  # by its words: each run of a first model that is broken tells of that one
+    for read in [*reads, *(partial(recorded, job) for job in jobs)]:
+        try:
+            read()
+        except _BrokenError as error:
+            broken[error.what] = error
+    if len(broken) == 1:
+        raise next(iter(broken.values()))
+    if broken:
+        raise _all_of(list(broken.values()))
+
+
+def _all_of(broken: Sequence[_BrokenError]) -> InputError:
+    told = [f"{error.what} (remove {error.removed})" for error in broken[:MOST_NAMED]]
+    if len(broken) > MOST_NAMED:
+        told.append(f"and {len(broken) - MOST_NAMED} more")
+    what = f"{len(broken)} records are broken: {'; '.join(told)}"
+    return InputError(what, _RULE, "remove them, and run again")
 
 
 def first_run(first: First) -> Run | None:
@@ -44,8 +87,8 @@ def write_first(first: First, stage: Stage, digest: str) -> None:
 
 
 def recorded(job: Job) -> Run | None:
-    """The run as far as it came, under the names it goes by now; None where it has no stage, or
-    began with another first model than the one that lies here.
+    """The run as far as it came, under the names it goes by now; None where it has no stage, began
+    with another first model than the one that lies here, or can't go on: its state is gone.
 
     Raises:
         InputError: the record is broken, or another run's; the message says what to remove.
@@ -56,9 +99,11 @@ def recorded(job: Job) -> Run | None:
     except FileNotFoundError:
         return None
     if (why := _foreign(job, run)) is not None:
-        raise _broken(path, path, why)
+        raise _BrokenError(path, path, why)
     first = first_run(job.first)
     if first is not None and first.first_digest != run.first_digest:
+        return None
+    if not _is_finished(job, run) and len(run.stages) > 1 and not state(job, run).is_dir():
         return None
     return replace(run, choice=dict(job.choice))
 
@@ -66,9 +111,11 @@ def recorded(job: Job) -> Run | None:
 def finished(job: Job) -> Run | None:
     """The run, if it needs no more work. Raises: as `recorded`."""
     run = recorded(job)
-    if run is None or (len(run.stages) <= len(job.stream.span.then) and not run.failure):
-        return None
-    return run
+    return run if run is not None and _is_finished(job, run) else None
+
+
+def _is_finished(job: Job, run: Run) -> bool:
+    return len(run.stages) > len(job.stream.span.then) or bool(run.failure)
 
 
 def write(job: Job, run: Run) -> None:
@@ -115,20 +162,10 @@ def _read(path: Path, whole: Path) -> Run:
     try:
         found = Run.from_json(path.read_text("utf-8"))
     except ValueError as error:
-        raise _broken(path, whole, str(error)) from error
+        raise _BrokenError(path, whole, str(error)) from error
     if not found.stages:
-        raise _broken(path, whole, "it has no stage")
+        raise _BrokenError(path, whole, "it has no stage")
     return found
-
-
-def _broken(path: Path, whole: Path, why: str) -> InputError:
-    """Running again would not help, so it is no failure of the work."""
-    cure = "it" if whole == path else whole
-    return InputError(
-        f"{path} is broken: {why}",
-        "a record stays as the study wrote it, under the name that it had",
-        f"remove {cure}, and run again",
-    )
 
 
 def _foreign(job: Job, run: Run) -> str | None:

@@ -5,6 +5,7 @@ Pure data and its JSON. Written by `updater.study.run`, read by what tabulates a
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +101,8 @@ def _stage(plain: dict[str, Any]) -> Stage:
 
 
 def _check(found: Stage | Run) -> None:
-    """Every value is of its kind: what is not would be found where it is added up or drawn.
+    """Every value is of its kind, and no count or time is below 0 or endless: what is not would be
+    found where it is added up or drawn.
 
     Raises:
         ValueError: one is not.
@@ -108,6 +110,10 @@ def _check(found: Stage | Run) -> None:
     for name, kinds in _KINDS.items():
         value = getattr(found, name, None)
         if hasattr(found, name) and type(value) not in kinds:
+            raise ValueError(f"{name} is {value!r}")
+    for name in _AMOUNTS:
+        value = getattr(found, name, None)
+        if value is not None and not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value!r}")
 
 
@@ -120,3 +126,5 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "choice": (dict,),
 }
 """Of the plain fields of both."""
+
+_AMOUNTS = ("steps", "examples", "tokens", "seconds", "peak_memory_bytes", "importance_bytes")

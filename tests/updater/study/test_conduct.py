@@ -196,6 +196,27 @@ def test_a_dead_worker_is_exit_code_1_and_run_again_there_is_no_trace_of_it(
     assert "SIGKILL" not in report(again, "study.json")
 
 
+def test_who_diverged_is_said_on_stderr_beside_json_as_at_the_console(
+    study: Study, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = (study().folder / "runs").glob("rehearsal-1-*.json")
+    plain = json.loads(path.read_text("utf-8"))
+    broken = {"stages": plain["stages"][:1], "failure": "2026-03: it diverged\nand more"}
+    path.write_text(json.dumps({**plain, **broken}), "utf-8")
+    command = ["--quiet", "study", str(tmp_path / "s.toml"), "--workspace", str(workspace.root)]
+    sentence = "rehearsal, seed 1, stopped: 2026-03: it diverged\n"
+    assert run(command) == 0
+    said = capsys.readouterr()
+    assert sentence in said.out
+    assert "stopped" not in said.err
+    assert run([*command, "--json"]) == 0
+    said = capsys.readouterr()
+    assert f"updater: {sentence}" in said.err
+    answer = json.loads(said.out)
+    assert answer["failed"] == []
+    assert answer["arms"]["rehearsal"]["failures"] == {"1": "2026-03: it diverged\nand more"}
+
+
 def test_mlflow_takes_what_is_made_of_a_study_of_which_nothing_was(
     study: Study, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -212,7 +233,9 @@ def test_a_run_that_died_on_its_way_is_told_as_far_as_it_came(study: Study) -> N
         if not reported(job, "rehearsal", 0):
             return ""
         assert isinstance(job, Job)
-        records.write(job, dataclasses.replace(whole, arm="rehearsal", stages=whole.stages[:2]))
+        begun = dataclasses.replace(whole, arm="rehearsal", stages=whole.stages[:2])
+        records.keep_state(records.new_state(job, begun), job, begun)
+        records.write(job, begun)
         return "disk full"
 
     found = study(die, STUDY.replace("[arms.rehearsal]", "[arms.rehearsal]\ntraining.epochs = 9"))
@@ -326,6 +349,14 @@ def test_a_record_of_something_else_is_not_taken(
     [
         ('"steps": 9', '"steps": "many"', "steps is 'many'"),
         ('"seconds": 1.5', '"seconds": null', "seconds is None"),
+        ('"seconds": 1.5', '"seconds": -5', "seconds is -5"),
+        ('"seconds": 1.5', '"seconds": Infinity', "seconds is inf"),
+        ('"seconds": 1.5', '"seconds": NaN', "seconds is nan"),
+        ('"steps": 9', '"steps": -1', "steps is -1"),
+        ('"tokens": 0', '"tokens": -1', "tokens is -1"),
+        ('"examples": 0', '"examples": -1', "examples is -1"),
+        ('"importance_bytes": null', '"importance_bytes": -1', "importance_bytes is -1"),
+        ('"peak_memory_bytes": 0', '"peak_memory_bytes": -1', "peak_memory_bytes is -1"),
         ('"2026-04": [70, 100]', '"2026-04": [70, "x"]', "70 right of 'x' on 2026-04"),
         ('"2026-04": [70, 100]', '"2026-04": [170, 100]', "170 right of 100 on 2026-04"),
         ('"failure": ""', '"failure": null', "failure is None"),
@@ -352,6 +383,37 @@ def test_a_record_with_a_value_that_none_can_have_is_exit_code_2(
     assert f"updater: {path} is broken: " in errors
     assert said in errors
     assert "remove it, and run again" in errors
+
+
+@pytest.mark.parametrize(("num_broken", "num_more"), [(2, 0), (11, 1)])
+def test_all_broken_records_are_named_at_once(study: Study, num_broken: int, num_more: int) -> None:
+    """Of the sweep, of what it chose, of other arms and of the first models; and nothing runs."""
+    done = study()
+    runs = sorted((done.folder / "runs").glob("*.json"))
+    broken = [*(done.folder / "first").glob("*/stage.json"), *reversed(runs)][:num_broken]
+    assert len(broken) == num_broken
+    for path in broken:
+        path.write_text("{}", "utf-8")
+    with pytest.raises(InputError) as caught:
+        study(lambda job: "none is to run")
+    said = str(caught.value)
+    named = [path for path in broken if str(path) in said]
+    assert len(named) == said.count(" is broken: ") == num_broken - num_more
+    assert said.startswith(f"{num_broken} records are broken: ")
+    assert f"(remove {broken[0].parent})" in said
+    assert ("; and 1 more. " in said) == bool(num_more)
+    assert said.endswith(" remove them, and run again.")
+
+
+def test_what_a_sweep_may_choose_is_looked_at_before_it_runs(study: Study) -> None:
+    done = study()
+    for path in (done.folder / "runs").glob("ewc-[01]-*.json"):
+        path.write_text("{}", "utf-8")
+    for path in (done.folder / "runs").glob("ewc-[56]-*.json"):
+        path.unlink()
+    with pytest.raises(InputError, match="2 records are broken"):
+        study(lambda job: "none is to run")
+    assert not list((done.folder / "runs").glob("ewc-[56]-*.json"))
 
 
 def test_a_record_without_a_stage_is_broken(study: Study) -> None:

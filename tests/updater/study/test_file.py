@@ -158,7 +158,50 @@ def test_only_these_arms(tmp_path: Path) -> None:
         ("training.epochs = 5", "trainin.epochs = 5", "did you mean training"),
         ("training.epochs = 5", 'source.uri = "y"', "key 'source' is unknown"),
         ("training.epochs = 5", "equal_compute = 1", "it must be true or false"),
-        ('every = "last"', "equal_compute = true", "key 'equal_compute' is unknown"),
+        (
+            'every = "last"',
+            "equal_compute = true",
+            'equal_compute. only an arm of kind = "update" or "average" has it',
+        ),
+        (
+            "training.epochs = 5",
+            "weight = 0.3",
+            '[arms.ewc+rehearsal]: weight. only an arm of kind = "average" has it. '
+            'write kind = "average", or take it out',
+        ),
+        ("training.epochs = 5", 'every = "last"', 'only an arm of kind = "scratch" has it'),
+        ("training.epochs = 5", 'strategy = "ewc"', 'only an arm of kind = "avalanche" has it'),
+        ("training.epochs = 5", "weigth = 0.3", "key 'weigth' is unknown"),
+        (
+            "training.epochs = 5",
+            'regularizer = { method = "none", strength = 3 }',
+            '[arms.ewc+rehearsal]: regularizer.strength. "none" has no strength',
+        ),
+        (
+            "training.epochs = 5",
+            'regularizer = { method = "agem", strength = 3 }',
+            '"agem" has no strength',
+        ),
+        (
+            "training.epochs = 5",
+            'rehearsal = { policy = "none", fraction = 0.1 }',
+            '[arms.ewc+rehearsal]: rehearsal.fraction. policy = "none" rehearses nothing',
+        ),
+        (
+            "training.epochs = 5",
+            'rehearsal.policy = "none"\nsweep = { "rehearsal.budget" = [1, 2] }',
+            'a sweep of "rehearsal.budget". policy = "none" rehearses nothing',
+        ),
+        (
+            'kind = "scratch"\nevery = "last"',
+            'kind = "avalanche"\nstrategy = "naive"\nregularizer.strength = 3',
+            'regularizer.strength. "naive" has no strength',
+        ),
+        (
+            'kind = "scratch"\nevery = "last"',
+            'kind = "avalanche"\nstrategy = "naive"\nrehearsal.fraction = 0.1',
+            'rehearsal.fraction. "naive" has no memory of that size',
+        ),
         ('"regularizer.strength" =', '"regularizer.strengt" =', "did you mean strength"),
         ("[1e3, 1e4]", "[]", "a list of values to choose from"),
         ("[1e3, 1e4]", "[1e4, 1e3, 10000]", "10000.0 stands there more than once"),
@@ -231,8 +274,29 @@ def test_a_replay_follows_the_gate_and_arms_may_differ_in_it(tmp_path: Path) -> 
 
 
 def test_without_a_replay_an_arm_has_no_gate(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="key 'gate' is unknown"):
+    said = r"\[arms\.wide\]: gate\. only in a study with \[replay\] does the gate judge\. write \["
+    with pytest.raises(InputError, match=said):
         read(tmp_path, GOOD + "[arms.wide]\ngate.margin_fraction = 0.1\n")
+    with pytest.raises(InputError, match=r"\[settings\]: gate\. only in a study with"):
+        read(tmp_path, GOOD.replace("[settings]", "[settings]\ngate.margin_fraction = 0.1"))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        'training.epochs = 5\nrehearsal.policy = "none"',
+        'rehearsal.fraction = 0.5\nsweep = { "rehearsal.policy" = ["none", "uniform"] }',
+        'regularizer.strength = 2\nsweep = { "regularizer.method" = ["none", "l2"] }',
+    ],
+)
+def test_what_an_arm_inherits_or_its_sweep_decides_may_be_left_alone(
+    tmp_path: Path, own: str
+) -> None:
+    common = """[settings]
+rehearsal = { policy = "balanced", fraction = 0.1 }
+regularizer = { method = "none", strength = 3 }"""
+    text = GOOD.replace("[settings]", common).replace("training.epochs = 5", own)
+    assert "ewc+rehearsal" in {arm.name for arm in read(tmp_path, text).arms}
 
 
 @pytest.mark.parametrize("wrong", ['review = "maybe"', "follow_gate = 1", "margin = 0.1"])

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,27 @@ def test_stopped_after_a_stage_it_ends_as_if_it_never_had(
         run(parted, stop)
     assert [one.name for one in parted.place.glob("state-*")] == ["state-1"]
     assert untimed(run(parted, quiet)) == untimed(whole)
+
+
+def test_an_unfinished_run_whose_state_is_gone_starts_again(job: Callable[..., Job]) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stopped
+
+    one = job("bereft", more={"rehearsal": {"policy": "uniform"}})
+    with pytest.raises(Stopped):
+        run(one, stop)
+    assert records.recorded(one) is not None
+    shutil.rmtree(one.place)
+    assert records.recorded(one) is None
+    told: list[int] = []
+    done = run(one, lambda: told.append(1))
+    whole = run(job("unbereft", more={"rehearsal": {"policy": "uniform"}}), quiet)
+    assert len(told) == 2
+    assert untimed(done) == untimed(whole)
+    assert records.finished(one) == done
 
 
 def test_what_importance_takes_in_memory_is_in_the_record(job: Callable[..., Job]) -> None:
