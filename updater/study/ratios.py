@@ -20,7 +20,8 @@ def ratios(table: Table, scratch: str) -> dict[str, dict[str, Curve]]:
     by then.
 
     Empty where there is no such arm. Updates at which it trained nothing (`every = "last"`) are no
-    measure of others. Arms whose ratios are all 0 are left out: they do nothing.
+    measure of others. Of steps and seconds, arms whose ratios are all 0 are left out: they do
+    nothing. An accuracy of 0 is a result.
     """
     whole = table.arm(scratch)
     if whole is None:
@@ -37,7 +38,8 @@ def ratios(table: Table, scratch: str) -> dict[str, dict[str, Curve]]:
                     for own, other in pairs
                 ]
             )
-            if arm.name != scratch and any(one.mean for one in curve.values()):
+            says = curve if name == "accuracy" else any(one.mean for one in curve.values())
+            if arm.name != scratch and says:
                 curves[arm.name] = curve
         found[name] = curves
     return found
@@ -53,6 +55,13 @@ def over_updates(arm: Arm) -> Curve:
     """After the first model and each update, what `over_stream` says of the models that users had,
     over the finished seeds."""
     return over_seeds([dict(enumerate(over_stream(served(run)))) for run in arm.finished])
+
+
+def learnt_at_last_alone(arm: Arm) -> bool:
+    """It trained at the last of several updates and at none before (`every = "last"`), with each
+    seed that finished: what it cost is no sum over the stream."""
+    learnt = [[stage.steps > 0 for stage in run.stages[1:]] for run in arm.finished]
+    return bool(learnt) and all(len(of) > 1 and of[-1] and sum(of) == 1 for of in learnt)
 
 
 def _where_trained(run: Run, values: Mapping[int, float | None]) -> dict[int, float | None]:

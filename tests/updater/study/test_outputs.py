@@ -175,11 +175,19 @@ def test_scratch_at_the_last_update_alone_is_compared_there(make_arm: Make, tmp_
     assert found["ratios"]["accuracy"]["rehearsal"]["5"]["mean"] < 1
 
 
-def test_of_many_arms_the_pages_say_which_are_not_drawn(make_arm: Make, tmp_path: Path) -> None:
-    runs = [run for n in range(14) for run in make_arm(f"arm{n:02d}", 0.5 + n / 50, seeds=2)]
+def test_beside_each_picture_the_pages_say_which_arms_it_lacks(
+    make_arm: Make, tmp_path: Path
+) -> None:
+    runs = [run for n in range(15) for run in make_arm(f"arm{n:02d}", 0.5 + n / 50, seeds=2)]
     write(tabulate(runs, "arm00"), tmp_path, title="Tickets")
+    parts = (tmp_path / "study.md").read_text().split("\n## ")
+    for heading in ("Accuracy over the stream", "Accuracy against cost"):
+        (part,) = [part for part in parts if part.startswith(f"{heading}\n")]
+        how, link = part.split("\n\n")[1:3]
+        assert "Not drawn, of 15 arms, but in the tables: arm" in how
+        assert link.startswith("![")
     for page in ("study.html", "study.md"):
-        assert "at most 12 arms: arm12, arm13." in (tmp_path / page).read_text()
+        assert (tmp_path / page).read_text().count("Not drawn, of 15 arms") == 2
 
 
 def test_the_csv_has_means_bounds_and_claims(make_study: Make, tmp_path: Path) -> None:

@@ -1,62 +1,20 @@
-"""What a study's plots share: which arms are drawn, how each looks, and names that don't collide.
+"""What a study's plots share: their frame, and names at the ends of lines that don't collide.
 
-Called by `updater.study.report.plots`, `heat` and `served`.
+Which arms are drawn: `updater.study.report.looks`; names of points: `point_names`. Called by
+`updater.study.report.plots` and `served`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from updater.report import style
-from updater.study.tabulated import Table
+from updater.study.report.looks import Mark
 
-MOST_ARMS = 12
-"""So many can be told apart in one plot; chosen by looking."""
-
-_HUES = (style.BLUE, style.BAD, style.GOOD, style.PURPLE, style.UNSURE, style.INK)
-_DASHES: Sequence[Any] = ("-", (0, (4, 1.6)))
-_MARKERS = "osD^vPX<>ph*"
 _LABEL_POINTS = 11.0  # the height of a line of 8-point type
-_NAME = 26  # characters
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How an arm looks everywhere: no two of twelve share hue and dash, nor the marker."""
-
-    colour: str
-    dash: Any
-    marker: str
-
-
-def marks(table: Table) -> dict[str, Mark]:
-    """Arm -> its look, of those that are drawn, in the study's order: finished with some seed, and
-    of more than `MOST_ARMS` the first ones, with the reference among them."""
-    finished = _finished(table)
-    first = sorted(finished, key=lambda name: name != table.reference)[:MOST_ARMS]
-    names = [name for name in finished if name in first]
-    return {
-        name: Mark(
-            _HUES[i % len(_HUES)], _DASHES[i // len(_HUES) % len(_DASHES)], _MARKERS[i % MOST_ARMS]
-        )
-        for i, name in enumerate(names)
-    }
-
-
-def left_out(table: Table) -> str:
-    """A sentence on the arms that finished and are not drawn, being too many; "" without any."""
-    drawn = marks(table)
-    names = [name for name in _finished(table) if name not in drawn]
-    said = f"In the tables, but not in the curves, which show at most {MOST_ARMS} arms"
-    return f"{said}: {', '.join(names)}." if names else ""
-
-
-def _finished(table: Table) -> list[str]:
-    return [a.name for a in table.arms if a.estimate("final_average_accuracy") is not None]
+NAME = 26
+"""Characters: what is longer loses its middle."""
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
@@ -107,86 +65,24 @@ def name_lines(axes: Axes, ends: dict[str, tuple[float, float]], looks: dict[str
         axes.text(
             right + 1.25 * reach,
             at,
-            style.shortened(name, _NAME),
+            style.shortened(name, NAME),
             color=look.colour,
             size=8,
             va="center",
         )
 
 
-_OFFSETS = [
-    (dx, dy)
-    for distance in (7, 14, 24, 36)
-    for dx, dy in (
-        *((distance, 0), (-distance, 0), (0, distance), (0, -distance)),
-        *((distance, distance), (-distance, distance)),
-        *((distance, -distance), (-distance, -distance)),
-    )
-]
-
-
-def name_points(
-    axes: Axes,
-    points: dict[str, tuple[float, float]],
-    looks: dict[str, Mark],
-    lines: Sequence[Sequence[tuple[float, float]]],
-) -> None:
-    """Each point's name stands beside it, where it covers the fewest names, points and `lines`
-    (upright or level ones, from one (x, y) to another). The axes keep the limits that they have."""
-    axes.set_xlim(axes.get_xlim())
-    axes.set_ylim(axes.get_ylim())
-    figure = axes.get_figure(root=True)
-    assert figure is not None, "axes belong to a figure"
-    figure.draw_without_rendering()
-    scale = figure.dpi / 72
-    inside = axes.get_window_extent()
-    taken = [Bbox(axes.transData.transform(line)).padded(scale) for line in lines]
-    for x, y in points.values():
-        px, py = axes.transData.transform((x, y))
-        taken.append(Bbox.from_bounds(px - 4 * scale, py - 4 * scale, 8 * scale, 8 * scale))
-    for name, (x, y) in sorted(points.items(), key=lambda item: item[1][0], reverse=True):
-        shown = style.shortened(name, _NAME)
-        text = axes.annotate(
-            shown, (x, y), (0, 0), textcoords="offset points", color=looks[name].colour, size=8
-        )
-        size = text.get_window_extent()
-        boxes = [_beside(axes, (x, y), (dx, dy), size, scale) for dx, dy in _OFFSETS]
-        costs = [_cost(box, taken, inside) + i * 1e-3 for i, box in enumerate(boxes)]
-        best = costs.index(min(costs))
-        taken.append(boxes[best])
-        dx, dy = _OFFSETS[best]
-        text.set_position((dx, dy))
-        text.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
-        text.set_verticalalignment("bottom" if dy > 0 else "top" if dy < 0 else "center")
-        text.set_in_layout(False)
-
-
-def _beside(
-    axes: Axes, point: tuple[float, float], offset: tuple[int, int], size: Bbox, scale: float
-) -> Bbox:
-    x, y = axes.transData.transform(point)
-    x, y = x + offset[0] * scale, y + offset[1] * scale
-    left = x if offset[0] > 0 else x - size.width if offset[0] < 0 else x - size.width / 2
-    foot = y if offset[1] > 0 else y - size.height if offset[1] < 0 else y - size.height / 2
-    return Bbox.from_bounds(left, foot, size.width, size.height)
-
-
-def _cost(box: Bbox, taken: Sequence[Bbox], inside: Bbox) -> float:
-    """How much of the name covers others, or lies outside of the axes."""
-    covered = 0.0
-    for other in taken:
-        common = Bbox.intersection(box, other)
-        if common is not None:
-            covered += 0.02 + common.width * common.height / (box.width * box.height)
-    kept = Bbox.intersection(box, inside)
-    area = 0.0 if kept is None else kept.width * kept.height
-    return covered + 4 * (1 - area / (box.width * box.height))
-
-
 def tidy(axes: Axes) -> None:
     """Light lines across, nothing else around the data."""
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
+
+
+def within(axes: Axes, top: float = 100.0) -> None:
+    """The axis upwards shows no percentage below 0 or above `top`: there are none, though a margin
+    asks for them."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(0.0, low), min(top, high))
 
 
 def period_ticks(axes: Axes, names: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ def _cell(axes: Axes, value: float | None, place: tuple[int, int], top: float) -
     colour = style.SCALE(max(0.0, value) / top)
     axes.add_patch(Rectangle(box, 0.96, 0.92, fc=colour, lw=0))
     shown = f"{100 * value:.1f}".replace("-0.0", "0.0").replace("-", "−")
-    axes.text(j, i, shown, ha="center", va="center", size=8, color=style.on(colour))
+    axes.text(j, i, shown, ha="center", va="center", size=9, color=style.on(colour))
 
 
 def _frame(axes: Axes, names: list[str], periods: list[str], *, slanted: bool) -> None:

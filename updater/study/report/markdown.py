@@ -6,7 +6,6 @@ The same words as the HTML page. The same data give the same bytes, so that it c
 from collections.abc import Mapping
 
 from updater.study.report import pair_report, sweep_report, words
-from updater.study.report.drawing import left_out
 from updater.study.report.pictures import Picture
 from updater.study.report.sheet import Sheet, aligned
 from updater.study.report.sheets import sheets
@@ -37,8 +36,6 @@ def markdown(table: Table, drawn: Mapping[str, Picture], *, title: str, scratch:
             _escaped(picture.explained(table)),
             f"![{picture.title}]({name}.svg)",
         ]
-    if undrawn := left_out(table):
-        parts.append(_escaped(undrawn))
     return "\n\n".join(parts) + "\n"
 
 

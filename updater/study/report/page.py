@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from updater import report
 from updater.report import style
 from updater.study.report import pair_report, sweep_report, words
-from updater.study.report.drawing import left_out
 from updater.study.report.pictures import Picture
 from updater.study.report.sheet import aligned
 from updater.study.report.sheets import sheets
@@ -53,7 +52,6 @@ def render(
             }
             for name, (picture, figure) in drawn.items()
         ],
-        undrawn=left_out(table),
     )
 
 

@@ -1,7 +1,8 @@
 """A study's curves: accuracy over the stream, against cost, and against scratch on everything.
 
-Each takes the table and returns a figure, or None where there is nothing to draw. Bands and bars
-are 95 % intervals over seeds (Student's t), and absent with one seed. Called by
+Each takes the table and the name of the arm that trains from scratch, and returns a figure, or
+None where there is nothing to draw. Bands and bars are 95 % intervals over seeds (Student's t), cut
+where an accuracy can't be, and absent with one seed. Called by
 `updater.study.report.pictures`.
 """
 
@@ -14,25 +15,19 @@ from matplotlib.ticker import NullLocator
 
 from updater.report import style
 from updater.study.comparison import Estimate
-from updater.study.ratios import Curve, over_updates, ratios
-from updater.study.report.drawing import (
-    Mark,
-    marks,
-    name_lines,
-    name_points,
-    new_figure,
-    period_ticks,
-    tidy,
-)
+from updater.study.ratios import Curve, learnt_at_last_alone, over_updates, ratios
+from updater.study.report.drawing import name_lines, new_figure, period_ticks, tidy, within
+from updater.study.report.looks import COSTS, Mark, costs, front, marks
+from updater.study.report.point_names import name_points
 from updater.study.tabulated import Arm, Table
 
 
-def stream(table: Table) -> Figure | None:
+def stream(table: Table, scratch: str) -> Figure | None:
     """Mean accuracy over the periods learnt by then, after the first model and each update. None of
     a replay, of which `served.as_deployed` draws the same with what the gate said."""
     if table.judged:
         return None
-    looks = marks(table)
+    looks = marks(table, scratch)
     curves = {
         arm.name: curve for arm in table.arms if arm.name in looks and (curve := over_updates(arm))
     }
@@ -41,7 +36,7 @@ def stream(table: Table) -> Figure | None:
     with style.styled():
         figure = new_figure(300)
         axes = figure.add_subplot()
-        _curves(axes, curves, looks)
+        _curves(axes, curves, looks, top=100.0)
         run = next(run for arm in table.arms for run in arm.finished)
         updates = [f"+ {stage.period}" for stage in run.stages[1:]]
         period_ticks(axes, ["first model", *updates])
@@ -54,26 +49,27 @@ def ratio(table: Table, scratch: str) -> Figure | None:
     """An update against training from scratch on everything, by the number of past periods: the
     accuracy over all periods learnt by then, and the optimizer steps, each in percent of it.
 
-    None where there is no such arm, or no other.
+    None where there is no such arm, or no other; nor with one number of past periods, as with one
+    update or `every = "last"`: a point makes no curve, and the table says as much.
     """
-    looks = marks(table)
+    looks = marks(table, scratch)
     found = ratios(table, scratch)
     drawn = [
         (label, target, curves)
         for name, label, target in _RATIOS
         if (curves := {arm: c for arm, c in found.get(name, {}).items() if arm in looks})
     ]
-    if not drawn:
+    xs = sorted({x for _, _, curves in drawn for curve in curves.values() for x in curve})
+    if len(xs) < 2:
         return None
     with style.styled():
         figure = new_figure(20 + 215 * len(drawn))
         grid = figure.subplots(len(drawn), 1, squeeze=False, sharex=True)
         for axes, (label, target, curves) in zip(grid.flat, drawn, strict=True):
-            _curves(axes, curves, looks)
+            _curves(axes, curves, looks, top=float("inf"))
             axes.axhline(100 * target, color=style.MUTED, lw=1, ls=":", zorder=0.5)
             axes.set_ylabel(label)
         grid[-1, 0].set_ylim(bottom=0)
-        xs = sorted({x for _, _, curves in drawn for curve in curves.values() for x in curve})
         grid[-1, 0].set_xticks(xs, [str(x) for x in xs])
         grid[-1, 0].set_xlabel("past periods when the update began")
         for axes, (_, _, curves) in zip(grid.flat, drawn, strict=True):
@@ -88,18 +84,23 @@ _RATIOS = (
 """A quantity, its axis, and the dotted line: the targets that this project set itself."""
 
 
-def _curves(axes: Axes, curves: Mapping[str, Curve], looks: Mapping[str, Mark]) -> None:
+def _curves(
+    axes: Axes, curves: Mapping[str, Curve], looks: Mapping[str, Mark], *, top: float
+) -> None:
+    """In percent, of which there are none below 0 or above `top`."""
     for name, curve in curves.items():
         look, xs = looks[name], list(curve)
         halves = [100 * (e.half_width or 0.0) for e in curve.values()]
         if any(halves):
-            lows = [100 * e.mean - half for e, half in zip(curve.values(), halves, strict=True)]
-            highs = [100 * e.mean + half for e, half in zip(curve.values(), halves, strict=True)]
+            ends = [(100 * e.mean, half) for e, half in zip(curve.values(), halves, strict=True)]
+            lows, highs = [max(0.0, y - h) for y, h in ends], [min(top, y + h) for y, h in ends]
             axes.fill_between(xs, lows, highs, color=look.colour, alpha=0.13, lw=0)
         ys = [100 * e.mean for e in curve.values()]
-        axes.plot(xs, ys, color=look.colour, ls=look.dash, lw=1.6, marker=look.marker, ms=4, mew=0)
+        line = axes.plot(xs, ys, color=look.colour, ls=look.dash, lw=1.6, clip_on=False)[0]
+        line.set(marker=look.marker, ms=4, mew=0)
     tidy(axes)
     axes.margins(x=0.02)
+    within(axes, top)
 
 
 def _name_ends(axes: Axes, curves: Mapping[str, Curve], looks: dict[str, Mark]) -> None:
@@ -112,26 +113,32 @@ def _name_ends(axes: Axes, curves: Mapping[str, Curve], looks: dict[str, Mark]) 
     name_lines(axes, ends, looks)
 
 
-def cost(table: Table) -> Figure | None:
+def cost(table: Table, scratch: str) -> Figure | None:
     """Final average accuracy against the wall seconds and the optimizer steps of all updates, with
-    the Pareto front: arms that none beats in both. None without a finished arm."""
-    looks = marks(table)
+    the Pareto front: of all arms whose costs compare, those that none beats in both. An arm that
+    trained at the last update alone is hollow. None without a finished arm."""
+    looks = marks(table, scratch)
     arms = [arm for arm in table.arms if arm.name in looks]
     if not arms:
         return None
     with style.styled():
         figure = new_figure(500)
-        for axes, (measure, label) in zip(
-            figure.subplots(2, 1),
-            (("seconds", "wall seconds of all updates"), ("steps", "optimizer steps")),
-            strict=True,
-        ):
-            _cost_panel(axes, arms, looks, measure)
+        edges = [_edge(table, measure) for measure in COSTS]
+        labels = ("wall seconds of all updates", "optimizer steps")
+        figure.subplots(len(COSTS), 1)
+        for axes, measure, edge, label in zip(figure.axes, COSTS, edges, labels, strict=True):
+            _cost_panel(axes, arms, looks, measure, edge)
             axes.set_xlabel(label)
             axes.set_ylabel("final average accuracy, %")
-        for axes, measure in zip(figure.axes, ("seconds", "steps"), strict=True):
-            _name_costs(axes, arms, looks, measure)
+        for axes, measure, edge in zip(figure.axes, COSTS, edges, strict=True):
+            _name_costs(axes, arms, looks, measure, edge)
     return figure
+
+
+def _edge(table: Table, measure: str) -> list[tuple[float, float]]:
+    """The Pareto front's (cost, percent), by rising cost."""
+    known = costs(table, measure)
+    return [(known[name][0], 100 * known[name][1]) for name in front(known)]
 
 
 def _point(arm: Arm, measure: str) -> tuple[float, Estimate]:
@@ -141,27 +148,41 @@ def _point(arm: Arm, measure: str) -> tuple[float, Estimate]:
     return across.mean, up
 
 
-def _cost_panel(axes: Axes, arms: Sequence[Arm], looks: Mapping[str, Mark], measure: str) -> None:
-    points = {arm.name: _point(arm, measure) for arm in arms}
-    edge = front({name: (x, y.mean) for name, (x, y) in points.items()})
+def _cost_panel(
+    axes: Axes,
+    arms: Sequence[Arm],
+    looks: Mapping[str, Mark],
+    measure: str,
+    edge: Sequence[tuple[float, float]],
+) -> None:
     axes.step(
-        [points[name][0] for name in edge],
-        [100 * points[name][1].mean for name in edge],
+        [x for x, _ in edge],
+        [y for _, y in edge],
         where="post",
         color=style.MUTED,
         lw=1.2,
         ls=(0, (3, 2)),
         zorder=1,
     )
-    for name, (x, y) in points.items():
-        look = looks[name]
-        bar = 0.0 if y.half_width is None else 100 * y.half_width
-        axes.errorbar(
-            [x], [100 * y.mean], [bar], fmt=look.marker, color=look.colour, ms=6, elinewidth=1.1
-        )
+    points = {arm.name: _point(arm, measure) for arm in arms}
+    for arm in arms:
+        look, (x, y) = looks[arm.name], points[arm.name]
+        low, high = _bar(y)
+        mean = 100 * y.mean
+        drawn = axes.errorbar([x], [mean], [[mean - low], [high - mean]], color=look.colour)
+        drawn[0].set(marker=look.marker, ms=6, clip_on=False)
+        if learnt_at_last_alone(arm):
+            drawn[0].set(mfc=style.SURFACE)
     _cost_axis(axes, [x for x, _ in points.values()])
     tidy(axes)
     axes.margins(y=0.12)
+    within(axes)
+
+
+def _bar(found: Estimate) -> tuple[float, float]:
+    """The ends of the interval in percent, cut where an accuracy can't be."""
+    mean, half = 100 * found.mean, 100 * (found.half_width or 0.0)
+    return max(0.0, mean - half), min(100.0, mean + half)
 
 
 def _cost_axis(axes: Axes, costs: Sequence[float]) -> None:
@@ -179,27 +200,20 @@ def _cost_axis(axes: Axes, costs: Sequence[float]) -> None:
         axes.set_xlim(-0.03 * max(some), max(some) * 1.1)
 
 
-def _name_costs(axes: Axes, arms: Sequence[Arm], looks: dict[str, Mark], measure: str) -> None:
+def _name_costs(
+    axes: Axes,
+    arms: Sequence[Arm],
+    looks: Mapping[str, Mark],
+    measure: str,
+    edge: Sequence[tuple[float, float]],
+) -> None:
     points, lines = {}, []
     for arm in arms:
         x, y = _point(arm, measure)
         points[arm.name] = (x, 100 * y.mean)
-        half = 100 * (y.half_width or 0.0)
-        lines.append([(x, 100 * y.mean - half), (x, 100 * y.mean + half)])
-    edge = [points[name] for name in front(points)]
+        low, high = _bar(y)
+        lines.append([(x, low), (x, high)])
     for one, other in itertools.pairwise(edge):
         corner = (other[0], one[1])
         lines += [[one, corner], [corner, other]]
     name_points(axes, points, looks, lines)
-
-
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The Pareto front of (cost, value): those than which none is at least as cheap and at least as
-    good, and one of both strictly; by rising cost."""
-    kept: list[str] = []
-    best = float("-inf")
-    for name, (_, value) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
-        if value > best:
-            kept.append(name)
-            best = value
-    return kept

@@ -10,16 +10,17 @@ from matplotlib.figure import Figure
 
 from updater.report import style
 from updater.study.ratios import Curve, over_updates
-from updater.study.report.drawing import Mark, marks, name_lines, new_figure, period_ticks, tidy
+from updater.study.report.drawing import name_lines, new_figure, period_ticks, tidy, within
+from updater.study.report.looks import Mark, marks
 from updater.study.tabulated import Table
 
 
-def as_deployed(table: Table) -> Figure | None:
+def as_deployed(table: Table, scratch: str) -> Figure | None:
     """Mean accuracy that users had over all periods that had closed by then, learnt or not: each
     arm a step line, the mean over seeds. A hollow mark is an update of which not every seed's was
     deployed. Arms without updates to judge (frozen) are drawn beside them. None where nothing was
     replayed."""
-    looks = marks(table)
+    looks = marks(table, scratch)
     arms = [arm for arm in table.arms if arm.name in looks]
     if not (table.judged and arms):
         return None
@@ -39,7 +40,7 @@ def as_deployed(table: Table) -> Figure | None:
         period_ticks(axes, ["first model", *(f"+ {stage.period}" for stage in run.stages[1:])])
         axes.set_ylabel("accuracy that users had, %")
         axes.set_xlim(-0.2, len(run.stages) - 0.5)
-        axes.set_ylim(axes.get_ylim())
+        within(axes)
         tidy(axes)
         name_lines(axes, ends, looks)
     return figure
@@ -47,9 +48,8 @@ def as_deployed(table: Table) -> Figure | None:
 
 def _line(axes: Axes, curve: Curve, deployed: Sequence[bool], look: Mark) -> None:
     xs, ys = list(curve), [100 * found.mean for found in curve.values()]
-    axes.step(
-        [*xs, xs[-1] + 0.5], [*ys, ys[-1]], where="post", color=look.colour, ls=look.dash, lw=1.6
-    )
+    line = axes.step([*xs, xs[-1] + 0.5], [*ys, ys[-1]], where="post", color=look.colour, lw=1.6)[0]
+    line.set(ls=look.dash, clip_on=False)
     for x, y in zip(xs, ys, strict=True):
         fill = look.colour if deployed[x] else style.SURFACE
-        axes.plot([x], [y], look.marker, ms=5, mfc=fill, mec=look.colour)
+        axes.plot([x], [y], look.marker, ms=5, mfc=fill, mec=look.colour, clip_on=False)
