@@ -12,10 +12,9 @@ from updater import config
 from updater.settings import NAME, Settings
 from updater.study import heeded, search
 from updater.study.peers import names
-from updater.study.plan import EVERY, KINDS, Arm
+from updater.study.plan import ARM_SECTIONS, EVERY, KINDS, Arm
 from updater.study.tables import Table
 
-ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch")
 REPLAY_SECTIONS = (*ARM_SECTIONS, "gate")  # of an arm, where the gate judges
 OF_STUDY = {
     "training.seed": ("a study trains every arm with each of its seeds", "name them in [study]"),

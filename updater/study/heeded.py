@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from updater.settings.regularizing import DEFAULT_STRENGTHS
 from updater.study.peers import names
-from updater.study.plan import Arm
+from updater.study.plan import ARM_SECTIONS, Arm
 from updater.study.tables import Table
 
 _ANEW = 'kind = "scratch" trains by [scratch] alone, on everything, held by nothing'
@@ -18,7 +18,7 @@ _UPDATE = 'only kind = "scratch" trains by it; the first model trains by that of
 IGNORED: Mapping[str, Mapping[str, str]] = {
     "update": {"scratch": _UPDATE},
     "average": {"scratch": _UPDATE},
-    "frozen": dict.fromkeys(("rehearsal", "regularizer", "training", "scratch"), _FROZEN),
+    "frozen": dict.fromkeys(ARM_SECTIONS, _FROZEN),
     "scratch": dict.fromkeys(
         (
             *("rehearsal", "regularizer", "training.epochs", "training.learning_rate"),

@@ -11,6 +11,8 @@ KINDS = ("update", "scratch", "frozen", "average", "avalanche")
 EVERY = ("each", "last")
 SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
 """Of the settings: those that a run obeys."""
+ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch")
+"""Those of them that an arm may have of its own."""
 REFERENCE = "rehearsal"
 """The arm that others are compared with, where there is one: what paper A found best alone."""
 
