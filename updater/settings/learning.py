@@ -13,6 +13,7 @@ POLICIES = (
 )
 ADAPTATIONS = ("full", "lora")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+HEADS = ("keep", "align")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,9 @@ class TrainingSettings:
     `adapt = "lora"` trains `lora_rank` directions a matrix, scaled by `lora_alpha / lora_rank`, and
     merges them into the weights afterwards; with `lora_experts` in every routed expert too. 8 and
     32 are NVIDIA AutoModel's for Nemotron 3 Nano.
+
+    `mtp`: what becomes of a multi-token-prediction head. "keep": it is the base's; "align": it is
+    trained after the backbone, on the same examples for as many epochs.
     """
 
     adapt: str = "full"
@@ -126,6 +130,7 @@ class TrainingSettings:
     devices: int = 1
     seed: int = 0
     train_routers: bool = False
+    mtp: str = "keep"
     checkpoint_every_steps: int = 100
     search: SearchSettings = field(default_factory=SearchSettings)
 
@@ -135,6 +140,7 @@ class TrainingSettings:
             raise ValueError("adapt, train_routers: lora has no part for routers; they stay frozen")
         one_of("decay", self.decay, ("cosine", "linear", "constant"))
         one_of("precision", self.precision, PRECISIONS)
+        one_of("mtp", self.mtp, HEADS)
         counts = ("epochs", "batch_size", "accumulate", "devices", "checkpoint_every_steps")
         for name in (*counts, "lora_rank", "lora_alpha"):
             at_least(name, getattr(self, name), 1)
