@@ -65,7 +65,7 @@ def accumulated(before: Held | None, term: Held, *, decay: float) -> Held:
     1805.06370, section 3, whose penalty has another gamma in front of F~; here it is taken in when
     the next term comes, so that gamma = 0 is the newest term alone). With gamma = 1 the
     accumulation of SI (Zenke et al. 2017, arXiv 1703.04200, eq. 5) and of MAS (Aljundi et al. 2018,
-    arXiv 1711.09601, section 4.4).
+    arXiv 1711.09601, section 4).
     """
     if before is None:
         return term

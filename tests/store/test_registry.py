@@ -408,13 +408,12 @@ def test_a_first_making_that_is_killed_is_made_again(tmp_path: Path) -> None:
     making = "import sys; from store.registry import Registry; Registry(*sys.argv[1:]).create()"
     for seconds in (0, 0.3, 1.0, 2.0):
         command = [sys.executable, "-c", making, uri, str(tmp_path / "artifacts"), "w"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         before = written(tmp_path)
-        while written(tmp_path) == before and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(seconds)
-        process.kill()
-        process.wait()
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while written(tmp_path) == before and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(seconds)
+            process.kill()
     (tmp_path / "mlflow.db.partial").write_text("left over")
     (tmp_path / "mlflow.db.partial-wal").write_text("left over")
     made = Registry(uri, str(tmp_path / "artifacts"), "w")
@@ -423,8 +422,8 @@ def test_a_first_making_that_is_killed_is_made_again(tmp_path: Path) -> None:
 
 
 def written(folder: Path) -> set[int]:
-    """What stands for the files of an MLflow database that are there."""
-    return {path.stat().st_ino for path in folder.glob("mlflow.db*")}
+    """What stands for the files of an MLflow database; SQLite may take one away meanwhile."""
+    return {entry.inode() for entry in os.scandir(folder) if entry.name.startswith("mlflow.db")}
 
 
 def test_a_database_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:

@@ -120,6 +120,30 @@ def test_the_criterion_is_the_mean_per_completion_token(
     torch.testing.assert_close(everywhere, sums_b.sum() / counts_b.sum())
 
 
+@pytest.mark.parametrize(
+    ("strategy", "strength"),
+    [
+        *(("ewc", 1e6), ("online_ewc", 1e6), ("si", 1e6), ("mas", 1e3)),
+        *(("lwf", 1e2), ("der", 1e2), ("der++", 1e2), ("replay+ewc", 1e6)),
+    ],
+)
+def test_a_strength_holds_the_weights(
+    base: Path, periods: dict[str, Encoded], strategy: str, strength: float
+) -> None:
+    """With it they end elsewhere than without, from the second period that is trained on."""
+    training = dataclasses.replace(BRIEF, learning_rate=1e-2)
+    ends, starts = [], []
+    for strong in (0.0, strength):
+        model, peer = peer_on(base, strategy, training, strong)
+        starts.append([p.detach().clone() for p in model.parameters()])
+        peer.learn(periods["a"])
+        peer.learn(periods["b"])
+        ends.append([p.detach().clone() for p in model.parameters()])
+    apart = sum(float((one - other).norm()) for one, other in zip(*ends, strict=True))
+    moved = sum(float((one - other).norm()) for one, other in zip(starts[0], ends[0], strict=True))
+    assert apart > 0.01 * moved
+
+
 def test_padding_reaches_to_the_longest_of_the_batch_and_is_not_counted(
     base: Path, periods: dict[str, Encoded]
 ) -> None:

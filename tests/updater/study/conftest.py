@@ -1,12 +1,35 @@
-"""Runs made up for the tests of what is written of a study."""
+"""Runs made up for the tests of what is written of a study, and what real runs are made of."""
 
 import dataclasses
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from study_runs import MONTHS, NUM_HOLDOUT, NUM_TRAIN, SPAN, quiet
 
+from updater.config import override
+from updater.demo import tickets
+from updater.ingest.write import EXAMPLES
+from updater.settings import (
+    FieldTemplates,
+    ModelSettings,
+    PeriodSettings,
+    ScratchSettings,
+    Settings,
+    SourceSettings,
+    TrainingSettings,
+    WorkspaceSettings,
+)
+from updater.study.first import prepare
+from updater.study.job import First, Job
+from updater.study.plan import Arm
 from updater.study.results import Run, Stage
+from updater.study.stream import PeriodData, Stream
+from updater.train.memory import trace_of
 
 PERIODS = ("banking", "credit_cards", "dining", "home", "travel", "work")
 FIRST = PERIODS[:2]
@@ -88,3 +111,55 @@ def _judged(run: Run) -> Run:
         for stage, verdict in zip(run.stages[1:], verdicts, strict=True)
     ]
     return dataclasses.replace(run, stages=(run.stages[0], *stages))
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Stream:
+    data = {}
+    for month in MONTHS:
+        rows = [
+            {"id": t["id"], "prompt": t["text"] + "\nQueue:", "completion": " " + t["category"]}
+            for t in tickets.generate([month], NUM_TRAIN + NUM_HOLDOUT, 0)
+        ]
+        folder = tmp_path_factory.mktemp(month)
+        paths = []
+        for name, some in (("train", rows[:NUM_TRAIN]), ("holdout", rows[NUM_TRAIN:])):
+            step = 2**64 // len(some) + 1
+            keyed = [{"key": n * step, "subject": None, **row} for n, row in enumerate(some)]
+            paths.append(folder / f"{name}.parquet")
+            pq.write_table(pa.Table.from_pylist(keyed, EXAMPLES), paths[-1])
+        data[month] = PeriodData(month, f"digest-{month}", *paths, NUM_TRAIN)
+    return Stream(SPAN, data)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, tiny_json: str) -> Settings:
+    architecture = tmp_path_factory.mktemp("model") / "config.json"
+    architecture.write_text(tiny_json)
+    return Settings(
+        workspace=WorkspaceSettings(name="w"),
+        source=SourceSettings(
+            uri="x.jsonl", fields=FieldTemplates(prompt="{p}", completion="c", date="{d}")
+        ),
+        periods=PeriodSettings(every="month"),
+        model=ModelSettings(architecture=str(architecture), vocabulary_size=300),
+        training=TrainingSettings(epochs=1, batch_size=8),
+        scratch=ScratchSettings(epochs=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def job(stream: Stream, folder: Path, settings: Settings) -> Callable[..., Job]:
+    def made(name: str, kind: str = "update", more: Any = None, **options: Any) -> Job:
+        own = override(settings, more or {"regularizer": {"method": "none"}}, "test")
+        trace = trace_of(own.regularizer)
+        first = First(settings, 0, stream, folder, 1, trace)
+        prepare(first, quiet)
+        return Job(Arm(name, kind, own, **options), first)
+
+    return made

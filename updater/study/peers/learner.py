@@ -15,8 +15,9 @@ where ours has no further update to estimate for. And because it is our trainer'
 token reached are held still by ours alone. What the first model has learnt is one experience of no
 epochs, from which the strategy takes what it takes after training (SI, which measures on the way,
 takes nothing of it); one for each period where the strategy keeps a memory, which shares it out
-among experiences, so that there EWC has a term for each, and costs more. Of the seconds, ours
-alone have those of tokenizing and of reading what is rehearsed.
+among experiences, so that there EWC has a term for each, and costs more. Ours alone is stopped
+where its loss stays finite but rises above twice what guessing costs. Of the seconds, ours alone
+have those of tokenizing and of reading what is rehearsed.
 
 The strategy's memory, importances and copies live in the object, over the whole stream, and are
 not written anywhere: a run that is killed starts over.

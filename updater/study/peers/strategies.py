@@ -9,9 +9,9 @@ Strengths are handed on as the strategy takes them, so one number means differen
 and to us, and each wants a sweep of its own. EWC: no 1/2, and an importance that squares the
 gradient of a batch's mean loss per token, so that it falls with the batch size. MAS: no 1/2, and
 an importance that is half the older one and half the newest period's (ours is the sum).
-SI: 1/2, and importances clipped at 0.001. LwF: the mean divergence per completion token, without
-temperature^2. DER: alpha is the strength and beta 0.5, that of its authors (`der++` here; `der`
-has beta 0), the logits' mean square over all positions, padding too.
+SI: 1/2, and importances clipped at 0.001 (mended on a CPU, see `_SI`). LwF: the mean divergence
+per completion token, without temperature^2. DER: alpha is the strength and beta 0.5, that of its
+authors (`der++` here; `der` has beta 0), the logits' mean square over all positions, padding too.
 
 Left out: iCaRL, CoPE, PackNet, CWR*, BiC, SLDA, GDumb and the multi-head forms, which need classes
 or heads of their own; GSS and MIR, which copy or step the model for every batch.
@@ -57,6 +57,25 @@ class _LwF(library.LwFPlugin):
         self.lwf.prev_classes_by_task[0] = everything
 
 
+class _SI(library.SynapticIntelligencePlugin):
+    """Avalanche's, with copies of the weights that it compares with. Its own `.detach().cpu()`
+    copies on a GPU alone: on a CPU the old weights are the new ones, so that in 0.6.0 no path is
+    measured there and the penalty is 0, whatever the strength."""
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_exp(strategy, **kwargs)
+        _copied(self.ewc_data[0])
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_iteration(strategy, **kwargs)
+        _copied(self.syn_data["old_theta"])
+
+
+def _copied(weights: Mapping[str, library.ParamData]) -> None:
+    for one in weights.values():
+        one.data = one.data.clone()
+
+
 class _Replay(library.ReplayPlugin):
     """Avalanche's, without the warning that its own call of its own buffer brings."""
 
@@ -78,9 +97,7 @@ PLUGINS: Mapping[str, Callable[[Means], library.SupervisedPlugin]] = MappingProx
         "replay": lambda means: _Replay(mem_size=means.budget),
         "ewc": _ewc,
         "online_ewc": _online_ewc,
-        "si": lambda means: library.SynapticIntelligencePlugin(
-            means.regularizer.strength, eps=means.regularizer.damping
-        ),
+        "si": lambda means: _SI(means.regularizer.strength, eps=means.regularizer.damping),
         "mas": lambda means: library.MASPlugin(lambda_reg=means.regularizer.strength),
         "lwf": lambda means: _LwF(means.regularizer.strength, means.regularizer.temperature),
         # memory_strength 0.5 as in Lopez-Paz & Ranzato 2017, section 5.

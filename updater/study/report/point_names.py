@@ -25,7 +25,8 @@ _OFFSETS = np.array([*_NEAREST, *_FURTHER], np.float64)
 """From the point to the side of the name that is next to it; a line of 8-point type is 11 high."""
 
 # What is bad about a place, in units of a whole name on top of a point; chosen by looking.
-_ON_A_NAME, _OUTSIDE, _CROSSING, _ON_A_THING, _PER_POINT = 1000.0, 20.0, 2.0, 0.3, 0.02
+_ON_A_NAME, _OUTSIDE, _THROUGH_A_NAME, _CROSSING = 1000.0, 100.0, 8.0, 2.0
+_ON_A_THING, _PER_POINT = 0.3, 0.02
 
 
 def name_points(
@@ -63,7 +64,7 @@ def name_points(
             + (_common(boxes, things) / area[:, None]).sum(1)
             + _ON_A_THING * (_common(boxes, things) > 0).sum(1)
             + _OUTSIDE * (1 - _common(boxes, inside)[:, 0] / area)
-            + _CROSSING * (_through(threads, names).sum(1) + _through(leaders, boxes).sum(0))
+            + _THROUGH_A_NAME * (_through(threads, names).sum(1) + _through(leaders, boxes).sum(0))
             + _CROSSING * (_crossing(threads, leaders).sum(1) + _through(threads, markers).sum(1))
             + _PER_POINT * length
         )
