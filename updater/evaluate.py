@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.progress import Progress
-from updater.train.encode import Encoded, collate, completion_logits, encode
+from updater.train.encode import Encoded, collate, encode
+from updater.train.likelihood import completion_logits
 
 SCHEMA = pa.schema(
     [

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from updater.train.encode import Batch, Encoded, collate, completion_logits, per_example
+from updater.train.encode import Batch, Encoded, collate
+from updater.train.likelihood import completion_logits, per_example, token_losses
 from updater.train.objective import Objected
 from updater.train.schedule import MicroBatch
 
@@ -79,8 +79,7 @@ class DraftLikelihood:
         """The sum over micro-batch and depths, divided by its normaliser and the depths."""
         sums_b = torch.zeros(len(batch.batch.tokens_bl), device=model.device)
         for draft in _drafts(model, batch.batch):
-            logits_cv = model.lm_head(draft.hidden_cd).float()
-            losses_c = functional.cross_entropy(logits_cv, draft.tokens_c, reduction="none")
+            losses_c = token_losses(model.lm_head, draft.hidden_cd, draft.tokens_c)
             sums_b = sums_b + per_example(losses_c, draft.places_c2[:, 0], len(sums_b))
         sums_b = sums_b / NUM_DRAFTS
         counts_b = batch.batch.targets_bl.sum(1)

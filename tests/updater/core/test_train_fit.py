@@ -224,7 +224,8 @@ def test_the_anchor_pulls_once_a_step_after_accumulation_and_before_clipping(
     run(base, tmp_path, table, training=settings, anchor=spy)
     assert len(spy.gradients) == 2
 
-    from updater.train.encode import collate, encode, negative_log_likelihood
+    from updater.train.encode import collate, encode
+    from updater.train.likelihood import negative_log_likelihood
 
     model, tokenizer = checkpoint.load(base)
     encoded = encode(tokenizer, table, max_length_tokens=64)
