@@ -53,13 +53,13 @@ def _drafts(model: NemotronHForCausalLM, batch: Batch) -> Iterator[_Draft]:
     with torch.no_grad():
         states = model.model(input_ids=tokens_bl, use_cache=False)
         embedded_bld = model.model.embeddings(tokens_bl)
-    hidden_bld = states.last_hidden_state
+    hidden_bld, head = states.last_hidden_state, model.get_submodule("mtp")
     for ahead in range(1, NUM_DRAFTS + 1):
         # Position i has seen token i + ahead, and drafts the one after it.
         known_bld = embedded_bld[:, ahead:]
         if known_bld.shape[1] < 2:
             return
-        hidden_bld = model.mtp(hidden_bld[:, : known_bld.shape[1]], known_bld)
+        hidden_bld = head(hidden_bld[:, : known_bld.shape[1]], known_bld)
         targets_bl = batch.targets_bl[:, ahead + 1 :]
         places_c2 = targets_bl.nonzero()
         places_c2[:, 1] += ahead + 1

@@ -15,6 +15,10 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerFast
 
+PADDING = 0
+"""The token that batches are padded with: `<pad>` of our tokenizers, `<unk>` of NVIDIA's, which no
+text has."""
+
 _TEXTS_AT_ONCE = 4096  # bounds the memory of the tokenizer's own objects
 
 
@@ -132,6 +136,6 @@ def collate(encoded: Encoded, examples: Sequence[int] | np.ndarray) -> Batch:
     places_l = np.arange(int(lengths.max()))
     inside_bl = places_l < lengths[:, None]
     at_bl = np.where(inside_bl, encoded.starts[chosen][:, None] + places_l, 0)
-    tokens_bl = np.where(inside_bl, encoded.tokens[at_bl], 0).astype(np.int64)
+    tokens_bl = np.where(inside_bl, encoded.tokens[at_bl], PADDING).astype(np.int64)
     targets_bl = inside_bl & (places_l >= encoded.prompt_lengths[chosen][:, None])
     return Batch(torch.from_numpy(tokens_bl), torch.from_numpy(targets_bl))

@@ -41,8 +41,8 @@ def test_an_examples_loss_is_its_own_whatever_it_is_padded_with(loaded: Any, lan
 
 
 class Largest(TorchDispatchMode):
-    """How many rows the largest logits had: a matrix as wide as the vocabulary, but for the weight's
-    gradient."""
+    """How many rows the largest logits had: a matrix as wide as the vocabulary that is not the
+    weight's gradient."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -50,9 +50,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.ndim == 2 and out.shape != self.weight:
-            if out.shape[1] == self.weight[1]:
-                self.rows = max(self.rows, out.shape[0])
+        shape = getattr(out, "shape", ())
+        if len(shape) == 2 and shape != self.weight and shape[1] == self.weight[1]:
+            self.rows = max(self.rows, shape[0])
         return out
 
 
