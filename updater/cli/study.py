@@ -50,7 +50,7 @@ def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> i
 
 
 def _show(console: Console, done: "Conducted") -> None:
-    from updater.study.report.words import judged, seeds_of
+    from updater.study.report.words import at_last_alone, judged, seeds_of
 
     shown = Table(
         "arm", "seeds", "all periods", "new", "worst forgetting", "steps", "seconds", box=None
@@ -67,6 +67,7 @@ def _show(console: Console, done: "Conducted") -> None:
     left = "Records" if done.is_part else "Tables, plots and records"
     for sentence in (
         *_stopped(arms),
+        *((late,) if (late := at_last_alone(arms)) else ()),
         *(sentence for arm in arms if (sentence := judged(arm))),
         *_gate_followed(done.study),
         f"Means over the seeds that finished. {left}: {done.folder}",

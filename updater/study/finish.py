@@ -13,7 +13,7 @@ from updater.study.conduct import Conducted
 from updater.study.plan import SECTIONS
 from updater.study.report import exports, outputs
 from updater.study.report.publish import publish
-from updater.study.tabulated import tabulate
+from updater.study.tabulated import Table, tabulate
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -30,7 +30,7 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
     study = done.study
     failed = [{"title": one.title, "why": one.reason} for one in done.failed]
     common = {"study": study.name, "folder": str(done.folder), "failed": failed}
-    table = tabulate(done.runs, study.reference, pairs=study.pairs, sweeps=done.sweeps)
+    table = _table(done)
     if done.is_part:
         return {**exports.answer(table), **common}
     folder = done.folder / REPORT
@@ -48,6 +48,13 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
     except StoreError as error:
         log.warning("the report is written, MLflow has not got it: %s", error)
     return {**answer, **common}
+
+
+def _table(done: Conducted) -> Table:
+    study = done.study
+    return tabulate(
+        done.runs, study.reference, scratch=study.scratch, pairs=study.pairs, sweeps=done.sweeps
+    )
 
 
 def _digest(done: Conducted) -> str:

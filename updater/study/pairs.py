@@ -30,7 +30,7 @@ class Compared:
 
     `accuracy`: of the final average accuracy, corrected for all declared pairs; None without a
     common seed. `seconds` (wall), `steps` (of the optimizer) and training `tokens`: None where
-    there is nothing to divide, because one of the two did no work.
+    one of the two did no work, or one alone learnt at the last update only (`Table.pairing`).
     """
 
     arm: str
@@ -69,11 +69,7 @@ def compared(table: Table) -> list[Compared]:
 
 
 def _pairings(table: Table, measure: str) -> list[Pairing]:
-    by_arm = {arm.name: arm.values(measure) for arm in table.arms}
-    return [
-        Pairing(pair.arm, pair.reference, by_arm[pair.arm], by_arm[pair.reference])
-        for pair in table.pairs
-    ]
+    return [table.pairing(pair.arm, pair.reference, measure) for pair in table.pairs]
 
 
 def ratio(pairing: Pairing) -> Ratio | None:

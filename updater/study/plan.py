@@ -105,3 +105,10 @@ class Study:
     def reference(self) -> str:
         """The arm that the others are compared with, whichever of them ran."""
         return reference([arm.name for arm in self.arms])
+
+    @property
+    def scratch(self) -> str:
+        """The arm that updates are told in percent of: the first that trains from scratch at each
+        update, else the first that does at the last alone; "" without one."""
+        anew = [arm for arm in self.arms if arm.kind == "scratch"]
+        return min(anew, key=lambda arm: EVERY.index(arm.every)).name if anew else ""

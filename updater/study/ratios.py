@@ -14,16 +14,17 @@ Curve = Mapping[int, Estimate]
 """At whole numbers, such as stages of the stream or past periods."""
 
 
-def ratios(table: Table, scratch: str) -> dict[str, dict[str, Curve]]:
+def ratios(table: Table) -> dict[str, dict[str, Curve]]:
     """ "accuracy", "steps" and "seconds" -> arm -> number of past periods when an update began ->
-    its ratio to the scratch arm with the same seed, over seeds. Accuracy is over all periods learnt
+    its ratio to `Table.scratch` with the same seed, over seeds. Accuracy is over all periods learnt
     by then.
 
-    Empty where there is no such arm. Updates at which it trained nothing (`every = "last"`) are no
-    measure of others. Of steps and seconds, arms whose ratios are all 0 are left out: they do
-    nothing. An accuracy of 0 is a result.
+    Empty where there is no such arm. Updates at which one trained nothing because it does at the
+    last alone (`every = "last"`) are no measure, neither of it nor of others. Of steps
+    and seconds, arms whose ratios are all 0 are left out: they do nothing. An accuracy of 0 is a
+    result.
     """
-    whole = table.arm(scratch)
+    whole = table.arm(table.scratch)
     if whole is None:
         return {}
     found: dict[str, dict[str, Curve]] = {}
@@ -31,15 +32,16 @@ def ratios(table: Table, scratch: str) -> dict[str, dict[str, Curve]]:
         base = {run.seed: _where_trained(run, of(run)) for run in whole.finished}
         curves = {}
         for arm in table.arms:
-            pairs = [(of(run), base[run.seed]) for run in arm.finished if run.seed in base]
+            own = {run.seed: _where_told(arm, run, of(run)) for run in arm.finished}
             curve = over_seeds(
                 [
-                    {x: _over(value, other.get(x)) for x, value in own.items()}
-                    for own, other in pairs
+                    {x: _over(value, base[seed].get(x)) for x, value in values.items()}
+                    for seed, values in own.items()
+                    if seed in base
                 ]
             )
             says = curve if name == "accuracy" else any(one.mean for one in curve.values())
-            if arm.name != scratch and says:
+            if arm.name != table.scratch and says:
                 curves[arm.name] = curve
         found[name] = curves
     return found
@@ -57,11 +59,10 @@ def over_updates(arm: Arm) -> Curve:
     return over_seeds([dict(enumerate(over_stream(served(run)))) for run in arm.finished])
 
 
-def learnt_at_last_alone(arm: Arm) -> bool:
-    """It trained at the last of several updates and at none before (`every = "last"`), with each
-    seed that finished: what it cost is no sum over the stream."""
-    learnt = [[stage.steps > 0 for stage in run.stages[1:]] for run in arm.finished]
-    return bool(learnt) and all(len(of) > 1 and of[-1] and sum(of) == 1 for of in learnt)
+def _where_told(
+    arm: Arm, run: Run, values: Mapping[int, float | None]
+) -> Mapping[int, float | None]:
+    return _where_trained(run, values) if arm.learnt_at_last_alone else values
 
 
 def _where_trained(run: Run, values: Mapping[int, float | None]) -> dict[int, float | None]:

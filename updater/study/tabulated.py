@@ -10,7 +10,7 @@ from typing import Any
 
 from updater.errors import InputError
 from updater.study import plan
-from updater.study.comparison import Difference, Estimate, differences, estimate
+from updater.study.comparison import Difference, Estimate, Pairing, differences, estimate
 from updater.study.measures import Measures, measures
 from updater.study.plan import Pair
 from updater.study.results import Run
@@ -22,6 +22,14 @@ no test has to show."""
 
 TIE_RULE = "the smallest value is taken, of texts the first named"
 """As `Sweep.chosen` does."""
+
+OF_EACH_UPDATE = frozenset(
+    {"new_accuracy", "backward_transfer", "forward_transfer", "worst_forgetting"}
+)
+"""Measures for which the arm must have trained at every update, or at none (frozen)."""
+
+SUMS = frozenset({"seconds", "steps", "tokens"})
+"""Measures that add up what each update cost."""
 
 LESS_IS_BETTER = COUNTS | {"worst_forgetting", "seconds", "peak_memory_bytes"}
 
@@ -48,13 +56,24 @@ class Arm:
         """Seed -> why it stopped."""
         return {run.seed: run.failure for run in self.runs if run.failure}
 
+    @cached_property
+    def learnt_at_last_alone(self) -> bool:
+        """It trained at the last of several updates and at none before (`every = "last"`), with
+        each seed that finished: what it cost is no sum over the stream, and what it was worth
+        before then is the first model's."""
+        learnt = [[stage.steps > 0 for stage in run.stages[1:]] for run in self.finished]
+        return bool(learnt) and all(len(of) > 1 and of[-1] and sum(of) == 1 for of in learnt)
+
     def values(self, measure: str) -> dict[int, float]:
-        """Seed -> the measure, of the finished runs in which it is known."""
+        """Seed -> the measure, of the finished runs in which it is known; none of
+        `OF_EACH_UPDATE` where it learnt at the last one alone."""
+        if measure in OF_EACH_UPDATE and self.learnt_at_last_alone:
+            return {}
         found = {seed: getattr(numbers, measure) for seed, numbers in self.measured.items()}
         return {seed: float(value) for seed, value in found.items() if value is not None}
 
     def estimate(self, measure: str) -> Estimate | None:
-        """Over the finished seeds; None where there is none."""
+        """Over the seeds that have a value; None where there is none."""
         values = list(self.values(measure).values())
         return estimate(values) if values else None
 
@@ -62,12 +81,14 @@ class Arm:
 @dataclass(frozen=True)
 class Table:
     """The arms in the study's order, and the one that the others are compared with. `pairs`: of
-    the arms, that were declared besides. `sweeps`: what was tried for those that swept."""
+    the arms, that were declared besides. `sweeps`: what was tried for those that swept.
+    `scratch`: the arm that updates are told in percent of; "" without one."""
 
     arms: tuple[Arm, ...]
     reference: str
     pairs: tuple[Pair, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
+    scratch: str = ""
 
     def arm(self, name: str) -> Arm | None:
         return next((arm for arm in self.arms if arm.name == name), None)
@@ -84,8 +105,23 @@ class Table:
 
     def differences(self, measure: str) -> list[Difference]:
         """Each other arm minus the reference, paired by seed; one family."""
-        by_arm = {arm.name: arm.values(measure) for arm in self.arms}
+        names = [arm.name for arm in self.arms]
+        by_arm = {name: self.pairing(name, self.reference, measure).values for name in names}
         return differences(by_arm, self.reference, counted=measure in COUNTS)
+
+    def pairing(self, name: str, reference: str, measure: str) -> Pairing:
+        """The two arms with their values. Of `SUMS` there are none where one of the two alone
+        learnt at the last update only: the cost of one update is not to be held against that of
+        them all.
+
+        Raises:
+            KeyError: one of them is no arm.
+        """
+        arms = {arm.name: arm for arm in self.arms}
+        one, other = arms[name], arms[reference]
+        if measure in SUMS and one.learnt_at_last_alone != other.learnt_at_last_alone:
+            return Pairing(name, reference, {}, {})
+        return Pairing(name, reference, one.values(measure), other.values(measure))
 
     def claims(self, measure: str) -> dict[str, str]:
         """Arm -> "better", "worse" or "undecided" than the reference, by the family's tests."""
@@ -97,12 +133,14 @@ def tabulate(
     runs: Sequence[Run],
     reference: str = "",
     *,
+    scratch: str = "",
     pairs: Sequence[Pair] = (),
     sweeps: Sequence[Sweep] = (),
 ) -> Table:
     """The runs by arm. Without a named reference it is `plan.reference`.
 
     Args:
+        scratch: as `Table` has it.
         pairs, sweeps: of arms that have runs.
 
     Raises:
@@ -127,7 +165,8 @@ def tabulate(
     arms = tuple(
         Arm(name, tuple(run for _, run in sorted(seeds.items()))) for name, seeds in by_arm.items()
     )
-    return Table(arms, reference or plan.reference(list(by_arm)), tuple(pairs), tuple(sweeps))
+    known = reference or plan.reference(list(by_arm))
+    return Table(arms, known, tuple(pairs), tuple(sweeps), scratch)
 
 
 def chosen(choice: Mapping[str, Any]) -> str:

@@ -95,6 +95,22 @@ def make_study() -> Callable[..., list[Run]]:
 
 
 @pytest.fixture
+def make_late() -> Callable[..., list[Run]]:
+    """An arm that trains at the last update alone, as `every = "last"` has it."""
+
+    def made(arm: str, seeds: int = 3, *, steps: int = 100) -> list[Run]:
+        return [_late(run) for run in arm_runs(arm, 1.0, seeds=seeds, steps=steps, grows=True)]
+
+    return made
+
+
+def _late(run: Run) -> Run:
+    first, *between, last = run.stages
+    still = (Stage(stage.period, first.scores) for stage in between)
+    return dataclasses.replace(run, stages=(first, *still, last))
+
+
+@pytest.fixture
 def make_replay() -> Callable[..., list[Run]]:
     """Arms of which the gate rejects every second update."""
 

@@ -177,6 +177,15 @@ def test_the_table_has_every_arm_and_says_why_one_stopped(folder: Path, make_arm
     assert "accepted" not in said
 
 
+def test_an_arm_that_trained_at_the_last_update_alone_has_dashes_and_the_reason(
+    folder: Path, make_arm: Make, make_late: Make
+) -> None:
+    said = shown(folder, *make_arm("both", 0.9, seeds=1), *make_late("wild", 1)).splitlines()
+    assert said[2].split()[4:6] == ["–", "–"]
+    assert said[3].startswith("Trained at the last update alone: wild. What came before")
+    assert "the last update" not in shown(folder, *make_arm("both", 0.9, seeds=1))
+
+
 REPLAY = STUDY + "[replay]\n"
 
 

@@ -20,7 +20,7 @@ from updater.study.ratios import ratios
 from updater.study.report import heat
 from updater.study.report.drawing import new_figure, spread
 from updater.study.report.looks import MOST_ARMS, costs, front, marks, not_drawn
-from updater.study.report.pictures import pictures
+from updater.study.report.pictures import PICTURES
 from updater.study.report.point_names import name_points
 from updater.study.report.sheets import against_scratch
 from updater.study.results import Run, Stage
@@ -67,7 +67,7 @@ def test_no_other_places_are_nearer(wanted: list[float]) -> None:
 
 def test_twelve_arms_have_twelve_looks(make_arm: Make) -> None:
     table = tabulate([r for n in range(12) for r in make_arm(f"a{n}", 0.5, seeds=1)])
-    looks = marks(table, "scratch")
+    looks = marks(table)
     assert len({(look.colour, str(look.dash)) for look in looks.values()}) == MOST_ARMS
     assert len({look.marker for look in looks.values()}) == MOST_ARMS
 
@@ -77,17 +77,17 @@ def test_of_too_many_arms_the_fronts_the_reference_and_scratch_are_drawn_then_th
     than. Worked by hand: the dearer the worse, but for the last."""
     runs = [a_run(f"a{n:02d}", right=50 - n, steps=100 + n) for n in range(19)]
     runs.append(a_run("a19", right=90, steps=500))
-    table = tabulate(runs, "a15")
+    table = tabulate(runs, "a15", scratch="a17")
     drawn = [*(f"a{n:02d}" for n in range(9)), "a15", "a17", "a19"]
-    assert list(marks(table, "a17")) == drawn
+    assert list(marks(table)) == drawn
     missing = ", ".join(f"a{n:02d}" for n in range(19) if f"a{n:02d}" not in drawn)
-    assert not_drawn(table, "a17") == f"Not drawn, of 20 arms, but in the tables: {missing}."
-    assert not_drawn(tabulate(runs[:12], "a00"), "a17") == ""
+    assert not_drawn(table) == f"Not drawn, of 20 arms, but in the tables: {missing}."
+    assert not_drawn(tabulate(runs[:12], "a00")) == ""
 
 
 def test_a_front_of_more_arms_than_are_drawn_is_drawn_whole() -> None:
     runs = [a_run(f"a{n:02d}", right=50 + n, steps=100 + n) for n in range(15)]
-    looks = marks(tabulate(runs, "a00"), "scratch")
+    looks = marks(tabulate(runs, "a00"))
     assert len(looks) == 15
     assert len({(look.colour, str(look.dash), look.marker) for look in looks.values()}) == 15
 
@@ -96,7 +96,7 @@ def test_the_front_that_is_drawn_is_of_all_arms_and_the_caption_names_those_miss
     """Arms of a file that come after the first twelve beat those."""
     runs = [a_run(f"a{n:02d}", right=40, steps=100 + n) for n in range(14)]
     runs += [a_run("cheap", right=60, steps=50), a_run("good", right=80, steps=200)]
-    picture = pictures()["cost"]
+    picture = PICTURES["cost"]
     table = tabulate(runs, "a00")
     figure = picture.draw(table)
     assert figure is not None
@@ -116,16 +116,16 @@ def test_an_arm_that_trained_at_the_last_update_alone_beats_none_in_cost() -> No
     runs = [early, dataclasses.replace(late, stages=(*stages, late.stages[-1]))]
     table = tabulate(runs, "each")
     assert front(costs(table, "steps")) == ["each"]
-    figure = pictures()["cost"].draw(table)
+    figure = PICTURES["cost"].draw(table)
     assert figure is not None
     (hollow,) = [
         line for line in figure.axes[0].lines if line.get_markerfacecolor() == style.SURFACE
     ]
     assert list(hollow.get_ydata()) == [90]  # type: ignore[arg-type]
-    assert "at the last update alone, at the cost of one: late." in pictures()["cost"].explained(
+    assert "at the last update alone, at the cost of one: late." in PICTURES["cost"].explained(
         table
     )
-    assert "at the last update" not in pictures()["cost"].explained(tabulate([early], "each"))
+    assert "at the last update" not in PICTURES["cost"].explained(tabulate([early], "each"))
 
 
 def named(points: dict[str, tuple[float, float]]) -> Axes:
@@ -134,7 +134,7 @@ def named(points: dict[str, tuple[float, float]]) -> Axes:
     with style.styled():
         axes = new_figure(300).add_subplot()
         axes.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.1))
-        name_points(axes, points, marks(table, "scratch"), [])
+        name_points(axes, points, marks(table), [])
         axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     return axes
 
@@ -199,7 +199,7 @@ def test_ratios_are_paired_by_seed_and_keyed_by_past_periods() -> None:
 
     runs = [run("up", 0, 4, 10), run("up", 1, 0, 20), run("up", 7, 9, 99)]
     runs += [run("scratch", 0, 8, 100), run("scratch", 1, 8, 100), run("still", 0, 4, 0)]
-    found = ratios(tabulate(runs, "up"), "scratch")
+    found = ratios(tabulate(runs, "up", scratch="scratch"))
     assert found["accuracy"]["up"][1].mean == pytest.approx((12 / 16 + 8 / 16) / 2)
     assert found["steps"]["up"][1].mean == pytest.approx(0.15)
     assert "still" not in found["steps"]
@@ -207,8 +207,18 @@ def test_ratios_are_paired_by_seed_and_keyed_by_past_periods() -> None:
     assert "scratch" not in found["accuracy"]
 
 
+def test_an_arm_of_any_name_is_what_updates_are_drawn_against(make_arm: Make) -> None:
+    runs = [*make_arm("up", 0.9, seeds=1), *make_arm("anew", 1.0, seeds=1, grows=True)]
+    table = tabulate(runs, scratch="anew")
+    assert PICTURES["ratio"].draw(table) is not None
+    assert "in percent of the arm anew with" in PICTURES["ratio"].explained(table)
+    sheet = against_scratch(table)
+    assert sheet is not None
+    assert (sheet.title, [row[0] for row in sheet.rows]) == ("The last update against anew", ["up"])
+
+
 def test_without_a_scratch_arm_there_are_no_ratios(make_arm: Make) -> None:
-    assert ratios(tabulate(make_arm("one", 0.9)), "scratch") == {}
+    assert ratios(tabulate(make_arm("scratch", 0.9))) == {}
 
 
 def test_the_heatmap_tells_forgetting_in_points(make_arm: Make) -> None:
@@ -241,11 +251,11 @@ def test_each_number_of_the_heatmap_is_black_or_white_whichever_contrasts_more(
 def test_an_arm_that_knows_nothing_any_more_stays_in_the_table_and_the_curves() -> None:
     runs = [a_run("blank", right=0, steps=10, updates=2)]
     runs += [a_run(name, right=80, steps=100, updates=2) for name in ("scratch", "same")]
-    table = tabulate(runs, "scratch")
-    sheet = against_scratch(table, "scratch")
+    table = tabulate(runs, "scratch", scratch="scratch")
+    sheet = against_scratch(table)
     assert sheet is not None
     assert sheet.rows[0] == ("blank", "0.0 %", "10.0 %", "10.0 %")
-    figure = pictures()["ratio"].draw(table)
+    figure = PICTURES["ratio"].draw(table)
     assert figure is not None
     assert "blank" in {text.get_text() for text in figure.axes[0].texts}
 
@@ -253,7 +263,7 @@ def test_an_arm_that_knows_nothing_any_more_stays_in_the_table_and_the_curves() 
 def test_with_one_number_of_past_periods_there_is_no_curve_against_scratch() -> None:
     def draw(updates: int) -> Figure | None:
         runs = [a_run(arm, right=80, steps=9, updates=updates) for arm in ("scratch", "rehearsal")]
-        return pictures()["ratio"].draw(tabulate(runs, "rehearsal"))
+        return PICTURES["ratio"].draw(tabulate(runs, "rehearsal", scratch="scratch"))
 
     assert draw(1) is None
     assert draw(2) is not None
@@ -275,7 +285,7 @@ def test_no_axis_band_or_bar_of_accuracy_leaves_what_can_be(picture: str) -> Non
             )
             for run in runs
         ]
-    figure = pictures()[picture].draw(tabulate(runs, "low"))
+    figure = PICTURES[picture].draw(tabulate(runs, "low"))
     assert figure is not None
     for axes in figure.axes:
         low, high = axes.get_ylim()

@@ -1,6 +1,9 @@
-"""What MLflow is told of a study's arms: where they differ, and nothing that they share."""
+"""What MLflow is told of a study's arms, and which of them updates are measured against."""
 
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from updater.config import override
 from updater.settings import (
@@ -11,8 +14,10 @@ from updater.settings import (
     WorkspaceSettings,
 )
 from updater.study.conduct import Conducted
-from updater.study.finish import _differing, _digest
+from updater.study.finish import _differing, _digest, _table
 from updater.study.plan import Arm, Span, Study
+from updater.study.ratios import ratios
+from updater.study.results import Run
 
 SETTINGS = Settings(
     workspace=WorkspaceSettings(name="w"),
@@ -51,3 +56,32 @@ def test_a_renamed_arm_is_another_run_of_mlflow_as_another_setting_is() -> None:
 
     assert digest("replay", "k") == digest("replay", "k")
     assert len({digest("replay", "k"), digest("other", "k"), digest("replay", "l")}) == 3
+
+
+def a_study(*arms: Arm) -> Study:
+    return Study("s", (0,), Span(("a",), ("b",)), None, arms, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [
+        ({"late": ("scratch", "last"), "anew": ("scratch", "each"), "too": ("scratch", "each")}, 1),
+        ({"up": ("update", "each"), "late": ("scratch", "last"), "too": ("scratch", "last")}, 1),
+        ({"scratch": ("update", "each")}, None),
+    ],
+)
+def test_scratch_is_an_arm_by_its_kind_rather_one_that_trains_at_each_update(
+    kinds: dict[str, tuple[str, str]], found: int | None
+) -> None:
+    study = a_study(*(Arm(name, kind, SETTINGS, every) for name, (kind, every) in kinds.items()))
+    assert study.scratch == ("" if found is None else list(kinds)[found])
+
+
+def test_the_table_has_the_plans_scratch_whatever_it_is_called(
+    make_arm: Callable[..., list[Run]],
+) -> None:
+    study = a_study(Arm("up", "update", SETTINGS), Arm("anew", "scratch", SETTINGS))
+    runs = (*make_arm("up", 0.9, seeds=1), *make_arm("anew", 1.0, seeds=1, grows=True))
+    table = _table(Conducted(study, runs, (), Path(), keys=(), is_part=False))
+    assert table.scratch == "anew"
+    assert ratios(table)["accuracy"].keys() == {"up"}

@@ -18,8 +18,10 @@ _NAME = 24  # characters
 
 def forgetting(table: Table) -> Figure | None:
     """Best accuracy so far minus final accuracy on each period but the last, mean over seeds, in
-    points. None where nothing could be forgotten."""
-    rows = {arm.name: _forgotten(arm) for arm in table.arms if arm.finished}
+    points. None where nothing could be forgotten. Of an arm that trained at the last update alone
+    the best before was the first model's: it has no row."""
+    arms = [arm for arm in table.arms if arm.finished and not arm.learnt_at_last_alone]
+    rows = {arm.name: _forgotten(arm) for arm in arms}
     periods = list(dict.fromkeys(period for row in rows.values() for period in row))
     if not periods:
         return None

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from updater.report import style
-from updater.study.ratios import learnt_at_last_alone
 from updater.study.tabulated import Arm, Table
 
 MOST_ARMS = 12
@@ -31,15 +30,19 @@ class Mark:
     marker: str
 
 
-def marks(table: Table, scratch: str) -> dict[str, Mark]:
+def marks(table: Table) -> dict[str, Mark]:
     """Arm -> its look, of those that are drawn, in the study's order: finished with some seed, and
-    of more than `MOST_ARMS` the reference, `scratch`, those on a Pareto front, and then the first.
+    of more than `MOST_ARMS` the reference, scratch, those on a Pareto front, and then the first.
 
     Should those alone be more than `MOST_ARMS` all of them are drawn: a front that left out one of
     its arms would be false. The thirteenth then has the first one's line, with another marker.
     """
     finished = [arm.name for arm in _finished(table)]
-    musts = {table.reference, scratch, *(n for cost in COSTS for n in front(costs(table, cost)))}
+    musts = {
+        table.reference,
+        table.scratch,
+        *(n for cost in COSTS for n in front(costs(table, cost))),
+    }
     kept = [name for name in finished if name in musts]
     others = [name for name in finished if name not in musts]
     drawn = {*kept, *others[: max(0, MOST_ARMS - len(kept))]}
@@ -60,7 +63,7 @@ def costs(table: Table, measure: str) -> dict[str, tuple[float, float]]:
     return {
         arm.name: (across.mean, up.mean)
         for arm in _finished(table)
-        if not learnt_at_last_alone(arm)
+        if not arm.learnt_at_last_alone
         if (across := arm.estimate(measure)) is not None
         if (up := arm.estimate("final_average_accuracy")) is not None
     }
@@ -78,9 +81,9 @@ def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return kept
 
 
-def not_drawn(table: Table, scratch: str) -> str:
+def not_drawn(table: Table) -> str:
     """A sentence on the arms that finished and are not drawn, being too many; "" without any."""
-    drawn = marks(table, scratch)
+    drawn = marks(table)
     names = [arm.name for arm in _finished(table) if arm.name not in drawn]
     why = f"Not drawn, of {len(drawn) + len(names)} arms, but in the tables"
     return f"{why}: {', '.join(names)}." if names else ""
@@ -88,9 +91,16 @@ def not_drawn(table: Table, scratch: str) -> str:
 
 def not_compared(table: Table) -> str:
     """A sentence on the arms whose costs are of one update; "" without any."""
-    names = [arm.name for arm in _finished(table) if learnt_at_last_alone(arm)]
+    names = [arm.name for arm in _finished(table) if arm.learnt_at_last_alone]
     why = "Left out of the front, and hollow where drawn: trained at the last update alone, at the"
     return f"{why} cost of one: {', '.join(names)}." if names else ""
+
+
+def not_forgotten(table: Table) -> str:
+    """A sentence on the arms of which no forgetting is told; "" without any."""
+    names = [arm.name for arm in _finished(table) if arm.learnt_at_last_alone]
+    why = "No row for those that trained at the last update alone"
+    return f"{why}: {', '.join(names)}." if names else ""
 
 
 def _finished(table: Table) -> list[Arm]:

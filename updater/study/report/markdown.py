@@ -12,7 +12,7 @@ from updater.study.report.sheets import sheets
 from updater.study.tabulated import Table
 
 
-def markdown(table: Table, drawn: Mapping[str, Picture], *, title: str, scratch: str) -> str:
+def markdown(table: Table, drawn: Mapping[str, Picture], *, title: str) -> str:
     """The page.
 
     Args:
@@ -28,8 +28,10 @@ def markdown(table: Table, drawn: Mapping[str, Picture], *, title: str, scratch:
     ):
         if sentences:
             parts += [f"## {heading}", *([_escaped(how)] if how else []), _bullets(sentences)]
-    for sheet in sheets(table, scratch):
+    for sheet in sheets(table):
         parts += [f"## {_escaped(sheet.title)}", _escaped(sheet.how), _table(sheet)]
+        if sheet.below:
+            parts.append(_escaped(sheet.below))
     for name, picture in drawn.items():
         parts += [
             f"## {picture.title}",

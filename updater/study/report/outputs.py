@@ -17,7 +17,7 @@ from updater.study.replay import replayed
 from updater.study.report.exports import answer, arms_csv, as_json, pairs_csv, runs_csv, sweeps_csv
 from updater.study.report.markdown import markdown
 from updater.study.report.page import render
-from updater.study.report.pictures import SCRATCH, Picture, pictures
+from updater.study.report.pictures import PICTURES, Picture
 from updater.study.tabulated import Table
 
 PAGE = "study.html"
@@ -26,22 +26,19 @@ TABLE = "study.json"
 CSVS = {"runs": runs_csv, "arms": arms_csv, "pairs": pairs_csv, "sweeps": sweeps_csv}
 
 
-def write(table: Table, folder: Path, *, title: str, scratch: str = SCRATCH) -> dict[str, Any]:
+def write(table: Table, folder: Path, *, title: str) -> dict[str, Any]:
     """The folder has study.html, study.md, study.json, arms.csv (means and differences), runs.csv,
     pairs.csv where pairs were declared, sweeps.csv where arms swept, and each picture as SVG and
     PNG; what comes back is the answer of `updater study --json`.
-
-    Args:
-        scratch: the arm that trains on everything, if there is one.
 
     Raises:
         OSError: the folder can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = _draw(table, folder, scratch)
+    drawn = _draw(table, folder)
     shown = {name: picture for name, (picture, _) in drawn.items()}
-    write_text(folder / TEXT, markdown(table, shown, title=title, scratch=scratch))
-    write_text(folder / PAGE, render(table, drawn, title=title, scratch=scratch))
+    write_text(folder / TEXT, markdown(table, shown, title=title))
+    write_text(folder / PAGE, render(table, drawn, title=title))
     for name, as_text in CSVS.items():
         text = as_text(table)
         path = folder / f"{name}.csv"
@@ -49,14 +46,14 @@ def write(table: Table, folder: Path, *, title: str, scratch: str = SCRATCH) -> 
             write_text(path, text)
         else:
             path.unlink(missing_ok=True)  # of another study that lay here
-    write_json(folder / TABLE, {**as_json(table), **_more(table, scratch)})
+    write_json(folder / TABLE, {**as_json(table), **_more(table)})
     return answer(table)
 
 
-def _draw(table: Table, folder: Path, scratch: str) -> dict[str, tuple[Picture, Figure]]:
+def _draw(table: Table, folder: Path) -> dict[str, tuple[Picture, Figure]]:
     """The pictures that have something to show, which are in the folder."""
     drawn = {}
-    for name, picture in pictures(scratch).items():
+    for name, picture in PICTURES.items():
         figure = picture.draw(table)
         if figure is not None:
             drawn[name] = (picture, figure)
@@ -68,12 +65,12 @@ def _draw(table: Table, folder: Path, scratch: str) -> dict[str, tuple[Picture, 
     return drawn
 
 
-def _more(table: Table, scratch: str) -> dict[str, Any]:
+def _more(table: Table) -> dict[str, Any]:
     """Ratios to scratch by number of past periods, and what replays came to; where there are."""
     return {
         "ratios": {
             name: {arm: {x: asdict(one) for x, one in curve.items()} for arm, curve in arms.items()}
-            for name, arms in ratios(table, scratch).items()
+            for name, arms in ratios(table).items()
         },
         "replays": {
             arm.name: {

@@ -21,9 +21,7 @@ from updater.study.report.sheets import sheets
 from updater.study.tabulated import Table
 
 
-def render(
-    table: Table, drawn: Mapping[str, tuple[Picture, Figure]], *, title: str, scratch: str
-) -> str:
+def render(table: Table, drawn: Mapping[str, tuple[Picture, Figure]], *, title: str) -> str:
     """The page, a whole HTML document.
 
     Args:
@@ -43,7 +41,7 @@ def render(
         pairs=pair_report.sentences(table),
         failures=[sentence for arm in table.arms for sentence in words.stopped(arm)],
         choices=sweep_report.sentences(table),
-        sheets=[(sheet, aligned(sheet)) for sheet in sheets(table, scratch)],
+        sheets=[(sheet, aligned(sheet)) for sheet in sheets(table)],
         pictures=[
             {
                 "title": picture.title,

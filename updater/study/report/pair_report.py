@@ -11,6 +11,7 @@ from updater.study.report.sheet import Sheet
 from updater.study.report.words import (
     CLAIMED,
     TONES,
+    at_last_alone,
     difference,
     in_points,
     p_value,
@@ -25,6 +26,7 @@ TITLE = "Declared pairs"
 def sheet(table: Table) -> Sheet:
     """A row for each pair: accuracy with its worst case, and the ratios of the costs."""
     found = compared(table)
+    paired = {name for pair in found for name in (pair.arm, pair.reference)}
     return Sheet(
         title=TITLE,
         how="The arm minus the one it is measured against, paired by seed, in points of final "
@@ -41,6 +43,7 @@ def sheet(table: Table) -> Sheet:
         ),
         rows=tuple(_row(pair) for pair in found),
         tones=tuple(TONES[pair.claim] for pair in found),
+        below=at_last_alone([arm for arm in table.arms if arm.name in paired]),
     )
 
 

@@ -1,9 +1,8 @@
 """A study's curves: accuracy over the stream, against cost, and against scratch on everything.
 
-Each takes the table and the name of the arm that trains from scratch, and returns a figure, or
-None where there is nothing to draw. Bands and bars are 95 % intervals over seeds (Student's t), cut
-where an accuracy can't be, and absent with one seed. Called by
-`updater.study.report.pictures`.
+Each takes the table and returns a figure, or None where there is nothing to draw. Bands and bars
+are 95 % intervals over seeds (Student's t), cut where an accuracy can't be, and absent with one
+seed. Called by `updater.study.report.pictures`.
 """
 
 import itertools
@@ -15,19 +14,19 @@ from matplotlib.ticker import NullLocator
 
 from updater.report import style
 from updater.study.comparison import Estimate
-from updater.study.ratios import Curve, learnt_at_last_alone, over_updates, ratios
+from updater.study.ratios import Curve, over_updates, ratios
 from updater.study.report.drawing import name_lines, new_figure, period_ticks, tidy, within
 from updater.study.report.looks import COSTS, Mark, costs, front, marks
 from updater.study.report.point_names import name_points
 from updater.study.tabulated import Arm, Table
 
 
-def stream(table: Table, scratch: str) -> Figure | None:
+def stream(table: Table) -> Figure | None:
     """Mean accuracy over the periods learnt by then, after the first model and each update. None of
     a replay, of which `served.as_deployed` draws the same with what the gate said."""
     if table.judged:
         return None
-    looks = marks(table, scratch)
+    looks = marks(table)
     curves = {
         arm.name: curve for arm in table.arms if arm.name in looks and (curve := over_updates(arm))
     }
@@ -45,15 +44,15 @@ def stream(table: Table, scratch: str) -> Figure | None:
     return figure
 
 
-def ratio(table: Table, scratch: str) -> Figure | None:
+def ratio(table: Table) -> Figure | None:
     """An update against training from scratch on everything, by the number of past periods: the
     accuracy over all periods learnt by then, and the optimizer steps, each in percent of it.
 
     None where there is no such arm, or no other; nor with one number of past periods, as with one
     update or `every = "last"`: a point makes no curve, and the table says as much.
     """
-    looks = marks(table, scratch)
-    found = ratios(table, scratch)
+    looks = marks(table)
+    found = ratios(table)
     drawn = [
         (label, target, curves)
         for name, label, target in _RATIOS
@@ -113,11 +112,11 @@ def _name_ends(axes: Axes, curves: Mapping[str, Curve], looks: dict[str, Mark]) 
     name_lines(axes, ends, looks)
 
 
-def cost(table: Table, scratch: str) -> Figure | None:
+def cost(table: Table) -> Figure | None:
     """Final average accuracy against the wall seconds and the optimizer steps of all updates, with
     the Pareto front: of all arms whose costs compare, those that none beats in both. An arm that
     trained at the last update alone is hollow. None without a finished arm."""
-    looks = marks(table, scratch)
+    looks = marks(table)
     arms = [arm for arm in table.arms if arm.name in looks]
     if not arms:
         return None
@@ -171,7 +170,7 @@ def _cost_panel(
         mean = 100 * y.mean
         drawn = axes.errorbar([x], [mean], [[mean - low], [high - mean]], color=look.colour)
         drawn[0].set(marker=look.marker, ms=6, clip_on=False)
-        if learnt_at_last_alone(arm):
+        if arm.learnt_at_last_alone:
             drawn[0].set(mfc=style.SURFACE)
     _cost_axis(axes, [x for x, _ in points.values()])
     tidy(axes)

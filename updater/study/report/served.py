@@ -15,12 +15,12 @@ from updater.study.report.looks import Mark, marks
 from updater.study.tabulated import Table
 
 
-def as_deployed(table: Table, scratch: str) -> Figure | None:
+def as_deployed(table: Table) -> Figure | None:
     """Mean accuracy that users had over all periods that had closed by then, learnt or not: each
     arm a step line, the mean over seeds. A hollow mark is an update of which not every seed's was
     deployed. Arms without updates to judge (frozen) are drawn beside them. None where nothing was
     replayed."""
-    looks = marks(table, scratch)
+    looks = marks(table)
     arms = [arm for arm in table.arms if arm.name in looks]
     if not (table.judged and arms):
         return None

@@ -13,7 +13,8 @@ WORDS = frozenset({"arm", "against", "at the end", "final accuracy is", "choice"
 @dataclass(frozen=True)
 class Sheet:
     """A table of texts: a heading and an explanation, the columns' names, rows. For each row, where
-    they are given, `tones` has "good", "bad" or "", and `notes` what else is to say of it."""
+    they are given, `tones` has "good", "bad" or "", and `notes` what else is to say of it.
+    `below`: what is to say of several, under the table."""
 
     title: str
     how: str
@@ -21,6 +22,7 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
     tones: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    below: str = ""
 
 
 def aligned(sheet: Sheet) -> Sequence[bool]:

@@ -15,6 +15,7 @@ from updater.study.report.words import (
     CLAIMED,
     COLUMNS,
     TONES,
+    at_last_alone,
     difference,
     p_value,
     points,
@@ -26,11 +27,11 @@ from updater.study.report.words import (
 from updater.study.tabulated import Arm, Table
 
 
-def sheets(table: Table, scratch: str) -> list[Sheet]:
+def sheets(table: Table) -> list[Sheet]:
     """All that have something to say, in the page's order."""
     found = [
         *(results(table), paired(table), pair_report.sheet(table)),
-        *(against_scratch(table, scratch), releases(table), sweep_report.sheet(table)),
+        *(against_scratch(table), releases(table), sweep_report.sheet(table)),
     ]
     return [sheet for sheet in found if sheet is not None and sheet.rows]
 
@@ -51,6 +52,7 @@ def results(table: Table) -> Sheet:
         columns=("arm", "seeds", *(COLUMNS[name].title for name in shown)),
         rows=tuple(_row(arm, shown) for arm in table.arms),
         notes=tuple("; ".join(stopped(arm)) for arm in table.arms),
+        below=at_last_alone(table.arms),
     )
 
 
@@ -101,20 +103,21 @@ def paired(table: Table) -> Sheet:
         ),
         rows=tuple(rows),
         tones=tuple(tones),
+        below=at_last_alone(table.arms),
     )
 
 
-def against_scratch(table: Table, scratch: str) -> Sheet | None:
+def against_scratch(table: Table) -> Sheet | None:
     """The last update of each arm in percent of scratch; None without that arm."""
-    found = ratios(table, scratch)
+    found = ratios(table)
     if not found or not found["accuracy"]:
         return None
     num_past = max(x for curve in found["accuracy"].values() for x in curve)
     names = ("accuracy", "steps", "seconds")
     return Sheet(
-        title=f"The last update against {scratch}",
-        how=f"In percent of what {scratch} reaches and costs with the same seed on everything, "
-        f"with {num_past} past periods.",
+        title=f"The last update against {table.scratch}",
+        how=f"In percent of what {table.scratch} reaches and costs with the same seed on "
+        f"everything, with {num_past} past periods.",
         columns=("arm", *names),
         rows=tuple(
             (arm, *(_ratio(found[name].get(arm, {}), num_past) for name in names))

@@ -3,7 +3,7 @@
 Pure text; no markup. Called by `updater.study.report.sheets`, `page` and `markdown`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from updater.report import style
@@ -118,6 +118,16 @@ def stopped(arm: Arm) -> list[str]:
         f"{arm.name}, seed {seed}, stopped: {(why.splitlines() or [''])[0]}"
         for seed, why in arm.failures.items()
     ]
+
+
+def at_last_alone(arms: Sequence[Arm]) -> str:
+    """Why those of the arms have dashes that trained at the last update alone; "" without one."""
+    names = [arm.name for arm in arms if arm.learnt_at_last_alone]
+    why = (
+        "What came before is the first model's, so that new period, transfers and forgetting would "
+        "say nothing of them; they cost one update, which is compared with no sum over all."
+    )
+    return f"Trained at the last update alone: {', '.join(names)}. {why}" if names else ""
 
 
 def seeds_of(arm: Arm) -> str:
