@@ -96,9 +96,11 @@ def _ready(
 ) -> Ready:
     """The checkpoint `start` is loaded, the tables are tokens, and the guards know its weights."""
     from updater.nemotron import checkpoint
+    from updater.train.adapt import frozen_dtype
     from updater.train.lesson import Lesson
 
-    student = Student(*checkpoint.load(start))
+    dtype = frozen_dtype(training_of(workspace, update), checkpoint.check(start))
+    student = Student(*checkpoint.load(start, dtype=dtype))
     longest = workspace.settings.model.max_length_tokens
     lesson = Lesson.of(student.tokenizer, tables.new, tables.rehearsed, max_length_tokens=longest)
     memory = importance_step.memory(workspace, update, student.model)

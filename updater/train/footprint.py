@@ -91,7 +91,8 @@ def footprint(
                 parameter.data = parameter.data.to(frozen_dtype)
         activations = kept_bytes(model, training.batch_size, length, kernels=kernels)
     holds = regularizer.method in HOLD_WEIGHTS
-    anchor = sum(weight.numel() for weight in held.values()) * frozen_dtype.itemsize
+    of_each = frozen_dtype.itemsize if adaptation.factors else 4
+    anchor = of_each * sum(weight.numel() for weight in held.values())
     return Footprint(
         weights=4 * sizes[True] + frozen_dtype.itemsize * sizes[False],
         gradients=4 * sizes[True],
