@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from regularizers import fused
+from regularizers.finite import check_weight
 from regularizers.formats import Factored, Weight, parts, whole
 from regularizers.shards import local, over_shards, sharded_like, weight_sharded_like
 
@@ -57,8 +58,9 @@ class QuadraticAnchor:
         strength: finite, at least 0.
 
     Raises:
-        ValueError: a bad strength, an importance that is negative, not finite, of another shape
-            than its anchor, or without one.
+        ValueError: a bad strength, an importance that is negative, of another shape than its
+            anchor, or without one.
+        NotFiniteError: an importance that is not finite.
     """
 
     def __init__(
@@ -178,8 +180,7 @@ def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> No
             shapes = f"{tuple(weight.shape)}, its anchor {tuple(anchor[name].shape)}"
             raise ValueError(f"importance of {name!r} has shape {shapes}")
         for part in map(local, parts(weight)):
-            if not bool(((part >= 0) & part.isfinite()).all()):
-                raise ValueError(f"importance of {name!r} must be finite and at least 0")
+            check_weight(name, part)
 
 
 def _snapshot(tensor: Tensor) -> Tensor:

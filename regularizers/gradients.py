@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from regularizers.finite import NotFiniteError
+
 T = TypeVar("T")
 Progress = Callable[[int], None]
 
@@ -33,7 +35,8 @@ def mean_over(
 
     Raises:
         ValueError: no example, no parameter that needs a gradient, or an objective that is not a
-            finite scalar.
+            scalar.
+        NotFiniteError: a loss that is not finite.
     """
     leaves = {name: leaf for name, leaf in parameters.items() if leaf.requires_grad}
     if not leaves:
@@ -68,4 +71,4 @@ def _check(loss: Tensor, size: int, done: int) -> None:
         raise ValueError(f"the loss {place} has shape {tuple(loss.shape)}: must be a scalar")
     if not bool(torch.isfinite(loss)):
         value = loss.detach().item()
-        raise ValueError(f"the loss {place} is {value}: the model diverges on that example")
+        raise NotFiniteError(f"the loss {place} is {value}: the model diverges on that example")

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from regularizers.finite import check_weight
 from regularizers.formats import (
     FORMATS,
     Factored,
@@ -44,8 +45,8 @@ class Importance:
         format: one of `formats.FORMATS`, in which every tensor is kept.
 
     Raises:
-        ValueError: a tensor is of another type than its format has, or has a negative or
-            non-finite entry.
+        ValueError: a tensor is of another type than its format has, or has a negative entry.
+        NotFiniteError: a tensor has an entry that is not finite.
     """
 
     tensors: Mapping[str, Weight]
@@ -65,8 +66,7 @@ class Importance:
             for tensor in parts(weight):
                 if tensor.dtype != wanted:
                     raise ValueError(f"importance of {name!r} is {tensor.dtype}: must be {wanted}")
-                if not bool(((tensor >= 0) & tensor.isfinite()).all()):
-                    raise ValueError(f"importance of {name!r} must be finite and at least 0")
+                check_weight(name, tensor)
 
     @property
     def num_bytes(self) -> int:

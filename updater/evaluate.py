@@ -13,9 +13,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+from updater.errors import UpdateError
 from updater.progress import Progress
 from updater.train.encode import Encoded, collate, encode
 from updater.train.likelihood import completion_logits
+from updater.train.record import RATE
 
 SCHEMA = pa.schema(
     [
@@ -57,6 +59,20 @@ def outcomes(
         skip_special_tokens=True,
     )
     return _in_order(table, encoded, {"correct": correct, "loss": losses, "predicted": spoken})
+
+
+def of_numbers(answered: pa.Table) -> pa.Table:
+    """The outcomes, of which each loss that is there is a number: for who chooses by them.
+
+    Raises:
+        UpdateError: one is not.
+    """
+    if not np.isfinite(answered["loss"].drop_null().to_numpy()).all():
+        raise UpdateError(
+            "the model's losses are no numbers: its training has gone too far, so that nothing can"
+            f" be chosen by them; lower {RATE}, or take another rehearsal.policy"
+        )
+    return answered
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regularizers.formats import FORMATS, kept, num_bytes, whole
-from regularizers.methods import METHODS
 from regularizers.scale import SCALES, scaled
 from updater.settings import RegularizerSettings, regularizing
 
@@ -45,11 +44,11 @@ def test_an_unknown_scale_is_refused() -> None:
     assert regularizing.SCALES == SCALES
 
 
-def test_what_holds_weights_has_one_default_strength_when_scaled() -> None:
-    assert {name.partition(",")[0] for name in METHODS} == set(regularizing.HOLD_WEIGHTS)
+def test_what_is_scaled_has_one_default_strength() -> None:
     for method in regularizing.REGULARIZERS:
         plain, scale = (RegularizerSettings(method=method, scale=s) for s in SCALES)
         assert plain.penalty_strength == regularizing.DEFAULT_STRENGTHS.get(method, 0)
-        holds = method in regularizing.HOLD_WEIGHTS
-        assert (scale.penalty_strength == regularizing.SCALED_STRENGTH) == holds
+        is_scaled = "scale" in regularizing.METHODS[method].heeds
+        expected = regularizing.SCALED_STRENGTH if is_scaled else plain.penalty_strength
+        assert scale.penalty_strength == expected
         assert RegularizerSettings(method=method, strength=2.0).penalty_strength == 2

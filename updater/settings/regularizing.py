@@ -3,23 +3,55 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from updater.settings.rules import at_least, fraction, one_of, positive
 
-REGULARIZERS = ("none", "l2", "ewc", "online_ewc", "si", "mas", "lwf", "der", "der++", "agem")
-HOLD_WEIGHTS = ("l2", "ewc", "online_ewc", "si", "mas")
 ESTIMATORS = ("empirical", "sampled", "optimizer")
-DEFAULT_STRENGTHS: Mapping[str, float] = MappingProxyType(
+
+
+class Method(NamedTuple):
+    """One method, as the settings know it.
+
+    `strength`: the default one; None: it has none. `importance`: where that of the weights comes
+    from that it holds, as `regularizers.methods` names it: "ones", "fisher", "mas" or "path"; "":
+    it holds none. `own`: the settings that it obeys, beside its strength.
+    """
+
+    strength: float | None = None
+    importance: str = ""
+    own: tuple[str, ...] = ()
+
+    @property
+    def heeds(self) -> tuple[str, ...]:
+        """The settings of [regularizer] that it obeys, whatever the others say. Ones are their own
+        mean and need no memory, so that `l2` obeys neither `scale` nor `format`."""
+        return self.own if self.strength is None else ("strength", *self.own)
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
     {
-        "l2": 1e-3,
-        "ewc": 1.0,
-        "online_ewc": 1.0,
-        "si": 1.0,
-        "mas": 1e-6,
-        "lwf": 0.1,
-        "der": 1.0,
-        "der++": 1.0,
+        "none": Method(),
+        "l2": Method(1e-3, "ones"),
+        "ewc": Method(1.0, "fisher", ("estimator", "num_examples", "terms", "scale", "format")),
+        "online_ewc": Method(
+            1.0, "fisher", ("estimator", "num_examples", "decay", "scale", "format")
+        ),
+        "si": Method(1.0, "path", ("damping", "scale", "format")),
+        "mas": Method(1e-6, "mas", ("num_examples", "scale", "format")),
+        "lwf": Method(0.1, own=("temperature", "top_k")),
+        "der": Method(1.0, own=("temperature", "top_k")),
+        "der++": Method(1.0, own=("temperature", "top_k")),
+        "agem": Method(),
     }
+)
+"""Every method. What it does is torch's to know: `regularizers.methods` of those that hold weights,
+`updater.train.objectives` of all."""
+
+REGULARIZERS = tuple(METHODS)
+HOLD_WEIGHTS = tuple(name for name, method in METHODS.items() if method.importance)
+DEFAULT_STRENGTHS: Mapping[str, float] = MappingProxyType(
+    {name: method.strength for name, method in METHODS.items() if method.strength is not None}
 )
 """Of every method that has a strength, where none is given and importance is as estimated.
 
@@ -34,8 +66,8 @@ strength must be swept.
 """
 
 SCALED_STRENGTH = 1e-3
-"""Of every method that holds weights, where none is given and importance is divided by its mean.
-Measured with the above: ewc 0.845 (1e-2: 0.656), si 0.849, mas 0.853; of l2 and online_ewc not
+"""Of every method that heeds `scale`, where none is given and importance is divided by its mean.
+Measured with the above: ewc 0.845 (1e-2: 0.656), si 0.849, mas 0.853; of online_ewc not
 measured."""
 
 TERMS = ("base", "periods")
@@ -46,10 +78,10 @@ IMPORTANCE_FORMATS = ("float32", "bfloat16", "factored")
 @dataclass(frozen=True, kw_only=True)
 class RegularizerSettings:
     """`method`: "ewc" as paper A (arXiv 2306.10181) advises. By docs/study.md (0.67 M weights, five
-    seeds, CLINC150) it adds 4.6 points (2.5 to 6.6) to rehearsal of 1 %, 1.0 (0.6 to 1.3) to that
-    of 5 %, and was not shown to add to the default 25 % (-0.1, -0.6 to +0.5; on headlines -0.4,
-    -1.8 to +0.9), for 10 to 26 % more seconds and twice the weights' memory. "none" is cheaper, and
-    beside 25 % was not shown to be less accurate.
+    seeds, CLINC150) it adds 1.0 points (0.6 to 1.3) to rehearsal of 5 %, and was not shown to add
+    to the default 25 % (-0.1, -0.6 to +0.5; on headlines -0.4, -1.8 to +0.9), for 10 to 26 % more
+    seconds and twice the weights' memory. "none" is cheaper, and beside 25 % was not shown to be
+    less accurate.
 
     `strength` is lambda in strength/2 * sum_i importance_i (theta_i - anchor_i)^2, on top of
     the mean loss per completion token; None: `DEFAULT_STRENGTHS`, or under `scale = "mean"`
@@ -102,14 +134,14 @@ class RegularizerSettings:
     def is_recorded(self) -> bool:
         """Whether what holds comes of what trainings recorded on their way, and can't be estimated
         afterwards. As `regularizers.methods` says, which is torch's to import."""
-        of_adam = self.method in ("ewc", "online_ewc") and self.estimator == "optimizer"
-        return self.method == "si" or of_adam
+        source = METHODS[self.method].importance
+        return source == "path" or (source == "fisher" and self.estimator == "optimizer")
 
     @property
     def penalty_strength(self) -> float:
         """The strength, the method's own where none is given; 0 for methods that have none."""
         if self.strength is not None:
             return self.strength
-        if self.scale == "mean" and self.method in HOLD_WEIGHTS:
+        if self.scale == "mean" and "scale" in METHODS[self.method].heeds:
             return SCALED_STRENGTH
         return DEFAULT_STRENGTHS.get(self.method, 0.0)

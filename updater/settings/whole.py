@@ -13,7 +13,7 @@ from updater.settings.learning import (
     TrainingSettings,
 )
 from updater.settings.passwords import without_password
-from updater.settings.regularizing import DEFAULT_STRENGTHS, RegularizerSettings
+from updater.settings.regularizing import DEFAULT_STRENGTHS, METHODS, RegularizerSettings
 from updater.settings.search import SEARCHED
 from updater.settings.service import EvaluationSettings, GateSettings, StoreSettings
 
@@ -105,12 +105,12 @@ class Settings:
     def _check_under_lora(self) -> None:
         """What is read off the training of each full weight can't be had: only factors train."""
         regularizer = self.regularizer
-        if regularizer.method == "si":
+        if METHODS[regularizer.method].importance == "path":
             raise ValueError(
                 "regularizer.method, training.adapt: si sums each full weight's gradient along the "
                 "training, which lora never computes; take ewc, online_ewc, mas or l2, or full"
             )
-        if regularizer.method in ("ewc", "online_ewc") and regularizer.estimator == "optimizer":
+        if regularizer.is_recorded:
             raise ValueError(
                 "regularizer.estimator, training.adapt: optimizer reads what Adam keeps of each "
                 "full weight, and under lora it keeps only the factors'; take empirical or "

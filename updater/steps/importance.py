@@ -33,6 +33,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
 
     Raises:
         InputError: it can't be estimated, and no training recorded it.
+        UpdateError: the base's weights have none, they diverge.
     """
     if not weighs(workspace, update):
         return {"estimator": None, "num_examples": 0, "compute_seconds": 0.0}
@@ -144,7 +145,8 @@ def _find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:
             estimator=estimator_of(workspace),
             checkpoint_digest=term.version.digest,
             data_digest=term.sample.digest,
+            form=workspace.settings.regularizer.format,
             progress=workspace.progress,
         )
     term.file.parent.mkdir(parents=True, exist_ok=True)
-    weights.save(estimated.in_format(workspace.settings.regularizer.format), term.file)
+    weights.save(estimated, term.file)

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
-    """The manifest is in the update's folder and in the result."""
+    """The manifest is in the update's folder and in the result.
+
+    Raises:
+        UpdateError: the policy asks the base, and its losses are no numbers.
+    """
     past = _past(workspace, update)
     watch = Stopwatch()
     manifest = choose(
@@ -75,9 +79,11 @@ def _score(workspace: Workspace, update: Update, watch: Stopwatch) -> "Score":
 
     def score(examples: "pa.Table") -> "pa.Table":
         assert update.base is not None, "without a base there is no past to ask about"
+        from updater.evaluate import of_numbers
+
         base = Student.of(workspace, update.base)
         with watch:
-            return base.outcomes(workspace, examples, progress=workspace.progress)
+            return of_numbers(base.outcomes(workspace, examples, progress=workspace.progress))
 
     return score
 

@@ -19,6 +19,7 @@ from updater.errors import UpdateError
 from updater.files import read_json, write_json, write_text
 from updater.progress import Progress
 from updater.settings import Settings
+from updater.settings.regularizing import METHODS
 from updater.steps.holdback import HeldBack, Tables, hold_back, lesson_of
 from updater.steps.rehearse import manifest_of
 from updater.steps.student import Student
@@ -187,12 +188,13 @@ def _learner(settings: Settings) -> dict[str, Any]:
     """What the searched values are of. A strength that is right beside rehearsal holds nothing
     without it."""
     regularizer = settings.regularizer
+    heeds = METHODS[regularizer.method].heeds
     return {
         "method": regularizer.method,
         "estimator": regularizer.estimator,
         "terms": regularizer.terms,
         "scale": regularizer.scale,
-        "damping": regularizer.damping if regularizer.method == "si" else None,
+        "damping": regularizer.damping if "damping" in heeds else None,
         "rehearses": settings.rehearsal.policy != "none",
         "adapt": settings.training.adapt,
     }

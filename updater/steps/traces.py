@@ -31,22 +31,28 @@ def keep(
 
     Args:
         candidate: the exported checkpoint that the training came to.
+
+    Raises:
+        UpdateError: what it recorded is no number.
     """
     if not trace_of(workspace):
         return {}
     from regularizers import importance
+    from updater.train.importance import overflow_told
     from updater.train.memory import traced
 
     datasets = json.dumps(update.config["datasets"], sort_keys=True)
-    recorded = importance.Importance(
-        traced(workspace.settings.regularizer, done),
-        trace_of(workspace),
-        done.num_examples,
-        checkpoint_digest=Manifest.of(candidate).digest,
-        data_digest=hashlib.sha256(datasets.encode()).hexdigest(),
-    )
+    with overflow_told():
+        recorded = importance.Importance(
+            traced(workspace.settings.regularizer, done),
+            trace_of(workspace),
+            done.num_examples,
+            checkpoint_digest=Manifest.of(candidate).digest,
+            data_digest=hashlib.sha256(datasets.encode()).hexdigest(),
+        )
+        kept = recorded.in_format(workspace.settings.regularizer.format)
     folder = workspace.run_folder(update.id) / "trace"
     folder.mkdir(exist_ok=True)
-    importance.save(recorded.in_format(workspace.settings.regularizer.format), folder / TRACE_FILE)
+    importance.save(kept, folder / TRACE_FILE)
     digest = workspace.checkpoints.add(folder, frozen=True)
     return {"trace": {"name": trace_name(workspace), "digest": digest}}

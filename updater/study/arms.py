@@ -80,15 +80,16 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
         sweep=_sweep(table.table("sweep")),
     )
     heeded.check_kind(table, kind, [*_named(own), *arm.sweep])
-    _check_arm(table, arm)
-    heeded.check_settings(table, arm, _named(own))
+    tried = variants(arm, table.where)
+    _check_arm(table, arm, tried)
+    heeded.check_settings(table, arm, _named(own), tried)
     return arm
 
 
-def _check_arm(table: Table, arm: Arm) -> None:
+def _check_arm(table: Table, arm: Arm, tried: Sequence[Arm]) -> None:
     if not 0 <= arm.weight <= 1:
         raise table.wrong(f"weight = {arm.weight}", "it must lie in [0, 1]")
-    for one in variants(arm, table.where):
+    for one in tried:
         if one.kind == "avalanche":
             with table.named():
                 names.check(one.strategy, one.settings)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from updater.errors import InputError
+from updater.errors import InputError, UpdateError
 from updater.nemotron.presets import config_fields
 from updater.progress import Progress
 from updater.study import arms, file, records, stream, tabulated
@@ -51,7 +51,8 @@ def conduct(
 
     Raises:
         InputError: the file breaks a rule, and nothing was done; or a record is broken.
-        UpdateError: the same study runs in another process.
+        UpdateError: the same study runs in another process, or its first models diverge, all of
+            them.
     """
     study = file.read(path, workspace.settings, quick=quick, only=only)
     study = _with_architecture(workspace, study)
@@ -102,7 +103,8 @@ class _Conductor:
             validation = stream.held_back(whole, study.validation, folder / "held-back")
         self._jobs = Jobs(study, folder, reported, validation)
         self._failed: list[Failed] = []
-        self._unmade: dict[str, str] = {}  # key of a first model -> why there is none
+        # Key of a first model -> why there is none: its worker failed, or its training diverged.
+        self._unmade: dict[str, Failed | str] = {}
 
     def conducted(self) -> Conducted:
         """The story."""
@@ -119,10 +121,12 @@ class _Conductor:
         ):
             known = [job for job in planned if job.arm.name not in tries]
             self._prepare(pool, [*tried, *known])
-            sweeps = _sweeps(tries, self._run(pool, progress, tried))
+            self._check_begun(known or tried)
+            sweeps = self._sweeps(tries, self._run(pool, progress, tried))
             jobs, given_up = self._decided(sweeps)
             progress.update(_unlearnt(sweeps.values(), self._study))
             self._prepare(pool, jobs)
+            self._check_begun(jobs)
             runs = self._run(pool, progress, jobs)
         whole = [*runs, *given_up]
         order = [arm.name for arm in self._study.arms]
@@ -149,13 +153,25 @@ class _Conductor:
         }
         unknown = [first for key, first in firsts.items() if key not in self._unmade]
         missing = [first for first in unknown if records.first_stage(first) is None]
-        from updater.study.first import prepare
+        from updater.study.first import attempt
 
-        made = pool.run([Task(f.title, prepare, f) for f in missing])
-        for first, one in zip(missing, made, strict=True):
-            if isinstance(one, Failed):
-                self._failed.append(one)
-                self._unmade[first.key] = one.reason
+        made = pool.run([Task(f.title, attempt, f) for f in missing])
+        self._failed += [one for one in made if isinstance(one, Failed)]
+        self._unmade |= {f.key: one for f, one in zip(missing, made, strict=True) if one}
+
+    def _check_begun(self, jobs: Sequence[Job]) -> None:
+        """Not all of these lack their first model for good. Raises: UpdateError."""
+        reasons = [self._diverged(job) for job in jobs]
+        if reasons and all(reasons):
+            raise UpdateError(
+                f"none of the study's first models can be trained; {jobs[0].first.title}:"
+                f" {reasons[0]}"
+            )
+
+    def _diverged(self, job: Job) -> str:
+        """Why the job can't begin, however often the study is run; "" where it can, or is known."""
+        why = self._unmade.get(job.first.key, "")
+        return why if isinstance(why, str) and records.finished(job) is None else ""
 
     def _run(self, pool: Pool, progress: Progress, jobs: Sequence[Job]) -> list[Run]:
         """Each job's run, from its record where that is finished; as far as it came where its
@@ -178,15 +194,32 @@ class _Conductor:
             results[n] = done
         for n in set(todo) - set(able):
             why = self._unmade[jobs[n].first.key]
-            results[n] = Failed(jobs[n].title, f"its first model could not be made: {why}")
+            if isinstance(why, Failed):
+                why = f"its first model could not be made: {why.reason}"
+                results[n] = Failed(jobs[n].title, why)
+            else:
+                results[n] = _without_first(jobs[n], why)
         self._failed += [one for one in results if isinstance(one, Failed)]
         for job, one in zip(jobs, results, strict=True):
             if isinstance(one, Run):  # one that diverged comes to none of its later updates
-                progress.update(len(job.stream.span.then) - (len(one.stages) - 1))
+                progress.update(len(job.stream.span.then) - max(len(one.stages) - 1, 0))
         return [
             _unfinished(job, one.reason) if isinstance(one, Failed) else one
             for job, one in zip(jobs, results, strict=True)
         ]
+
+    def _sweeps(
+        self, tries: Mapping[str, Sequence[tuple[Choice, Sequence[Job]]]], runs: Iterable[Run]
+    ) -> dict[str, Sweep]:
+        """Arm -> what its sweep tried. `runs`: those of all jobs, in their order."""
+        each = iter(runs)
+        found = {}
+        for arm, of_arm in tries.items():
+            told = tuple(Try(c, tuple(itertools.islice(each, len(js)))) for c, js in of_arm)
+            jobs = [job for _, of_choice in of_arm for job in of_choice]
+            is_whole = all(records.finished(j) is not None or self._diverged(j) for j in jobs)
+            found[arm] = Sweep(arm, told, is_whole)
+        return found
 
     def _decided(self, sweeps: Mapping[str, Sweep]) -> tuple[list[Job], list[Run]]:
         """The jobs to report, with what the sweeps chose; and the runs of arms without a choice."""
@@ -214,19 +247,6 @@ def _unlearnt(sweeps: Iterable[Sweep], study: Study) -> int:
     return without * len(study.seeds) * len(study.span.then)
 
 
-def _sweeps(
-    tries: Mapping[str, Sequence[tuple[Choice, Sequence[Job]]]], runs: Iterable[Run]
-) -> dict[str, Sweep]:
-    """Arm -> what its sweep tried. `runs`: those of all jobs, in their order."""
-    each = iter(runs)
-    found = {}
-    for arm, of_arm in tries.items():
-        told = tuple(Try(c, tuple(itertools.islice(each, len(js)))) for c, js in of_arm)
-        is_whole = all(records.finished(job) is not None for _, js in of_arm for job in js)
-        found[arm] = Sweep(arm, told, is_whole)
-    return found
-
-
 def _with_different_firsts(jobs: Iterable[Job]) -> set[str]:
     """The starts of which the finished records began with more than one first model."""
     found: dict[str, set[str]] = {}
@@ -243,13 +263,25 @@ def _start(job: Job) -> str:
 
 def _given_up(sweep: Sweep, seed: int, study: Study) -> Run:
     why = "every value of its sweep diverged on the validation stream"
+    if not all(run.stages for one in sweep.tries for run in one.runs):
+        why = "a first model of the validation stream diverged, so that its sweep chooses nothing"
     if not sweep.is_whole:
         why = f"a run of its sweep has failed, so that nothing is chosen yet; {AGAIN}"
     return Run(sweep.arm, seed, study.span.first, (), failure=why)
 
 
+def _without_first(job: Job, why: str) -> Run:
+    """The run of which nothing is there nor will be, under these settings: no record has it."""
+    why = f"its first model, which [settings] train, diverged: {why}"
+    return dataclasses.replace(_begun(job), failure=why)
+
+
+def _begun(job: Job) -> Run:
+    """The run before its first stage."""
+    return Run(job.arm.name, job.seed, job.stream.span.first, (), choice=job.choice)
+
+
 def _unfinished(job: Job, why: str) -> Run:
     """The run as far as its record goes, with the reason why there is no more of it yet."""
-    first = job.stream.span.first
-    begun = records.recorded(job) or Run(job.arm.name, job.seed, first, (), choice=job.choice)
+    begun = records.recorded(job) or _begun(job)
     return dataclasses.replace(begun, failure=f"{why}; {AGAIN}")

@@ -28,7 +28,7 @@ from rehearsal.choose import choose
 from rehearsal.manifest import CURSOR_UNITS, Manifest, plan
 from rehearsal.policies import Past
 from rehearsal.strata import DEALT
-from updater.evaluate import outcomes
+from updater.evaluate import of_numbers, outcomes
 from updater.nemotron import checkpoint
 from updater.nemotron.saving import save_tensors
 from updater.settings import TrainingSettings
@@ -79,7 +79,8 @@ class FineTuned:
         """The period is learnt, and the past rehearsed and held as the settings say.
 
         Raises:
-            UpdateError: it diverged, or nothing is short enough.
+            UpdateError: it diverged, in training or in what is made of it, or nothing is short
+                enough.
         """
         if self._memory.held is None:
             with Stopwatch() as watch:
@@ -128,12 +129,14 @@ class FineTuned:
 
     def _score(self, examples: pa.Table) -> pa.Table:
         """What the model, as it stands, makes of examples: for the policies that ask it."""
-        return outcomes(
-            self.model.network,
-            self.model.tokenizer,
-            examples,
-            batch_size=self._settings.evaluation.batch_size,
-            max_length_tokens=self._settings.model.max_length_tokens,
+        return of_numbers(
+            outcomes(
+                self.model.network,
+                self.model.tokenizer,
+                examples,
+                batch_size=self._settings.evaluation.batch_size,
+                max_length_tokens=self._settings.model.max_length_tokens,
+            )
         )
 
     def _past(self, periods: Sequence[str], before: Sequence[Stage] = ()) -> list[Past]:

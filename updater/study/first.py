@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from store.manifest import Manifest
+from updater.errors import UpdateError
 from updater.evaluate import outcomes
 from updater.nemotron import checkpoint
 from updater.nemotron.saving import save_tensors
@@ -73,6 +74,16 @@ def prepare(first: First, tell: Callable[[], None]) -> Stage:
     )
     records.write_first(first, stage, Manifest.of(place / "checkpoint").digest)
     return stage
+
+
+def attempt(first: First, tell: Callable[[], None]) -> str:
+    """`prepare`, and why there can be no such first model: its training diverged. "" where it is
+    there. Raises: InputError, as `prepare`."""
+    try:
+        prepare(first, tell)
+    except UpdateError as error:
+        return str(error)
+    return ""
 
 
 def from_scratch(

@@ -6,7 +6,8 @@ What it only inherits, from `[settings]` or the workspace, it may leave alone. C
 
 from collections.abc import Mapping, Sequence
 
-from updater.settings.regularizing import DEFAULT_STRENGTHS
+from updater.settings import POLICIES
+from updater.settings.regularizing import METHODS
 from updater.study.peers import names
 from updater.study.plan import ARM_SECTIONS, Arm
 from updater.study.tables import Table
@@ -40,12 +41,46 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
                 *("regularizer.estimator", "regularizer.num_examples", "regularizer.terms"),
                 *("regularizer.scale", "regularizer.format", "regularizer.top_k"),
                 *("rehearsal.strata", "rehearsal.pool_factor"),
+                *("training.lora_rank", "training.lora_alpha", "training.lora_experts"),
             ),
             _AVALANCHE,
         ),
     },
 }
 """Kind -> section or setting that an arm of it does not heed -> why."""
+
+
+def _methods(key: str) -> tuple[str, ...]:
+    return tuple(name for name, method in METHODS.items() if key in method.heeds)
+
+
+_REHEARSING = tuple(policy for policy in POLICIES if policy != "none")
+HEEDED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    **{
+        f"regularizer.{key}": ("regularizer.method", _methods(key))
+        for key in dict.fromkeys(key for method in METHODS.values() for key in method.heeds)
+    },
+    "rehearsal.fraction": ("rehearsal.policy", _REHEARSING),
+    "rehearsal.budget": ("rehearsal.policy", _REHEARSING),
+    "rehearsal.strata": ("rehearsal.policy", ("class_balanced",)),
+    "rehearsal.pool_factor": ("rehearsal.policy", ("hard", "surprise")),
+    "training.lora_rank": ("training.adapt", ("lora",)),
+    "training.lora_alpha": ("training.adapt", ("lora",)),
+    "training.lora_experts": ("training.adapt", ("lora",)),
+}
+"""Setting -> the setting that decides whether it is heeded, and with which of its values it is. One
+that is not here is heeded by all that the kind lets pass."""
+
+HEEDED_BY_PARTS: Mapping[str, tuple[str, ...]] = {
+    "regularizer.strength": names.WITH_STRENGTH,
+    "regularizer.decay": ("online_ewc",),
+    "regularizer.damping": ("si",),
+    "regularizer.temperature": ("lwf",),
+    "rehearsal.policy": names.WITH_MEMORY,
+    "rehearsal.fraction": names.WITH_MEMORY,
+    "rehearsal.budget": names.WITH_MEMORY,
+}
+"""The same of Avalanche's strategies: setting -> the parts of a strategy that heed it."""
 
 ARM_OPTIONS = {
     "update": ("equal_compute",),
@@ -74,44 +109,47 @@ def check_kind(table: Table, kind: str, asked: Sequence[str]) -> None:
             raise table.wrong(name, why, "take it out")
 
 
-def check_settings(table: Table, arm: Arm, own: Sequence[str]) -> None:
-    """No setting is asked for that the arm's method or policy would not heed: with it or without,
-    and at every value of a sweep, its runs would be the same. The strategy must be one that can be
-    asked for.
+def check_settings(table: Table, arm: Arm, own: Sequence[str], variants: Sequence[Arm]) -> None:
+    """No setting is asked for that the arm's method, policy, adaptation or strategy would not heed,
+    nor would any that its sweep tries: with it or without, and at every value of a sweep, its runs
+    would be the same.
 
     Args:
         own: the settings that the arm's table names, beside its sweep's.
+        variants: the arm with each choice of its sweep, or as it is where it has none.
 
     Raises:
         InputError: one is.
     """
     for name in (*own, *arm.sweep):
-        why = _unheeded(name, arm)
+        reasons = [_unheeded(name, one) for one in variants]
+        why = reasons[0] if all(reasons) else ""
+        if not why and arm.kind == "avalanche" and name == "rehearsal.policy" and name in arm.sweep:
+            why = "the strategy's memory is as large with each policy, and filled alike"
         if why:
             what = f'a sweep of "{name}"' if name in arm.sweep else name
             raise table.wrong(what, why, "take it out")
 
 
 def _unheeded(name: str, arm: Arm) -> str:
-    """Why nothing would heed the setting; "" where something does, or where the sweep decides."""
-    section, _, key = name.partition(".")
-    if name == "regularizer.strength" and "regularizer.method" not in arm.sweep:
-        return _without_strength(arm)
-    if section == "rehearsal" and key != "policy" and "rehearsal.policy" not in arm.sweep:
-        return _without_rehearsal(arm)
+    """Why an arm without a sweep would not heed the setting; "" where it would."""
+    if arm.kind == "avalanche":
+        parts = HEEDED_BY_PARTS.get(name, names.parts(arm.strategy))
+        if set(parts).isdisjoint(names.parts(arm.strategy)):
+            return f'only a strategy with {_any(parts)} heeds it, not "{arm.strategy}"'
+        return ""
+    if name not in HEEDED:
+        return ""
+    by, values = HEEDED[name]
+    section, _, key = by.partition(".")
+    given = getattr(getattr(arm.settings, section), key)
+    if given not in values:
+        return f'only with {by} = {_any(values)} is it heeded, not with "{given}"'
+    if name == "regularizer.num_examples" and arm.settings.regularizer.is_recorded:
+        return 'estimator = "optimizer" looks at no example again'
     return ""
 
 
-def _without_strength(arm: Arm) -> str:
-    own = arm.settings.regularizer.method
-    heeds = own in DEFAULT_STRENGTHS
-    if arm.kind == "avalanche":
-        own = arm.strategy
-        heeds = not set(names.WITH_STRENGTH).isdisjoint(names.parts(arm.strategy))
-    return "" if heeds else f'"{own}" has no strength'
-
-
-def _without_rehearsal(arm: Arm) -> str:
-    if arm.kind == "avalanche" and set(names.WITH_MEMORY).isdisjoint(names.parts(arm.strategy)):
-        return f'"{arm.strategy}" has no memory of that size'
-    return 'policy = "none" rehearses nothing' if arm.settings.rehearsal.policy == "none" else ""
+def _any(some: Sequence[str]) -> str:
+    *others, last = some
+    return f"{', '.join(others)} or {last}" if others else last

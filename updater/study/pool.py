@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from updater.errors import InputError, UpdateError
 from updater.progress import Progress
 
 Tell = Callable[[], None]
@@ -198,10 +199,16 @@ def _serve(connection: Connection, threads: int, device: str) -> None:
     try:
         result = work(job, lambda: connection.send(("unit", None)))
     except BaseException as error:
-        shown = "".join(traceback.format_exception_only(error)).strip()
-        connection.send(("failed", f"{shown}\n{traceback.format_exc()}"))
+        connection.send(("failed", f"{_said(error)}\n{traceback.format_exc()}"))
     else:
         connection.send(("done", result))
+
+
+def _said(error: BaseException) -> str:
+    """Ours say what and cure by themselves; of the others the kind is half of what they say."""
+    if isinstance(error, InputError | UpdateError):
+        return str(error)
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 def _end_with_parent(connection: Connection) -> None:

@@ -6,12 +6,14 @@ benchmarks.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.nn import functional
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers import fisher
+from regularizers.finite import NotFiniteError
 from regularizers.importance import Importance, normalise_by_evidence
 from regularizers.mas import output_sensitivity
 from updater.errors import UpdateError
@@ -20,6 +22,7 @@ from updater.nemotron.weights import is_experts
 from updater.progress import Progress
 from updater.train.encode import Batch, Encoded, collate
 from updater.train.likelihood import completion_logits, negative_log_likelihood
+from updater.train.record import RATE
 
 SAMPLED_BATCH = 16
 """Examples a backward pass of the `sampled` estimator: larger is faster, and ranks some layers
@@ -38,9 +41,11 @@ def estimate(
     estimator: str,
     checkpoint_digest: str,
     data_digest: str,
+    form: str = "float32",
     progress: bool = True,
 ) -> Importance:
-    """The importance of every parameter that takes a gradient, for the examples.
+    """The importance of every parameter that takes a gradient, for the examples, in the format
+    `form`.
 
     The mean over examples of the squared gradient of the log-likelihood of one example's whole
     completion (the sum over its tokens): `empirical` takes the true completions, `sampled` draws
@@ -51,7 +56,8 @@ def estimate(
     tokens routed to them (`normalise_by_evidence`).
 
     Raises:
-        UpdateError: no example is short enough.
+        UpdateError: no example is short enough, or the model has diverged so far that a loss or a
+            gradient is no number that float32 has, or `form`.
     """
     if not len(examples):
         raise UpdateError(
@@ -60,6 +66,7 @@ def estimate(
         )
     model.eval()
     with (
+        overflow_told(),
         Progress("importance", len(examples), shown=progress) as shown,
         routed_tokens(model) as routed,
     ):
@@ -70,9 +77,29 @@ def estimate(
             loss(model),
             progress=shown.reach,
         )
-    importance = Importance(found, estimator, len(examples), checkpoint_digest, data_digest)
-    tokens = {name: routed[name.partition(".experts.")[0]] for name in found if is_experts(name)}
-    return normalise_by_evidence(importance, tokens)
+        importance = Importance(found, estimator, len(examples), checkpoint_digest, data_digest)
+        experts = [name for name in found if is_experts(name)]
+        tokens = {name: routed[name.partition(".experts.")[0]] for name in experts}
+        return normalise_by_evidence(importance, tokens).in_format(form)
+
+
+@contextmanager
+def overflow_told() -> Iterator[None]:
+    """In the block, an importance that is no number is the training's failure, and not a defect.
+
+    A loss of the last steps may be finite while the weights that they made are so large that the
+    next forward pass, or the square of a gradient, is not.
+
+    Raises:
+        UpdateError: in the place of NotFiniteError.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        raise UpdateError(
+            f"importance can't be had of these weights: {error}. Their training has gone too far:"
+            f" lower {RATE}, or set training.gradient_clip (1.0)"
+        ) from error
 
 
 def batches(model: NemotronHForCausalLM, encoded: Encoded, size: int) -> Iterator[Batch]:
@@ -97,6 +124,8 @@ def _sampled_loss(model: NemotronHForCausalLM) -> Callable[[Batch], tuple[torch.
     def loss(batch: Batch) -> tuple[torch.Tensor, int]:
         logits_cv, _, _ = completion_logits(model, batch)
         chances_cv = logits_cv.detach().softmax(-1)
+        if not bool(chances_cv.isfinite().all()):  # of which torch draws nothing
+            raise NotFiniteError("the model's answers are no chances: it diverges")
         drawn_c = torch.multinomial(chances_cv, 1, generator=generator)[:, 0]
         size = len(batch.tokens_bl)
         return functional.cross_entropy(logits_cv, drawn_c, reduction="sum") / size, size

@@ -16,6 +16,7 @@ from torch import nn
 from updater.errors import UpdateError
 from updater.settings import TrainingSettings
 from updater.train.learner import Learner
+from updater.train.record import RATE
 from updater.train.schedule import MicroBatch, Plan
 
 
@@ -41,8 +42,7 @@ def check_finite(model: nn.Module, said: str) -> None:
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise UpdateError(
-                f"{said}: {name} is not finite; lower training.learning_rate, or clip by "
-                "training.gradient_clip"
+                f"{said}: {name} is not finite; lower {RATE}, or clip by training.gradient_clip"
             )
 
 

@@ -22,7 +22,7 @@ from updater.settings import RegularizerSettings
 from updater.train.encode import Encoded, select
 from updater.train.fit import Fit
 from updater.train.guards import Guards
-from updater.train.importance import estimate
+from updater.train.importance import estimate, overflow_told
 from updater.train.lesson import Lesson
 from updater.train.objectives import objective_for
 
@@ -46,7 +46,11 @@ class Memory:
         progress: bool = False,
     ) -> Guards:
         """What keeps the past while `model`, as it stands now, learns `lesson`. `progress`: of the
-        forward passes that a distilling method takes now, on stderr."""
+        forward passes that a distilling method takes now, on stderr.
+
+        Raises:
+            UpdateError: what is held is no number.
+        """
         if self.held is None:
             return Guards()
         objective = objective_for(settings, model, lesson, progress=progress)
@@ -56,7 +60,8 @@ class Memory:
         if self.held is None or not self.held.importance or settings.penalty_strength == 0:
             return NoAnchor()
         strength = settings.penalty_strength
-        return QuadraticAnchor(self.held.anchor, self.held.importance, strength)
+        with overflow_told():  # of what a training recorded, or of terms together
+            return QuadraticAnchor(self.held.anchor, self.held.importance, strength)
 
     def after(
         self,
@@ -78,7 +83,7 @@ class Memory:
             newest: the train examples of this update's new period.
 
         Raises:
-            UpdateError: no example is short enough.
+            UpdateError: as `estimate`.
         """
         method = method_of(settings.method, settings.terms)
         if method is None:
@@ -158,6 +163,7 @@ def _importance(
         estimator="mas" if method.source == "mas" else settings.estimator,
         checkpoint_digest="",
         data_digest="",
+        form=settings.format,
         progress=False,
     )
-    return estimated.in_format(settings.format).tensors
+    return estimated.tensors

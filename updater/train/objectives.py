@@ -10,6 +10,7 @@ from types import MappingProxyType
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.settings import RegularizerSettings
+from updater.settings.regularizing import HOLD_WEIGHTS
 from updater.train.distilled import RECIPES, Distilled
 from updater.train.lesson import Lesson
 from updater.train.objective import Likelihood, Objective
@@ -55,7 +56,7 @@ def _projected(
 
 OBJECTIVES: Mapping[str, Factory] = MappingProxyType(
     {
-        **dict.fromkeys(("none", "l2", "ewc", "online_ewc", "si", "mas"), _likelihood),
+        **dict.fromkeys(("none", *HOLD_WEIGHTS), _likelihood),
         **dict.fromkeys(RECIPES, _distilled),
         "agem": _projected,
     }

@@ -23,6 +23,9 @@ DIVERGED_FACTOR = 2.0
 """A mean loss of EVERY_STEPS steps above so many times the larger of the first step's loss and
 ln(vocabulary), which is what guessing costs, is called divergence. Chosen, not derived."""
 
+RATE = "training.learning_rate (from random weights: scratch.learning_rate)"
+"""What to lower, as users set it; a training is not told which of the two it has."""
+
 Metrics = Callable[[int, dict[str, float]], None]
 
 
@@ -139,6 +142,6 @@ class Record:
         raise UpdateError(
             f"training stopped at step {step} of {self._plan.num_steps}: the loss {loss:.4g}"
             f" {what}, at learning rate {self._rate:.3g}. Nothing of it was released. Lower"
-            " training.learning_rate, raise training.warmup_fraction, set training.gradient_clip"
+            f" {RATE}, raise training.warmup_fraction, set training.gradient_clip"
             " (1.0), or lower regularizer.strength"
         )

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from regularizers.importance import Importance
 from updater.errors import UpdateError
 from updater.nemotron import checkpoint
+from updater.settings.regularizing import ESTIMATORS, METHODS
 from updater.train import importance
 from updater.train.encode import encode
 
@@ -71,3 +73,44 @@ def test_sampled_depends_on_the_seed_alone_and_is_of_empiricals_size(
 def test_examples_that_are_too_long_cannot_be_looked_at(base: Path, language: Any) -> None:
     with pytest.raises(UpdateError, match="all 5 are longer"):
         estimate(*checkpoint.load(base), language(0, 5), "empirical", longest=2)
+
+
+@pytest.mark.parametrize("estimator", ["empirical", "sampled", "mas"])
+def test_weights_that_have_gone_too_far_are_told_with_a_cure(
+    base: Path, language: Any, estimator: str
+) -> None:
+    """As a last step at far too high a rate leaves them: finite, and no loss is."""
+    model, tokenizer = checkpoint.load(base)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e30)
+    with pytest.raises(UpdateError, match=r"importance can't be had.*training\.learning_rate"):
+        estimate(model, tokenizer, language(0, 2), estimator)
+
+
+def test_a_gradient_whose_square_float32_has_not_is_told(base: Path, language: Any) -> None:
+    """The loss is as it was: what the last norm multiplies, the head divides."""
+    model, tokenizer = checkpoint.load(base)
+    with torch.no_grad():
+        model.model.norm_f.weight.mul_(1e25)
+        model.lm_head.weight.div_(1e25)
+    with pytest.raises(UpdateError, match=r"importance of 'lm_head\.weight' must be finite"):
+        estimate(model, tokenizer, language(0, 2), "empirical")
+
+
+def test_a_sum_that_float32_has_not_is_told(
+    base: Path, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every entry of the matrix is finite, and the sum over a row of it is not."""
+    model, tokenizer = checkpoint.load(base)
+    examples = encode(tokenizer, language(0, 2), max_length_tokens=64)
+    large = Importance({"w": torch.full((4, 4), 3e38)}, "empirical", 2, "c", "d")
+    monkeypatch.setattr(importance, "normalise_by_evidence", lambda *_: large)
+    with pytest.raises(UpdateError, match="importance of 'w' must be finite"):
+        importance.estimate(model, examples, estimator="empirical", form="factored", **ABOUT)
+
+
+def test_every_estimator_of_the_settings_is_one_that_estimates() -> None:
+    """But for the optimizer's, which a training records; and the methods' own."""
+    own = {method.importance for method in METHODS.values()} & {"mas"}
+    assert importance._ASKED.keys() == {*ESTIMATORS} - {"optimizer"} | own

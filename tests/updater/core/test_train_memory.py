@@ -10,9 +10,11 @@ import torch
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor
 from regularizers.formats import num_bytes, whole
+from regularizers.methods import method_of
+from updater.errors import UpdateError
 from updater.nemotron import checkpoint
 from updater.settings import RegularizerSettings
-from updater.settings.regularizing import ESTIMATORS, REGULARIZERS, TERMS
+from updater.settings.regularizing import ESTIMATORS, METHODS, REGULARIZERS, TERMS
 from updater.train.encode import encode, select
 from updater.train.fit import Fit
 from updater.train.importance import estimate
@@ -194,6 +196,63 @@ def test_settings_know_what_has_to_be_recorded_without_torch() -> None:
         assert settings.is_recorded is bool(trace_of(settings)), (method, estimator, terms)
         known += settings.is_recorded
     assert known
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_settings_know_whose_importance_a_method_holds_by(name: str, terms: str) -> None:
+    method = method_of(name, terms)
+    assert METHODS[name].importance == ("" if method is None else method.source)
+
+
+OTHERS = {
+    "strength": 7.0,
+    "estimator": "sampled",
+    "num_examples": 2,
+    "terms": "periods",
+    "decay": 0.25,
+    "damping": 3.0,
+    "scale": "mean",
+    "format": "bfloat16",
+    "temperature": 3.0,
+    "top_k": 3,
+}
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_a_method_heeds_what_the_settings_say_it_does(
+    name: str, trained: Path, language: Any
+) -> None:
+    """With another value of a setting something else guards the next lesson, or nothing does."""
+    model, tokenizer = checkpoint.load(trained)
+    some, few = (encode(tokenizer, language(n, 4), max_length_tokens=64) for n in (0, 8))
+    lesson = Lesson.of(tokenizer, language(20, 2), language(30, 2), max_length_tokens=64)
+    trace = {n: torch.ones_like(p) for n, p in model.named_parameters()}
+    done = dataclasses.replace(DONE, trace=trace, moved={n: 2 * t for n, t in trace.items()})
+
+    def guards(**changed: Any) -> Any:
+        settings = RegularizerSettings(method=name, **{"strength": 1.0, **changed})
+        memory = Memory().after(settings, model, done, past=some, newest=some)
+        memory = memory.after(settings, model, done, past=few, newest=few)
+        found = memory.guards(settings, model, lesson)
+        moved = {n: p.detach() + 1 for n, p in model.named_parameters()}
+        return float(found.anchor.penalty(moved)), found.objective.fingerprint
+
+    plain = guards()
+    heeded = {key for key, value in OTHERS.items() if guards(**{key: value}) != plain}
+    assert heeded == set(METHODS[name].heeds)
+
+
+def test_what_a_training_recorded_that_is_no_number_is_told(trained: Path, language: Any) -> None:
+    model, tokenizer = checkpoint.load(trained)
+    examples = encode(tokenizer, language(0, 4), max_length_tokens=64)
+    lesson = Lesson.of(tokenizer, language(0, 4), None, max_length_tokens=64)
+    trace = {n: torch.full_like(p, torch.inf) for n, p in model.named_parameters()}
+    done = dataclasses.replace(DONE, trace=trace, moved=trace)
+    settings = RegularizerSettings(method="si")
+    memory = Memory().after(settings, model, done, past=examples, newest=examples)
+    with pytest.raises(UpdateError, match=r"must be finite.*training\.learning_rate"):
+        memory.guards(settings, model, lesson)
 
 
 def test_a_training_that_recorded_nothing_is_refused(trained: Path, language: Any) -> None:

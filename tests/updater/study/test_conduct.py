@@ -62,9 +62,11 @@ Die = Callable[[First | Job], str]
 
 class Workers:
     """In the pool's place. Every job has the same accuracies, but for a better one at strength
-    1e3; `die`: why a job's worker died, "" where it did not."""
+    1e3; `die`: why a job's worker died, "" where it did not; `diverge`: the same of a first model's
+    training, as `first.attempt` says it."""
 
     die: Die = staticmethod(lambda job: "")
+    diverge: Callable[[First], str] = staticmethod(lambda first: "")
     machine = "this"  # of which first models are
 
     def __init__(self, *_: object) -> None:
@@ -84,10 +86,12 @@ class Workers:
         if why := self.die(job):
             return Failed(task.title, f"{why}\nTraceback")
         if isinstance(job, First):
+            if why := self.diverge(job):
+                return why
             stage = Stage(job.stream.span.first[-1], scores(job, 0))
             job.place.mkdir(parents=True)
             records.write_first(job, stage, self.machine)
-            return stage
+            return ""
         span = job.stream.span
         stages = [Stage(period, scores(job.first, 1), 9, seconds=1.5) for period in span.then]
         first = Stage(span.first[-1], scores(job.first, 0))

@@ -175,32 +175,34 @@ def test_only_these_arms(tmp_path: Path) -> None:
         (
             "training.epochs = 5",
             'regularizer = { method = "none", strength = 3 }',
-            '[arms.ewc+rehearsal]: regularizer.strength. "none" has no strength',
+            "[arms.ewc+rehearsal]: regularizer.strength. only with regularizer.method = l2, ewc, "
+            'online_ewc, si, mas, lwf, der or der++ is it heeded, not with "none". take it out',
         ),
         (
             "training.epochs = 5",
             'regularizer = { method = "agem", strength = 3 }',
-            '"agem" has no strength',
+            'lwf, der or der++ is it heeded, not with "agem"',
         ),
         (
             "training.epochs = 5",
             'rehearsal = { policy = "none", fraction = 0.1 }',
-            '[arms.ewc+rehearsal]: rehearsal.fraction. policy = "none" rehearses nothing',
+            "[arms.ewc+rehearsal]: rehearsal.fraction. only with rehearsal.policy = uniform",
         ),
         (
             "training.epochs = 5",
             'rehearsal.policy = "none"\nsweep = { "rehearsal.budget" = [1, 2] }',
-            'a sweep of "rehearsal.budget". policy = "none" rehearses nothing',
+            'a sweep of "rehearsal.budget". only with rehearsal.policy = uniform',
         ),
         (
             'kind = "scratch"\nevery = "last"',
             'kind = "avalanche"\nstrategy = "naive"\nregularizer.strength = 3',
-            'regularizer.strength. "naive" has no strength',
+            "regularizer.strength. only a strategy with ewc, online_ewc, si",
         ),
         (
             'kind = "scratch"\nevery = "last"',
             'kind = "avalanche"\nstrategy = "naive"\nrehearsal.fraction = 0.1',
-            'rehearsal.fraction. "naive" has no memory of that size',
+            "rehearsal.fraction. only a strategy with replay, gem, agem, der or der++ heeds it, "
+            'not "naive"',
         ),
         ('"regularizer.strength" =', '"regularizer.strengt" =', "did you mean strength"),
         ("[1e3, 1e4]", "[]", "a list of values to choose from"),
@@ -214,8 +216,8 @@ def test_only_these_arms(tmp_path: Path) -> None:
         ("training.epochs = 5", "training.seed = 5", "with each of its seeds"),
         ("training.learning_rate = 1e-2", "training.seed = 5", "with each of its seeds"),
         ("training.epochs = 5", "scratch.epochs = 5", 'only kind = "scratch" trains by it'),
-        ('method = "ewc"', 'method = "agem"', '"agem" has no strength'),
-        ('method = "ewc"\n', 'method = "none"\n', '"none" has no strength'),
+        ('method = "ewc"', 'method = "agem"', 'a sweep of "regularizer.strength". only with'),
+        ('method = "ewc"\n', 'method = "none"\n', 'is it heeded, not with "none"'),
         (
             'regularizer.method = "ewc"',
             'kind = "avalanche"\nstrategy = "ewc"\nregularizer.method = "ewc"',
@@ -224,7 +226,7 @@ def test_only_these_arms(tmp_path: Path) -> None:
         (
             'regularizer.method = "ewc"',
             'kind = "avalanche"\nstrategy = "naive"',
-            '"naive" has no strength',
+            'heeds it, not "naive"',
         ),
     ],
 )
@@ -287,6 +289,8 @@ def test_without_a_replay_an_arm_has_no_gate(tmp_path: Path) -> None:
         'training.epochs = 5\nrehearsal.policy = "none"',
         'rehearsal.fraction = 0.5\nsweep = { "rehearsal.policy" = ["none", "uniform"] }',
         'regularizer.strength = 2\nsweep = { "regularizer.method" = ["none", "l2"] }',
+        'sweep = { "training.adapt" = ["full", "lora"], "training.lora_rank" = [4, 8] }',
+        'rehearsal.strata = "period"\nsweep = { "rehearsal.policy" = ["hard", "class_balanced"] }',
     ],
 )
 def test_what_an_arm_inherits_or_its_sweep_decides_may_be_left_alone(
@@ -297,6 +301,78 @@ rehearsal = { policy = "balanced", fraction = 0.1 }
 regularizer = { method = "none", strength = 3 }"""
     text = GOOD.replace("[settings]", common).replace("training.epochs = 5", own)
     assert "ewc+rehearsal" in {arm.name for arm in read(tmp_path, text).arms}
+
+
+EWC = 'regularizer.method = "ewc"\n'
+AVALANCHE = 'kind = "avalanche"\nregularizer.strength = 1\nstrategy = '
+
+
+@pytest.mark.parametrize(
+    ("own", "setting", "heeding"),
+    [
+        (EWC, "regularizer.decay = 0.5", "regularizer.method = online_ewc is"),
+        (EWC, "regularizer.damping = 0.5", "regularizer.method = si is"),
+        (EWC, "regularizer.top_k = 8", "regularizer.method = lwf, der or der++ is"),
+        (EWC, "regularizer.temperature = 1", "regularizer.method = lwf, der or der++ is"),
+        ('regularizer.method = "mas"\n', "regularizer.damping = 1", "method = si is"),
+        ('regularizer.method = "mas"\n', 'regularizer.estimator = "sampled"', "ewc or online_ewc"),
+        ('regularizer.method = "si"\n', "regularizer.num_examples = 8", "ewc, online_ewc or mas"),
+        ('regularizer.method = "si"\n', 'regularizer.estimator = "sampled"', "ewc or online_ewc"),
+        ('regularizer.method = "si"\n', 'regularizer.terms = "periods"', "method = ewc is"),
+        ('regularizer.method = "l2"\n', "regularizer.num_examples = 8", "ewc, online_ewc or mas"),
+        ('regularizer.method = "l2"\n', 'regularizer.format = "factored"', "ewc, online_ewc, si"),
+        ('regularizer.method = "online_ewc"\n', 'regularizer.terms = "periods"', "= ewc is"),
+        (
+            'regularizer.method = "online_ewc"\nregularizer.estimator = "optimizer"\n',
+            "regularizer.num_examples = 8",
+            'estimator = "optimizer" looks at no example again',
+        ),
+        ("", 'rehearsal.strata = "period"', "rehearsal.policy = class_balanced is"),
+        ("", "rehearsal.pool_factor = 8", "rehearsal.policy = hard or surprise is"),
+        ("", "training.lora_rank = 4", "training.adapt = lora is"),
+        ("", "training.lora_alpha = 4", "training.adapt = lora is"),
+        ("", "training.lora_experts = true", "training.adapt = lora is"),
+        (AVALANCHE + '"ewc"\n', "regularizer.decay = 0.5", "a strategy with online_ewc heeds it"),
+        (AVALANCHE + '"ewc"\n', "regularizer.damping = 0.5", "a strategy with si heeds it"),
+        (AVALANCHE + '"ewc"\n', "regularizer.temperature = 1", "a strategy with lwf heeds it"),
+        (AVALANCHE + '"ewc"\n', 'rehearsal.policy = "uniform"', "a strategy with replay, gem"),
+        (AVALANCHE + '"ewc"\n', "training.lora_rank = 4", "strategy does not know it"),
+    ],
+)
+@pytest.mark.parametrize("swept", [False, True], ids=["own", "swept"])
+def test_what_the_arms_method_would_not_heed_is_refused(
+    tmp_path: Path, own: str, setting: str, heeding: str, swept: bool
+) -> None:
+    """By the table or by a sweep, of which all values would come to the same."""
+    name, _, value = setting.partition(" = ")
+    sweep = f'sweep = {{ "{name}" = [{value}] }}' if swept else setting
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, GOOD.replace("training.epochs = 5", own + sweep))
+    assert heeding in str(caught.value)
+    assert name in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("swept", "said"),
+    [
+        ('"regularizer.method" = ["l2", "mas"], "regularizer.damping" = [1, 2]', "damping"),
+        ('"rehearsal.policy" = ["none", "uniform"], "rehearsal.strata" = ["period"]', "strata"),
+    ],
+)
+def test_what_no_value_of_a_sweep_would_heed_is_refused(
+    tmp_path: Path, swept: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=f'a sweep of ".*{said}"'):
+        read(tmp_path, GOOD.replace("training.epochs = 5", f"sweep = {{ {swept} }}"))
+
+
+def test_no_policy_is_swept_where_a_strategy_takes_its_place(tmp_path: Path) -> None:
+    arm = 'kind = "avalanche"\nstrategy = "replay"\n'
+    sweep = 'sweep = { "rehearsal.policy" = ["balanced", "uniform"] }'
+    with pytest.raises(InputError, match="memory is as large with each policy"):
+        read(tmp_path, GOOD.replace("training.epochs = 5", arm + sweep))
+    own = 'rehearsal.policy = "uniform"'  # which the settings may have as "none"
+    assert read(tmp_path, GOOD.replace("training.epochs = 5", arm + own))
 
 
 @pytest.mark.parametrize("wrong", ['review = "maybe"', "follow_gate = 1", "margin = 0.1"])

@@ -17,6 +17,7 @@ from updater.study.pool import Failed, Places, Pool, Task
 # What the workers do; a module that they can import.
 WORK = """
 import os, time
+from updater.errors import InputError, UpdateError
 
 def double(job, tell):
     tell()
@@ -27,6 +28,12 @@ def die(job, tell):
 
 def fail(job, tell):
     raise ValueError(job)
+
+def refuse(job, tell):
+    raise InputError("training.devices = 2", "there is one", "set it to 1")
+
+def give_up(job, tell):
+    raise UpdateError("it can't be done")
 
 def sleep(job, tell):
     tell()
@@ -82,15 +89,21 @@ def test_a_worker_that_dies_or_fails_is_named_and_the_others_go_on(work: ModuleT
         Task("dies", work.die, 0),
         Task("fails", work.fail, "no luck"),
         Task("two", work.double, 2),
+        Task("refuses", work.refuse, 0),
+        Task("gives up", work.give_up, 0),
     ]
     progress = Progress("study", 2, shown=False)
     with Pool(Places(2, 1), progress) as pool:
-        one, died, failed, two = pool.run(tasks)
+        one, died, failed, two, *ours = pool.run(tasks)
     assert (one, two) == ((2, "1"), (4, "1"))
     assert died == Failed("dies", "its process ended with signal SIGKILL")
     assert failed.title == "fails"
     assert failed.reason == "ValueError: no luck"
-    assert "Traceback" in failed.why
+    assert [each.reason for each in ours] == [
+        "training.devices = 2. there is one. set it to 1.",
+        "it can't be done",
+    ]
+    assert all("Traceback" in each.why for each in (failed, *ours))
 
 
 def test_ctrl_c_leaves_no_process(work: ModuleType) -> None:

@@ -254,6 +254,27 @@ def test_an_arm_that_diverges_says_so_and_is_finished(job: Callable[..., Job]) -
     assert records.finished(one) == done
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("ewc", {"regularizer": {"method": "ewc", "num_examples": 4}}, "importance can't be had"),
+        ("hard", {"rehearsal": {"policy": "hard"}}, "the model's losses are no numbers"),
+    ],
+)
+def test_an_arm_that_only_its_last_step_breaks_says_so_and_is_finished(
+    job: Callable[..., Job], name: str, more: Any, said: str
+) -> None:
+    """No loss of the training shows it: the first who asks the model finds out."""
+    training = {"learning_rate": 1e25, "warmup_fraction": 0, "max_steps": 1}
+    one = job(
+        f"broken-{name}", more={"regularizer": {"method": "none"}, "training": training, **more}
+    )
+    done = run(one, quiet)
+    assert said in done.failure
+    assert "training.learning_rate" in done.failure
+    assert records.finished(one) == done
+
+
 def test_another_setting_is_another_key(job: Callable[..., Job], stream: Stream) -> None:
     plain = job("key")
     assert job("key", more={"training": {"epochs": 2}}).key != plain.key
