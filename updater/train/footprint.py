@@ -23,6 +23,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from regularizers.formats import kept, num_bytes
 from updater.nemotron.checkpoint import build, freeze_routers
+from updater.nemotron.layout import pattern
 from updater.nemotron.weights import stays_float32
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import HOLD_WEIGHTS
@@ -72,37 +73,67 @@ def footprint(
         frozen_dtype: of the weights that take no gradient.
         kernels: Mamba-2 is mamba-ssm's fused one, which keeps less than PyTorch's operators do.
     """
+    letters = pattern(fields, where="config.json")
+
+    def measured(layers: str) -> Counter[str]:
+        changed = {"hybrid_override_pattern": layers, "num_hidden_layers": len(layers)}
+        return _measured(
+            dict(fields) | changed, training, regularizer, length, frozen_dtype, kernels=kernels
+        )
+
+    # Everything adds up over layers: one and two of each kind tell what one of it takes.
+    total: Counter[str] = Counter()
+    for kind in dict.fromkeys(letters):
+        alone, twice = measured(kind), measured(2 * kind)
+        twice.subtract(alone)
+        if not total:
+            total.update(alone)
+            total.subtract(twice)
+        for _ in range(letters.count(kind)):
+            total.update(twice)
+    holds = regularizer.method in HOLD_WEIGHTS
+    num_tokens = training.batch_size * length
+    return Footprint(
+        weights=4 * total["trained"] + frozen_dtype.itemsize * total["frozen"],
+        gradients=4 * total["trained"],
+        optimizer=8 * total["trained"],
+        anchor=total["anchor"] if holds else 0,
+        importance=total["importance"] if holds and regularizer.method != "l2" else 0,
+        activations=total["kept"] if training.precision != "32-true" else 2 * total["kept"],
+        # The logits, their gradient, and the log-softmax between.
+        logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
+    )
+
+
+def _measured(
+    fields: dict[str, Any],
+    training: TrainingSettings,
+    regularizer: RegularizerSettings,
+    length: int,
+    frozen_dtype: torch.dtype,
+    *,
+    kernels: bool,
+) -> Counter[str]:
+    """Parameters trained and frozen; bytes of the anchor, the importance and what is kept."""
     with ExitStack() as block:
         with torch.device("meta"):
-            model = build(dict(fields))
+            model = build(fields)
             adaptation = block.enter_context(adapted(model, training))
         block.enter_context(checkpointed(model, on=training.activation_checkpointing))
         if not training.train_routers:
             freeze_routers(model)
-        sizes = Counter[bool]()
-        for parameter in model.parameters():
-            sizes[parameter.requires_grad] += parameter.numel()
+        found: Counter[str] = Counter()
+        for name, parameter in model.named_parameters():
+            found["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
+            if not parameter.requires_grad and not stays_float32(name):
+                parameter.data = parameter.data.to(frozen_dtype)
         held = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         if adaptation.factors:
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
-        importance = num_bytes(kept(held, regularizer.format))
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad and not stays_float32(name):
-                parameter.data = parameter.data.to(frozen_dtype)
-        activations = kept_bytes(model, training.batch_size, length, kernels=kernels)
-    holds = regularizer.method in HOLD_WEIGHTS
-    of_each = frozen_dtype.itemsize if adaptation.factors else 4
-    anchor = of_each * sum(weight.numel() for weight in held.values())
-    return Footprint(
-        weights=4 * sizes[True] + frozen_dtype.itemsize * sizes[False],
-        gradients=4 * sizes[True],
-        optimizer=8 * sizes[True],
-        anchor=anchor if holds else 0,
-        importance=importance if holds and regularizer.method != "l2" else 0,
-        activations=activations if training.precision != "32-true" else 2 * activations,
-        # The logits, their gradient, and the log-softmax between.
-        logits=3 * min(4 * training.batch_size * length * fields["vocab_size"], LOGITS_BYTES),
-    )
+        found["anchor"] = sum(weight.nbytes for weight in held.values())
+        found["importance"] = num_bytes(kept(held, regularizer.format))
+        found["kept"] = kept_bytes(model, training.batch_size, length, kernels=kernels)
+    return found
 
 
 def kept_bytes(
