@@ -18,10 +18,12 @@ BYTES = {"BF16": 2, "F32": 4, "U8": 1}
 GPU = doctor.Machine("cuda", ("NVIDIA H200",), 139 * 2**30, 16, kernels=True)
 
 
-def released(folder: Path, name: str, *, dtype: str = "BF16", head: bool = True) -> Path:
+def released(
+    folder: Path, name: str, *, dtype: str = "BF16", head: bool = True, vocabulary: int = 131_072
+) -> Path:
     """A checkpoint of the release's true shape and size, without its bytes: a file with a hole."""
     folder.mkdir()
-    fields = presets.config_fields(name, 131_072)
+    fields = presets.config_fields(name, vocabulary)
     (folder / "config.json").write_text(json.dumps(fields))
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 7}}}))
     shapes = tensor_shapes(fields, where="") | (mtp_shapes(fields, where="") if head else {})
@@ -135,8 +137,8 @@ def test_what_is_reckoned_is_near_what_was_measured(
 
 
 def test_this_machine_times_a_step_of_what_fits(tmp_path: Path) -> None:
-    """Of a whole small model, timed by its layers, against the steps themselves."""
-    found = told("--model", str(released(tmp_path / "x", "nemotron-3-tiny", dtype="F32")))
+    folder = released(tmp_path / "x", "nemotron-3-tiny", dtype="F32", vocabulary=1000)
+    found = told("--model", str(folder), "--length", "16")
     assert found["machine"]["device"] == "cpu"
     assert found["machine"]["memory_bytes"] == psutil.virtual_memory().total
     assert found["ways"][0]["fits"]
