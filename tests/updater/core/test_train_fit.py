@@ -104,6 +104,8 @@ def test_counts_losses_and_metrics(base: Path, tmp_path: Path, language: Any) ->
         "train/learning_rate",
         "train/penalty",
         "train/examples_per_second",
+        "train/experts_busiest",
+        "train/experts_idle",
     }
     low, high = sorted([metrics[10]["train/loss_new"], metrics[10]["train/loss_rehearsed"]])
     assert low <= metrics[10]["train/loss"] <= high
