@@ -30,7 +30,7 @@ _GIB = 2**30
 @click.option("--no-timing", is_flag=True, help="Don't time a step.")
 @click.pass_obj
 def doctor(session: Session, folder: Path | None, length: int | None, no_timing: bool) -> None:
-    """Tell what a checkpoint is and if this machine can train it.
+    """Tell what a checkpoint is and if it can be trained here.
 
     By the settings of the workspace, or the defaults where there is none: memory for each GPU,
     steps an hour, and, where that doesn't fit, the nearest settings that do. Nothing is changed.
