@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from heads import with_head
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -26,21 +27,6 @@ from updater.train.guards import Guards
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
 from updater.train.schedule import Plan
-
-
-def with_head(base: Path, target: Path, **fields: Any) -> Path:
-    """A copy of the checkpoint with a head of random weights."""
-    shutil.copytree(base, target)
-    config = json.loads((target / "config.json").read_text())
-    config |= {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E", **fields}
-    (target / "config.json").write_text(json.dumps(config))
-    random = torch.Generator().manual_seed(3)
-    tensors = load_file(target / files.SINGLE)
-    for name, shape in mtp_shapes(config, where="").items():
-        norm = name.endswith("norm.weight")
-        tensors[name] = norm + torch.randn(shape, generator=random) * (0.1 if norm else 0.2)
-    save_file(tensors, target / files.SINGLE, {"format": "pt"})
-    return target
 
 
 @pytest.fixture(scope="module")
