@@ -35,16 +35,12 @@ from regularizers import fisher
 from updater.demo import tickets
 from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
-from updater.train.encode import (
-    Batch,
-    completion_logits,
-    encode,
-    negative_log_likelihood,
-)
+from updater.train.encode import Batch, encode
 from updater.train.fit import fit
 from updater.train.guards import Guards
 from updater.train.importance import batches
 from updater.train.lesson import Lesson
+from updater.train.likelihood import completion_logits, negative_log_likelihood
 from updater.train.record import Watch
 
 MONTHS, NUM_PER_MONTH = ("2026-01", "2026-02"), 800

@@ -46,8 +46,10 @@ from gpu_shapes import (
 from regularizers.anchor import QuadraticAnchor
 from regularizers.formats import Weight, kept, num_bytes
 from updater.nemotron import checkpoint
+from updater.nemotron.load import ExpertLoad
 from updater.progress import Progress
 from updater.train.adapt import adapted
+from updater.train.encode import PADDING
 from updater.train.guards import Guards
 from updater.train.importance import estimate
 from updater.train.learner import Learner
@@ -66,15 +68,16 @@ def ours(model: nn.Module, shape: Shape, device: str, *, anchor: Any, rehearsed:
     lesson = lesson_of(shape, shape.batch_size * training.max_steps, rehearsed=rehearsed)
     plan = Plan(lesson, training)
     clock = Clock(device)
-    with adapted(model, training) as adaptation:
+    with adapted(model, training) as adaptation, ExpertLoad(model, padding=PADDING) as load:
         guards = Guards() if anchor is None else Guards(adaptation.hold(anchor))
-        learner = Learner(model, training, num_steps=plan.num_steps, guards=guards)
+        learner = Learner(model, training, num_steps=plan.num_steps, guards=guards, load=load)
         with Progress("train", plan.num_examples, shown=False) as progress:
             learner.record = Record(
                 (Counters(), []),
                 plan=plan,
                 vocabulary_size=shape.vocabulary,
                 penalty=learner.penalty,
+                load=load.read,
                 on_metrics=lambda _step, _metrics: None,
                 progress=progress,
             )

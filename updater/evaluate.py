@@ -15,7 +15,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from updater.errors import UpdateError
 from updater.progress import Progress
-from updater.train.encode import Encoded, collate, completion_logits, encode
+from updater.train.encode import Encoded, collate, encode
+from updater.train.likelihood import completion_logits
 from updater.train.record import RATE
 
 SCHEMA = pa.schema(

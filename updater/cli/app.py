@@ -31,7 +31,10 @@ PIPE_COLUMNS = 1000
 SECTIONS = {
     "Start": ("demo", "init", "adopt", "scratch"),
     "Update": ("due", "ingest", "update", "step"),
-    "Look": ("status", "periods", "scores", "history", "show", "evaluate", "compare", "report"),
+    "Look": (
+        *("status", "periods", "scores", "history", "show", "evaluate", "compare", "report"),
+        "doctor",
+    ),
     "Release": ("promote", "rollback", "approve", "reject", "export"),
     "Study": ("study",),
     "Serve": ("up",),

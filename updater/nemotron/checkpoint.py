@@ -32,7 +32,7 @@ from updater.nemotron.saving import save_tensors
 from updater.nemotron.validate import check
 from updater.nemotron.weights import released, stays_float32
 
-__all__ = ["check", "create", "empty", "export", "freeze_routers", "load"]
+__all__ = ["build", "check", "create", "empty", "export", "freeze_routers", "load"]
 
 _SHARD_BYTES = 5_000_000_000  # about the size of a shard in NVIDIA's releases
 
@@ -66,7 +66,7 @@ def create(
         fields["torch_dtype"] = "float32"
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            model = _build(fields)
+            model = build(fields)
         tokenizers.write_json(folder / "config.json", fields)
         special = {key: value for key, value in ids.items() if key != "vocab_size"}
         tokenizers.write_json(folder / "generation_config.json", special)
@@ -105,7 +105,7 @@ def empty(fields: dict[str, Any], *, device: str, dtype: torch.dtype) -> Nemotro
     """The model of a config.json's fields, with memory for its weights and no values in them yet.
     Weights are of `dtype`, but for those that `load` keeps float32."""
     with torch.device("meta"):
-        model = _build(fields)
+        model = build(fields)
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         tensor.data = tensor.data.to(torch.float32 if stays_float32(name) else dtype)
     return model.to_empty(device=device)
@@ -153,7 +153,9 @@ def freeze_routers(model: NemotronHForCausalLM) -> None:
             module.weight.requires_grad_(False)
 
 
-def _build(fields: dict[str, Any]) -> NemotronHForCausalLM:
+def build(fields: dict[str, Any]) -> NemotronHForCausalLM:
+    """The model of a config.json's fields, of random weights, computing what the released model
+    computes: what transformers gets wrong is mended here."""
     if not torch.cuda.is_available():
         # Without a GPU the pure PyTorch layers are the right ones: no advice to install kernels.
         logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)

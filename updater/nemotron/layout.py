@@ -66,6 +66,66 @@ def tensor_shapes(fields: Mapping[str, Any], *, where: str) -> dict[str, tuple[i
         InputError: a size is missing or below 1, or sizes do not divide as they must.
     """
     letters = pattern(fields, where=where)
+    _check_sizes(fields, letters, where)
+    hidden = fields["hidden_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "backbone.embeddings.weight": (fields["vocab_size"], hidden)
+    }
+    for index, letter in enumerate(letters):
+        shapes |= _block(fields, f"backbone.layers.{index}", letter)
+    shapes["backbone.norm_f.weight"] = (hidden,)
+    shapes["lm_head.weight"] = (fields["vocab_size"], hidden)
+    return shapes
+
+
+def mtp_pattern(fields: Mapping[str, Any]) -> str:
+    """One letter per layer of one step of the multi-token-prediction head; "" where the
+    configuration asks for no head. Nemotron 3 Super's is *E, and what transformers takes for it
+    where the field is missing."""
+    if not fields.get("num_nextn_predict_layers"):
+        return ""
+    types = fields.get("mtp_layers_block_type") or ("attention", "moe")
+    written = "".join(_LETTERS.get(kind, "?") for kind in types)
+    return str(fields.get("mtp_hybrid_override_pattern") or written)
+
+
+def mtp_shapes(fields: Mapping[str, Any], *, where: str) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the multi-token-prediction head, by its released name, with its shape; none
+    where the configuration asks for no head.
+
+    The first layer of a step fuses the next token's embedding with the hidden state (enorm, hnorm,
+    eh_proj), the last one has final_layernorm: as vLLM's nemotron_h_mtp.py reads them.
+
+    Raises:
+        InputError: as `tensor_shapes`.
+    """
+    letters = mtp_pattern(fields)
+    if set(letters) - set(_MIXERS):
+        raise InputError(
+            f"{where}: mtp_hybrid_override_pattern = {letters!r}",
+            "must be a string of the letters M, E, * and -, one per layer",
+            "copy it from the checkpoint's model card",
+        )
+    _check_sizes(fields, letters, where)
+    hidden = fields["hidden_size"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index in range(len(letters) * int(fields.get("num_nextn_predict_layers") or 0)):
+        place, layer = index % len(letters), f"mtp.layers.{index}"
+        if place == 0:
+            shapes[f"{layer}.enorm.weight"] = shapes[f"{layer}.hnorm.weight"] = (hidden,)
+            shapes[f"{layer}.eh_proj.weight"] = (hidden, 2 * hidden)
+        shapes |= _block(fields, layer, letters[place])
+        if place == len(letters) - 1:
+            shapes[f"{layer}.final_layernorm.weight"] = (hidden,)
+    return shapes
+
+
+def _block(fields: Mapping[str, Any], layer: str, letter: str) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{layer}.norm.weight": (fields["hidden_size"],)}
+    return shapes | {f"{layer}.mixer.{name}": shape for name, shape in _MIXERS[letter](fields)}
+
+
+def _check_sizes(fields: Mapping[str, Any], letters: str, where: str) -> None:
     needed = ["vocab_size", "hidden_size"]
     needed += [size for letter in dict.fromkeys(letters) for size in _SIZES[letter]]
     for name in needed:
@@ -77,18 +137,6 @@ def tensor_shapes(fields: Mapping[str, Any], *, where: str) -> dict[str, tuple[i
                 "copy it from the checkpoint's model card",
             )
     _check_divisions(fields, letters, where)
-    hidden = fields["hidden_size"]
-    mixers = {"M": _mamba, "*": _attention, "E": _experts, "-": _mlp}
-    shapes: dict[str, tuple[int, ...]] = {
-        "backbone.embeddings.weight": (fields["vocab_size"], hidden)
-    }
-    for index, letter in enumerate(letters):
-        layer = f"backbone.layers.{index}"
-        shapes[f"{layer}.norm.weight"] = (hidden,)
-        shapes |= {f"{layer}.mixer.{name}": shape for name, shape in mixers[letter](fields)}
-    shapes["backbone.norm_f.weight"] = (hidden,)
-    shapes["lm_head.weight"] = (fields["vocab_size"], hidden)
-    return shapes
 
 
 def _check_divisions(fields: Mapping[str, Any], letters: str, where: str) -> None:
@@ -167,3 +215,6 @@ def _experts(fields: Mapping[str, Any]) -> Shapes:
     if latent:
         yield from _linear(fields, "fc1_latent_proj", latent, hidden)
         yield from _linear(fields, "fc2_latent_proj", hidden, latent)
+
+
+_MIXERS = {"M": _mamba, "*": _attention, "E": _experts, "-": _mlp}

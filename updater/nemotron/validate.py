@@ -12,12 +12,11 @@ from typing import Any
 
 from updater.errors import InputError
 from updater.nemotron import files, presets
-from updater.nemotron.layout import tensor_shapes
+from updater.nemotron.layout import mtp_shapes, tensor_shapes
 
 # What can be trained from: a quantised release has no weights that an optimizer could move.
 _TRAINABLE = ("F32", "BF16", "F16")
-# transformers builds no multi-token-prediction layers: they pass from base to export untouched.
-_UNBUILT = ("mtp.",)
+_HEAD = "mtp."
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def check(folder: Path) -> Contents:
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder", "must be a checkpoint folder")
     config = presets.read_config(folder / "config.json")
-    shapes = tensor_shapes(config, where=str(folder / "config.json"))
+    where = str(folder / "config.json")
+    shapes, head = tensor_shapes(config, where=where), mtp_shapes(config, where=where)
     _check_vocabulary(folder, config["vocab_size"])
     names = files.weight_files(folder)
     contents = Contents(config, {name: files.read_header(folder / name) for name in names})
@@ -54,7 +54,11 @@ def check(folder: Path) -> Contents:
     if sum(len(h.entries) for h in contents.headers.values()) != len(entries):
         raise InputError(f"{folder}: a tensor is in two files", "each must be in one")
     _check_index(folder, entries)
-    _check_tensors(folder, entries, shapes)
+    drafts = {name for name in entries if name.startswith(_HEAD)}
+    if drafts and head:
+        shapes |= head
+    # A head that config.json says nothing of is carried from base to export as it is.
+    _check_tensors(folder, entries, shapes, carried=set() if head else drafts)
     return contents
 
 
@@ -92,17 +96,21 @@ def _check_index(folder: Path, entries: dict[str, files.Entry]) -> None:
 
 
 def _check_tensors(
-    folder: Path, entries: dict[str, files.Entry], shapes: dict[str, tuple[int, ...]]
+    folder: Path,
+    entries: dict[str, files.Entry],
+    shapes: dict[str, tuple[int, ...]],
+    *,
+    carried: set[str],
 ) -> None:
     cure = "give the whole checkpoint, with the config.json that belongs to it"
     missing = [name for name in shapes if name not in entries]
     if missing:
         what = f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}"
         raise InputError(what, "every tensor of config.json's shape must be there", cure)
-    extra = [n for n in entries if n not in shapes and not n.startswith(_UNBUILT)]
+    extra = [name for name in entries if name not in shapes and name not in carried]
     if extra:
         what = f"{folder}: {len(extra)} tensors belong to no layer, the first is {extra[0]}"
-        raise InputError(what, "only tensors of config.json's shape and mtp.* may be there", cure)
+        raise InputError(what, "only tensors of config.json's shape may be there", cure)
     for name, shape in shapes.items():
         entry = entries[name]
         if entry.shape != shape:

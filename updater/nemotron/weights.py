@@ -16,7 +16,8 @@ _EXPERTS = (".mixer.experts.up_proj", ".mixer.experts.down_proj")
 # Kept in float32 whatever the model's dtype: the router and its bias decide which expert a token
 # goes to, and the state's decay is an exponential of A_log. F32 on disk in Nano's release, and
 # what NVIDIA's AutoModel keeps (`_fp32_params`).
-_FLOAT32 = (".mixer.gate.weight", ".e_score_correction_bias", ".A_log", ".D", ".dt_bias")
+CORRECTION_BIAS = ".e_score_correction_bias"
+_FLOAT32 = (".mixer.gate.weight", CORRECTION_BIAS, ".A_log", ".D", ".dt_bias")
 
 
 def is_experts(name: str) -> bool:

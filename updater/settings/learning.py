@@ -13,6 +13,7 @@ POLICIES = (
 )
 ADAPTATIONS = ("full", "lora")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+HEADS = ("keep", "align")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,15 @@ class TrainingSettings:
     `adapt = "lora"` trains `lora_rank` directions a matrix, scaled by `lora_alpha / lora_rank`, and
     merges them into the weights afterwards; with `lora_experts` in every routed expert too. 8 and
     32 are NVIDIA AutoModel's for Nemotron 3 Nano.
+
+    `train_routers` trains the routers' weights; `router_bias_rate` then moves their correction bias
+    by so much a step against an uneven load (NVIDIA trained with 1e-3; 0 leaves it).
+
+    `activation_checkpointing` keeps one state for each layer and computes the rest again on the way
+    back: the same weights, for about a third more time and a fraction of the activations' memory.
+
+    `mtp`: what becomes of a multi-token-prediction head. "keep": it is the base's; "align": it is
+    trained after the backbone, on the same examples for as many epochs.
     """
 
     adapt: str = "full"
@@ -126,6 +136,9 @@ class TrainingSettings:
     devices: int = 1
     seed: int = 0
     train_routers: bool = False
+    router_bias_rate: float = 0.0
+    mtp: str = "keep"
+    activation_checkpointing: bool = False
     checkpoint_every_steps: int = 100
     search: SearchSettings = field(default_factory=SearchSettings)
 
@@ -133,13 +146,20 @@ class TrainingSettings:
         one_of("adapt", self.adapt, ADAPTATIONS)
         if self.adapt == "lora" and self.train_routers:
             raise ValueError("adapt, train_routers: lora has no part for routers; they stay frozen")
+        if self.router_bias_rate and not self.train_routers:
+            raise ValueError(
+                "router_bias_rate, train_routers: the bias evens out what trained routers do; "
+                "frozen ones keep theirs"
+            )
         one_of("decay", self.decay, ("cosine", "linear", "constant"))
         one_of("precision", self.precision, PRECISIONS)
+        one_of("mtp", self.mtp, HEADS)
         counts = ("epochs", "batch_size", "accumulate", "devices", "checkpoint_every_steps")
         for name in (*counts, "lora_rank", "lora_alpha"):
             at_least(name, getattr(self, name), 1)
         positive("learning_rate", self.learning_rate)
         at_least("weight_decay", self.weight_decay, 0)
+        at_least("router_bias_rate", self.router_bias_rate, 0)
         at_least("gradient_clip", self.gradient_clip, 0)
         fraction("warmup_fraction", self.warmup_fraction, high_open=True)
         at_least("max_steps", self.max_steps, 0)

@@ -126,6 +126,7 @@ class Settings:
             epochs=self.scratch.epochs,
             learning_rate=self.scratch.learning_rate,
             train_routers=True,
+            mtp="keep",  # it has no head
         )
 
     def as_dict(self) -> dict:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehearsal import window
 from store.ledger import Update
 from updater.files import read_json, write_json
+from updater.steps import drafts, search, traces
 from updater.steps import importance as importance_step
-from updater.steps import search, traces
 from updater.steps.curve import Curve
 from updater.steps.holdback import Tables
 from updater.steps.registration import register, run_of, training_of
@@ -45,7 +45,8 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     # adopted folder is its owner's.
     digest = workspace.checkpoints.add(candidate, frozen=update.kind != "adopt")
     version = register(workspace, update, digest)
-    shutil.rmtree(workspace.run_folder(update.id) / "training", ignore_errors=True)
+    for state in ("training", "drafting"):
+        shutil.rmtree(workspace.run_folder(update.id) / state, ignore_errors=True)
     return {"version": version, "digest": digest, **result, **found}
 
 
@@ -95,9 +96,11 @@ def _ready(
 ) -> Ready:
     """The checkpoint `start` is loaded, the tables are tokens, and the guards know its weights."""
     from updater.nemotron import checkpoint
+    from updater.train.adapt import frozen_dtype
     from updater.train.lesson import Lesson
 
-    student = Student(*checkpoint.load(start))
+    dtype = frozen_dtype(training_of(workspace, update), checkpoint.check(start))
+    student = Student(*checkpoint.load(start, dtype=dtype))
     longest = workspace.settings.model.max_length_tokens
     lesson = Lesson.of(student.tokenizer, tables.new, tables.rehearsed, max_length_tokens=longest)
     memory = importance_step.memory(workspace, update, student.model)
@@ -161,6 +164,7 @@ def _fit(
         return candidate, read_json(result_file)
     new = _new_examples(workspace, update)
     progress, training = workspace.progress, training_of(workspace, update)
+    drafts.check(training, start)
     ready = _ready(workspace, update, start, Tables(new, rehearsed), progress=progress)
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
@@ -181,16 +185,18 @@ def _fit(
             len(done.too_long),
             workspace.settings.model.max_length_tokens,
         )
+    aligned = drafts.align(workspace, update, start, ready.student, ready.lesson, training)
     checkpoint.export(ready.student.model, start, candidate)
     result = {
         **traces.keep(workspace, update, candidate, done),
+        **aligned,
         "num_steps": done.num_steps,
         "num_examples": done.num_examples,
         "num_tokens": done.num_tokens,
         "num_new": new.num_rows,
         "num_rehearsed": 0 if rehearsed is None else rehearsed.num_rows,
         "num_too_long": len(done.too_long),
-        "compute_seconds": done.seconds,
+        "compute_seconds": done.seconds + aligned.get("mtp", {}).get("compute_seconds", 0.0),
     }
     write_json(result_file, result)
     return candidate, result

@@ -15,21 +15,26 @@ from updater.study.tables import Table
 _ANEW = 'kind = "scratch" trains by [scratch] alone, on everything, held by nothing'
 _AVALANCHE = "Avalanche's own strategy does not know it"
 _FROZEN = 'kind = "frozen" learns nothing'
+_HEADLESS = "the models of a study have no multi-token-prediction head"
 _UPDATE = 'only kind = "scratch" trains by it; the first model trains by that of [settings]'
 IGNORED: Mapping[str, Mapping[str, str]] = {
-    "update": {"scratch": _UPDATE},
-    "average": {"scratch": _UPDATE},
+    "update": {"scratch": _UPDATE, "training.mtp": _HEADLESS},
+    "average": {"scratch": _UPDATE, "training.mtp": _HEADLESS},
     "frozen": dict.fromkeys(ARM_SECTIONS, _FROZEN),
-    "scratch": dict.fromkeys(
-        (
-            *("rehearsal", "regularizer", "training.epochs", "training.learning_rate"),
-            *("training.adapt", "training.lora_rank", "training.lora_alpha"),
-            *("training.lora_experts", "training.train_routers"),
+    "scratch": {
+        "training.mtp": _HEADLESS,
+        **dict.fromkeys(
+            (
+                *("rehearsal", "regularizer", "training.epochs", "training.learning_rate"),
+                *("training.adapt", "training.lora_rank", "training.lora_alpha"),
+                *("training.lora_experts", "training.train_routers"),
+            ),
+            _ANEW,
         ),
-        _ANEW,
-    ),
+    },
     "avalanche": {
         "scratch": _UPDATE,
+        "training.mtp": _HEADLESS,
         "regularizer.method": "strategy names Avalanche's own",
         **dict.fromkeys(
             (

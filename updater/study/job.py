@@ -20,6 +20,13 @@ RECORD = 2
 """Of the records: raised when a release changes what a run does, so that no older one is reused."""
 
 
+LATER: Mapping[str, Mapping[str, Any]] = {
+    "training": {"mtp": "keep", "router_bias_rate": 0.0, "activation_checkpointing": False}
+}
+"""Section -> setting that came when records were kept already -> how runs went before it. Where it
+still says so it is no part of a key, so that those records hold."""
+
+
 @dataclass(frozen=True)
 class First:
     """The first model of a stream for one seed, which all arms start from. `folder`: of the
@@ -120,6 +127,10 @@ def _plain(settings: Settings) -> dict[str, Any]:
     """Only what a run obeys: a workspace that is renamed or moved keeps its results."""
     whole = settings.as_dict()
     plain = {name: whole[name] for name in SECTIONS}
+    for section, settings_since in LATER.items():
+        for name, before in settings_since.items():
+            if plain[section][name] == before:
+                del plain[section][name]
     if settings.regularizer.strength is None:  # a default that changes is another run
         plain["regularizer"]["strength"] = settings.regularizer.penalty_strength
     architecture = Path(settings.model.architecture)

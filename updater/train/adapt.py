@@ -6,6 +6,7 @@ no peft and no adapter support of a serving stack, which for routed experts is r
 TensorRT-LLM #12154). Called by `updater.train.fit`.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from regularizers.anchor import Regularizer
 from regularizers.low_rank import Factors, under
+from updater.nemotron.validate import Contents
 from updater.settings import TrainingSettings
 
 # Not out_proj and conv1d: Mamba's fused GPU kernel reads their weights past any adapter, and peft
@@ -69,6 +71,15 @@ def adapted(model: NemotronHForCausalLM, training: TrainingSettings) -> Iterator
         finish()
         for name, weight in weights.items():
             weight.requires_grad_(trained[name])
+
+
+def frozen_dtype(training: TrainingSettings, contents: Contents) -> torch.dtype:
+    """Of the weights that take no gradient: bfloat16 where LoRA trains in mixed precision what was
+    released so, for then no digit is lost and no larger copy needed; else float32."""
+    wide = (e.dtype for e in contents.entries.values() if len(e.shape) > 1)
+    released = Counter(wide).most_common(1)[0][0]
+    small = training.adapt == "lora" and training.precision == "bf16-mixed" and released == "BF16"
+    return torch.bfloat16 if small else torch.float32
 
 
 def _config(model: NemotronHForCausalLM, training: TrainingSettings) -> LoraConfig:

@@ -13,7 +13,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 from regularizers.distill import Answers, condensed, joined
 from updater.progress import Progress
 from updater.settings import RegularizerSettings
-from updater.train.encode import Encoded, collate, completion_logits
+from updater.train.encode import Encoded, collate
+from updater.train.likelihood import completion_logits
 
 BATCH = 32
 """Examples a forward pass, of like length. Chosen, not derived: as many as are trained on at once

@@ -18,8 +18,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 from regularizers.distill import divergence
 from updater.settings import RegularizerSettings
 from updater.train.answers import BaseAnswers
-from updater.train.encode import completion_logits, per_example
 from updater.train.lesson import Lesson
+from updater.train.likelihood import completion_logits, per_example
 from updater.train.objective import Objected
 from updater.train.schedule import MicroBatch
 

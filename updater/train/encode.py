@@ -1,10 +1,9 @@
-"""Examples to padded token batches, and the one loss: completion tokens, end of sequence included.
+"""Examples to padded token batches.
 
-Not a sampler (`rehearsal.mix` orders examples) and not a metric (`updater.evaluate`). Called by
-`updater.train.fit`, `updater.train.importance` and `updater.evaluate`.
+Not a sampler (`rehearsal.mix` orders examples) and not a loss (`updater.train.likelihood`). Called
+by `updater.train.lesson`, `updater.train.schedule` and `updater.evaluate`.
 
-Shape suffixes: b examples of a batch, l positions, c completion tokens of a batch, v vocabulary,
-d hidden size.
+Shape suffixes: b examples of a batch, l positions.
 """
 
 from collections.abc import Sequence
@@ -14,9 +13,11 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+PADDING = 0
+"""The token that batches are padded with: `<pad>` of our tokenizers, `<unk>` of NVIDIA's, which no
+text has."""
 
 _TEXTS_AT_ONCE = 4096  # bounds the memory of the tokenizer's own objects
 
@@ -135,38 +136,6 @@ def collate(encoded: Encoded, examples: Sequence[int] | np.ndarray) -> Batch:
     places_l = np.arange(int(lengths.max()))
     inside_bl = places_l < lengths[:, None]
     at_bl = np.where(inside_bl, encoded.starts[chosen][:, None] + places_l, 0)
-    tokens_bl = np.where(inside_bl, encoded.tokens[at_bl], 0).astype(np.int64)
+    tokens_bl = np.where(inside_bl, encoded.tokens[at_bl], PADDING).astype(np.int64)
     targets_bl = inside_bl & (places_l >= encoded.prompt_lengths[chosen][:, None])
     return Batch(torch.from_numpy(tokens_bl), torch.from_numpy(targets_bl))
-
-
-def completion_logits(
-    model: NemotronHForCausalLM, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """float32 logits_cv, tokens_c and examples_c of the batch's c completion tokens, in order.
-
-    Only these positions pass through lm_head: with a vocabulary of 131,072 the logits of a whole
-    batch would be by far its largest tensor.
-    """
-    hidden_bld = model.model(input_ids=batch.tokens_bl, use_cache=False).last_hidden_state
-    # The token at position l is predicted from position l - 1.
-    targets_bl = batch.targets_bl[:, 1:]
-    logits_cv = model.lm_head(hidden_bld[:, :-1][targets_bl]).float()
-    return logits_cv, batch.tokens_bl[:, 1:][targets_bl], targets_bl.nonzero()[:, 0]
-
-
-def negative_log_likelihood(
-    model: NemotronHForCausalLM, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """sums_b, the negative log-likelihood of each example's completion (nats, float32), and
-    counts_b, its completion tokens."""
-    logits_cv, tokens_c, examples_c = completion_logits(model, batch)
-    losses_c = functional.cross_entropy(logits_cv, tokens_c, reduction="none")
-    return per_example(losses_c, examples_c, len(batch.tokens_bl)), batch.targets_bl.sum(1)
-
-
-def per_example(
-    values_c: torch.Tensor, examples_c: torch.Tensor, num_examples: int
-) -> torch.Tensor:
-    """sums_b: the sum of each example's values, 0 for one that has none."""
-    return values_c.new_zeros(num_examples).index_add(0, examples_c, values_c)

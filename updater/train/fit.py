@@ -13,9 +13,12 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from updater.errors import InputError
 from updater.nemotron.checkpoint import freeze_routers
+from updater.nemotron.load import ExpertLoad
 from updater.progress import Progress
 from updater.settings import TrainingSettings
+from updater.train.activations import checkpointed
 from updater.train.adapt import adapted
+from updater.train.encode import PADDING
 from updater.train.guards import Guards
 from updater.train.learner import Learner
 from updater.train.lesson import Lesson
@@ -81,9 +84,13 @@ def fit(
     if not training.train_routers:
         freeze_routers(model)
     plan = Plan(lesson, training)
-    with adapted(model, training) as adaptation:
+    with (
+        adapted(model, training) as adaptation,
+        ExpertLoad(model, padding=PADDING) as load,
+        checkpointed(model, on=training.activation_checkpointing),
+    ):
         guards = replace(guards, anchor=adaptation.hold(guards.anchor))
-        learner = Learner(model, training, num_steps=plan.num_steps, guards=guards)
+        learner = Learner(model, training, num_steps=plan.num_steps, guards=guards, load=load)
         tracer = TRACERS[trace](learner, plan)
         start = dict(model.named_parameters())
         saver = Saver(folder, fingerprint(training, lesson, start, guards) + trace, training)
@@ -95,6 +102,7 @@ def fit(
                 plan=plan,
                 vocabulary_size=model.config.vocab_size,
                 penalty=learner.penalty,
+                load=load.read,
                 on_metrics=watch.on_metrics,
                 progress=progress,
             )

@@ -20,13 +20,8 @@ from updater.errors import UpdateError
 from updater.nemotron.experts import routed_tokens
 from updater.nemotron.weights import is_experts
 from updater.progress import Progress
-from updater.train.encode import (
-    Batch,
-    Encoded,
-    collate,
-    completion_logits,
-    negative_log_likelihood,
-)
+from updater.train.encode import Batch, Encoded, collate
+from updater.train.likelihood import completion_logits, negative_log_likelihood
 from updater.train.record import RATE
 
 SAMPLED_BATCH = 16

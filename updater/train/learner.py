@@ -13,6 +13,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from regularizers.path import Path
 from updater.nemotron.experts import IdleExperts
+from updater.nemotron.load import ExpertLoad
+from updater.nemotron.weights import CORRECTION_BIAS
 from updater.settings import TrainingSettings
 from updater.train.guards import Guards
 from updater.train.record import Record
@@ -21,8 +23,8 @@ from updater.train.schedule import MicroBatch, rate_fraction
 
 class Learner(LightningModule):
     """One model under training. `trained` are the parameters that take a gradient, by their
-    in-memory names. `record` is set by the caller before the first step, and `path`, if one is
-    recorded."""
+    in-memory names, `moved` the buffers that change without one. `record` is set by the caller
+    before the first step, and `path`, if one is recorded."""
 
     def __init__(
         self,
@@ -31,14 +33,21 @@ class Learner(LightningModule):
         *,
         num_steps: int,
         guards: Guards,
+        load: ExpertLoad,
     ) -> None:
         super().__init__()
         self.model = model
         self._named = dict(model.named_parameters())
         self.trained = {n: p for n, p in self._named.items() if p.requires_grad}
+        self.moved = {
+            name: buffer
+            for name, buffer in model.named_buffers()
+            if training.router_bias_rate and name.endswith(CORRECTION_BIAS)
+        }
         self.optimizer = adamw(self.trained, training)
         self.record: Record
         self._training, self._num_steps, self._guards = training, num_steps, guards
+        self._load = load
         self._idle = IdleExperts(self.trained, lora_rank=training.lora_rank)
         self.path: Path | None = None
 
@@ -91,6 +100,7 @@ class Learner(LightningModule):
             group["lr"] = rate
         super().optimizer_step(*args, **kwargs)
         self._idle.put_back()
+        self._load.stepped(self._training.router_bias_rate)
         if self.path is not None:
             self.path.after_step()
         # Lightning lets go of them only after the next forward pass, and holds both till then.

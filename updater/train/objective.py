@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from updater.train.encode import negative_log_likelihood
+from updater.train.likelihood import negative_log_likelihood
 from updater.train.schedule import MicroBatch
 
 

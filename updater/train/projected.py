@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers.project import project
-from updater.train.encode import Batch, negative_log_likelihood
+from updater.train.encode import Batch
+from updater.train.likelihood import negative_log_likelihood
 from updater.train.objective import Objected
 from updater.train.schedule import MicroBatch
 

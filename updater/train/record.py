@@ -52,12 +52,13 @@ class Record:
         plan: Plan,
         vocabulary_size: int,
         penalty: Callable[[], torch.Tensor],
+        load: Callable[[], dict[str, float]],
         on_metrics: Metrics,
         progress: Progress,
     ) -> None:
         self.counters, self.losses = restored
         self._plan, self._on_metrics, self._progress = plan, on_metrics, progress
-        self._guessing, self._penalty = math.log(vocabulary_size), penalty
+        self._guessing, self._penalty, self._load = math.log(vocabulary_size), penalty, load
         self._rate = 0.0
         self._step: torch.Tensor | float = 0.0
         self._unread: list[torch.Tensor] = []
@@ -109,6 +110,7 @@ class Record:
             "train/learning_rate": self._rate,
             "train/penalty": float(self._penalty()),
             "train/examples_per_second": self._tick(),
+            **{f"train/experts_{name}": value for name, value in self._load().items()},
         }
         for name, part in (("train/loss_new", total[:2]), ("train/loss_rehearsed", total[2:])):
             if part[1] > 0:

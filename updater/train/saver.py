@@ -32,7 +32,7 @@ class Saver(Callback):
     def restore(self, learner: Learner) -> tuple[state.Counters, list[float]]:
         """The learner is as it was saved; its counters and losses then, or those of a start."""
         counters, losses = state.restore(
-            self._folder, self._fingerprint, learner.trained, learner.optimizer
+            self._folder, self._fingerprint, learner.trained, learner.moved, learner.optimizer
         )
         self._last = counters.num_steps
         return counters, losses
@@ -52,6 +52,7 @@ class Saver(Callback):
             self._folder,
             self._fingerprint,
             pl_module.trained,
+            pl_module.moved,
             pl_module.optimizer,
             record.counters,
             record.losses,

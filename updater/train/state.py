@@ -1,6 +1,7 @@
 """What of a training run survives a kill: one safetensors file, replaced whole or not at all.
 
-Holds the trained weights, the optimizer's state and the counters; frozen weights are the base's.
+Holds the trained weights, the routers' biases where they move, the optimizer's state and the
+counters; what is frozen is the base's.
 No pickle, so a state file from anywhere can run no code. Not a model checkpoint: that is
 `updater.nemotron.checkpoint`'s. Called by `updater.train.fit`.
 """
@@ -37,6 +38,7 @@ def save(
     folder: Path,
     fingerprint: str,
     parameters: Mapping[str, nn.Parameter],
+    buffers: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     counters: Counters,
     losses: list[float],
@@ -47,6 +49,7 @@ def save(
         OSError: the disk refuses.
     """
     tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    tensors |= {f"buffer/{name}": buffer for name, buffer in buffers.items()}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = parameter.detach()
         for key, value in optimizer.state[parameter].items():
@@ -65,10 +68,11 @@ def restore(
     folder: Path,
     fingerprint: str,
     parameters: Mapping[str, nn.Parameter],
+    buffers: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
 ) -> tuple[Counters, list[float]]:
-    """Parameters and optimizer are as they were saved, and so are the counters and losses that
-    are returned; all untouched and at zero where there is no state of this very run."""
+    """Parameters, buffers and optimizer are as they were saved, and so are the counters and losses
+    that are returned; all untouched and at zero where there is no state of this very run."""
     try:
         with safe_open(folder / FILE, framework="pt") as stream:
             record = json.loads((stream.metadata() or {}).get(_RECORD, "{}"))
@@ -78,6 +82,8 @@ def restore(
                 kind, _, rest = name.partition("/")
                 if kind == "parameter":
                     parameters[rest].copy_(stream.get_tensor(name))
+                elif kind == "buffer":
+                    buffers[rest].copy_(stream.get_tensor(name))
                 elif kind == "optimizer":
                     key, _, owner = rest.partition("/")
                     value, parameter = stream.get_tensor(name), parameters[owner]

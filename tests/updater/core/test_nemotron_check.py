@@ -120,7 +120,9 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         check(tmp_path / "nowhere")
 
 
-def test_an_mtp_head_is_no_fault(base: Path, tmp_path: Path) -> None:
+def test_an_mtp_head_that_the_config_says_nothing_of_is_no_fault(
+    base: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "checkpoint"
     shutil.copytree(base, folder)
     weights(lambda t: t.update({"mtp.layers.0.norm.weight": torch.ones(3)}))(folder)

@@ -24,10 +24,11 @@ from updater.settings import (
     TrainingSettings,
     WorkspaceSettings,
 )
-from updater.train.encode import Encoded, collate, encode, negative_log_likelihood
+from updater.train.encode import Encoded, collate, encode
 from updater.train.fit import fit
 from updater.train.guards import Guards
 from updater.train.lesson import Lesson
+from updater.train.likelihood import negative_log_likelihood
 from updater.train.record import Watch
 
 pytest.importorskip("avalanche", reason="the extra study is not installed")

@@ -1,14 +1,13 @@
-"""Token batches and the loss on completion tokens."""
+"""Token batches."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from updater.nemotron import checkpoint
-from updater.train.encode import Encoded, collate, encode, join, negative_log_likelihood
+from updater.train.encode import Encoded, collate, encode, join
 
 
 @pytest.fixture(scope="module")
@@ -69,25 +68,3 @@ def test_a_batch_worked_by_hand() -> None:
     batch = collate(encoded, [1, 0])
     assert batch.tokens_bl.tolist() == [[8, 9, 2, 0], [5, 6, 7, 2]]
     assert batch.targets_bl.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
-
-
-def test_the_loss_is_transformers_own(loaded: Any, language: Any) -> None:
-    model, tokenizer = loaded
-    encoded = encode(tokenizer, language(0, 6), max_length_tokens=64)
-    batch = collate(encoded, range(6))
-    with torch.no_grad():
-        sums, counts = negative_log_likelihood(model, batch)
-        labels = torch.where(batch.targets_bl, batch.tokens_bl, -100)
-        expected = model(batch.tokens_bl, labels=labels).loss
-    torch.testing.assert_close(sums.sum() / counts.sum(), expected)
-    assert counts.tolist() == encoded.completion_lengths.tolist()
-
-
-def test_an_examples_loss_is_its_own_whatever_it_is_padded_with(loaded: Any, language: Any) -> None:
-    model, tokenizer = loaded
-    encoded = encode(tokenizer, language(0, 9), max_length_tokens=64)
-    with torch.no_grad():
-        together, _ = negative_log_likelihood(model, collate(encoded, range(9)))
-        for example in range(9):
-            alone, _ = negative_log_likelihood(model, collate(encoded, [example]))
-            torch.testing.assert_close(together[example], alone[0], atol=1e-4, rtol=0)

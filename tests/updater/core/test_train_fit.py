@@ -104,6 +104,8 @@ def test_counts_losses_and_metrics(base: Path, tmp_path: Path, language: Any) ->
         "train/learning_rate",
         "train/penalty",
         "train/examples_per_second",
+        "train/experts_busiest",
+        "train/experts_idle",
     }
     low, high = sorted([metrics[10]["train/loss_new"], metrics[10]["train/loss_rehearsed"]])
     assert low <= metrics[10]["train/loss"] <= high
@@ -224,7 +226,8 @@ def test_the_anchor_pulls_once_a_step_after_accumulation_and_before_clipping(
     run(base, tmp_path, table, training=settings, anchor=spy)
     assert len(spy.gradients) == 2
 
-    from updater.train.encode import collate, encode, negative_log_likelihood
+    from updater.train.encode import collate, encode
+    from updater.train.likelihood import negative_log_likelihood
 
     model, tokenizer = checkpoint.load(base)
     encoded = encode(tokenizer, table, max_length_tokens=64)

@@ -14,10 +14,11 @@ from updater.nemotron import checkpoint
 from updater.nemotron.checkpoint import freeze_routers
 from updater.nemotron.weights import is_experts
 from updater.settings import TrainingSettings
-from updater.train.encode import collate, negative_log_likelihood
+from updater.train.encode import collate
 from updater.train.fit import fit
 from updater.train.guards import Guards
 from updater.train.lesson import Lesson
+from updater.train.likelihood import negative_log_likelihood
 from updater.train.objective import Likelihood
 from updater.train.projected import Projected
 from updater.train.record import Watch

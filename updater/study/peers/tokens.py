@@ -20,7 +20,8 @@ from updater.study.peers.library import (
     DataAttribute,
     TaskAwareSupervisedClassificationDataset,
 )
-from updater.train.encode import Batch, Encoded, collate, completion_logits
+from updater.train.encode import Batch, Encoded, collate
+from updater.train.likelihood import completion_logits
 
 IGNORED = -100
 """The target of a position that the loss leaves out: what torch's cross_entropy ignores."""

@@ -1,0 +1,120 @@
+"""How even the experts' load is, and that the correction bias evens it out."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from updater.nemotron import checkpoint
+from updater.nemotron.experts import routed_tokens
+from updater.nemotron.load import ExpertLoad
+from updater.settings import TrainingSettings
+from updater.train.encode import PADDING, collate, encode
+from updater.train.fit import fit
+from updater.train.guards import Guards
+from updater.train.lesson import Lesson
+from updater.train.record import Watch
+
+ROUTER = "layers.1.mixer.gate"
+
+
+@pytest.fixture
+def model(base: Path) -> Any:
+    return checkpoint.load(base)[0]
+
+
+def test_each_token_counts_once_for_each_of_its_experts_and_padding_never(model: Any) -> None:
+    texts = [[5, 6, 7, 8, 9], [10, 11, 12], [13]]
+    padded = torch.full((3, 5), PADDING)
+    for row, text in enumerate(texts):
+        padded[row, : len(text)] = torch.tensor(text)
+    with torch.no_grad(), routed_tokens(model.model) as expected:
+        for text in texts:
+            model(torch.tensor([text]))
+    with torch.no_grad(), ExpertLoad(model, padding=PADDING) as load:
+        model(padded)
+        counted = {name: count.clone() for name, count in load._step.items()}
+        load.stepped()
+        found = load.read()
+    assert counted.keys() == {f"{name}.gate" for name in expected}
+    for name, count in expected.items():
+        assert counted[f"{name}.gate"].tolist() == count.tolist()
+        assert count.sum() == 2 * 9
+    every = list(expected.values())
+    assert found["busiest"] == max(float(c.max() / c.double().mean()) for c in every)
+    assert found["idle"] == sum(int((c == 0).sum()) for c in every) / sum(map(len, every))
+    assert load.read() == {}
+    with torch.no_grad():
+        model(padded)
+    load.stepped()
+    assert load.read() == {}, "nothing is counted after the block"
+
+
+def test_the_bias_goes_up_where_little_came_and_down_where_much_did(model: Any) -> None:
+    router = model.model.get_submodule(ROUTER)
+    with ExpertLoad(model, padding=PADDING) as load:
+        load._step[ROUTER] += torch.tensor([6.0, 0, 3, 3, 5, 1], dtype=torch.float64)
+        load.stepped(0.01)
+    assert router.e_score_correction_bias.tolist() == pytest.approx(
+        [-0.01, 0.01, 0, 0, -0.01, 0.01]
+    )
+
+
+def test_an_uneven_load_is_evened_out(model: Any, base: Path, language: Any) -> None:
+    """A router that sends nearly all to two of its six experts."""
+    _, tokenizer = checkpoint.load(base)
+    batch = collate(encode(tokenizer, language(0, 64), max_length_tokens=64), range(64))
+    router = model.model.get_submodule(ROUTER)
+    with torch.no_grad():
+        router.e_score_correction_bias[:2] += 0.05
+    seen = []
+    with torch.no_grad(), ExpertLoad(model, padding=PADDING) as load:
+        for _ in range(150):
+            model(batch.tokens_bl)
+            seen.append(load._step[ROUTER].max() / load._step[ROUTER].mean())
+            load.stepped(1e-3)
+    assert seen[0] > 2
+    assert max(seen[-10:]) < 1.3
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-3])
+def test_in_training_the_bias_moves_only_on_request_and_survives_a_kill(
+    base: Path, language: Any, quick: TrainingSettings, rate: float, tmp_path: Path
+) -> None:
+    training = dataclasses.replace(quick, epochs=2, router_bias_rate=rate, checkpoint_every_steps=5)
+    seen: list[dict[str, float]] = []
+
+    def trained(folder: Path, *, stop_at: int = 0) -> dict[str, torch.Tensor]:
+        model, tokenizer = checkpoint.load(base)
+
+        def watch(step: int, metrics: dict[str, float]) -> None:
+            seen.append(metrics)
+            if stop_at and step >= stop_at:
+                raise KeyboardInterrupt
+
+        fit(
+            model,
+            Lesson.of(tokenizer, language(0, 160), None, max_length_tokens=64),
+            training=training,
+            guards=Guards(),
+            folder=folder,
+            watch=Watch(watch, progress=False),
+        )
+        return {n: b.clone() for n, b in model.named_buffers() if "correction" in n}
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "parted", stop_at=10)
+    parted = trained(tmp_path / "parted")
+    assert all(torch.equal(whole[name], parted[name]) for name in whole)
+    moved = any(bool(bias.any()) for bias in whole.values())
+    assert moved is bool(rate)
+    assert all(1 <= m["train/experts_busiest"] <= 3 for m in seen)
+    assert all(0 <= m["train/experts_idle"] <= 1 for m in seen)
+
+
+def test_a_bias_that_frozen_routers_would_not_need_is_refused() -> None:
+    with pytest.raises(ValueError, match="router_bias_rate, train_routers"):
+        TrainingSettings(router_bias_rate=1e-3)

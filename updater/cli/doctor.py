@@ -1,0 +1,136 @@
+"""The command doctor: what a checkpoint is, and whether this machine can update it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from updater.cli.app import Session, app
+from updater.errors import InputError
+from updater.settings import ModelSettings, RegularizerSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from updater.doctor import Diagnosis
+
+_GIB = 2**30
+
+
+@app.command()
+@click.option(
+    "--model",
+    "folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="A checkpoint folder; else the workspace's deployed version.",
+)
+@click.option("--length", type=click.IntRange(2), metavar="N", help="Tokens of each example.")
+@click.option("--no-timing", is_flag=True, help="Don't time a step.")
+@click.pass_obj
+def doctor(session: Session, folder: Path | None, length: int | None, no_timing: bool) -> None:
+    """Tell what a checkpoint is and if it can be trained here.
+
+    By the settings of the workspace, or the defaults where there is none: memory for each GPU,
+    steps an hour, and, where that doesn't fit, the nearest settings that do. Nothing is changed.
+
+    \b
+    Example: updater doctor --model nemotron-3-nano --length 4096
+    """
+    from updater.doctor import diagnose
+
+    training, regularizer, longest = _settings(session)
+    found = diagnose(
+        folder or _deployed(session),
+        training=training,
+        regularizer=regularizer,
+        length=length or longest,
+        timed=not no_timing,
+    )
+    session.answer(asdict(found), lambda console: _show(console, found))
+
+
+def _settings(session: Session) -> tuple[TrainingSettings, RegularizerSettings, int]:
+    try:
+        settings = session.workspace().settings
+    except InputError:
+        return TrainingSettings(), RegularizerSettings(), ModelSettings().max_length_tokens
+    return settings.training, settings.regularizer, settings.model.max_length_tokens
+
+
+def _deployed(session: Session) -> Path:
+    from updater.standing import deployed
+
+    workspace = session.workspace()
+    version = deployed(workspace.ledger.events())
+    if version is None:
+        raise InputError("no version is deployed", "a checkpoint is needed", "give --model DIR")
+    return workspace.checkpoints.local(workspace.ledger.model_version(version).digest)
+
+
+def _show(console: Console, found: "Diagnosis") -> None:
+    model, machine = found.model, found.machine
+    about = Table(show_header=False, box=None, pad_edge=False)
+    about.add_row(
+        "model", f"the shape of {model.release}" if model.release else "a shape of its own"
+    )
+    layers = ", ".join(f"{count} {kind}" for kind, count in model.layers.items())
+    about.add_row("layers", layers)
+    about.add_row(
+        "parameters", f"{model.num_parameters:,}, of which a token passes {model.num_active:,}"
+    )
+    for part, count in sorted(model.parameters.items(), key=lambda item: -item[1]):
+        about.add_row("", f"{count:>18,}  {part}")
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in model.dtypes.items())
+    files = f"{model.num_bytes / _GIB:.2f} GiB in {model.num_files} files, tensors: {dtypes}"
+    about.add_row("on disk", files)
+    about.add_row("vocabulary", f"{model.vocabulary:,}; up to {model.longest:,} tokens")
+    about.add_row("drafting head", model.mtp)
+    about.add_row("chat template", "yes" if model.chat_template else "no")
+    names = ", ".join(machine.names) or f"no GPU; {machine.num_cores} cores"
+    about.add_row("machine", f"{names}, {machine.memory_bytes / _GIB:.1f} GiB")
+    if machine.device == "cuda" and not machine.kernels:
+        about.add_row("", "without mamba-ssm and causal-conv1d: slower, and more memory")
+    console.print(about)
+    console.print()
+    console.print(_ways(found))
+    console.print(_verdict(found))
+
+
+def _ways(found: "Diagnosis") -> Table:
+    table = Table(
+        *("adapt", "regularizer", "activations", "GiB", "fits"),
+        title=f"Memory of {found.batch_size} x {found.length} tokens a pass",
+    )
+    for way in found.ways:
+        held = way.regularizer if way.format == "float32" else f"{way.regularizer}, {way.format}"
+        table.add_row(
+            way.adapt,
+            held,
+            "checkpointed" if way.activation_checkpointing else "kept",
+            f"{way.peak_bytes / _GIB:.1f}",
+            "yes" if way.fits else "no",
+        )
+    return table
+
+
+def _verdict(found: "Diagnosis") -> str:
+    memory = f"{found.machine.memory_bytes / _GIB:.1f} GiB"
+    if not any(way.fits for way in found.ways):
+        least = min(way.peak_bytes for way in found.ways) / _GIB
+        return (
+            f"This machine can't update it: {least:.1f} GiB are needed at least, it has {memory}."
+        )
+    pace = (
+        "" if found.steps_per_hour is None else f", some {found.steps_per_hour:,.0f} steps an hour"
+    )
+    if found.ways[0].fits:
+        return f"This machine can update it by these settings{pace}."
+    first = next(way for way in found.ways if way.fits)
+    changes = [f'training.adapt = "{first.adapt}"'] if first.adapt != found.ways[0].adapt else []
+    if first.activation_checkpointing != found.ways[0].activation_checkpointing:
+        changes.append("training.activation_checkpointing = true")
+    if first.format != found.ways[0].format:
+        changes.append(f'regularizer.format = "{first.format}"')
+    return f"By these settings it doesn't fit; with {', '.join(changes)} it does{pace}."

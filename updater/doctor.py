@@ -1,0 +1,195 @@
+"""What a checkpoint is, and whether, how and how fast this machine can update it.
+
+Looks and changes nothing. Called by the command line.
+"""
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from updater.nemotron.describe import Description, describe
+from updater.nemotron.validate import Contents, check
+from updater.settings import RegularizerSettings, TrainingSettings
+from updater.settings.regularizing import HOLD_WEIGHTS
+
+KERNELS = ("mamba_ssm", "causal_conv1d")
+_SPARE = 0.95
+"""Of a device's memory, what an update may be reckoned to take: reckoned figures were up to 6 %
+below what was measured (bench/results/gpu.md)."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What trains. `device`: "cuda" or "cpu"; `names`: of the GPUs; `memory_bytes`: of one GPU, or
+    of the whole machine. `kernels`: the fused Mamba-2 is there, and has a GPU to run on."""
+
+    device: str
+    names: tuple[str, ...]
+    memory_bytes: int
+    num_cores: int
+    kernels: bool
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to update, and what it takes of one device. `parts`: of the peak, in bytes."""
+
+    adapt: str
+    regularizer: str
+    format: str
+    precision: str
+    activation_checkpointing: bool
+    peak_bytes: int
+    parts: Mapping[str, int]
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """`ways`: those that were asked about, the settings' own first. `steps_per_hour`: of the first
+    one that fits; None where none does, or it was not timed."""
+
+    model: Description
+    machine: Machine
+    batch_size: int
+    length: int
+    ways: tuple[Way, ...]
+    steps_per_hour: float | None
+
+
+def diagnose(
+    folder: Path,
+    *,
+    training: TrainingSettings,
+    regularizer: RegularizerSettings,
+    length: int,
+    timed: bool = True,
+) -> Diagnosis:
+    """The checkpoint in the folder and this machine, by these settings.
+
+    Args:
+        length: tokens of every example.
+        timed: a step is timed, which takes some seconds.
+
+    Raises:
+        InputError: the folder holds no checkpoint that can be trained; which one is needed.
+    """
+    contents = check(folder)
+    machine = this_machine()
+    if machine.device == "cuda" and training.precision == "32-true":
+        training = replace(training, precision="bf16-mixed")
+    asked = _ways(training, regularizer)
+    ways = tuple(_way(contents, machine, *settings, length) for settings in asked)
+    pace = None
+    fitting = [settings for settings, way in zip(asked, ways, strict=True) if way.fits]
+    if fitting and timed:
+        pace = _steps_per_hour(contents, machine, fitting[0][0], length)
+    return Diagnosis(
+        model=describe(folder, contents),
+        machine=machine,
+        batch_size=training.batch_size,
+        length=length,
+        ways=ways,
+        steps_per_hour=pace,
+    )
+
+
+def this_machine() -> Machine:
+    """The GPUs that PyTorch sees, else the cores."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    if not torch.cuda.is_available():
+        return Machine("cpu", (), psutil.virtual_memory().total, cores, kernels=False)
+    count = torch.cuda.device_count()
+    return Machine(
+        device="cuda",
+        names=tuple(torch.cuda.get_device_name(number) for number in range(count)),
+        memory_bytes=min(
+            torch.cuda.get_device_properties(number).total_memory for number in range(count)
+        ),
+        num_cores=cores,
+        kernels=all(importlib.util.find_spec(name) for name in KERNELS),
+    )
+
+
+_LADDER: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"activation_checkpointing": True},
+    {"activation_checkpointing": True, "format": "factored"},
+    {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0},
+)
+"""What is changed, one thing after the other, until an update fits."""
+
+
+def _ways(
+    training: TrainingSettings, regularizer: RegularizerSettings
+) -> list[tuple[TrainingSettings, RegularizerSettings]]:
+    """The settings, then each cheaper way, every one once."""
+    found: list[tuple[TrainingSettings, RegularizerSettings]] = []
+    for changes in _LADDER:
+        of_training = {k: v for k, v in changes.items() if k != "format"}
+        of_regularizer = {k: v for k, v in changes.items() if k == "format"}
+        if regularizer.method not in HOLD_WEIGHTS and of_regularizer:
+            continue
+        way = (replace(training, **of_training), replace(regularizer, **of_regularizer))
+        if way not in found:
+            found.append(way)
+    return found
+
+
+def _way(
+    contents: Contents,
+    machine: Machine,
+    training: TrainingSettings,
+    regularizer: RegularizerSettings,
+    length: int,
+) -> Way:
+    from updater.train.adapt import frozen_dtype
+    from updater.train.footprint import CONTEXT_BYTES, footprint
+
+    found = footprint(
+        contents.config,
+        training=training,
+        regularizer=regularizer,
+        length=length,
+        frozen_dtype=frozen_dtype(training, contents),
+        kernels=machine.kernels,
+    )
+    peak = found.peak + (CONTEXT_BYTES if machine.device == "cuda" else 0)
+    return Way(
+        adapt=training.adapt,
+        regularizer=regularizer.method,
+        format=regularizer.format,
+        precision=training.precision,
+        activation_checkpointing=training.activation_checkpointing,
+        peak_bytes=peak,
+        parts=asdict(found),
+        fits=peak <= _SPARE * machine.memory_bytes,
+    )
+
+
+def _steps_per_hour(
+    contents: Contents, machine: Machine, training: TrainingSettings, length: int
+) -> float | None:
+    import torch
+
+    from updater.train.adapt import frozen_dtype
+    from updater.train.pace import step_seconds
+
+    try:
+        seconds = step_seconds(
+            contents.config,
+            training=training,
+            length=length,
+            device=machine.device,
+            frozen_dtype=frozen_dtype(training, contents),
+        )
+    except torch.OutOfMemoryError:
+        return None
+    return 3600 / seconds

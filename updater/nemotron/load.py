@@ -1,0 +1,103 @@
+"""How many tokens each routed expert gets, and the correction that evens it out.
+
+Padding is routed like any token, and does not count. Called by `updater.train.fit`.
+
+Shape suffixes: b examples of a batch, l positions, t = b l, k experts of a token.
+"""
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.nemotron_h.modeling_nemotron_h import (
+    NemotronHForCausalLM,
+    NemotronHTopkRouter,
+)
+
+
+class ExpertLoad:
+    """What the routers of a model do, counted in a `with` block and on the model's device.
+
+    Call `stepped` after each optimizer step. Nothing is counted of a multi-token-prediction head,
+    whose positions are others. Under gradient checkpointing each token counts twice.
+
+    Args:
+        model: as it is trained.
+        padding: the token that batches are padded with.
+    """
+
+    def __init__(self, model: NemotronHForCausalLM, *, padding: int) -> None:
+        self._model, self._padding = model, padding
+        self._routers = {
+            name: module
+            for name, module in model.model.named_modules()
+            if isinstance(module, NemotronHTopkRouter)
+        }
+        self._step, self._read = self._nothing(), self._nothing()
+        self._inside_t: Tensor = torch.ones(0)
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> "ExpertLoad":
+        look = self._model.model.register_forward_pre_hook(self._look, with_kwargs=True)
+        counters = [
+            router.register_forward_hook(self._counter(name))
+            for name, router in self._routers.items()
+        ]
+        self._handles = [look, *counters]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    @torch.no_grad()
+    def stepped(self, rate: float = 0.0) -> None:
+        """A step is over: each router's correction bias is `rate` nearer to an even load, up for
+        experts that had less than the mean in it, down for those that had more.
+
+        Loss-free balancing (Wang et al. 2024, arXiv 2408.15664, algorithm 1), as DeepSeek-V3 and
+        Nemotron 3 were trained with, at 1e-3 a step. The bias chooses experts, and does not weigh
+        what they say.
+        """
+        for name, count in self._step.items():
+            if rate:
+                bias: Tensor = self._routers[name].e_score_correction_bias
+                bias.add_((count.mean() - count).sign(), alpha=rate)
+            self._read[name] += count
+            count.zero_()
+
+    def read(self) -> dict[str, float]:
+        """Over all layers, of the steps since it was last read: `busiest`, how many times the mean
+        of its layer the busiest expert had, and `idle`, the part of the experts that had nothing,
+        in [0, 1]. Nothing of a model without experts, or where there was no step."""
+        counts = [count for count in self._read.values() if bool(count.any())]
+        self._read = self._nothing()
+        if not counts:
+            return {}
+        busiest = torch.stack([count.max() / count.mean() for count in counts]).max()
+        idle = torch.cat([count == 0 for count in counts]).double().mean()
+        return {"busiest": float(busiest), "idle": float(idle)}
+
+    def _nothing(self) -> dict[str, Tensor]:
+        return {
+            name: torch.zeros(router.num_experts, dtype=torch.float64, device=router.weight.device)
+            for name, router in self._routers.items()
+        }
+
+    def _look(self, _model: nn.Module, _inputs: object, given: Mapping[str, Any]) -> None:
+        self._inside_t = (given["input_ids"] != self._padding).double().flatten()
+
+    def _counter(self, name: str) -> Callable[..., None]:
+        def count(_router: nn.Module, _inputs: object, output: tuple[Tensor, ...]) -> None:
+            chosen_tk = output[2]
+            spread_tk = self._inside_t[:, None].expand_as(chosen_tk)
+            self._step[name].scatter_add_(0, chosen_tk.flatten(), spread_tk.flatten())
+
+        return count

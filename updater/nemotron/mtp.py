@@ -1,0 +1,113 @@
+"""The multi-token-prediction head: drafts tokens after the next one, for a serving stack to check.
+
+transformers 5.23 builds none, and drops its tensors. Form: DeepSeek-V3 (arXiv 2412.19437, eq. 21 to
+23), as Nemotron 3 Super and 3.5 Lightning were released and vLLM's nemotron_h_mtp.py runs them,
+
+    h'_i = eh_proj([enorm(embedding(t_i+1)); hnorm(h_i)])
+    h''_i = final_layernorm(blocks(h'_i)),    p(t_i+2) = softmax(lm_head(h''_i))
+
+with the backbone's own embedding and lm_head, and h_i its last hidden state after norm_f, which is
+what serving stacks hand over. For the draft after, h''_i stands in h_i's place. Not its training
+(`updater.train.drafting`). Called by the train step.
+
+Shape suffixes: b examples of a batch, l positions, d hidden size.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers.masking_utils import create_causal_mask
+from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
+from transformers.models.nemotron_h.modeling_nemotron_h import (
+    NemotronHBlock,
+    NemotronHForCausalLM,
+    NemotronHRMSNorm,
+)
+
+from updater.nemotron.layout import mtp_pattern, mtp_shapes
+from updater.nemotron.validate import check
+from updater.nemotron.weights import released, stays_float32
+
+_TYPES = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
+
+
+class MtpHead(nn.Module):
+    """One step of a head, run once for every token that it drafts. Where a release has more steps,
+    the first of them drafts all: no released Nemotron 3 has.
+
+    Args:
+        config: of the backbone, as `checkpoint.load` built it.
+        letters: of `layout.mtp_pattern`.
+    """
+
+    def __init__(self, config: NemotronHConfig, letters: str) -> None:
+        super().__init__()
+        self._config = copy.deepcopy(config)
+        self._config.layers_block_type = [_TYPES[letter] for letter in letters]
+        self.layers = nn.ModuleList(NemotronHBlock(self._config, i) for i in range(len(letters)))
+        size, eps = config.hidden_size, config.layer_norm_epsilon
+        first, last = self.layers[0], self.layers[-1]
+        first.enorm, first.hnorm = (NemotronHRMSNorm(size, eps=eps) for _ in range(2))
+        first.eh_proj = nn.Linear(2 * size, size, bias=False)
+        last.final_layernorm = NemotronHRMSNorm(size, eps=eps)
+
+    def forward(self, hidden_bld: Tensor, embedded_bld: Tensor) -> Tensor:
+        """h''_bld of the hidden states and, at the same positions, the embeddings of the next
+        tokens. Right-padded: the head is causal as the backbone is."""
+        first: Any = self.layers[0]
+        fused = torch.cat([first.enorm(embedded_bld), first.hnorm(hidden_bld)], dim=-1)
+        hidden_bld = first.eh_proj(fused)
+        places = torch.arange(hidden_bld.shape[1], device=hidden_bld.device)[None]
+        mask = create_causal_mask(
+            config=self._config,
+            inputs_embeds=hidden_bld,
+            attention_mask=None,
+            past_key_values=None,
+            position_ids=places,
+        )
+        for layer in self.layers:
+            attends = layer.block_type == "full_attention"
+            hidden_bld = layer(
+                hidden_bld, attention_mask=mask if attends else None, position_ids=places
+            )
+        last: Any = self.layers[-1]
+        return last.final_layernorm(hidden_bld)
+
+
+def has_head(folder: Path) -> bool:
+    """Whether the checkpoint has a head that its config.json describes.
+
+    Raises:
+        InputError: as `checkpoint.load`.
+    """
+    contents = check(folder)
+    names = mtp_shapes(contents.config, where=str(folder / "config.json"))
+    return bool(names) and contents.entries.keys() >= names.keys()
+
+
+def attach(folder: Path, model: NemotronHForCausalLM) -> bool:
+    """Whether the checkpoint has a head; then `model`, which was loaded from it, has it as its
+    module `mtp`, on its device and in its dtype, routers and their bias float32. From there
+    `checkpoint.export` writes it as it writes the rest.
+
+    Raises:
+        InputError: as `checkpoint.load`.
+    """
+    if not has_head(folder):
+        return False
+    contents = check(folder)
+    with torch.device("meta"):
+        head = MtpHead(model.config, mtp_pattern(contents.config))
+    for name, tensor in (*head.named_parameters(), *head.named_buffers()):
+        tensor.data = tensor.data.to(torch.float32 if stays_float32(name) else model.dtype)
+    model.mtp = head.to_empty(device=model.device).eval()
+    views = {name: view for name, view in released(model) if name.startswith("mtp.")}
+    for file, header in contents.headers.items():
+        with safe_open(folder / file, framework="pt", device=str(model.device)) as stream:
+            for name in header.entries.keys() & views.keys():
+                views[name].copy_(stream.get_tensor(name))
+    return True

@@ -1,0 +1,73 @@
+"""The one loss: completion tokens, end of sequence included.
+
+Not a metric (`updater.evaluate`). Called by the objectives, `updater.train.importance` and
+`updater.evaluate`.
+
+Shape suffixes: b examples of a batch, l positions, c completion tokens of a batch, v vocabulary,
+d hidden size.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from updater.train.encode import Batch
+
+LOGITS_BYTES = 2**29
+"""Logits in float32 that are whole at a time, at most: 1,024 tokens of a vocabulary of 131,072."""
+
+
+def completion_hidden(model: NemotronHForCausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """hidden_cd, from which each of the batch's c completion tokens is predicted, tokens_c and
+    examples_c, in order.
+
+    Only these positions pass through lm_head.
+    """
+    hidden_bld = model.model(input_ids=batch.tokens_bl, use_cache=False).last_hidden_state
+    # The token at position l is predicted from position l - 1.
+    targets_bl = batch.targets_bl[:, 1:]
+    hidden_cd = hidden_bld[:, :-1][targets_bl]
+    return hidden_cd, batch.tokens_bl[:, 1:][targets_bl], targets_bl.nonzero()[:, 0]
+
+
+def completion_logits(model: NemotronHForCausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """float32 logits_cv, tokens_c and examples_c, as `completion_hidden`. All logits at once: for
+    who needs them all."""
+    hidden_cd, tokens_c, examples_c = completion_hidden(model, batch)
+    return model.lm_head(hidden_cd).float(), tokens_c, examples_c
+
+
+def token_losses(lm_head: nn.Linear, hidden_cd: Tensor, tokens_c: Tensor) -> Tensor:
+    """losses_c: each token's negative log-likelihood (nats, float32).
+
+    Logits are made for some tokens at a time, and made again on the way back where a gradient is
+    asked for: with a vocabulary of 131,072 those of a long batch would be by far the largest
+    tensor. Of that few tokens that they fit into `LOGITS_BYTES` it is one product, as without.
+    """
+    most = max(LOGITS_BYTES // (4 * lm_head.out_features), 1)
+    if len(tokens_c) <= most:
+        return _token_losses(lm_head, hidden_cd, tokens_c)
+    parts = [
+        checkpoint(_token_losses, lm_head, hidden, tokens, use_reentrant=False)
+        for hidden, tokens in zip(hidden_cd.split(most), tokens_c.split(most), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _token_losses(lm_head: nn.Linear, hidden_cd: Tensor, tokens_c: Tensor) -> Tensor:
+    return functional.cross_entropy(lm_head(hidden_cd).float(), tokens_c, reduction="none")
+
+
+def negative_log_likelihood(model: NemotronHForCausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
+    """sums_b, the negative log-likelihood of each example's completion (nats, float32), and
+    counts_b, its completion tokens."""
+    hidden_cd, tokens_c, examples_c = completion_hidden(model, batch)
+    losses_c = token_losses(model.lm_head, hidden_cd, tokens_c)
+    return per_example(losses_c, examples_c, len(batch.tokens_bl)), batch.targets_bl.sum(1)
+
+
+def per_example(values_c: Tensor, examples_c: Tensor, num_examples: int) -> Tensor:
+    """sums_b: the sum of each example's values, 0 for one that has none."""
+    return values_c.new_zeros(num_examples).index_add(0, examples_c, values_c)
