@@ -1,17 +1,20 @@
 """LoRA: only factors learn, and afterwards the model is a plain one with other numbers."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor
 from updater.errors import InputError
-from updater.nemotron import checkpoint
+from updater.nemotron import checkpoint, files
+from updater.nemotron.weights import stays_float32
 from updater.settings import TrainingSettings
-from updater.train.adapt import adapted
+from updater.train.adapt import adapted, frozen_dtype
 from updater.train.fit import Fit, fit
 from updater.train.guards import Guards
 from updater.train.lesson import Lesson
@@ -248,3 +251,54 @@ def test_what_a_training_records_of_full_weights_is_refused(
             watch=Watch(progress=False),
             trace=trace,
         )
+
+
+def narrowed(base: Path, target: Path) -> Path:
+    """A copy as NVIDIA would release it: bfloat16, but for routers and the states' decay."""
+    shutil.copytree(base, target)
+    tensors = load_file(base / files.SINGLE)
+    small = {n: t if stays_float32(n) else t.bfloat16() for n, t in tensors.items()}
+    save_file(small, target / files.SINGLE, {"format": "pt"})
+    return target
+
+
+def test_frozen_weights_are_as_small_as_they_were_released(base: Path, tmp_path: Path) -> None:
+    released = checkpoint.check(narrowed(base, tmp_path / "released"))
+    made = checkpoint.check(base)
+    mixed = dataclasses.replace(LORA, precision="bf16-mixed")
+    assert frozen_dtype(mixed, released) == torch.bfloat16
+    for training, contents in (
+        (mixed, made),
+        (LORA, released),
+        (dataclasses.replace(mixed, adapt="full"), released),
+    ):
+        assert frozen_dtype(training, contents) == torch.float32
+
+
+def test_trained_on_bfloat16_it_comes_to_what_float32_weights_come_to(
+    trained: Path, language: Any, tmp_path: Path
+) -> None:
+    """But for rounding: nearer to it than to where both began, and both learn alike."""
+    released = narrowed(trained, tmp_path / "released")
+    lesson, ends, losses = language(300, 64), [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        model, tokenizer = checkpoint.load(released, dtype=dtype)
+        start = {n: p.detach().float().clone() for n, p in model.named_parameters()}
+        done = fit(
+            model,
+            Lesson.of(tokenizer, lesson, None, max_length_tokens=64),
+            training=dataclasses.replace(LORA, precision="bf16-mixed", learning_rate=5e-3),
+            guards=Guards(),
+            folder=tmp_path / str(dtype),
+            watch=Watch(progress=False),
+        )
+        assert {p.dtype for n, p in model.named_parameters() if not stays_float32(n)} == {dtype}
+        exported = checkpoint.export(model, released, tmp_path / f"{dtype}-export")
+        kinds = {n: e.dtype for n, e in checkpoint.check(exported).entries.items()}
+        assert kinds == {n: e.dtype for n, e in checkpoint.check(released).entries.items()}
+        ends.append({n: p.detach().float() for n, p in model.named_parameters()})
+        losses.append(done.losses)
+    apart = sum(float((ends[0][n] - ends[1][n]).square().sum()) for n in start)
+    moved = sum(float((ends[0][n] - start[n]).square().sum()) for n in start)
+    assert apart < moved / 4
+    assert losses[1] == pytest.approx(losses[0], rel=0.1, abs=0.05)
