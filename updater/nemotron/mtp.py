@@ -89,16 +89,14 @@ def has_head(folder: Path) -> bool:
     return bool(names) and contents.entries.keys() >= names.keys()
 
 
-def attach(folder: Path, model: NemotronHForCausalLM) -> bool:
-    """Whether the checkpoint has a head; then `model`, which was loaded from it, has it as its
-    module `mtp`, on its device and in its dtype, routers and their bias float32. From there
-    `checkpoint.export` writes it as it writes the rest.
+def attach(folder: Path, model: NemotronHForCausalLM) -> None:
+    """`model`, which was loaded from the checkpoint, has its head as its module `mtp`, on its
+    device and in its dtype, routers and their bias float32. From there `checkpoint.export` writes
+    it as it writes the rest. Ask `has_head` before.
 
     Raises:
         InputError: as `checkpoint.load`.
     """
-    if not has_head(folder):
-        return False
     contents = check(folder)
     with torch.device("meta"):
         head = MtpHead(model.config, mtp_pattern(contents.config))
@@ -110,4 +108,3 @@ def attach(folder: Path, model: NemotronHForCausalLM) -> bool:
         with safe_open(folder / file, framework="pt", device=str(model.device)) as stream:
             for name in header.entries.keys() & views.keys():
                 views[name].copy_(stream.get_tensor(name))
-    return True
