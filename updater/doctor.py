@@ -15,7 +15,7 @@ import psutil
 from updater.nemotron.describe import Description, describe
 from updater.nemotron.validate import Contents, check
 from updater.settings import RegularizerSettings, TrainingSettings
-from updater.settings.regularizing import HOLD_WEIGHTS
+from updater.settings.regularizing import METHODS
 
 KERNELS = ("mamba_ssm", "causal_conv1d")
 _SPARE = 0.95
@@ -81,9 +81,7 @@ def diagnose(
     """
     contents = check(folder)
     machine = this_machine()
-    if machine.device == "cuda" and training.precision == "32-true":
-        training = replace(training, precision="bf16-mixed")
-    asked = _ways(training, regularizer)
+    asked = _ways(training, regularizer, machine)
     ways = tuple(_way(contents, machine, *settings, length) for settings in asked)
     pace = None
     fitting = [settings for settings, way in zip(asked, ways, strict=True) if way.fits]
@@ -119,27 +117,27 @@ def this_machine() -> Machine:
 
 
 _LADDER: tuple[Mapping[str, Any], ...] = (
-    {},
     {"activation_checkpointing": True},
-    {"activation_checkpointing": True, "format": "factored"},
+    {"format": "factored"},
     {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0},
 )
-"""What is changed, one thing after the other, until an update fits."""
+"""What is changed, one thing on top of the other, until an update fits."""
 
 
 def _ways(
-    training: TrainingSettings, regularizer: RegularizerSettings
+    training: TrainingSettings, regularizer: RegularizerSettings, machine: Machine
 ) -> list[tuple[TrainingSettings, RegularizerSettings]]:
     """The settings, then each cheaper way, every one once."""
-    found: list[tuple[TrainingSettings, RegularizerSettings]] = []
-    for changes in _LADDER:
-        of_training = {k: v for k, v in changes.items() if k != "format"}
-        of_regularizer = {k: v for k, v in changes.items() if k == "format"}
-        if regularizer.method not in HOLD_WEIGHTS and of_regularizer:
-            continue
-        way = (replace(training, **of_training), replace(regularizer, **of_regularizer))
-        if way not in found:
-            found.append(way)
+    found = [(training, regularizer)]
+    mixed = ({"precision": "bf16-mixed"},) if machine.device == "cuda" else ()
+    for changes in (*mixed, *_LADDER):
+        if changes.keys() == {"format"}:
+            if "format" in METHODS[regularizer.method].heeds:
+                regularizer = replace(regularizer, **changes)
+        else:
+            training = replace(training, **changes)
+        if (training, regularizer) not in found:
+            found.append((training, regularizer))
     return found
 
 

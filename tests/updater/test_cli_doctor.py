@@ -102,7 +102,8 @@ def test_a_gpu_takes_what_it_was_measured_to_take(
     first = next((way["adapt"] for way in found["ways"] if way["fits"]), "")
     assert first == adapt
     assert bool(first) is fits
-    assert {way["precision"] for way in found["ways"]} == {"bf16-mixed"}
+    precisions = [way["precision"] for way in found["ways"]]
+    assert precisions == ["32-true", *["bf16-mixed"] * (len(precisions) - 1)]
 
 
 @pytest.mark.parametrize(
@@ -151,3 +152,14 @@ def test_people_get_a_table_and_a_verdict(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "120,668,687,360" in result.output
     assert "This machine can't update it" in result.output
+
+
+def test_a_broken_workspace_is_told_and_not_taken_for_none(tmp_path: Path) -> None:
+    folder = released(tmp_path / "x", "nemotron-3-tiny", vocabulary=1000)
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "ws" / "updater.toml").write_text("[workspace]\n")
+    arguments = ["doctor", "--model", str(folder), "--no-timing"]
+    broken = CliRunner().invoke(app, [*arguments, "--workspace", str(tmp_path / "ws")])
+    assert broken.exit_code != 0
+    ignored = CliRunner().invoke(app, [*arguments, "--set", "training.epochs=1"])
+    assert "is no workspace" in str(ignored.exception)

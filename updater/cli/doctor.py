@@ -48,14 +48,18 @@ def doctor(session: Session, folder: Path | None, length: int | None, no_timing:
         length=length or longest,
         timed=not no_timing,
     )
-    session.answer(asdict(found), lambda console: _show(console, found))
+    answer = asdict(found)
+    answer["model"]["num_parameters"] = found.model.num_parameters
+    session.answer(answer, lambda console: _show(console, found))
 
 
 def _settings(session: Session) -> tuple[TrainingSettings, RegularizerSettings, int]:
-    try:
-        settings = session.workspace().settings
-    except InputError:
+    from updater.workspace import CONFIG_FILE
+
+    # Only where no workspace is do the defaults stand in for it: a broken one is told.
+    if not session.overrides and not (session.folder / CONFIG_FILE).is_file():
         return TrainingSettings(), RegularizerSettings(), ModelSettings().max_length_tokens
+    settings = session.workspace().settings
     return settings.training, settings.regularizer, settings.model.max_length_tokens
 
 
@@ -100,12 +104,13 @@ def _show(console: Console, found: "Diagnosis") -> None:
 
 def _ways(found: "Diagnosis") -> Table:
     table = Table(
-        *("adapt", "regularizer", "activations", "GiB", "fits"),
+        *("precision", "adapt", "regularizer", "activations", "GiB", "fits"),
         title=f"Memory of {found.batch_size} x {found.length} tokens a pass",
     )
     for way in found.ways:
         held = way.regularizer if way.format == "float32" else f"{way.regularizer}, {way.format}"
         table.add_row(
+            way.precision,
             way.adapt,
             held,
             "checkpointed" if way.activation_checkpointing else "kept",
@@ -128,7 +133,11 @@ def _verdict(found: "Diagnosis") -> str:
     if found.ways[0].fits:
         return f"This machine can update it by these settings{pace}."
     first = next(way for way in found.ways if way.fits)
-    changes = [f'training.adapt = "{first.adapt}"'] if first.adapt != found.ways[0].adapt else []
+    changes = [
+        f'training.{name} = "{getattr(first, name)}"'
+        for name in ("precision", "adapt")
+        if getattr(first, name) != getattr(found.ways[0], name)
+    ]
     if first.activation_checkpointing != found.ways[0].activation_checkpointing:
         changes.append("training.activation_checkpointing = true")
     if first.format != found.ways[0].format:

@@ -132,6 +132,9 @@ def _measured(
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
         found["anchor"] = sum(weight.nbytes for weight in held.values())
         found["importance"] = num_bytes(kept(held, regularizer.format))
+        if training.precision == "32-true":  # nothing is cast, so that no cast weight is kept
+            for parameter in model.parameters():
+                parameter.data = parameter.data.bfloat16()
         found["kept"] = kept_bytes(model, training.batch_size, length, kernels=kernels)
     return found
 
