@@ -1,8 +1,6 @@
 """What comes after an update, or in its way: new data of old periods, rollback, a person's answer,
 a training that fails. By the public commands, on a tiny checkpoint."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import command, said
 
-from updater.cli import run
 from updater.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -27,22 +25,6 @@ def first(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path], Pa
     command(folder, "init", str(folder))
     command(folder, "scratch", "--periods", "north", "--deploy")
     return folder
-
-
-def command(folder: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
-    """The JSON answer of one command; in this process, because imports take seconds."""
-    answer, errors = said(folder, "--json", *arguments, code=code)
-    assert "Traceback" not in errors
-    return json.loads(answer.splitlines()[-1]) if answer.strip() else {}
-
-
-def said(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
-    """What one command wrote to stdout and to stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = run(["--workspace", str(folder), *arguments])
-    assert ended == code, err.getvalue()[-3000:]
-    return out.getvalue(), err.getvalue()
 
 
 def add_rows(folder: Path, region: str, count: int) -> None:

@@ -1,32 +1,19 @@
 """A deployed checkpoint with a drafting head: what becomes of the head in an update."""
 
-import contextlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from commands import answered
 from heads import with_head
 from safetensors.torch import load_file
 
-from updater.cli import run
 from updater.nemotron import files
 from updater.workspace import Workspace
 
 pytestmark = pytest.mark.slow
-
-
-def command(folder: Path, *arguments: str, code: int = 0) -> tuple[dict[str, Any], str]:
-    """The JSON answer of one command, and what it wrote to stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = run(["--workspace", str(folder), "--json", *arguments])
-    assert ended == code, err.getvalue()[-3000:]
-    text = out.getvalue().strip()
-    return (json.loads(text.splitlines()[-1]) if text else {}), err.getvalue()
 
 
 def checkpoint_of(folder: Path, version: str) -> Path:
@@ -38,8 +25,8 @@ def checkpoint_of(folder: Path, version: str) -> Path:
 def headless(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path], Path]) -> Path:
     """A workspace whose deployed version, of north, has no head."""
     folder = lay_out(tmp_path_factory.mktemp("headless") / "ws")
-    command(folder, "init", str(folder))
-    command(folder, "scratch", "--periods", "north", "--deploy")
+    answered(folder, "init", str(folder))
+    answered(folder, "scratch", "--periods", "north", "--deploy")
     return folder
 
 
@@ -48,15 +35,15 @@ def headed(headless: Path, lay_out: Callable[[Path], Path], tmp_path: Path) -> P
     """A workspace that has adopted the same with one."""
     released = with_head(checkpoint_of(headless, "1"), tmp_path / "released")
     folder = lay_out(tmp_path / "ws")
-    command(folder, "init", str(folder))
-    command(folder, "adopt", str(released), "--periods", "north")
+    answered(folder, "init", str(folder))
+    answered(folder, "adopt", str(released), "--periods", "north")
     return folder
 
 
 @pytest.mark.parametrize("mtp", ["keep", "align"])
 def test_the_head_is_the_bases_or_drafts_better(headed: Path, mtp: str) -> None:
     chosen = ("--set", f"training.mtp={mtp}")
-    answer, _ = command(headed, "update", "east", *chosen)
+    answer, _ = answered(headed, "update", "east", *chosen)
     was, now = (
         load_file(checkpoint_of(headed, version) / files.SINGLE)
         for version in ("1", answer["candidate"])
@@ -79,6 +66,6 @@ def test_the_head_is_the_bases_or_drafts_better(headed: Path, mtp: str) -> None:
 
 
 def test_a_head_that_is_not_there_is_told_before_training(headless: Path) -> None:
-    _, said = command(headless, "update", "east", "--set", "training.mtp=align", code=2)
+    _, said = answered(headless, "update", "east", "--set", "training.mtp=align", code=2)
     assert "has no multi-token-prediction head" in said
     assert not list(headless.glob("runs/*/training"))

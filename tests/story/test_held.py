@@ -1,7 +1,5 @@
 """By what an update is held: terms of the base's line, estimated or recorded by its trainings."""
 
-import contextlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from commands import answered
 
 from regularizers import importance as weights
 from regularizers.formats import Factored, whole
-from updater.cli import run
 from updater.nemotron import checkpoint
 from updater.steps import importance as importance_step
 from updater.steps.terms import TRACE_FILE, terms_of
@@ -27,31 +25,21 @@ def settings(*more: str) -> list[str]:
     return [word for one in (*QUICK, *more) for word in ("--set", one)]
 
 
-def command(folder: Path, *arguments: str, code: int = 0) -> tuple[dict[str, Any], str]:
-    """The JSON answer of one command, and what it wrote to stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = run(["--workspace", str(folder), "--json", *arguments])
-    assert ended == code, err.getvalue()[-3000:]
-    text = out.getvalue().strip()
-    return (json.loads(text.splitlines()[-1]) if text else {}), err.getvalue()
-
-
 def take(folder: Path, period: str, *more: str) -> dict[str, Any]:
     """The update's candidate is deployed, whatever the gate says."""
-    answer, _ = command(folder, "update", period, *settings(*more))
-    deployed, _ = command(folder, "status")
+    answer, _ = answered(folder, "update", period, *settings(*more))
+    deployed, _ = answered(folder, "status")
     if deployed["deployed"] != answer["candidate"]:
-        command(folder, "promote", answer["candidate"], "--reason", "test", "--force")
+        answered(folder, "promote", answer["candidate"], "--reason", "test", "--force")
     return answer
 
 
 def opened(folder: Path, period: str, *more: str) -> tuple[dict[str, Any], Any, Any, Any]:
     """The result of step importance of an update of `period`, and by what it would be held."""
     chosen = settings(*more)
-    update = command(folder, "step", "ingest", "--period", period, *chosen)[0]["update"]
-    command(folder, "step", "rehearse", "--update", update, *chosen)
-    found, _ = command(folder, "step", "importance", "--update", update, *chosen)
+    update = answered(folder, "step", "ingest", "--period", period, *chosen)[0]["update"]
+    answered(folder, "step", "rehearse", "--update", update, *chosen)
+    found, _ = answered(folder, "step", "importance", "--update", update, *chosen)
     workspace = Workspace.open(folder, [*QUICK, *more])
     one = workspace.ledger.update(update)
     assert one.base is not None
@@ -66,9 +54,9 @@ def opened(folder: Path, period: str, *more: str) -> tuple[dict[str, Any], Any, 
 def line(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path], Path]) -> Path:
     """A workspace that has learnt north from scratch and then east, both with SI."""
     folder = lay_out(tmp_path_factory.mktemp("held") / "ws")
-    command(folder, "init", str(folder))
+    answered(folder, "init", str(folder))
     si = ("regularizer.method=si", "regularizer.strength=1")
-    command(folder, "scratch", "--periods", "north", "--deploy", *settings(*si))
+    answered(folder, "scratch", "--periods", "north", "--deploy", *settings(*si))
     take(folder, "east", *si)
     return folder
 
@@ -150,7 +138,7 @@ def test_new_data_of_an_old_period_holds_nothing_of_its_old(line: Path) -> None:
             row = {"id": f"new-{n}", "text": f"new tea {n}", "answer": "cup", "region": "east"}
             file.write(json.dumps(row) + "\n")
     chosen = ("regularizer.method=ewc", "regularizer.terms=periods")
-    update = command(line, "step", "ingest", "--period", "east", *settings(*chosen))[0]["update"]
+    update = answered(line, "step", "ingest", "--period", "east", *settings(*chosen))[0]["update"]
     workspace = Workspace.open(line, [*QUICK, *chosen])
     terms = terms_of(workspace, workspace.ledger.update(update))
     assert [[c.period for c in term.sample.choices] for term in terms] == [["north"], []]
@@ -169,11 +157,11 @@ def test_what_no_training_recorded_is_told_with_its_cure_and_then_recorded(
 ) -> None:
     ledger = Workspace.open(line).ledger
     before = ledger.updates()
-    _, said = command(line, "update", "south", *settings(*changed), code=2)
+    _, said = answered(line, "update", "south", *settings(*changed), code=2)
     assert "version 2 has no importance" in said
     assert ledger.updates() == before  # nothing is begun
     assert "regularizer.strength = 0" in said
-    answer, _ = command(line, "update", "south", *settings(*changed, "regularizer.strength=0"))
+    answer, _ = answered(line, "update", "south", *settings(*changed, "regularizer.strength=0"))
     version = Workspace.open(line).ledger.model_version(answer["candidate"])
     recorded, file = trace(line, version.id)
     assert recorded in ("optimizer", "path-0.2")
@@ -189,9 +177,9 @@ def test_a_broken_trace_is_told_and_not_estimated(line: Path) -> None:
     file.chmod(0o644)
     file.write_bytes(whole[:-50] + bytes(50))
     try:
-        _, said = command(line, "update", "west", *settings("regularizer.method=si"), code=2)
+        _, said = answered(line, "update", "west", *settings("regularizer.method=si"), code=2)
         file.write_bytes(whole[:-50])
-        _, short = command(line, "update", "west", *settings("regularizer.method=si"), code=1)
+        _, short = answered(line, "update", "west", *settings("regularizer.method=si"), code=1)
     finally:
         file.write_bytes(whole)
     assert "can't be estimated again" in said
@@ -213,14 +201,14 @@ def test_a_trace_that_was_deleted_is_as_if_it_had_not_been_recorded(line: Path) 
 
 def test_answers_are_held_without_any_importance(line: Path) -> None:
     chosen = settings("regularizer.method=der++", "regularizer.strength=1")
-    answer, _ = command(line, "update", "west", *chosen)
-    found, _ = command(line, "step", "importance", "--update", answer["update"], *chosen)
+    answer, _ = answered(line, "update", "west", *chosen)
+    found, _ = answered(line, "step", "importance", "--update", answer["update"], *chosen)
     assert found["estimator"] is None
 
 
 def test_under_lora_and_factored_an_update_is_held_and_its_export_is_plain(line: Path) -> None:
     chosen = ("training.adapt=lora", "training.lora_experts=true", "regularizer.format=factored")
-    answer, _ = command(line, "update", "south", *settings(*chosen))
+    answer, _ = answered(line, "update", "south", *settings(*chosen))
     workspace = Workspace.open(line)
     step = workspace.ledger.step(answer["update"], "importance")
     assert step is not None
@@ -236,7 +224,7 @@ def test_under_lora_and_factored_an_update_is_held_and_its_export_is_plain(line:
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert any(".mixer.experts." in name for name in moved)
     assert "lm_head.weight" not in moved
-    command(line, "report", answer["candidate"], "-o", str(line / "lora.html"))
+    answered(line, "report", answer["candidate"], "-o", str(line / "lora.html"))
     assert "kept as factored" in (line / "lora.html").read_text("utf-8")
 
 
@@ -251,5 +239,5 @@ def test_a_trace_is_held_in_the_format_that_is_configured_now(line: Path) -> Non
 
 def test_what_lora_can_not_record_is_refused_before_any_work(line: Path) -> None:
     chosen = settings("training.adapt=lora", "regularizer.method=si")
-    _, said = command(line, "update", "west", *chosen, code=2)
+    _, said = answered(line, "update", "west", *chosen, code=2)
     assert "si sums each full weight's gradient" in said

@@ -1,19 +1,15 @@
 """The policies that look at examples, through whole updates by the public commands."""
 
-import contextlib
-import io
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import command
 
 from rehearsal import window
 from rehearsal.choice import Picked
 from rehearsal.manifest import Manifest
-from updater.cli import run
 from updater.report.collect import collect
 from updater.report.page import render
 from updater.steps import rehearse
@@ -30,15 +26,6 @@ def two_learnt(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path
     command(folder, "init", str(folder))
     command(folder, "scratch", "--periods", "north", "east", "--deploy")
     return folder
-
-
-def command(folder: Path, *arguments: str) -> dict[str, Any]:
-    """The JSON answer of one command, in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = run(["--workspace", str(folder), "--json", *arguments])
-    assert ended == 0, err.getvalue()[-3000:]
-    return json.loads(out.getvalue().splitlines()[-1])
 
 
 @pytest.mark.parametrize("policy", ["reservoir", "class_balanced", "hard", "surprise"])

@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import command
 
 from updater.cli import run
 
@@ -28,16 +28,6 @@ def story(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path], Pa
     command(folder, "scratch", "--periods", "north", "east", "--deploy")
     command(folder, "update", "south")
     return folder
-
-
-def command(folder: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
-    """The JSON answer of one command; in this process, because imports take seconds."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = run(["--workspace", str(folder), "--json", *arguments])
-    assert ended == code, err.getvalue()[-3000:]
-    assert "Traceback" not in err.getvalue()
-    return json.loads(out.getvalue().splitlines()[-1]) if out.getvalue().strip() else {}
 
 
 def clean_process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
