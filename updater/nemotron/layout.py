@@ -5,7 +5,7 @@ milliseconds before any work. Not the model: transformers builds that, and a tes
 against each other. Called by `updater.nemotron.presets` and `updater.nemotron.checkpoint`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from updater.errors import InputError
@@ -41,14 +41,17 @@ def pattern(fields: Mapping[str, Any], *, where: str) -> str:
         InputError: neither hybrid_override_pattern nor layers_block_type is there, or it holds
             something else.
     """
-    if "hybrid_override_pattern" in fields:
-        letters = fields["hybrid_override_pattern"]
-    else:
-        types = fields.get("layers_block_type") or fields.get("layer_types") or []
-        letters = "".join(_LETTERS.get(kind, "?") for kind in types)
-    if not isinstance(letters, str) or not letters or set(letters) - set("ME*-"):
+    types = fields.get("layers_block_type") or fields.get("layer_types") or []
+    return _letters(fields, "hybrid_override_pattern", types, where)
+
+
+def _letters(fields: Mapping[str, Any], name: str, types: Iterable[str], where: str) -> str:
+    """The field `name`, or what transformers writes in its place."""
+    written = "".join(_LETTERS.get(kind, "?") for kind in types)
+    letters = fields.get(name, written)
+    if not isinstance(letters, str) or not letters or set(letters) - set(_MIXERS):
         raise InputError(
-            f"{where}: hybrid_override_pattern = {letters!r}",
+            f"{where}: {name} = {letters!r}",
             "must be a string of the letters M, E, * and -, one per layer",
             "copy it from the checkpoint's model card",
         )
@@ -78,17 +81,6 @@ def tensor_shapes(fields: Mapping[str, Any], *, where: str) -> dict[str, tuple[i
     return shapes
 
 
-def mtp_pattern(fields: Mapping[str, Any]) -> str:
-    """One letter per layer of one step of the multi-token-prediction head; "" where the
-    configuration asks for no head. Nemotron 3 Super's is *E, and what transformers takes for it
-    where the field is missing."""
-    if not fields.get("num_nextn_predict_layers"):
-        return ""
-    types = fields.get("mtp_layers_block_type") or ("attention", "moe")
-    written = "".join(_LETTERS.get(kind, "?") for kind in types)
-    return str(fields.get("mtp_hybrid_override_pattern") or written)
-
-
 def mtp_shapes(fields: Mapping[str, Any], *, where: str) -> dict[str, tuple[int, ...]]:
     """Every tensor of the multi-token-prediction head, by its released name, with its shape; none
     where the configuration asks for no head.
@@ -99,17 +91,16 @@ def mtp_shapes(fields: Mapping[str, Any], *, where: str) -> dict[str, tuple[int,
     Raises:
         InputError: as `tensor_shapes`.
     """
-    letters = mtp_pattern(fields)
-    if set(letters) - set(_MIXERS):
-        raise InputError(
-            f"{where}: mtp_hybrid_override_pattern = {letters!r}",
-            "must be a string of the letters M, E, * and -, one per layer",
-            "copy it from the checkpoint's model card",
-        )
+    num_steps = int(fields.get("num_nextn_predict_layers") or 0)
+    if not num_steps:
+        return {}
+    # Nemotron 3 Super's, and what transformers takes where the field is missing.
+    types = fields.get("mtp_layers_block_type") or ("attention", "moe")
+    letters = _letters(fields, "mtp_hybrid_override_pattern", types, where)
     _check_sizes(fields, letters, where)
     hidden = fields["hidden_size"]
     shapes: dict[str, tuple[int, ...]] = {}
-    for index in range(len(letters) * int(fields.get("num_nextn_predict_layers") or 0)):
+    for index in range(len(letters) * num_steps):
         place, layer = index % len(letters), f"mtp.layers.{index}"
         if place == 0:
             shapes[f"{layer}.enorm.weight"] = shapes[f"{layer}.hnorm.weight"] = (hidden,)

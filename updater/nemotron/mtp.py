@@ -28,11 +28,9 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
     NemotronHRMSNorm,
 )
 
-from updater.nemotron.layout import mtp_pattern, mtp_shapes
+from updater.nemotron.layout import mtp_shapes
 from updater.nemotron.validate import check
 from updater.nemotron.weights import released, stays_float32
-
-_TYPES = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
 
 
 class MtpHead(nn.Module):
@@ -41,14 +39,13 @@ class MtpHead(nn.Module):
 
     Args:
         config: of the backbone, as `checkpoint.load` built it.
-        letters: of `layout.mtp_pattern`.
     """
 
-    def __init__(self, config: NemotronHConfig, letters: str) -> None:
+    def __init__(self, config: NemotronHConfig) -> None:
         super().__init__()
         self._config = copy.deepcopy(config)
-        self._config.layers_block_type = [_TYPES[letter] for letter in letters]
-        self.layers = nn.ModuleList(NemotronHBlock(self._config, i) for i in range(len(letters)))
+        self._config.layers_block_type = kinds = config.mtp_layers_block_type or []
+        self.layers = nn.ModuleList(NemotronHBlock(self._config, i) for i in range(len(kinds)))
         size, eps = config.hidden_size, config.layer_norm_epsilon
         first, last = self.layers[0], self.layers[-1]
         first.enorm, first.hnorm = (NemotronHRMSNorm(size, eps=eps) for _ in range(2))
@@ -99,7 +96,7 @@ def attach(folder: Path, model: NemotronHForCausalLM) -> None:
     """
     contents = check(folder)
     with torch.device("meta"):
-        head = MtpHead(model.config, mtp_pattern(contents.config))
+        head = MtpHead(model.config)
     for name, tensor in (*head.named_parameters(), *head.named_buffers()):
         tensor.data = tensor.data.to(torch.float32 if stays_float32(name) else model.dtype)
     model.mtp = head.to_empty(device=model.device).eval()

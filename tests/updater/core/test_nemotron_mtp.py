@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from updater.errors import InputError
 from updater.nemotron import checkpoint, files, mtp, presets
-from updater.nemotron.layout import mtp_pattern, mtp_shapes, tensor_shapes
+from updater.nemotron.layout import mtp_shapes, tensor_shapes
 from updater.nemotron.mtp import MtpHead
 from updater.nemotron.weights import released
 from updater.settings import TrainingSettings
@@ -56,7 +56,7 @@ def test_a_built_head_has_the_tensors_of_the_layout(base: Path, letters: str) ->
     model, _ = checkpoint.load(base)
     fields = json.loads((base / "config.json").read_text())
     fields |= {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": letters}
-    model.mtp = MtpHead(model.config, mtp_pattern(fields))
+    model.mtp = MtpHead(presets.transformers_config(fields))
     built = {n: tuple(t.shape) for n, t in released(model) if n.startswith("mtp.")}
     assert built == mtp_shapes(fields, where="")
 
