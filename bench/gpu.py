@@ -76,8 +76,7 @@ def ours(model: nn.Module, shape: Shape, device: str, *, anchor: Any, rehearsed:
                 (Counters(), []),
                 plan=plan,
                 vocabulary_size=shape.vocabulary,
-                penalty=learner.penalty,
-                load=load.read,
+                measured=learner.measured,
                 on_metrics=lambda _step, _metrics: None,
                 progress=progress,
             )

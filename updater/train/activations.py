@@ -1,6 +1,6 @@
 """What a forward pass keeps for the way back.
 
-Called by `updater.train.fit`.
+Called by `updater.train.loop` and `updater.train.footprint`.
 """
 
 from collections.abc import Iterator

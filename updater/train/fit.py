@@ -16,7 +16,6 @@ from updater.nemotron.checkpoint import freeze_routers
 from updater.nemotron.load import ExpertLoad
 from updater.progress import Progress
 from updater.settings import TrainingSettings
-from updater.train.activations import checkpointed
 from updater.train.adapt import adapted
 from updater.train.encode import PADDING
 from updater.train.guards import Guards
@@ -84,11 +83,7 @@ def fit(
     if not training.train_routers:
         freeze_routers(model)
     plan = Plan(lesson, training)
-    with (
-        adapted(model, training) as adaptation,
-        ExpertLoad(model, padding=PADDING) as load,
-        checkpointed(model, on=training.activation_checkpointing),
-    ):
+    with adapted(model, training) as adaptation, ExpertLoad(model, padding=PADDING) as load:
         guards = replace(guards, anchor=adaptation.hold(guards.anchor))
         learner = Learner(model, training, num_steps=plan.num_steps, guards=guards, load=load)
         tracer = TRACERS[trace](learner, plan)
@@ -101,8 +96,7 @@ def fit(
                 restored,
                 plan=plan,
                 vocabulary_size=model.config.vocab_size,
-                penalty=learner.penalty,
-                load=load.read,
+                measured=learner.measured,
                 on_metrics=watch.on_metrics,
                 progress=progress,
             )

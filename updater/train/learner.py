@@ -51,9 +51,11 @@ class Learner(LightningModule):
         self._idle = IdleExperts(self.trained, lora_rank=training.lora_rank)
         self.path: Path | None = None
 
-    def penalty(self) -> torch.Tensor:
-        """The anchor's penalty at the present weights."""
-        return self._guards.anchor.penalty(self._named)
+    def measured(self) -> dict[str, float]:
+        """The anchor's penalty at the present weights, and how the experts were loaded since it was
+        last asked."""
+        load = {f"experts_{name}": value for name, value in self._load.read().items()}
+        return {"penalty": float(self._guards.anchor.penalty(self._named)), **load}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The one optimizer, made before, so that a saved state could be put into it."""

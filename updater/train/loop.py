@@ -15,6 +15,7 @@ from torch import nn
 
 from updater.errors import UpdateError
 from updater.settings import TrainingSettings
+from updater.train.activations import checkpointed
 from updater.train.learner import Learner
 from updater.train.record import RATE
 from updater.train.schedule import MicroBatch, Plan
@@ -50,7 +51,7 @@ def _go_on(learner: Learner, plan: Plan, training: TrainingSettings, beside: Cal
     first_step = learner.record.counters.num_steps
     device = learner.model.device
     learner.train()
-    with _quiet_lightning():
+    with _quiet_lightning(), checkpointed(learner.model, on=training.activation_checkpointing):
         trainer = Trainer(
             accelerator=device.type,
             strategy=_Stays(device),

@@ -51,14 +51,13 @@ class Record:
         *,
         plan: Plan,
         vocabulary_size: int,
-        penalty: Callable[[], torch.Tensor],
-        load: Callable[[], dict[str, float]],
+        measured: Callable[[], dict[str, float]],
         on_metrics: Metrics,
         progress: Progress,
     ) -> None:
         self.counters, self.losses = restored
         self._plan, self._on_metrics, self._progress = plan, on_metrics, progress
-        self._guessing, self._penalty, self._load = math.log(vocabulary_size), penalty, load
+        self._guessing, self._measured = math.log(vocabulary_size), measured
         self._rate = 0.0
         self._step: torch.Tensor | float = 0.0
         self._unread: list[torch.Tensor] = []
@@ -108,9 +107,8 @@ class Record:
         metrics = {
             "train/loss": float((total[0] + total[2]) / (total[1] + total[3])),
             "train/learning_rate": self._rate,
-            "train/penalty": float(self._penalty()),
             "train/examples_per_second": self._tick(),
-            **{f"train/experts_{name}": value for name, value in self._load().items()},
+            **{f"train/{name}": value for name, value in self._measured().items()},
         }
         for name, part in (("train/loss_new", total[:2]), ("train/loss_rehearsed", total[2:])):
             if part[1] > 0:
