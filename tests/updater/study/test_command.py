@@ -16,13 +16,12 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from study_runs import of_tickets
 
 from updater import config
 from updater.cli import main  # noqa: F401, loads the commands
 from updater.cli.app import app
 from updater.cli.study import _show
-from updater.demo import tickets
-from updater.initialise import init_workspace
 from updater.study import file
 from updater.study.conduct import Conducted
 from updater.study.results import Run
@@ -30,21 +29,7 @@ from updater.study.results import Run
 Make = Callable[..., list[Run]]
 
 COMMAND = [str(Path(sys.executable).with_name("updater")), "--json", "--quiet", "study"]
-CONFIG = """
-[workspace]
-name = "w"
-[model]
-architecture = "tiny.json"
-vocabulary_size = 300
-[source]
-uri = "tickets.jsonl"
-[source.fields]
-prompt = "{text}"
-completion = "{category}"
-date = "{date}"
-[periods]
-every = "month"
-holdout_fraction = 0.25
+SETTINGS = """
 [training]
 epochs = 1
 batch_size = 8
@@ -74,11 +59,8 @@ training = { learning_rate = 1e4, gradient_clip = 0, epochs = 5 }
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_json: str) -> Path:
-    (tmp_path / "config.toml").write_text(CONFIG, "utf-8")
-    init_workspace(tmp_path / "w", tmp_path / "config.toml")
-    (tmp_path / "w" / "tiny.json").write_text(tiny_json)
     months = [f"2026-0{n}" for n in range(1, 5)]
-    tickets.write(tmp_path / "w" / "tickets.jsonl", months, 60, 0)
+    of_tickets(tmp_path / "w", tiny_json, SETTINGS, months)
     (tmp_path / "s.toml").write_text(STUDY, "utf-8")
     return tmp_path
 
@@ -227,7 +209,7 @@ def rejected(run: Run, start: int) -> Run:
 
 def shown(folder: Path, *runs: Run) -> str:
     """What stands at the console after a study of these runs."""
-    study = file.read(folder / "s.toml", config.load_file(folder / "config.toml", (), {}))
+    study = file.read(folder / "s.toml", config.load_file(folder / "w" / "updater.toml", (), {}))
     console = Console(file=io.StringIO(), width=120)
     _show(console, Conducted(study, runs, (), folder, keys=(), is_part=False))
     return str(console.file.getvalue())  # type: ignore[attr-defined]

@@ -6,30 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_runs import quiet
+from study_runs import of_tickets, quiet
 
 from updater.cli.main import run
 from updater.config import override
-from updater.demo import tickets
-from updater.initialise import init_workspace
 from updater.study import conduct, first
 from updater.study.pool import Task
 
-CONFIG = """
-[workspace]
-name = "w"
-[model]
-architecture = "tiny.json"
-vocabulary_size = 300
-[source]
-uri = "tickets.jsonl"
-[source.fields]
-prompt = "{text}"
-completion = "{category}"
-date = "{date}"
-[periods]
-every = "month"
-holdout_fraction = 0.25
+SETTINGS = """
 [training]
 epochs = 1
 batch_size = 8
@@ -82,10 +66,7 @@ Start = Callable[..., int]
 def start(tmp_path: Path, tiny_json: str, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Runs the study at the command line. Seeds that are `tame` train at a rate that is not too
     high."""
-    (tmp_path / "config.toml").write_text(CONFIG, "utf-8")
-    init_workspace(tmp_path / "w", tmp_path / "config.toml")
-    (tmp_path / "w" / "tiny.json").write_text(tiny_json)
-    tickets.write(tmp_path / "w" / "tickets.jsonl", ["2026-01", "2026-02"], 60, 0)
+    of_tickets(tmp_path / "w", tiny_json, SETTINGS, ["2026-01", "2026-02"])
     monkeypatch.setattr(conduct, "Pool", Here)
     diverging = first.from_scratch
 

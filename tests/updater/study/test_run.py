@@ -1,6 +1,7 @@
 """One arm with one seed: what each kind does, and that a kill between stages changes nothing."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from updater.settings import Settings
 from updater.study import records
 from updater.study.fine_tuned import FineTuned, _starts
 from updater.study.first import prepare
-from updater.study.job import Job
+from updater.study.job import LATER, Job, _plain
 from updater.study.results import Stage
 from updater.study.run import run
 from updater.study.stream import Stream
@@ -293,3 +294,17 @@ def test_how_many_runs_share_the_machine_is_part_of_the_key_where_it_is_said(
     one = job("shared")
     assert len({dataclasses.replace(one, processes=n).key for n in (0, 1, 2)}) == 3
     assert dataclasses.replace(one, processes=0).key == one.key
+
+
+def test_a_setting_that_came_later_is_another_key_only_where_it_is_used(
+    job: Callable[..., Job],
+) -> None:
+    """So that records of before hold."""
+    plain = job("later")
+    for section, since in LATER.items():
+        asked = getattr(plain.arm.settings, section)
+        for name, before in since.items():
+            assert getattr(asked, name) == before
+    assert job("now", more={"training": {"activation_checkpointing": True}}).key != plain.key
+    fields = json.dumps(_plain(plain.settings))
+    assert not [name for since in LATER.values() for name in since if f'"{name}"' in fields]
