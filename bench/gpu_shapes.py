@@ -64,20 +64,7 @@ TOYS = (
 
 def model_of(shape: Shape, device: str) -> nn.Module:
     """Random weights of the shape, made on the device."""
-    torch.manual_seed(0)
-    model = checkpoint.empty(shape.fields, device=device, dtype=shape.dtype)
-    with torch.no_grad():
-        for module in model.modules():
-            model._init_weights(module)
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(0, 0.02)
-            elif name.endswith(("norm.weight", "norm_f.weight")):
-                parameter.fill_(1)
-    for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):
-            buffer.zero_()
-    return model
+    return checkpoint.random(shape.fields, device=device, dtype=shape.dtype)
 
 
 def lesson_of(shape: Shape, num_examples: int, *, rehearsed: float = 0.0) -> Lesson:

@@ -31,7 +31,6 @@ def open_update(workspace: Workspace, period: str) -> Update:
         StoreError: a store can't be read or written.
     """
     workspace.periods.check(period)
-    _check_devices(workspace)
     base = release.deployed(workspace.ledger.events())
     known = _known(workspace, "update", period, {})
     if known is not None:
@@ -73,7 +72,6 @@ def open_first(
         NotFoundError, StoreError: as `open_update`.
     """
     periods = workspace.periods.expand(periods)
-    _check_devices(workspace)
     arguments = {"periods": periods, **arguments}
     known = _known(workspace, kind, periods[-1], arguments)
     if known is not None:
@@ -119,17 +117,6 @@ def _known(
         if update.candidate in lineage(ledger, deployed):
             return update
     return None
-
-
-def _check_devices(workspace: Workspace) -> None:
-    """Before any work: what training would refuse after hours of it."""
-    devices = workspace.settings.training.devices
-    if devices != 1:
-        raise InputError(
-            f"training.devices = {devices}",
-            "training runs on one device in this release",
-            "set training.devices = 1",
-        )
 
 
 def _with_holdout(version: DatasetVersion) -> DatasetVersion:

@@ -199,7 +199,7 @@ BAD = [
     (["statsu"], "status"),
     (["scratch", "--periods", "north", "--set", "model.architecture=nope"], "nope"),
     (["scratch", "--periods", "north", "--set", "model.tokenizer=gone"], "gone"),
-    (["update", "west", "--set", "training.devices=2"], "devices"),
+    (["update", "west", "--set", "training.nodes=2"], "rendezvous"),
 ]
 
 

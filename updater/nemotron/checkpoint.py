@@ -10,7 +10,7 @@ in a form that serving stacks do not read, and drops the MTP layers. Called by t
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -30,9 +30,19 @@ from updater.nemotron import tokenizer as tokenizers
 from updater.nemotron.grouped import follow_autocast
 from updater.nemotron.saving import save_tensors
 from updater.nemotron.validate import check
-from updater.nemotron.weights import released, stays_float32
+from updater.nemotron.weights import parts, released, stays_float32
 
-__all__ = ["build", "check", "create", "empty", "export", "freeze_routers", "load"]
+__all__ = [
+    "build",
+    "check",
+    "create",
+    "empty",
+    "export",
+    "export_state",
+    "freeze_routers",
+    "load",
+    "random",
+]
 
 _SHARD_BYTES = 5_000_000_000  # about the size of a shard in NVIDIA's releases
 
@@ -74,14 +84,22 @@ def create(
     return Path(target)
 
 
+Arranged = Callable[[NemotronHForCausalLM], object]
+
+
 def load(
-    folder: Path, *, device: str | None = None, dtype: torch.dtype = torch.float32
+    folder: Path,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    arranged: Arranged | None = None,
 ) -> tuple[NemotronHForCausalLM, PreTrainedTokenizerFast]:
     """The checkpoint in memory, in evaluation mode, computing what the released model computes.
 
     Weights are cast to `dtype`, but the router, its correction bias, A_log, D and dt_bias stay
     float32. `device` None is the GPU where there is one. No network, no code from the folder, no
-    pickle. mtp.* tensors are left on disk.
+    pickle. mtp.* tensors are left on disk. `arranged` is called before there is memory for any
+    weight: it may cut them into shards, and then each process reads its own rows alone.
 
     Raises:
         InputError: as `check`.
@@ -89,30 +107,66 @@ def load(
     folder = Path(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     contents = check(folder)
-    model = empty(contents.config, device=device, dtype=dtype)
-    views = dict(released(model))
+    model = empty(contents.config, device=device, dtype=dtype, arranged=arranged)
+    views = {name: (view, first) for name, view, first in parts(model.state_dict())}
     assert views.keys() <= contents.entries.keys(), "layout.py and transformers disagree"
     for name, header in contents.headers.items():
         with safe_open(folder / name, framework="pt", device=device) as stream:
             for tensor_name in header.entries.keys() & views.keys():
-                views[tensor_name].copy_(stream.get_tensor(tensor_name))
+                view, first = views[tensor_name]
+                rows = slice(first, first + len(view))
+                view.copy_(stream.get_slice(tensor_name)[rows])
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval(), tokenizers.read(folder)
 
 
-def empty(fields: dict[str, Any], *, device: str, dtype: torch.dtype) -> NemotronHForCausalLM:
+def empty(
+    fields: dict[str, Any],
+    *,
+    device: str,
+    dtype: torch.dtype,
+    arranged: Arranged | None = None,
+) -> NemotronHForCausalLM:
     """The model of a config.json's fields, with memory for its weights and no values in them yet.
-    Weights are of `dtype`, but for those that `load` keeps float32."""
+    Weights are of `dtype`, but for those that `load` keeps float32. `arranged`: as of `load`."""
     with torch.device("meta"):
         model = build(fields)
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         tensor.data = tensor.data.to(torch.float32 if stays_float32(name) else dtype)
+    if arranged is not None:
+        arranged(model)
     return model.to_empty(device=device)
 
 
+def random(
+    fields: dict[str, Any], *, device: str, dtype: torch.dtype, seed: int = 0
+) -> NemotronHForCausalLM:
+    """The same with random weights, made on the device: for clocks, which need no checkpoint.
+    Norms are ones and matrices small, so that numbers stay of the size of real ones; none is so
+    small that a CPU would take its slow way."""
+    model = empty(fields, device=device, dtype=dtype)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            model._init_weights(module)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0, model.config.initializer_range)
+            elif name.endswith(("norm.weight", "norm_f.weight")):
+                parameter.fill_(1)
+    return model
+
+
 def export(model: NemotronHForCausalLM, base: Path, target: Path) -> Path:
-    """`target` is the folder `base` with the weights of `model` in it, and is returned.
+    """`target` is the folder `base` with the weights of `model` in it, and is returned: as
+    `export_state` of its state dict."""
+    return export_state(model.state_dict(), base, target)
+
+
+def export_state(state: Mapping[str, torch.Tensor], base: Path, target: Path) -> Path:
+    """`target` is the folder `base` with the weights of a model's state dict, whole tensors, in it,
+    and is returned.
 
     Every file that holds no weights is the base's, byte for byte; pickles stay behind. Tensors
     keep their released names, shards, order and dtypes (float32 routers stay float32), and those
@@ -125,7 +179,7 @@ def export(model: NemotronHForCausalLM, base: Path, target: Path) -> Path:
     """
     base = Path(base)
     contents = check(base)
-    views = dict(released(model))
+    views = {name: view for name, view, _ in parts(state)}
     skipped = contents.headers.keys() | {p.name for p in base.iterdir() if _holds_weights(p)}
     with _renamed_when_whole(Path(target)) as folder:
         for source in sorted(base.iterdir()):

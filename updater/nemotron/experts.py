@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRouter
 
+from regularizers.shards import local
 from updater.nemotron.weights import is_experts
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # torch.optim.AdamW's, per weight
@@ -27,7 +28,8 @@ class IdleExperts:
     An expert is idle when its slice of the gradient is exactly zero: then no token that the loss
     depends on was routed to it (or its output could not change the loss, and it stays too). Under
     LoRA the slices are those of either factor, each for itself: while B is still zero no expert's
-    A has a gradient, and it waits a step.
+    A has a gradient, and it waits a step. Of a model in shards each process sees to its own
+    experts.
 
     Args:
         parameters: those that are trained, by name.
@@ -46,7 +48,7 @@ class IdleExperts:
         anything else is added to it."""
         self._idle = []
         reached = [
-            (parameter, by_expert, by_expert(gradient).flatten(1).any(1))
+            (parameter, by_expert, by_expert(local(gradient)).flatten(1).any(1))
             for parameter, by_expert in self._experts
             if (gradient := parameter.grad) is not None
         ]
@@ -67,10 +69,10 @@ class IdleExperts:
         self._kept = []
         for parameter, by_expert, idle in self._idle:
             assert parameter.grad is not None
-            by_expert(parameter.grad)[idle] = 0
+            by_expert(local(parameter.grad))[idle] = 0
             state = optimizer.state.get(parameter, {})
             for tensor in (parameter, *(state[key] for key in _MOMENTS if key in state)):
-                slices = by_expert(tensor)
+                slices = by_expert(local(tensor))
                 self._kept.append((slices, idle, slices[idle].clone()))
 
     @torch.no_grad()

@@ -17,6 +17,10 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
 )
 
 
+def _alone(count: Tensor) -> Tensor:
+    return count
+
+
 class ExpertLoad:
     """What the routers of a model do, counted in a `with` block and on the model's device.
 
@@ -26,10 +30,17 @@ class ExpertLoad:
     Args:
         model: as it is trained.
         padding: the token that batches are padded with.
+        total: the sum over all processes that train the model, each with tokens of its own.
     """
 
-    def __init__(self, model: NemotronHForCausalLM, *, padding: int) -> None:
-        self._model, self._padding = model, padding
+    def __init__(
+        self,
+        model: NemotronHForCausalLM,
+        *,
+        padding: int,
+        total: Callable[[Tensor], Tensor] = _alone,
+    ) -> None:
+        self._model, self._padding, self._total = model, padding, total
         self._routers = {
             name: module
             for name, module in model.model.named_modules()
@@ -67,6 +78,7 @@ class ExpertLoad:
         what they say.
         """
         for name, count in self._step.items():
+            count.copy_(self._total(count))
             if rate:
                 bias: Tensor = self._routers[name].e_score_correction_bias
                 bias.add_((count.mean() - count).sign(), alpha=rate)

@@ -6,10 +6,12 @@ of ours in memory (anchors, importance, optimizer state) uses the in-memory name
 `updater.nemotron.checkpoint`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 _EXPERTS = (".mixer.experts.up_proj", ".mixer.experts.down_proj")
 
@@ -32,12 +34,25 @@ def stays_float32(name: str) -> bool:
 
 def released(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Each tensor of `model` under its released name, as a view: reading it exports, writing
-    into it loads."""
-    for name, tensor in model.state_dict().items():
+    into it loads. Of a model in shards this process's part, as `parts` has it."""
+    return ((name, view) for name, view, _ in parts(model.state_dict()))
+
+
+def parts(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor, int]]:
+    """Released name, view, and the first row of it, of what this process has of each tensor in a
+    model's state dict: all of it, or of DTensors, cut along their first axis, its own rows; of a
+    stack of experts those of its own experts."""
+    for name, tensor in state.items():
         name = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
+        first = 0
+        if isinstance(tensor, DTensor):
+            _, offset = compute_local_shape_and_global_offset(
+                tensor.shape, tensor.device_mesh, tensor.placements
+            )
+            first, tensor = offset[0], tensor.to_local()
         if is_experts(name):
             stem, kind = name.rsplit(".", 1)
-            for expert, view in enumerate(tensor):
-                yield f"{stem}.{expert}.{kind}.weight", view
+            for expert, view in enumerate(tensor, start=first):
+                yield f"{stem}.{expert}.{kind}.weight", view, 0
         else:
-            yield name, tensor
+            yield name, tensor, first

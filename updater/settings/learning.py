@@ -1,7 +1,7 @@
 """What learns and what is rehearsed: the sections model, rehearsal, training and scratch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rehearsal.request import STRATA, Request
 from updater.settings.rules import at_least, fraction, one_of, positive
@@ -14,6 +14,7 @@ POLICIES = (
 ADAPTATIONS = ("full", "lora")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 HEADS = ("keep", "align")
+STRATEGIES = ("auto", "ddp", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,12 @@ class TrainingSettings:
     `activation_checkpointing` keeps one state for each layer and computes the rest again on the way
     back: the same weights, for about a third more time and a fraction of the activations' memory.
 
+    `devices` GPUs on each of `nodes` machines train together, a process for each (on a machine
+    without GPUs as many processes). `strategy`: "ddp", each has the whole model and sees a part of
+    every batch; "fsdp", each has a part of every weight, gradient and optimizer state as well;
+    "auto", ddp under lora, which is refused in shards, and fsdp else. `rendezvous`: host:port
+    where several nodes meet, of the first.
+
     `mtp`: what becomes of a multi-token-prediction head. "keep": it is the base's; "align": it is
     trained after the backbone, on the same examples for as many epochs.
     """
@@ -134,6 +141,9 @@ class TrainingSettings:
     gradient_clip: float = 1.0
     precision: str = "32-true"
     devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    rendezvous: str = ""
     seed: int = 0
     train_routers: bool = False
     router_bias_rate: float = 0.0
@@ -154,7 +164,15 @@ class TrainingSettings:
         one_of("decay", self.decay, ("cosine", "linear", "constant"))
         one_of("precision", self.precision, PRECISIONS)
         one_of("mtp", self.mtp, HEADS)
-        counts = ("epochs", "batch_size", "accumulate", "devices", "checkpoint_every_steps")
+        one_of("strategy", self.strategy, STRATEGIES)
+        counts = (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "devices",
+            "nodes",
+            "checkpoint_every_steps",
+        )
         for name in (*counts, "lora_rank", "lora_alpha"):
             at_least(name, getattr(self, name), 1)
         positive("learning_rate", self.learning_rate)
@@ -164,6 +182,36 @@ class TrainingSettings:
         fraction("warmup_fraction", self.warmup_fraction, high_open=True)
         at_least("max_steps", self.max_steps, 0)
         at_least("seed", self.seed, 0)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.num_processes > 1 and self.precision == "16-mixed":
+            raise ValueError(
+                "devices, precision: 16-mixed is trained on one device; several take bf16-mixed"
+            )
+        if self.adapt == "lora" and self.strategy == "fsdp":
+            raise ValueError(
+                "adapt, strategy: low-rank factors are not trained in shards; take ddp, each "
+                "device having the whole model"
+            )
+        if self.nodes > 1 and not self.rendezvous:
+            raise ValueError("nodes, rendezvous: several nodes need host:port where they meet")
+
+    @property
+    def num_processes(self) -> int:
+        """That train together."""
+        return self.devices * self.nodes
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each of them has a part of the weights alone."""
+        wanted = self.strategy == "fsdp" or (self.strategy == "auto" and self.adapt == "full")
+        return wanted and self.num_processes > 1
+
+    @property
+    def on_one_device(self) -> "TrainingSettings":
+        """The same for one process."""
+        return replace(self, devices=1, nodes=1)
 
 
 @dataclass(frozen=True, kw_only=True)

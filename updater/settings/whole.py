@@ -46,6 +46,9 @@ class Settings:
             raise ValueError(
                 "regularizer.method, training.precision: agem is trained in 32-true or bf16-mixed"
             )
+        if self.regularizer.method == "agem" and self.training.num_processes > 1:
+            # Its reference gradient is one process's, and of a part of the examples.
+            raise ValueError("regularizer.method, training.devices: agem is trained on one device")
         if self.rehearsal.strata in ("subject", "stratum") and not getattr(
             self.source.fields, self.rehearsal.strata
         ):

@@ -72,7 +72,7 @@ def align(
         done = fit(
             model,
             lesson,
-            training=replace(training, adapt="full"),
+            training=replace(training.on_one_device, adapt="full"),
             guards=Guards(objective=DraftLikelihood()),
             folder=workspace.run_folder(update.id) / "drafting",
             watch=Watch(progress=workspace.progress),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from regularizers.consolidate import Held
     from regularizers.formats import Weight
     from regularizers.importance import Importance
+    from updater.launch.task import TermFiles
     from updater.train.memory import Memory
 
 log = logging.getLogger("updater")
@@ -82,6 +83,28 @@ def memory(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") 
     elif weighs(workspace, update):
         terms = _held(workspace, update, model)
     return Memory.of(settings, terms)
+
+
+def files(workspace: Workspace, update: Update) -> "tuple[TermFiles, ...] | None":
+    """Where all that lies of which `memory` makes what holds the update, for processes that know
+    no store; None: nothing was learnt before. Each file is whole.
+
+    Raises:
+        InputError: as `memory`.
+    """
+    from updater.launch.task import TermFiles
+
+    if update.base is None:
+        return None
+    if not weighs(workspace, update):
+        return ()
+    found = []
+    for term in terms_of(workspace, update):
+        if term.sample.num_examples:
+            _load(workspace, term)
+        folder = workspace.checkpoints.local(term.version.digest)
+        found.append(TermFiles(folder, term.file if term.sample.num_examples else None))
+    return tuple(found)
 
 
 def _held(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") -> "Iterator[Held]":

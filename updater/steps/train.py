@@ -28,8 +28,10 @@ log = logging.getLogger("updater")
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from updater.train.fit import Fit
     from updater.train.guards import Guards
     from updater.train.lesson import Lesson
+    from updater.train.record import Watch
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def _teach(update: Update, workspace: Workspace, tables: Tables, folder: Path) -
     fit(
         ready.student.model,
         ready.lesson,
-        training=training_of(workspace, update),
+        training=training_of(workspace, update).on_one_device,
         guards=ready.guards,
         folder=folder,
         watch=Watch(progress=False),
@@ -154,7 +156,6 @@ def _fit(
     rehearsed: "pa.Table | None",
 ) -> tuple[Path, dict[str, Any]]:
     from updater.nemotron import checkpoint
-    from updater.train.fit import fit
     from updater.train.record import Watch
 
     folder = workspace.run_folder(update.id)
@@ -165,19 +166,13 @@ def _fit(
     new = _new_examples(workspace, update)
     progress, training = workspace.progress, training_of(workspace, update)
     drafts.check(training, start)
-    ready = _ready(workspace, update, start, Tables(new, rehearsed), progress=progress)
+    tables = Tables(new, rehearsed)
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
     with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
-        done = fit(
-            ready.student.model,
-            ready.lesson,
-            training=training,
-            guards=ready.guards,
-            folder=folder / "training",
-            watch=Watch(curve.add, progress),
-            trace=traces.trace_of(workspace),
-        )
+        taught = _teach_together if training.num_processes > 1 else _teach_here
+        watch = Watch(curve.add, progress)
+        student, lesson, done = taught(workspace, update, start, tables, watch)
     if done.too_long:
         log.warning(
             "%s: %d examples of more than %d tokens were left out of training",
@@ -185,8 +180,8 @@ def _fit(
             len(done.too_long),
             workspace.settings.model.max_length_tokens,
         )
-    aligned = drafts.align(workspace, update, start, ready.student, ready.lesson, training)
-    checkpoint.export(ready.student.model, start, candidate)
+    aligned = drafts.align(workspace, update, start, student, lesson, training)
+    checkpoint.export(student.model, start, candidate)
     result = {
         **traces.keep(workspace, update, candidate, done),
         **aligned,
@@ -200,6 +195,58 @@ def _fit(
     }
     write_json(result_file, result)
     return candidate, result
+
+
+class Taught(NamedTuple):
+    """A student that has learnt its lesson, and how that went."""
+
+    student: Student
+    lesson: "Lesson"
+    done: "Fit"
+
+
+def _teach_here(
+    workspace: Workspace, update: Update, start: Path, tables: Tables, watch: "Watch"
+) -> Taught:
+    """In this process, on one device."""
+    from updater.train.fit import fit
+
+    ready = _ready(workspace, update, start, tables, progress=watch.progress)
+    done = fit(
+        ready.student.model,
+        ready.lesson,
+        training=training_of(workspace, update),
+        guards=ready.guards,
+        folder=workspace.run_folder(update.id) / "training",
+        watch=watch,
+        trace=traces.trace_of(workspace),
+    )
+    return Taught(ready.student, ready.lesson, done)
+
+
+def _teach_together(
+    workspace: Workspace, update: Update, start: Path, tables: Tables, watch: "Watch"
+) -> Taught:
+    """By many processes; what they come to is read from the disk."""
+    from updater.launch import answer, together
+    from updater.launch.task import Task
+    from updater.nemotron import checkpoint, tokenizer
+    from updater.train.lesson import Lesson
+
+    longest = workspace.settings.model.max_length_tokens
+    lesson = Lesson.of(
+        tokenizer.read(start), tables.new, tables.rehearsed, max_length_tokens=longest
+    )
+    task = Task(
+        start,
+        training_of(workspace, update),
+        workspace.settings.regularizer,
+        importance_step.files(workspace, update),
+        traces.trace_of(workspace),
+    )
+    folder = workspace.run_folder(update.id) / "training"
+    done = together.fit(task, lesson, folder=folder, watch=watch)
+    return Taught(Student(*checkpoint.load(folder / answer.LEARNT)), lesson, done)
 
 
 def _new_examples(workspace: Workspace, update: Update) -> "pa.Table":

@@ -22,9 +22,11 @@ from updater.train.guards import Guards
 from updater.train.learner import Learner
 from updater.train.lesson import Lesson
 from updater.train.loop import train
+from updater.train.ranks import ALONE, Ranks
 from updater.train.record import Record, Watch
 from updater.train.saver import Saver, fingerprint
 from updater.train.schedule import Plan
+from updater.train.shards import gathered
 from updater.train.tracers import TRACERS
 
 
@@ -58,6 +60,7 @@ def fit(
     folder: Path,
     watch: Watch,
     trace: str = "",
+    ranks: Ranks = ALONE,
 ) -> Fit:
     """`model` has learnt the new examples of `lesson`, reminded of the rehearsed ones.
 
@@ -72,6 +75,11 @@ def fit(
     `trace`: what is recorded on the way, for `Fit.trace`: "" nothing, "optimizer", or "path". Also
     there where a finished run is asked again.
 
+    `ranks`: the processes that call it together, all with the same arguments, but for `folder` and
+    `watch` of which the first one's count. Each takes its part of every batch, and the weights end
+    as one alone would have them, to rounding. What a training recorded is the first one's alone. A
+    state is read by however many processes.
+
     Under `training.adapt = "lora"` low-rank factors learn it, and are merged into the weights at
     the end: the model has the same parameters as before, with other values.
 
@@ -79,16 +87,20 @@ def fit(
         InputError: as `check`, or a trace is asked of LoRA.
         UpdateError: the loss or a weight is no number, or the loss has diverged.
     """
-    _check(training, trace)
+    _check(training, trace, ranks)
     if not training.train_routers:
         freeze_routers(model)
     plan = Plan(lesson, training)
-    with adapted(model, training) as adaptation, ExpertLoad(model, padding=PADDING) as load:
+    counted = ExpertLoad(model, padding=PADDING, total=ranks.total)
+    with adapted(model, training) as adaptation, counted as load:
         guards = replace(guards, anchor=adaptation.hold(guards.anchor))
-        learner = Learner(model, training, num_steps=plan.num_steps, guards=guards, load=load)
+        learner = Learner(
+            model, training, num_steps=plan.num_steps, guards=guards, load=load, ranks=ranks
+        )
         tracer = TRACERS[trace](learner, plan)
         start = dict(model.named_parameters())
-        saver = Saver(folder, fingerprint(training, lesson, start, guards) + trace, training)
+        of_run = fingerprint(training, lesson, start, guards) + trace
+        saver = Saver(folder, of_run, training, ranks)
         restored = saver.restore(learner)
         done = restored[0].num_examples
         with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
@@ -97,11 +109,12 @@ def fit(
                 plan=plan,
                 vocabulary_size=model.config.vocab_size,
                 measured=learner.measured,
+                ranks=ranks,
                 on_metrics=watch.on_metrics,
                 progress=progress,
             )
             train(learner, plan, training, saver)
-        traced, moved = tracer()
+        traced, moved = (_at_first(recorded, ranks) for recorded in tracer())
     return Fit(
         **asdict(record.counters),
         losses=tuple(record.losses),
@@ -111,25 +124,31 @@ def fit(
     )
 
 
-def _check(training: TrainingSettings, trace: str) -> None:
+def _at_first(recorded: Mapping[str, torch.Tensor], ranks: Ranks) -> Mapping[str, torch.Tensor]:
+    return recorded if ranks.mesh is None else gathered(recorded, kept=ranks.first)
+
+
+def _check(training: TrainingSettings, trace: str, ranks: Ranks) -> None:
     if trace and training.adapt == "lora":
         raise InputError(
             f'the trace "{trace}" of a training with training.adapt = "lora"',
             "only low-rank factors are trained: nothing is recorded of the full weights",
             'take training.adapt = "full", or a regularizer that is estimated afterwards',
         )
-    check(training)
+    check(training, ranks)
 
 
-def check(training: TrainingSettings) -> None:
-    """This machine can train so.
+def check(training: TrainingSettings, ranks: Ranks = ALONE) -> None:
+    """So many processes on this machine can train so.
 
     Raises:
-        InputError: `training.devices` is not 1, or it has no such precision.
+        InputError: the settings ask for another number of them, or it has no such precision.
     """
-    if training.devices != 1:
+    if training.num_processes != ranks.world:
         what = f"training.devices = {training.devices}"
-        raise InputError(what, "training runs on one device", "set it to 1")
+        if training.nodes != 1:
+            what += f", training.nodes = {training.nodes}"
+        raise InputError(what, f"here training runs on {ranks.world} of them", "set it to 1")
     if training.precision == "16-mixed" and not torch.cuda.is_available():
         # Lightning would take bfloat16 instead, with a warning.
         raise InputError(

@@ -17,8 +17,10 @@ from updater.nemotron.load import ExpertLoad
 from updater.nemotron.weights import CORRECTION_BIAS
 from updater.settings import TrainingSettings
 from updater.train.guards import Guards
+from updater.train.ranks import ALONE, Ranks
 from updater.train.record import Record
 from updater.train.schedule import MicroBatch, rate_fraction
+from updater.train.state import Live
 
 
 class Learner(LightningModule):
@@ -34,6 +36,7 @@ class Learner(LightningModule):
         num_steps: int,
         guards: Guards,
         load: ExpertLoad,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         self.model = model
@@ -45,9 +48,10 @@ class Learner(LightningModule):
             if training.router_bias_rate and name.endswith(CORRECTION_BIAS)
         }
         self.optimizer = adamw(self.trained, training)
+        self.live = Live(self.trained, self.moved, self.optimizer)
         self.record: Record
         self._training, self._num_steps, self._guards = training, num_steps, guards
-        self._load = load
+        self._load, self.ranks = load, ranks
         self._idle = IdleExperts(self.trained, lora_rank=training.lora_rank)
         self.path: Path | None = None
 
@@ -68,14 +72,15 @@ class Learner(LightningModule):
         return batch.to(device)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
-        """The loss of one micro-batch, float32."""
+        """The loss of this process's part of one micro-batch, float32."""
         objected = self._guards.objective.loss(self.model, batch)
         self.record.saw(batch, objected.sums_b, objected.counts_b)
-        return objected.loss
+        return objected.loss * self.ranks.loss_scale
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The anchor pulls, once per step: the loss's gradient is accumulated and unscaled, and
         not yet clipped."""
+        self.ranks.sum_gradients(self.trained.values())
         self._guards.objective.before_step(self._named)
         self._idle.find()  # an expert that a projection moves is not idle
         if self.path is not None:

@@ -10,20 +10,24 @@ from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 
+from regularizers.shards import local
 from updater.errors import UpdateError
 from updater.settings import TrainingSettings
 from updater.train.activations import checkpointed
 from updater.train.learner import Learner
+from updater.train.ranks import ALONE, Ranks
 from updater.train.record import RATE
 from updater.train.schedule import MicroBatch, Plan
 
 
 def train(learner: Learner, plan: Plan, training: TrainingSettings, beside: Callback) -> None:
     """The learner has gone through the rest of the plan, if any of it is left, on the device that
-    its model is on. `beside` is told of every micro-batch: it saves the run's state, or clocks it.
+    its model is on, and of each micro-batch took its part. `beside` is told of every micro-batch:
+    it saves the run's state, or clocks it.
 
     Raises:
         UpdateError: the loss or a weight is no number, or the loss has diverged.
@@ -31,17 +35,21 @@ def train(learner: Learner, plan: Plan, training: TrainingSettings, beside: Call
     if not learner.record.finished:
         _go_on(learner, plan, training, beside)
     num_steps = learner.record.counters.num_steps
-    check_finite(learner.model, f"training diverged at its last step, {num_steps}")
+    said = f"training diverged at its last step, {num_steps}"
+    check_finite(learner.model, said, ranks=learner.ranks)
 
 
-def check_finite(model: nn.Module, said: str) -> None:
+def check_finite(model: nn.Module, said: str, *, ranks: Ranks = ALONE) -> None:
     """Every parameter is a number: the last step's harm would show in no loss.
 
     Raises:
-        UpdateError: one is not; `said` begins the message.
+        UpdateError: one is not, in any process; `said` begins the message.
     """
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    named = dict(model.named_parameters())
+    broken = [~torch.isfinite(local(parameter)).all() for parameter in named.values()]
+    counts = ranks.total(torch.stack(broken).long()).tolist()
+    for name, count in zip(named, counts, strict=True):
+        if count:
             raise UpdateError(
                 f"{said}: {name} is not finite; lower {RATE}, or clip by training.gradient_clip"
             )
@@ -55,7 +63,8 @@ def _go_on(learner: Learner, plan: Plan, training: TrainingSettings, beside: Cal
         trainer = Trainer(
             accelerator=device.type,
             strategy=_Stays(device),
-            devices=1,
+            devices=1,  # of this process; what many do together is not Lightning's here
+            plugins=[LightningEnvironment()],  # whatever torchrun has set
             precision=training.precision,  # type: ignore[arg-type]
             max_epochs=1,  # the plan's epochs are one stream, so that any step can be the first
             accumulate_grad_batches=training.accumulate,
@@ -68,7 +77,7 @@ def _go_on(learner: Learner, plan: Plan, training: TrainingSettings, beside: Cal
             use_distributed_sampler=False,
         )
         try:
-            trainer.fit(learner, train_dataloaders=_Stream(plan, first_step))
+            trainer.fit(learner, train_dataloaders=_Stream(plan, first_step, learner.ranks))
         except SystemExit as ended:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from ended
     learner.eval()
@@ -87,16 +96,18 @@ class _Stays(SingleDeviceStrategy):
 
 
 class _Stream:
-    """What Lightning reads batches from: the plan from one optimizer step on."""
+    """What Lightning reads batches from: this process's part of the plan from one optimizer step
+    on."""
 
-    def __init__(self, plan: Plan, first_step: int) -> None:
-        self._plan, self._first_step = plan, first_step
+    def __init__(self, plan: Plan, first_step: int, ranks: Ranks) -> None:
+        self._plan, self._first_step, self._ranks = plan, first_step, ranks
 
     def __len__(self) -> int:
         return self._plan.num_batches(self._first_step)
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        return self._plan.batches(self._first_step)
+        rank, world = self._ranks.rank, self._ranks.world
+        return (batch.part(rank, world) for batch in self._plan.batches(self._first_step))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from updater.nemotron.checkpoint import empty, freeze_routers
+from updater.nemotron.checkpoint import freeze_routers, random
 from updater.nemotron.layout import pattern
 from updater.settings import TrainingSettings
 from updater.train.activations import checkpointed
@@ -61,12 +61,7 @@ def _seconds(
     frozen_dtype: torch.dtype,
 ) -> float:
     dtype = frozen_dtype if training.adapt == "lora" else torch.float32
-    model = empty(fields, device=device, dtype=dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.02)
-        for buffer in model.buffers():
-            buffer.zero_()
+    model = random(fields, device=device, dtype=dtype)
     tokens_bl = torch.randint(3, fields["vocab_size"], (training.batch_size, length), device=device)
     targets_bl = torch.zeros_like(tokens_bl, dtype=torch.bool)
     targets_bl[:, length // 2 :] = True

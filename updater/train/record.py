@@ -13,6 +13,7 @@ import torch
 
 from updater.errors import UpdateError
 from updater.progress import Progress
+from updater.train.ranks import Ranks
 from updater.train.schedule import MicroBatch, Plan
 from updater.train.state import Counters
 
@@ -52,10 +53,12 @@ class Record:
         plan: Plan,
         vocabulary_size: int,
         measured: Callable[[], dict[str, float]],
+        ranks: Ranks,
         on_metrics: Metrics,
         progress: Progress,
     ) -> None:
         self.counters, self.losses = restored
+        self._ranks = ranks
         self._plan, self._on_metrics, self._progress = plan, on_metrics, progress
         self._guessing, self._measured = math.log(vocabulary_size), measured
         self._rate = 0.0
@@ -70,11 +73,12 @@ class Record:
         return self.counters.num_steps >= self._plan.num_steps
 
     def saw(self, batch: MicroBatch, sums_b: torch.Tensor, counts_b: torch.Tensor) -> None:
-        """One micro-batch went forward, with these summed losses and token counts."""
+        """One micro-batch went forward, with these summed losses and token counts of this process's
+        part of it."""
         new, old = slice(None, batch.num_new), slice(batch.num_new, None)
         parts = (sums_b[new], counts_b[new], sums_b[old], counts_b[old])
         self._step = self._step + torch.stack([part.sum().double() for part in parts])
-        self._num_examples += len(sums_b)
+        self._num_examples += batch.num_examples
         self.counters.num_tokens += batch.num_tokens
 
     def stepped(self, rate: float) -> None:
@@ -98,7 +102,8 @@ class Record:
         """
         if not self._unread:
             return
-        sums = torch.stack(self._unread).cpu()  # one row a step: new, tokens, rehearsed, tokens
+        # One row a step: new, tokens, rehearsed, tokens.
+        sums = self._ranks.total(torch.stack(self._unread)).cpu()
         self._unread = []
         per_step = (sums[:, 0] + sums[:, 2]) / (sums[:, 1] + sums[:, 3])
         self.losses.extend(per_step.tolist())

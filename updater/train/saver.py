@@ -1,7 +1,7 @@
 """When a training run's state is written, and whose it is: the run's own fingerprint.
 
-Not the file (`updater.train.state`). Called by `updater.train.fit`; Lightning calls it after every
-batch.
+Not the files: `updater.train.state`, and `updater.train.sharded_state` of a model in shards. Called
+by `updater.train.fit`; Lightning calls it after every batch.
 """
 
 import hashlib
@@ -14,26 +14,33 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from regularizers.shards import local, over_shards
 from updater.settings import TrainingSettings
-from updater.train import state
+from updater.train import sharded_state, state
 from updater.train.guards import Guards
 from updater.train.learner import Learner
 from updater.train.lesson import Lesson
+from updater.train.ranks import Ranks
+
+_DECIDES_NOTHING = ("checkpoint_every_steps", "devices", "nodes", "strategy", "rendezvous")
 
 
 class Saver(Callback):
     """Writes the run's state now and then, and when it is done."""
 
-    def __init__(self, folder: Path, fingerprint: str, training: TrainingSettings) -> None:
-        self._folder, self._fingerprint = folder, fingerprint
+    def __init__(
+        self, folder: Path, fingerprint: str, training: TrainingSettings, ranks: Ranks
+    ) -> None:
+        self._folder, self._fingerprint, self._ranks = folder, fingerprint, ranks
         self._every_steps = training.checkpoint_every_steps
         self._last = 0
 
     def restore(self, learner: Learner) -> tuple[state.Counters, list[float]]:
         """The learner is as it was saved; its counters and losses then, or those of a start."""
-        counters, losses = state.restore(
-            self._folder, self._fingerprint, learner.trained, learner.moved, learner.optimizer
-        )
+        of_run = (self._folder, self._fingerprint)
+        sharded = sharded_state.num_steps(*of_run) > state.num_steps(*of_run)
+        form = sharded_state if sharded else state
+        counters, losses = form.restore(*of_run, learner.live)
         self._last = counters.num_steps
         return counters, losses
 
@@ -48,15 +55,14 @@ class Saver(Callback):
             return
         self._last = step
         record.read()  # a state with a broken loss is never written
-        state.save(
-            self._folder,
-            self._fingerprint,
-            pl_module.trained,
-            pl_module.moved,
-            pl_module.optimizer,
-            record.counters,
-            record.losses,
+        saved = (
+            *(self._folder, self._fingerprint, pl_module.live),
+            *(record.counters, record.losses),
         )
+        if self._ranks.mesh is not None:
+            sharded_state.save(*saved, ranks=self._ranks)
+        elif self._ranks.first:
+            state.save(*saved)
 
 
 def fingerprint(
@@ -66,15 +72,25 @@ def fingerprint(
     guards: Guards,
 ) -> str:
     """A digest of what decides where training ends: settings, tokens, the first weights' sums, and
-    the guards' kinds and strengths."""
+    the guards' kinds and strengths. Not by how many processes, so that others may go on."""
     settings = asdict(training)
-    settings.pop("checkpoint_every_steps")
+    for name in _DECIDES_NOTHING:
+        settings.pop(name)
     digest = hashlib.sha256(json.dumps([settings, lesson.num_new], sort_keys=True).encode())
     examples = lesson.examples
     for array in (examples.tokens, examples.starts, examples.prompt_lengths):
         digest.update(np.ascontiguousarray(array).tobytes())
     with torch.no_grad():
         for name, parameter in parameters.items():
-            digest.update(f"{name} {parameter.double().sum().item()!r}".encode())
+            digest.update(f"{name} {_checksum(parameter)}".encode())
     digest.update(guards.fingerprint.encode())
     return digest.hexdigest()
+
+
+_BITS = {2: torch.int16, 4: torch.int32}
+
+
+def _checksum(tensor: torch.Tensor) -> int:
+    """The sum of its numbers' bits: the same in whatever order and shards it is summed."""
+    here = local(tensor.detach()).contiguous()
+    return int(over_shards(here.view(_BITS[here.element_size()]).sum(dtype=torch.int64), tensor))

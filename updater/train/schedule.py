@@ -13,12 +13,14 @@ import torch
 
 from rehearsal.mix import MixedBatches
 from updater.settings import TrainingSettings
-from updater.train.encode import Batch, collate
+from updater.train.encode import PADDING, Batch, collate
 from updater.train.lesson import Lesson
 
 FINAL_FRACTION = 0.1
 """Cosine and linear decay end at this part of the peak: what Ibrahim et al. 2024 (arXiv
 2403.08763) and NVIDIA's Nemotron 3 recipes (1e-5 to 1e-6) use."""
+
+_EMPTY_LENGTH = 8  # positions of a part without examples: more than any convolution's kernel
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,36 @@ class MicroBatch:
     """One forward pass, of these `examples` of the lesson. The first `num_new` of them are new; the
     others are rehearsed. `normaliser`: what its summed loss is divided by, so that after
     accumulation the gradient is that of the mean over all completion tokens of the optimizer
-    step."""
+    step. `num_examples` and `num_tokens` are those of all processes that share it."""
 
     batch: Batch
     examples: tuple[int, ...]
     num_new: int
+    num_examples: int
     num_tokens: int
     normaliser: float
 
     def to(self, device: torch.device | str) -> "MicroBatch":
         """The same with its tensors on `device`."""
         return replace(self, batch=self.batch.to(device))
+
+    def part(self, rank: int, world: int) -> "MicroBatch":
+        """What the process `rank` of `world` takes of it: every `world`-th example. Where there is
+        none for it, one of padding that teaches nothing, since what is sharded needs every process
+        in every forward pass."""
+        if world == 1:
+            return self
+        chosen = range(rank, len(self.examples), world)
+        if not chosen:
+            nothing = torch.full((1, _EMPTY_LENGTH), PADDING)
+            empty = Batch(nothing, torch.zeros_like(nothing, dtype=torch.bool))
+            return replace(self, batch=empty, examples=(), num_new=0)
+        targets_bl = self.batch.targets_bl[rank::world]
+        # Each example ends with a token that is learnt, so what comes after the last is padding.
+        length = int(targets_bl.any(0).nonzero().max()) + 1
+        part = Batch(self.batch.tokens_bl[rank::world, :length], targets_bl[:, :length])
+        num_new = len([place for place in chosen if place < self.num_new])
+        return replace(self, batch=part, examples=self.examples[rank::world], num_new=num_new)
 
 
 class Plan:
@@ -83,6 +104,7 @@ class Plan:
                     batch=collate(self._encoded, batch),
                     examples=tuple(batch),
                     num_new=int((np.asarray(batch) < self._num_new).sum()),
+                    num_examples=len(batch),
                     num_tokens=int(self._encoded.lengths[batch].sum()),
                     # Lightning divides every loss by `accumulate`.
                     normaliser=num_tokens / self._training.accumulate,

@@ -1,0 +1,287 @@
+"""Training by many processes: the weights are those of one, and whatever ends it is told."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from regularizers import importance as weights
+from regularizers.consolidate import Held
+from updater.errors import InputError, UpdateError
+from updater.launch import answer, together
+from updater.launch.task import Task, TermFiles
+from updater.nemotron import checkpoint
+from updater.settings import RegularizerSettings, SearchSettings, TrainingSettings
+from updater.train.fit import Fit, fit
+from updater.train.importance import estimate
+from updater.train.lesson import Lesson
+from updater.train.memory import Memory
+from updater.train.record import Watch
+
+QUIET = Watch(progress=False)
+# 60 examples in batches of 7: the last one has 4, and after accumulation the processes' parts are
+# of unlike sizes.
+TRAINING = TrainingSettings(
+    epochs=1, batch_size=7, accumulate=2, learning_rate=1e-3, checkpoint_every_steps=2
+)
+EWC = RegularizerSettings(method="ewc", strength=10.0)
+
+
+@pytest.fixture(scope="module")
+def lesson(base: Path, language: Any) -> Lesson:
+    _, tokenizer = checkpoint.load(base)
+    return Lesson.of(tokenizer, language(0, 40), language(100, 20), max_length_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def importance(base: Path, lesson: Lesson, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model, _ = checkpoint.load(base)
+    found = estimate(
+        model,
+        lesson.examples,
+        estimator="empirical",
+        checkpoint_digest="",
+        data_digest="",
+        progress=False,
+    )
+    path = tmp_path_factory.mktemp("importance") / "importance.safetensors"
+    weights.save(found, path)
+    return path
+
+
+def alone(
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    folder: Path,
+    *,
+    trace: str = "",
+    watch: Watch = QUIET,
+    **changes: Any,
+) -> tuple[NemotronHForCausalLM, Fit]:
+    """The same in this process."""
+    model, _ = checkpoint.load(base)
+    checkpoint.freeze_routers(model)
+    held = Held(dict(model.named_parameters()), weights.load(importance).tensors)
+    done = fit(
+        model,
+        lesson,
+        training=dataclasses.replace(TRAINING, **changes),
+        guards=Memory.of(EWC, [held]).guards(EWC, model, lesson),
+        folder=folder,
+        watch=watch,
+        trace=trace,
+    )
+    return model, done
+
+
+def task(base: Path, importance: Path, *, trace: str = "", **changes: Any) -> Task:
+    training = dataclasses.replace(TRAINING, **changes)
+    return Task(base, training, EWC, (TermFiles(base, importance),), trace)
+
+
+@pytest.mark.parametrize(("strategy", "devices"), [("ddp", 2), ("fsdp", 2), ("fsdp", 4)])
+def test_the_weights_are_those_of_one_process(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, strategy: str, devices: int
+) -> None:
+    model, one = alone(base, lesson, importance, tmp_path / "one")
+    asked = task(base, importance, devices=devices, strategy=strategy)
+    many = together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+    learnt, _ = checkpoint.load(tmp_path / "many" / answer.LEARNT)
+    expected = model.state_dict()
+    for name, tensor in learnt.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-5, msg=name)
+    assert many.losses == pytest.approx(one.losses, abs=1e-5)
+    for counted in ("num_steps", "num_examples", "num_tokens"):
+        assert getattr(many, counted) == getattr(one, counted)
+
+
+@pytest.mark.parametrize("trace", ["path", "optimizer"])
+def test_what_a_training_recorded_is_that_of_one_process(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, trace: str
+) -> None:
+    _, one = alone(base, lesson, importance, tmp_path / "one", trace=trace)
+    asked = task(base, importance, trace=trace, devices=2)
+    many = together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+    assert one.trace.keys() == many.trace.keys()
+    for name, tensor in one.trace.items():
+        largest = float(tensor.abs().max())
+        torch.testing.assert_close(many.trace[name], tensor, rtol=0, atol=1e-4 * largest + 1e-12)
+    for name, tensor in one.moved.items():
+        torch.testing.assert_close(many.moved[name], tensor, rtol=0, atol=1e-5)
+
+
+class Stopped(Exception):
+    """The launching process is told to stop."""
+
+
+def stop_at(step: int) -> Watch:
+    def told(at: int, _metrics: dict[str, float]) -> None:
+        if at >= step:
+            raise Stopped
+
+    return Watch(told, progress=False)
+
+
+@pytest.mark.parametrize(("first", "then"), [("fsdp", 4), ("fsdp", 1), ("ddp", 2)])
+def test_a_stopped_run_goes_on_with_another_number_of_processes(
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    then: int,
+) -> None:
+    monkeypatch.setattr(together, "_POLL_SECONDS", 0.02)
+    changes: dict[str, Any] = {"epochs": 8}
+    model, one = alone(base, lesson, importance, tmp_path / "one", **changes)
+    asked = task(base, importance, devices=2, strategy=first, **changes)
+    folder = tmp_path / "many"
+    with pytest.raises(Stopped):
+        together.fit(asked, lesson, folder=folder, watch=stop_at(10))
+    saved = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    assert any(name.startswith("step-") for name in saved) == (first == "fsdp"), saved
+    steps: list[int] = []
+    watch = Watch(lambda step, _: steps.append(step), progress=False)
+    if then == 1:
+        learnt, many = alone(base, lesson, importance, folder, watch=watch, **changes)
+    else:
+        other = task(base, importance, devices=then, strategy="fsdp", **changes)
+        many = together.fit(other, lesson, folder=folder, watch=watch)
+        learnt, _ = checkpoint.load(folder / answer.LEARNT)
+    assert min(steps) > 10, steps
+    assert many.losses == pytest.approx(one.losses, abs=1e-4)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(learnt.state_dict()[name], tensor, rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_killed_process_costs_no_more_than_its_last_steps(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path
+) -> None:
+    model, one = alone(base, lesson, importance, tmp_path / "one", epochs=8)
+    folder = tmp_path / "many"
+    killed: list[int] = []
+
+    def kill_one(step: int, _metrics: dict[str, float]) -> None:
+        if step >= 10 and not killed:
+            killed.append(workers(folder)[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    asked = task(base, importance, devices=2, epochs=8)
+    many = together.fit(asked, lesson, folder=folder, watch=Watch(kill_one, progress=False))
+    assert killed
+    learnt, _ = checkpoint.load(folder / answer.LEARNT)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(learnt.state_dict()[name], tensor, rtol=0, atol=1e-5, msg=name)
+    assert (many.num_steps, many.num_examples) == (one.num_steps, one.num_examples)
+
+
+def test_no_process_outlives_the_one_that_asked(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    asked = task(base, importance, devices=2, epochs=1000)
+    asked.write(folder, lesson)
+    code = (
+        "import sys; from pathlib import Path; from updater.launch import together\n"
+        "from updater.launch.task import Task; from updater.train.record import Watch\n"
+        "folder = Path(sys.argv[1]); task, lesson = Task.read(folder)\n"
+        "together.fit(task, lesson, folder=folder, watch=Watch(progress=False))"
+    )
+    asker = subprocess.Popen([sys.executable, "-c", code, str(folder)])
+    try:
+        wait_until(lambda: any(folder.glob("step-*")), seconds=60)
+        assert len(workers(folder)) == 2
+    finally:
+        asker.kill()
+        asker.wait()
+    wait_until(lambda: not workers(folder), seconds=20)
+
+
+def test_what_the_settings_are_to_blame_for_is_told_as_it_is(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path
+) -> None:
+    asked = task(base, importance, devices=2, learning_rate=1e4, gradient_clip=0, epochs=4)
+    with pytest.raises(UpdateError, match=r"training stopped at step .* Lower training\.learning"):
+        together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+    assert not workers(tmp_path / "many")
+
+
+def test_a_base_that_is_none_is_told_as_it_is(
+    lesson: Lesson, importance: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    asked = task(tmp_path / "empty", importance, devices=2)
+    with pytest.raises(InputError, match="empty"):
+        together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+
+
+def test_processes_that_crash_each_time_say_their_last_lines(
+    base: Path, lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "MAX_RESTARTS", 0)
+    asked = task(base, tmp_path / "gone.safetensors", devices=2)
+    with pytest.raises(UpdateError, match=r"exit code 1.*FileNotFoundError: .*gone\.safetensors"):
+        together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+
+
+def test_a_task_is_read_as_it_was_written(base: Path, lesson: Lesson, tmp_path: Path) -> None:
+    search = SearchSettings(trials=3, learning_rate=(1e-4, 1e-2))
+    asked = dataclasses.replace(
+        task(base, tmp_path / "importance", search=search), trace="optimizer"
+    )
+    asked = dataclasses.replace(asked, terms=(*asked.terms, TermFiles(base, None)))
+    asked.write(tmp_path, lesson)
+    read, learnt = Task.read(tmp_path)
+    assert read == asked
+    assert learnt.num_new == lesson.num_new
+    assert learnt.examples.too_long == lesson.examples.too_long
+    for name in ("tokens", "starts", "prompt_lengths", "rows"):
+        assert (getattr(learnt.examples, name) == getattr(lesson.examples, name)).all()
+
+
+def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    together.check(TrainingSettings(devices=2))
+    with pytest.raises(InputError, match=r"training\.devices = 3\. this machine has 2 GPUs"):
+        together.check(TrainingSettings(devices=3))
+
+
+def test_several_nodes_meet_where_the_settings_say(tmp_path: Path) -> None:
+    training = TrainingSettings(devices=8, nodes=2, rendezvous="first:29400")
+    said = " ".join(together.torchrun(training, tmp_path / "up-1" / "training"))
+    assert "--nnodes=2" in said
+    assert "--rdzv-endpoint=first:29400" in said
+    assert "--rdzv-id=up-1" in said
+    assert "--standalone" not in said
+
+
+def workers(folder: Path) -> list[int]:
+    """The processes that train in the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            mine = words[-3:-1] == [b"updater.launch.worker", str(folder).encode()]
+            if mine and b"updater.launch.torchrun" not in words:
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def wait_until(holds: Callable[[], bool], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.1)

@@ -1,0 +1,1 @@
+"""Training by many processes: what they are told, one of them, and who starts them."""

@@ -1,0 +1,130 @@
+"""What the first of the processes tells the one that launched them, as files in the task's folder.
+
+Written by `updater.launch.worker`, read by `updater.launch.together`.
+"""
+
+import json
+import traceback
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from updater.errors import InputError, UpdateError
+from updater.files import read_json, write_json
+from updater.train.fit import Fit
+
+LEARNT = "learnt"
+"""The folder of the checkpoint that came of it."""
+
+_DONE, _REFUSED, _CRASHED = "done.json", "refused.json", "crashed.json"
+_METRICS = "metrics.jsonl"
+_TENSORS = ("trace", "moved")
+
+
+class Metrics:
+    """The metrics of a training while it runs, a line each time they are told."""
+
+    def __init__(self, folder: Path, *, written: bool) -> None:
+        self._file = (folder / _METRICS).open("a", encoding="utf-8") if written else None
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, step: int, metrics: dict[str, float]) -> None:
+        """The line is in the file."""
+        if self._file is not None:
+            self._file.write(json.dumps([step, metrics]) + "\n")
+            self._file.flush()
+
+
+class Heard:
+    """The metrics of a training as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._read = folder / _METRICS, 0
+
+    def new(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Those that were told since this was last asked; a half line waits."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._read += len(whole) + len(end)
+        for line in whole.splitlines():
+            step, metrics = json.loads(line)
+            yield step, metrics
+
+
+def clear(folder: Path) -> None:
+    """Nothing is said of an earlier run in the folder; its state stays."""
+    for name in (_DONE, _REFUSED, _CRASHED, _METRICS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write(folder: Path, done: Fit) -> None:
+    """The training is done, and so it went."""
+    for name in _TENSORS:
+        save_file(dict(getattr(done, name)), folder / f"{name}.safetensors")
+    names = [field.name for field in fields(done) if field.name not in _TENSORS]
+    told = {name: getattr(done, name) for name in names}
+    write_json(folder / _DONE, told)
+
+
+def refuse(folder: Path, error: InputError | UpdateError) -> None:
+    """The training can't be done, and why."""
+    told: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
+    if isinstance(error, InputError):
+        told |= {"what": error.what, "rule": error.rule, "cure": error.cure}
+    write_json(folder / _REFUSED, told)
+
+
+def crash(folder: Path, rank: int, error: BaseException) -> None:
+    """A process of this rank ends, by no fault of the settings."""
+    said = traceback.format_exception_only(error)[-1].strip()
+    write_json(folder / _CRASHED, f"process {rank} ended by {said}")
+
+
+def read_crash(folder: Path) -> str:
+    """Which process crashed last, and by what."""
+    path = folder / _CRASHED
+    return str(read_json(path)) if path.exists() else "one was killed, or never began"
+
+
+def read_refusal(folder: Path) -> None:
+    """Nothing was said against it so far.
+
+    Raises:
+        InputError, UpdateError: why it can't be done.
+    """
+    if (folder / _REFUSED).exists():
+        told = read_json(folder / _REFUSED)
+        if told["kind"] == "InputError":
+            raise InputError(told["what"], told["rule"], told["cure"])
+        raise UpdateError(told["message"])
+
+
+def read(folder: Path) -> Fit | None:
+    """How it went; None: nothing was said. Raises: as `read_refusal`."""
+    read_refusal(folder)
+    if not (folder / _DONE).exists():
+        return None
+    told = read_json(folder / _DONE)
+    for name in ("losses", "too_long"):
+        told[name] = tuple(told[name])
+    for name in _TENSORS:
+        told[name] = load_file(folder / f"{name}.safetensors")
+    return Fit(**told)

@@ -1,0 +1,66 @@
+"""The processes that train one model together, as one of them sees the others.
+
+Every one of them goes through the same plan and takes its part of each micro-batch; what decides
+anything (losses, loads, norms) is summed over all, so that all decide alike. Called throughout
+`updater.train`; `updater.launch.worker` makes them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import DeviceMesh
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """`rank` of `world` processes. `mesh`: over which the weights are sharded; None: each process
+    has them whole."""
+
+    rank: int = 0
+    world: int = 1
+    mesh: DeviceMesh | None = None
+
+    @property
+    def first(self) -> bool:
+        """The one that writes what all have alike, and that is heard."""
+        return self.rank == 0
+
+    @property
+    def loss_scale(self) -> float:
+        """What a loss is multiplied by: FSDP takes the mean of the gradients where the sum is
+        meant, for each process has its part of a mean over all tokens."""
+        return 1.0 if self.mesh is None else float(self.world)
+
+    @torch.no_grad()
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, each of which must ask; `tensor` itself where it is alone."""
+        if self.world == 1:
+            return tensor
+        tensor = tensor.clone()
+        distributed.all_reduce(tensor)
+        return tensor
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Where each has the weights whole: each parameter's `.grad` is the sum over all. What is
+        sharded was summed on the way back."""
+        if self.world == 1 or self.mesh is not None:
+            return
+        waiting = []
+        for parameter in parameters:
+            if parameter.grad is None:  # what no token of this part reached, one of another's may
+                parameter.grad = torch.zeros_like(parameter)
+            waiting.append(distributed.all_reduce(parameter.grad, async_op=True))
+        for work in waiting:
+            work.wait()
+
+    def wait(self) -> None:
+        """All have come to this place."""
+        if self.world > 1:
+            distributed.barrier()
+
+
+ALONE = Ranks()
+"""The one process of a training on one device."""

@@ -1,0 +1,109 @@
+"""What of a training in shards survives a kill: a folder that all processes write together.
+
+Each writes its own shards as safetensors (torch's distributed checkpoints in that format: no
+pickle), and the first one the record of how far the run is; the folder has its name only once it
+is whole. Read by any number of processes, one too. Not `updater.train.state`'s one file, which
+holds whole tensors. Called by `updater.train.saver`.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import checkpoint as distributed
+from torch.distributed import is_initialized
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from updater.files import read_json, write_json
+from updater.train.ranks import Ranks
+from updater.train.state import Counters, Live
+
+_PREFIX = "step-"
+_RECORD = "training.json"
+
+
+def save(
+    folder: Path,
+    fingerprint: str,
+    live: Live,
+    counters: Counters,
+    losses: list[float],
+    *,
+    ranks: Ranks,
+) -> None:
+    """The run's state is on the disk; until then the one before is. Each process has to ask.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    target = folder / f"{_PREFIX}{counters.num_steps:08}"
+    partial = folder / f".{target.name}.partial"
+    if ranks.first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    ranks.wait()
+    writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
+    distributed.save(dict(live.named()), storage_writer=writer)
+    if ranks.first:
+        record = {"fingerprint": fingerprint, "losses": losses, **asdict(counters)}
+        write_json(partial / _RECORD, record)
+        shutil.rmtree(target, ignore_errors=True)  # of another run
+        partial.replace(target)
+        for older in folder.glob(f"{_PREFIX}*"):
+            if older != target:
+                shutil.rmtree(older)
+    ranks.wait()
+
+
+def num_steps(folder: Path, fingerprint: str) -> int:
+    """Of the state that `restore` would read; 0: there is none."""
+    found = _found(folder, fingerprint)
+    return 0 if found is None else int(found[1]["num_steps"])
+
+
+def restore(folder: Path, fingerprint: str, live: Live) -> tuple[Counters, list[float]]:
+    """`live` is as it was saved, by however many processes, and so are the counters and losses that
+    are returned; all untouched and at zero where there is no state of this very run. Each process
+    has to ask."""
+    found = _found(folder, fingerprint)
+    if found is None:
+        return Counters(), []
+    saved, record = found
+    losses = record.pop("losses")
+    _read(saved, live)
+    return Counters(**record), losses
+
+
+def _found(folder: Path, fingerprint: str) -> tuple[Path, dict[str, Any]] | None:
+    for saved in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
+        try:
+            record = read_json(saved / _RECORD)
+        except (OSError, json.JSONDecodeError):
+            continue
+        if record.pop("fingerprint", None) == fingerprint:
+            return saved, record
+    return None
+
+
+def _read(saved: Path, live: Live) -> None:
+    reader = HuggingFaceStorageReader(str(saved))
+    tensors = live.named()
+    for name, about in reader.read_metadata().state_dict_metadata.items():
+        if name not in tensors:  # an optimizer that has taken no step has no state yet
+            assert isinstance(about, TensorStorageMetadata), "nothing but tensors is saved"
+            owner = live.parameters[name.split("/", 2)[2]]
+            dtype = about.properties.dtype
+            alike = about.size == owner.shape
+            tensors[name] = (
+                torch.zeros_like(owner, dtype=dtype, requires_grad=False)
+                if alike
+                else torch.zeros(about.size, dtype=dtype)
+            )
+    alone = not is_initialized()  # which has no one to ask
+    distributed.load(tensors, storage_reader=reader, no_dist=alone)
+    for name, tensor in tensors.items():
+        live.put(name, tensor)

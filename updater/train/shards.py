@@ -1,0 +1,39 @@
+"""The model in shards: each process holds its part of every weight, and reads no more of it.
+
+FSDP2 (Zhao et al. 2023, arXiv 2304.11277; torch's `fully_shard`): a block's weights are whole only
+while it computes, and its gradients are summed into shards on the way back. Called by
+`updater.launch.worker` and, for what a training recorded, by `updater.train.fit`.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+
+def shard(model: NemotronHForCausalLM, mesh: DeviceMesh) -> None:
+    """The weights of `model` are DTensors over the mesh, a group for each block.
+
+    Trunk and head are roots of their own, for the likelihood calls them one after the other and
+    never the whole model. What is to stay frozen has to be so before the first forward pass.
+    """
+    for block in model.model.layers:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model.model, mesh=mesh)
+    fully_shard(model.lm_head, mesh=mesh)
+
+
+@torch.no_grad()
+def gathered(tensors: Mapping[str, Tensor], *, kept: bool) -> dict[str, Tensor]:
+    """The tensors, whole and in the CPU's memory, one after the other; none where not `kept`. Each
+    process has to ask."""
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if kept:
+            whole[name] = full.detach().cpu()
+    return whole
