@@ -37,13 +37,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to update, and what it takes of one device. `parts`: of the peak, in bytes."""
+    """One way to update, by so many `devices`, and what it takes of each. `parts`: of the peak, in
+    bytes."""
 
     adapt: str
     regularizer: str
     format: str
     precision: str
     activation_checkpointing: bool
+    devices: int
     peak_bytes: int
     parts: Mapping[str, int]
     fits: bool
@@ -119,9 +121,11 @@ def this_machine() -> Machine:
 _LADDER: tuple[Mapping[str, Any], ...] = (
     {"activation_checkpointing": True},
     {"format": "factored"},
-    {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0},
+    {"strategy": "fsdp"},
+    {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0, "strategy": "auto"},
 )
-"""What is changed, one thing on top of the other, until an update fits."""
+"""What is changed, one thing on top of the other, until an update fits. fsdp is by all GPUs of the
+machine."""
 
 
 def _ways(
@@ -134,6 +138,10 @@ def _ways(
         if changes.keys() == {"format"}:
             if "format" in METHODS[regularizer.method].heeds:
                 regularizer = replace(regularizer, **changes)
+        elif changes.get("strategy") == "fsdp":
+            devices = max(len(machine.names), training.devices)
+            if devices > 1 and training.adapt == "full" and training.precision != "16-mixed":
+                training = replace(training, devices=devices, **changes)
         else:
             training = replace(training, **changes)
         if (training, regularizer) not in found:
@@ -160,15 +168,18 @@ def _way(
         kernels=machine.kernels,
     )
     peak = found.peak + (CONTEXT_BYTES if machine.device == "cuda" else 0)
+    # Processes without GPUs share the machine's memory.
+    memory = machine.memory_bytes // (1 if machine.names else training.devices)
     return Way(
         adapt=training.adapt,
         regularizer=regularizer.method,
         format=regularizer.format,
         precision=training.precision,
         activation_checkpointing=training.activation_checkpointing,
+        devices=training.num_processes,
         peak_bytes=peak,
         parts=asdict(found),
-        fits=peak <= _SPARE * machine.memory_bytes,
+        fits=peak <= _SPARE * memory,
     )
 
 

@@ -1,5 +1,6 @@
 """`updater doctor`: what a checkpoint is and whether this machine can update it."""
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -104,6 +105,18 @@ def test_a_gpu_takes_what_it_was_measured_to_take(
     assert bool(first) is fits
     precisions = [way["precision"] for way in found["ways"]]
     assert precisions == ["32-true", *["bf16-mixed"] * (len(precisions) - 1)]
+
+
+def test_many_gpus_hold_what_one_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    many = dataclasses.replace(GPU, names=GPU.names * 8)
+    monkeypatch.setattr(doctor, "this_machine", lambda: many)
+    folder = released(tmp_path / "x", "nemotron-3-nano")
+    ways = told("--model", str(folder), "--no-timing")["ways"]
+    first = next(way for way in ways if way["fits"])
+    assert (first["adapt"], first["devices"]) == ("full", 8)
+    alone = next(way for way in ways if way["devices"] == 1)
+    assert first["parts"]["optimizer"] == alone["parts"]["optimizer"] // 8
+    assert first["parts"]["gathered"] > 0 == alone["parts"]["gathered"]
 
 
 @pytest.mark.parametrize(

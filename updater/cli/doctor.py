@@ -104,7 +104,7 @@ def _show(console: Console, found: "Diagnosis") -> None:
 
 def _ways(found: "Diagnosis") -> Table:
     table = Table(
-        *("precision", "adapt", "regularizer", "activations", "GiB", "fits"),
+        *("precision", "adapt", "regularizer", "activations", "devices", "GiB of each", "fits"),
         title=f"Memory of {found.batch_size} x {found.length} tokens a pass",
     )
     for way in found.ways:
@@ -114,19 +114,24 @@ def _ways(found: "Diagnosis") -> Table:
             way.adapt,
             held,
             "checkpointed" if way.activation_checkpointing else "kept",
-            f"{way.peak_bytes / _GIB:.1f}",
+            str(way.devices),
+            _gib(way.peak_bytes),
             "yes" if way.fits else "no",
         )
     return table
 
 
+def _gib(num_bytes: int) -> str:
+    """Two decimals of what is small, none of what is large."""
+    gib = num_bytes / _GIB
+    return f"{gib:.2f}" if gib < 10 else f"{gib:.0f}"
+
+
 def _verdict(found: "Diagnosis") -> str:
     memory = f"{found.machine.memory_bytes / _GIB:.1f} GiB"
     if not any(way.fits for way in found.ways):
-        least = min(way.peak_bytes for way in found.ways) / _GIB
-        return (
-            f"This machine can't update it: {least:.1f} GiB are needed at least, it has {memory}."
-        )
+        least = _gib(min(way.peak_bytes for way in found.ways))
+        return f"This machine can't update it: {least} GiB are needed at least, it has {memory}."
     pace = (
         "" if found.steps_per_hour is None else f", some {found.steps_per_hour:,.0f} steps an hour"
     )
@@ -138,6 +143,8 @@ def _verdict(found: "Diagnosis") -> str:
         for name in ("precision", "adapt")
         if getattr(first, name) != getattr(found.ways[0], name)
     ]
+    if first.devices != found.ways[0].devices:
+        changes.append(f"training.devices = {first.devices}")
     if first.activation_checkpointing != found.ways[0].activation_checkpointing:
         changes.append("training.activation_checkpointing = true")
     if first.format != found.ways[0].format:

@@ -209,6 +209,11 @@ class TrainingSettings:
         return wanted and self.num_processes > 1
 
     @property
+    def share(self) -> int:
+        """Examples of a batch that each of them takes, at most."""
+        return -(-self.batch_size // self.num_processes)
+
+    @property
     def on_one_device(self) -> "TrainingSettings":
         """The same for one process."""
         return replace(self, devices=1, nodes=1)

@@ -10,7 +10,7 @@ Shape suffixes: b examples of a batch, l positions.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -38,7 +38,8 @@ CONTEXT_BYTES = 2**30
 @dataclass(frozen=True)
 class Footprint:
     """Bytes of one device, part by part. `activations`: at the end of a forward pass, the weights
-    that autocast casts among them; `logits`: of one piece of the loss."""
+    that autocast casts among them; `logits`: of one piece of the loss; `gathered`: of shards, what
+    is whole while a layer computes."""
 
     weights: int
     gradients: int
@@ -47,12 +48,14 @@ class Footprint:
     importance: int
     activations: int
     logits: int
+    gathered: int = 0
 
     @property
     def peak(self) -> int:
         """The most at any time: at the end of a forward pass, when a step's gradients are gone, or
         when the last gradient is there and the activations are gone."""
-        always = self.weights + self.optimizer + self.anchor + self.importance
+        held = self.weights + self.optimizer + self.anchor + self.importance
+        always = held + self.gathered
         return always + max(self.activations + self.logits, self.gradients)
 
 
@@ -65,7 +68,7 @@ def footprint(
     frozen_dtype: torch.dtype = torch.float32,
     kernels: bool = False,
 ) -> Footprint:
-    """Of an update of the checkpoint with these fields by these settings, on one device.
+    """Of an update of the checkpoint with these fields by these settings, on each device.
 
     Args:
         fields: a config.json's.
@@ -74,6 +77,8 @@ def footprint(
         kernels: Mamba-2 is mamba-ssm's fused one, which keeps less than PyTorch's operators do.
     """
     letters = pattern(fields, where="config.json")
+    shards = training.num_processes if training.sharded else 1
+    training = replace(training.on_one_device, batch_size=training.share)
 
     def measured(layers: str) -> Counter[str]:
         changed = {"hybrid_override_pattern": layers, "num_hidden_layers": len(layers)}
@@ -83,25 +88,29 @@ def footprint(
 
     # Everything adds up over layers: one and two of each kind tell what one of it takes.
     total: Counter[str] = Counter()
+    largest = 0
     for kind in dict.fromkeys(letters):
         alone, twice = measured(kind), measured(2 * kind)
         twice.subtract(alone)
         if not total:
             total.update(alone)
             total.subtract(twice)
+        largest = max(largest, twice["trained"] + twice["frozen"])
         for _ in range(letters.count(kind)):
             total.update(twice)
     holds = regularizer.method in HOLD_WEIGHTS
     num_tokens = training.batch_size * length
     return Footprint(
-        weights=4 * total["trained"] + frozen_dtype.itemsize * total["frozen"],
-        gradients=4 * total["trained"],
-        optimizer=8 * total["trained"],
-        anchor=total["anchor"] if holds else 0,
-        importance=total["importance"] if holds and regularizer.method != "l2" else 0,
+        weights=(4 * total["trained"] + frozen_dtype.itemsize * total["frozen"]) // shards,
+        gradients=4 * total["trained"] // shards,
+        optimizer=8 * total["trained"] // shards,
+        anchor=total["anchor"] // shards if holds else 0,
+        importance=total["importance"] // shards if holds and regularizer.method != "l2" else 0,
         activations=total["kept"] if training.precision != "32-true" else 2 * total["kept"],
         # The logits, their gradient, and the log-softmax between.
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
+        # The layer that computes, the next one on its way, and a gradient before it is cut.
+        gathered=3 * 4 * largest if shards > 1 else 0,
     )
 
 

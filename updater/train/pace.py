@@ -7,6 +7,7 @@ whole is the sum over the layers, and the embedding and output head on top. Call
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,12 +34,14 @@ def step_seconds(
     frozen_dtype: torch.dtype = torch.float32,
 ) -> float:
     """Seconds of an optimizer step of `training.batch_size` x `training.accumulate` examples of
-    `length` tokens, half of each its completion, without anchor and rehearsal.
+    `length` tokens, half of each its completion, without anchor and rehearsal. Of many devices: of
+    one's share, without what they tell each other.
 
     Raises:
         torch.OutOfMemoryError, RuntimeError: one layer alone doesn't fit.
     """
     letters = pattern(fields, where="config.json")
+    training = replace(training.on_one_device, batch_size=training.share)
 
     def timed(layers: str, vocabulary: int = _FEW) -> float:
         changed = {"hybrid_override_pattern": layers, "num_hidden_layers": len(layers)}

@@ -8,13 +8,13 @@ holds whole tensors. Called by `updater.train.saver`.
 
 import json
 import shutil
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed import checkpoint as distributed
-from torch.distributed import is_initialized
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -103,7 +103,9 @@ def _read(saved: Path, live: Live) -> None:
                 if alike
                 else torch.zeros(about.size, dtype=dtype)
             )
-    alone = not is_initialized()  # which has no one to ask
-    distributed.load(tensors, storage_reader=reader, no_dist=alone)
+    with warnings.catch_warnings():
+        # What torch says to one process alone, which is meant.
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        distributed.load(tensors, storage_reader=reader)
     for name, tensor in tensors.items():
         live.put(name, tensor)

@@ -3,9 +3,12 @@
 import contextlib
 import dataclasses
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -259,13 +262,35 @@ def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         together.check(TrainingSettings(devices=3))
 
 
-def test_several_nodes_meet_where_the_settings_say(tmp_path: Path) -> None:
-    training = TrainingSettings(devices=8, nodes=2, rendezvous="first:29400")
-    said = " ".join(together.torchrun(training, tmp_path / "up-1" / "training"))
-    assert "--nnodes=2" in said
-    assert "--rdzv-endpoint=first:29400" in said
-    assert "--rdzv-id=up-1" in said
-    assert "--standalone" not in said
+def test_two_nodes_train_as_one(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both on this machine: the second one runs what the first one logs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model, _ = alone(base, lesson, importance, tmp_path / "one")
+    asked = task(base, importance, nodes=2, rendezvous=f"127.0.0.1:{port}")
+    folder = tmp_path / "many"
+    others: list[subprocess.Popen[bytes]] = []
+
+    def join() -> None:
+        wait_until(lambda: "other nodes" in caplog.text, seconds=30)
+        command = shlex.split(caplog.messages[-1].partition(": ")[2])
+        others.append(subprocess.Popen(command))
+
+    joining = threading.Thread(target=join)
+    joining.start()
+    try:
+        together.fit(asked, lesson, folder=folder, watch=QUIET)
+        joining.join()
+        assert others[0].wait(30) == 0
+    finally:
+        for other in others:
+            other.kill()
+    learnt, _ = checkpoint.load(folder / answer.LEARNT)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(learnt.state_dict()[name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
 def workers(folder: Path) -> list[int]:

@@ -78,6 +78,30 @@ def test_accumulated_losses_add_up_to_the_mean_over_tokens(
             assert weight == pytest.approx(1 / sum(tokens))
 
 
+@given(settings, st.integers(1, 30), st.integers(0, 9), st.integers(1, 5))
+def test_the_parts_of_all_processes_make_the_whole(
+    training: TrainingSettings, num_new: int, num_old: int, world: int
+) -> None:
+    for batch in Plan(lesson(num_new, num_old), training).batches(0):
+        parts = [batch.part(rank, world) for rank in range(world)]
+        assert sorted(e for part in parts for e in part.examples) == sorted(batch.examples)
+        assert sum(part.num_new for part in parts) == batch.num_new
+        assert sum(int(p.batch.targets_bl.sum()) for p in parts) == batch.batch.targets_bl.sum()
+        for part in parts:
+            told = (part.num_examples, part.num_tokens, part.normaliser)
+            assert told == (batch.num_examples, batch.num_tokens, batch.normaliser)
+            if not part.examples:  # it goes through the model all the same
+                assert not part.batch.targets_bl.any()
+                continue
+            assert members(part) == list(part.examples)
+            assert all(example < num_new for example in part.examples[: part.num_new])
+            assert all(example >= num_new for example in part.examples[part.num_new :])
+            for row, example in enumerate(part.examples):
+                whole = batch.examples.index(example)
+                targets = batch.batch.targets_bl[whole].nonzero()[:, 0]
+                assert part.batch.targets_bl[row].nonzero()[:, 0].equal(targets)
+
+
 def test_the_rate_rises_and_falls_as_worked_by_hand() -> None:
     training = TrainingSettings(warmup_fraction=0.2, decay="linear")
     rates = [rate_fraction(step, 10, training) for step in range(10)]
