@@ -19,7 +19,7 @@ from regularizers.formats import Factored, Weight, parts
 BLOCK_ELEMENTS = 4096
 """A program's share: with 8 warps 16 elements a thread, four 16-byte loads of float32 in flight. On
 an H200 (bench/results/gpu.md) the pull by itself, before the penalty came into the same kernel, so
-ran at 98 % of a copy's bytes a second; what it is now has run in Triton's interpreter alone."""
+ran at 98 % of a copy's bytes a second; what it is now has not run on a GPU yet."""
 
 _HAS_TRITON = find_spec("triton") is not None  # comes with torch's own builds for GPUs
 _LOG = logging.getLogger(__name__)

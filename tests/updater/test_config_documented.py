@@ -30,6 +30,12 @@ def test_every_key_is_documented_with_its_default(section: str, key: str, defaul
     names = (f"`{key}`", f"`{section}.{key}`")
     lines = [line for line in DOCS.splitlines() if any(name in line for name in names)]
     assert lines, f"[{section}] {key}"
+    if isinstance(default, str) and default:
+        shown = f'`"{default}"`'
+        assert any(shown in line for line in lines), f"[{section}] {key} = {default}: {lines}"
+    if isinstance(default, bool):
+        shown = f"`{str(default).lower()}`"
+        assert any(shown in line for line in lines), f"[{section}] {key} = {default}: {lines}"
     if isinstance(default, int | float) and not isinstance(default, bool):
         found = {float(number) for number in re.findall(r"`(\d[\d.e-]*)`", "".join(lines))}
         assert float(default) in found, f"[{section}] {key} = {default}: {lines}"
@@ -38,3 +44,10 @@ def test_every_key_is_documented_with_its_default(section: str, key: str, defaul
 def test_the_example_that_init_writes_is_sound(tmp_path: Path) -> None:
     (tmp_path / "updater.toml").write_text(EXAMPLE.format(name="mine"), "utf-8")
     assert config.load(tmp_path, (), {}).workspace.name == "mine"
+
+
+def test_no_document_has_a_merge_left_in_it() -> None:
+    root = Path(__file__).parents[2]
+    pages = [*root.glob("*.md"), *(root / "docs").rglob("*.md")]
+    marked = re.compile(r"^(<{7}|={7}|>{7})", re.MULTILINE)
+    assert [page for page in pages if marked.search(page.read_text("utf-8"))] == []

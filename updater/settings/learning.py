@@ -104,7 +104,8 @@ class TrainingSettings:
     `batch_size` come from a measurement of one seed (nemotron-3-tiny taught banking and
     credit_cards, 0.866 right, then kitchen_and_dining with half of the past rehearsed): past 0.84,
     new 0.81; 8 epochs at 1.5e-3 gave 0.83 and 0.80, for a third more time. The standard error of
-    each is 0.01. Fewer epochs of more rehearsed examples are as good: docs/study.md, one update.
+    each is 0.01. Fewer epochs of more rehearsed examples may be as good over all periods, and
+    are worse on the new one: docs/study.md, one update.
 
     `adapt = "lora"` trains `lora_rank` directions a matrix, scaled by `lora_alpha / lora_rank`, and
     merges them into the weights afterwards; with `lora_experts` in every routed expert too. 8 and

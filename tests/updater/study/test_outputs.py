@@ -193,6 +193,19 @@ def test_without_a_spread_the_csv_has_neither_p_nor_interval(
     assert [row[name] for name in empty] == [""] * 6
 
 
+def test_the_csv_has_each_update_as_a_part_of_scratch(make_study: Make, tmp_path: Path) -> None:
+    table = tabulate(make_study(3), scratch="scratch")
+    write(table, tmp_path, title="Tickets")
+    rows = list(csv.DictReader((tmp_path / "ratios.csv").read_text().splitlines()))
+    assert "scratch" not in {row["arm"] for row in rows}
+    for row in rows:
+        expected = ratios(table)[row["measure"]][row["arm"]][int(row["past_periods"])]
+        assert float(row["mean"]) == expected.mean
+        assert int(row["num_seeds"]) == expected.num_seeds == 3
+    counted = sum(len(curve) for curves in ratios(table).values() for curve in curves.values())
+    assert len(rows) == counted > 0
+
+
 def test_what_a_sweep_chose_is_said(make_arm: Make, tmp_path: Path) -> None:
     (one,) = make_arm("ewc", 0.8, seeds=1)
     swept = Run("ewc", 0, one.learnt_first, one.stages, choice={"regularizer.strength": 100.0})

@@ -12,6 +12,7 @@ from typing import Any
 from updater.study.comparison import Difference, Estimate
 from updater.study.measures import NAMES
 from updater.study.pairs import COSTS, Compared, Ratio, compared
+from updater.study.ratios import ratios
 from updater.study.sweep import Sweep, Try
 from updater.study.tabulated import Arm, Table, chosen
 
@@ -113,6 +114,19 @@ def sweeps_csv(table: Table) -> str:
     ]
     accuracy = "final_average_accuracy"
     head = ("arm", "choice", "seed", accuracy, "mean", "chosen", "tied", "at_edge", "failure")
+    return _csv(head, rows) if rows else ""
+
+
+def ratios_csv(table: Table) -> str:
+    """A line for each arm and number of past periods: what its update reached and cost, as a part
+    of scratch's; "" without scratch."""
+    rows = [
+        [arm, name, num_past, found.num_seeds, *_numbers(found)]
+        for name, curves in ratios(table).items()
+        for arm, curve in curves.items()
+        for num_past, found in curve.items()
+    ]
+    head = ("arm", "measure", "past_periods", "num_seeds", "mean", "low", "high")
     return _csv(head, rows) if rows else ""
 
 

@@ -14,7 +14,15 @@ from updater.files import write_json, write_text
 from updater.report import style
 from updater.study.ratios import ratios
 from updater.study.replay import replayed
-from updater.study.report.exports import answer, arms_csv, as_json, pairs_csv, runs_csv, sweeps_csv
+from updater.study.report.exports import (
+    answer,
+    arms_csv,
+    as_json,
+    pairs_csv,
+    ratios_csv,
+    runs_csv,
+    sweeps_csv,
+)
 from updater.study.report.markdown import markdown
 from updater.study.report.page import render
 from updater.study.report.pictures import PICTURES, Picture
@@ -23,13 +31,19 @@ from updater.study.tabulated import Table
 PAGE = "study.html"
 TEXT = "study.md"
 TABLE = "study.json"
-CSVS = {"runs": runs_csv, "arms": arms_csv, "pairs": pairs_csv, "sweeps": sweeps_csv}
+CSVS = {
+    "runs": runs_csv,
+    "arms": arms_csv,
+    "pairs": pairs_csv,
+    "sweeps": sweeps_csv,
+    "ratios": ratios_csv,
+}
 
 
 def write(table: Table, folder: Path, *, title: str) -> dict[str, Any]:
     """The folder has study.html, study.md, study.json, arms.csv (means and differences), runs.csv,
-    pairs.csv where pairs were declared, sweeps.csv where arms swept, and each picture as SVG and
-    PNG; what comes back is the answer of `updater study --json`.
+    pairs.csv where pairs were declared, sweeps.csv where arms swept, ratios.csv where an arm trains
+    from scratch, and each picture as SVG and PNG; what comes back is the answer of `updater study --json`.
 
     Raises:
         OSError: the folder can't be written.

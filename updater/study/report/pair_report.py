@@ -92,6 +92,8 @@ def _worst(pair: Compared) -> str:
     points = _rounded_down(pair.lower_bound)
     bound = f"{abs(points):.1f} points"
     said = f"at least {bound} more" if points > 0 else f"at most {bound} less"
+    if points == 0 <= pair.lower_bound:
+        said = "at least as"
     return f" With 95 % confidence in this alone it is {said} accurate."
 
 
