@@ -160,6 +160,16 @@ class QuadraticAnchor:
                 same.append(name)
         return frozenset(same)
 
+    def settle(self, parameters: Mapping[str, Tensor]) -> None:
+        """Every anchor and importance is cut as its parameter is, from now on and not only when it
+        is first asked for: what was whole may be let go of.
+
+        Raises:
+            ValueError: a held parameter is missing or has another shape.
+        """
+        for name, theta in self._held(parameters):
+            self.term(name, theta)
+
     def term(self, name: str, theta: Tensor) -> tuple[Tensor, Tensor, Weight]:
         """This rank's part of theta, anchor and importance, all of one shape."""
         anchor = self._anchor[name] = sharded_like(theta, self._anchor[name])

@@ -100,8 +100,9 @@ def _launch(
 
 def _matrix(theta: Tensor, weight: Weight) -> tuple[int, int]:
     """Rows and columns of each of the matrices that a factored weight stands for; they lie one
-    after the other in memory, for what has one entry between or behind takes no place."""
+    after the other in memory, for what has one entry between or behind takes no place. theta may be
+    a shard with a single row."""
     if not isinstance(weight, Factored):
         return 1, theta.numel()
-    long = [size for size in theta.shape if size > 1]
-    return long[-2], long[-1]
+    num_columns = [size for size in weight.columns.shape if size > 1][-1]
+    return theta.numel() // weight.columns.numel(), num_columns

@@ -21,6 +21,17 @@ def sharded_like(theta: Tensor, tensor: Tensor) -> Tensor:
         return tensor
     if isinstance(tensor, DTensor):
         return tensor.redistribute(theta.device_mesh, theta.placements)
+    if not any(tensor.stride()):  # one number for all, which takes no more memory in shards
+        shape = theta.to_local().shape
+        one = tensor[(0,) * tensor.dim()].to(theta.device).expand(shape)
+        return DTensor.from_local(
+            one,
+            theta.device_mesh,
+            theta.placements,
+            run_check=False,
+            shape=theta.shape,
+            stride=theta.stride(),
+        )
     return distribute_tensor(tensor, theta.device_mesh, theta.placements, src_data_rank=None)
 
 

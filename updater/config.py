@@ -29,7 +29,7 @@ from updater.config_keys import (
     variable,
 )
 from updater.errors import InputError, did_you_mean
-from updater.settings import Settings, password_in, without_password
+from updater.settings import PLACES, Settings, password_in, without_password
 
 CONFIG_FILE = "updater.toml"
 
@@ -97,8 +97,12 @@ def override(settings: Settings, table: Mapping[str, Any], where: str) -> Settin
 
 
 def digest(settings: Settings) -> str:
-    """The SHA-256, in hex, of the canonical JSON of all settings but `store`."""
-    text = json.dumps(settings.as_dict(), sort_keys=True, separators=(",", ":"))
+    """The SHA-256, in hex, of the canonical JSON of all settings but `store`, and but those that
+    say on how many devices: an update is the same, and may be gone on with, on others."""
+    whole = settings.as_dict()
+    for name in PLACES:
+        whole["training"].pop(name)
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

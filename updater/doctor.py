@@ -46,6 +46,7 @@ class Way:
     precision: str
     activation_checkpointing: bool
     devices: int
+    strategy: str
     peak_bytes: int
     parts: Mapping[str, int]
     fits: bool
@@ -177,6 +178,7 @@ def _way(
         precision=training.precision,
         activation_checkpointing=training.activation_checkpointing,
         devices=training.num_processes,
+        strategy="fsdp" if training.sharded else "ddp",
         peak_bytes=peak,
         parts=asdict(found),
         fits=peak <= _SPARE * memory,

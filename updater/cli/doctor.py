@@ -140,7 +140,7 @@ def _verdict(found: "Diagnosis") -> str:
     first = next(way for way in found.ways if way.fits)
     changes = [
         f'training.{name} = "{getattr(first, name)}"'
-        for name in ("precision", "adapt")
+        for name in ("precision", "adapt", *(("strategy",) if first.devices > 1 else ()))
         if getattr(first, name) != getattr(found.ways[0], name)
     ]
     if first.devices != found.ways[0].devices:

@@ -93,13 +93,15 @@ def refuse(folder: Path, error: InputError | UpdateError) -> None:
 
 
 def crash(folder: Path, rank: int, error: BaseException) -> None:
-    """A process of this rank ends, by no fault of the settings."""
-    said = traceback.format_exception_only(error)[-1].strip()
-    write_json(folder / _CRASHED, f"process {rank} ended by {said}")
+    """A process of this rank ends, by no fault of the settings. The first to say so is kept: the
+    others end because it did."""
+    if not (folder / _CRASHED).exists():
+        said = traceback.format_exception_only(error)[-1].strip()
+        write_json(folder / _CRASHED, f"process {rank} ended by {said}")
 
 
 def read_crash(folder: Path) -> str:
-    """Which process crashed last, and by what."""
+    """Which process crashed first, and by what."""
     path = folder / _CRASHED
     return str(read_json(path)) if path.exists() else "one was killed, or never began"
 

@@ -4,6 +4,7 @@ torchrun (torch.distributed.run) starts them, and starts them again after a cras
 that they saved. Called by the train step of `updater.pipeline`.
 """
 
+import gc
 import logging
 import os
 import shlex
@@ -16,6 +17,7 @@ import torch
 
 from updater.errors import InputError, UpdateError
 from updater.launch import answer
+from updater.launch.parent import PARENT
 from updater.launch.task import Task
 from updater.progress import Progress
 from updater.settings import TrainingSettings
@@ -66,6 +68,7 @@ def fit(task: Task, lesson: Lesson, *, folder: Path, watch: Watch) -> Fit:
     answer.clear(folder)
     task.write(folder, lesson)
     command = torchrun(task.training, folder)
+    _make_room()
     heard, steps = answer.Heard(folder), Plan(lesson, task.training).num_steps
     with (
         (folder / _LOG).open("ab") as said,
@@ -110,15 +113,20 @@ def torchrun(training: TrainingSettings, folder: Path) -> list[str]:
 
 
 def _environment(task: Task) -> dict[str, str]:
-    """torchrun would give each process one thread. And the processes that it starts again would
-    find the addresses of those that died, in the store that it shares with them
-    (pytorch/pytorch#135712: they wait for each other for ever)."""
+    """torchrun would give each process one thread."""
     threads = max(torch.get_num_threads() // task.training.devices, 1)
     return {
         "OMP_NUM_THREADS": str(threads),
         **os.environ,
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        PARENT: str(os.getpid()),
     }
+
+
+def _make_room() -> None:
+    """What this process held on a GPU, for importance or trials, is the processes' to use."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _tell(heard: answer.Heard, watch: Watch, progress: Progress) -> None:

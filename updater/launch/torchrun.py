@@ -1,24 +1,16 @@
-"""torchrun as the service starts it: it ends with the process that started it, however that ends.
+"""torchrun as the service starts it: it ends with the process that started it."""
 
-A kill of the update would not reach torchrun's own processes, to each of which it gives a session
-of its own: each of them asks for the same.
-"""
-
-import ctypes
-import signal
+import os
 import sys
 
 from torch.distributed import run
 
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-
-
-def end_with_parent() -> None:
-    """The kernel kills this process when the one that started it has ended. Linux alone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-
+from updater.launch.parent import PARENT, end_with_parent
 
 if __name__ == "__main__":
     end_with_parent()
+    os.environ[PARENT] = str(os.getpid())
+    # Processes that are started again would find the addresses of those that died, in the store
+    # that torchrun shares with them (pytorch/pytorch#135712), and wait for them for ever.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     run.main(sys.argv[1:])

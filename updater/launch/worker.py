@@ -9,7 +9,6 @@ it. Talks to no store; the first of the processes writes, and is heard.
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,57 +17,52 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers import importance
+from regularizers.anchor import QuadraticAnchor
 from regularizers.consolidate import Held
 from regularizers.formats import Weight
 from regularizers.methods import method_of
 from updater.errors import InputError, UpdateError
 from updater.launch import answer
+from updater.launch.parent import end_with_parent
 from updater.launch.task import Task
-from updater.launch.torchrun import end_with_parent
 from updater.nemotron import checkpoint
 from updater.train.adapt import frozen_dtype
 from updater.train.fit import fit
+from updater.train.guards import Guards
 from updater.train.lesson import Lesson
 from updater.train.memory import Memory, ones
 from updater.train.ranks import Ranks
 from updater.train.record import Watch
-from updater.train.shards import gathered, shard
+from updater.train.shards import gathered, reshard, shard
 
 
 def main() -> None:
     """The task in the folder of the first argument is done, or why not stands there."""
     end_with_parent()
     folder = Path(sys.argv[1])
+    try:
+        _train(folder)
+    except (InputError, UpdateError) as error:
+        answer.refuse(folder, error)
+        raise SystemExit(1) from error
+    except Exception as error:
+        answer.crash(folder, int(os.environ["RANK"]), error)
+        raise
+
+
+def _train(folder: Path) -> None:
     task, lesson = Task.read(folder)
-    with _joined(task) as (ranks, device):
-        try:
-            _learn(task, lesson, folder, ranks, device)
-        except (InputError, UpdateError) as error:
-            if ranks.first:
-                answer.refuse(folder, error)
-            raise SystemExit(1) from error
-        except Exception as error:
-            answer.crash(folder, ranks.rank, error)
-            raise
-
-
-@contextmanager
-def _joined(task: Task) -> Iterator[tuple[Ranks, str]]:
-    """This process among the others, and the device that is its own."""
-    local_rank = int(os.environ["LOCAL_RANK"])
     device = "cpu"
     if torch.cuda.is_available():
-        device = f"cuda:{local_rank}"
-        torch.cuda.set_device(local_rank)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo")
-    try:
-        rank, world = distributed.get_rank(), distributed.get_world_size()
-        mesh = None
-        if task.training.sharded:
-            mesh = init_device_mesh(device.partition(":")[0], (world,))
-        yield Ranks(rank, world, mesh), device
-    finally:
-        distributed.destroy_process_group()
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    mesh = None
+    if task.training.sharded:
+        mesh = init_device_mesh(torch.device(device).type, (world,))
+    _learn(task, lesson, folder, Ranks(rank, world, mesh), device)
+    distributed.destroy_process_group()  # after an error it could wait for those that hang
 
 
 def _learn(task: Task, lesson: Lesson, folder: Path, ranks: Ranks, device: str) -> None:
@@ -78,13 +72,15 @@ def _learn(task: Task, lesson: Lesson, folder: Path, ranks: Ranks, device: str) 
     model, _ = checkpoint.load(task.start, device=device, dtype=dtype, arranged=arranged)
     if not task.training.train_routers:  # before anything goes forward
         checkpoint.freeze_routers(model)
-    memory = _memory(task, model)
+    guards = _guards(task, model, lesson)
+    if mesh is not None:
+        reshard(model)
     with answer.Metrics(folder, written=ranks.first) as metrics:
         done = fit(
             model,
             lesson,
             training=task.training,
-            guards=memory.guards(task.regularizer, model, lesson),
+            guards=guards,
             folder=folder,
             watch=Watch(metrics.add, progress=False),
             trace=task.trace,
@@ -94,6 +90,14 @@ def _learn(task: Task, lesson: Lesson, folder: Path, ranks: Ranks, device: str) 
     if ranks.first:
         checkpoint.export_state(state, task.start, folder / answer.LEARNT)
         answer.write(folder, done)
+
+
+def _guards(task: Task, model: NemotronHForCausalLM, lesson: Lesson) -> Guards:
+    """What they hold is cut as the model is; what was whole is gone with this call."""
+    guards = _memory(task, model).guards(task.regularizer, model, lesson)
+    if isinstance(guards.anchor, QuadraticAnchor):
+        guards.anchor.settle(dict(model.named_parameters()))
+    return guards
 
 
 def _memory(task: Task, model: NemotronHForCausalLM) -> Memory:

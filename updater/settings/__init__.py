@@ -19,6 +19,7 @@ from updater.settings.data import (
     WorkspaceSettings,
 )
 from updater.settings.learning import (
+    PLACES,
     POLICIES,
     ModelSettings,
     RehearsalSettings,
@@ -45,6 +46,7 @@ __all__ = [
     "MOST",
     "NAME",
     "PERIOD_ID",
+    "PLACES",
     "POLICIES",
     "REGULARIZERS",
     "SEARCHED",

@@ -15,6 +15,8 @@ ADAPTATIONS = ("full", "lora")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 HEADS = ("keep", "align")
 STRATEGIES = ("auto", "ddp", "fsdp")
+PLACES = ("devices", "nodes", "strategy", "rendezvous")
+"""Keys of [training] that say where it is done, and nothing of what comes of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

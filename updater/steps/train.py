@@ -28,6 +28,7 @@ log = logging.getLogger("updater")
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from updater.settings import TrainingSettings
     from updater.train.fit import Fit
     from updater.train.guards import Guards
     from updater.train.lesson import Lesson
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate is a model version in the ledger and in MLflow."""
     found: dict[str, Any] = {}
+    _check_devices(training_of(workspace, update))
     if update.kind == "update":
         new = _new_examples(workspace, update)
         workspace, found = search.tuned(workspace, update, new, partial(_teach, update))
@@ -172,7 +174,7 @@ def _fit(
     with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
         taught = _teach_together if training.num_processes > 1 else _teach_here
         watch = Watch(curve.add, progress)
-        student, lesson, done = taught(workspace, update, start, tables, watch)
+        learnt, lesson, done = taught(workspace, update, start, tables, watch)
     if done.too_long:
         log.warning(
             "%s: %d examples of more than %d tokens were left out of training",
@@ -180,8 +182,14 @@ def _fit(
             len(done.too_long),
             workspace.settings.model.max_length_tokens,
         )
-    aligned = drafts.align(workspace, update, start, student, lesson, training)
-    checkpoint.export(student.model, start, candidate)
+    aligned: dict[str, Any] = {}
+    if isinstance(learnt, Path) and training.mtp != "align":
+        shutil.rmtree(candidate, ignore_errors=True)
+        learnt.rename(candidate)
+    else:
+        student = Student(*checkpoint.load(learnt)) if isinstance(learnt, Path) else learnt
+        aligned = drafts.align(workspace, update, start, student, lesson, training)
+        checkpoint.export(student.model, start, candidate)
     result = {
         **traces.keep(workspace, update, candidate, done),
         **aligned,
@@ -197,10 +205,17 @@ def _fit(
     return candidate, result
 
 
-class Taught(NamedTuple):
-    """A student that has learnt its lesson, and how that went."""
+def _check_devices(training: "TrainingSettings") -> None:
+    if training.num_processes > 1:
+        from updater.launch import together
 
-    student: Student
+        together.check(training)
+
+
+class Taught(NamedTuple):
+    """Who has learnt the lesson, in memory or on the disk, and how that went."""
+
+    learnt: Student | Path
     lesson: "Lesson"
     done: "Fit"
 
@@ -227,10 +242,10 @@ def _teach_here(
 def _teach_together(
     workspace: Workspace, update: Update, start: Path, tables: Tables, watch: "Watch"
 ) -> Taught:
-    """By many processes; what they come to is read from the disk."""
+    """By many processes, which leave on the disk what they come to."""
     from updater.launch import answer, together
     from updater.launch.task import Task
-    from updater.nemotron import checkpoint, tokenizer
+    from updater.nemotron import tokenizer
     from updater.train.lesson import Lesson
 
     longest = workspace.settings.model.max_length_tokens
@@ -246,7 +261,7 @@ def _teach_together(
     )
     folder = workspace.run_folder(update.id) / "training"
     done = together.fit(task, lesson, folder=folder, watch=watch)
-    return Taught(Student(*checkpoint.load(folder / answer.LEARNT)), lesson, done)
+    return Taught(folder / answer.LEARNT, lesson, done)
 
 
 def _new_examples(workspace: Workspace, update: Update) -> "pa.Table":

@@ -55,14 +55,17 @@ class Encoded:
 @dataclass(frozen=True)
 class Batch:
     """Right-padded examples: `tokens_bl` int64, and `targets_bl` bool, true where a position
-    holds a completion token. Padding is exact without an attention mask: the model is causal."""
+    holds a completion token. Padding is exact without an attention mask: the model is causal.
+    `most_targets`: of a part of a batch that many processes share, how many such tokens the part
+    with the most has."""
 
     tokens_bl: torch.Tensor
     targets_bl: torch.Tensor
+    most_targets: int = 0
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on `device`."""
-        return Batch(self.tokens_bl.to(device), self.targets_bl.to(device))
+        return Batch(self.tokens_bl.to(device), self.targets_bl.to(device), self.most_targets)
 
 
 def encode(

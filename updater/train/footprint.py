@@ -88,13 +88,14 @@ def footprint(
 
     # Everything adds up over layers: one and two of each kind tell what one of it takes.
     total: Counter[str] = Counter()
-    largest = 0
+    largest = ends = 0
     for kind in dict.fromkeys(letters):
         alone, twice = measured(kind), measured(2 * kind)
         twice.subtract(alone)
         if not total:
             total.update(alone)
             total.subtract(twice)
+            ends = total["trained"] + total["frozen"]
         largest = max(largest, twice["trained"] + twice["frozen"])
         for _ in range(letters.count(kind)):
             total.update(twice)
@@ -109,8 +110,9 @@ def footprint(
         activations=total["kept"] if training.precision != "32-true" else 2 * total["kept"],
         # The logits, their gradient, and the log-softmax between.
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
-        # The layer that computes, the next one on its way, and a gradient before it is cut.
-        gathered=3 * 4 * largest if shards > 1 else 0,
+        # The layer that computes, the next one on its way, and a gradient before it is cut; from
+        # the forward pass to the end of the way back, embeddings and output head.
+        gathered=4 * (3 * largest + 2 * ends) if shards > 1 else 0,
     )
 
 

@@ -39,19 +39,25 @@ def completion_logits(model: NemotronHForCausalLM, batch: Batch) -> tuple[Tensor
     return model.lm_head(hidden_cd).float(), tokens_c, examples_c
 
 
-def token_losses(lm_head: nn.Linear, hidden_cd: Tensor, tokens_c: Tensor) -> Tensor:
+def token_losses(
+    lm_head: nn.Linear, hidden_cd: Tensor, tokens_c: Tensor, *, most_tokens: int = 0
+) -> Tensor:
     """losses_c: each token's negative log-likelihood (nats, float32).
 
     Logits are made for some tokens at a time, and made again on the way back where a gradient is
     asked for: with a vocabulary of 131,072 those of a long batch would be by far the largest
     tensor. Of that few tokens that they fit into `LOGITS_BYTES` it is one product, as without.
+    `most_tokens`: of the process that has the most, where many share a head in shards: each has to
+    ask for it as often.
     """
     most = max(LOGITS_BYTES // (4 * lm_head.out_features), 1)
-    if len(tokens_c) <= most:
+    num_pieces = -(-max(len(tokens_c), most_tokens) // most)
+    if num_pieces <= 1:
         return _token_losses(lm_head, hidden_cd, tokens_c)
+    pieces = zip(hidden_cd.tensor_split(num_pieces), tokens_c.tensor_split(num_pieces), strict=True)
     parts = [
         checkpoint(_token_losses, lm_head, hidden, tokens, use_reentrant=False)
-        for hidden, tokens in zip(hidden_cd.split(most), tokens_c.split(most), strict=True)
+        for hidden, tokens in pieces
     ]
     return torch.cat(parts)
 
@@ -64,7 +70,7 @@ def negative_log_likelihood(model: NemotronHForCausalLM, batch: Batch) -> tuple[
     """sums_b, the negative log-likelihood of each example's completion (nats, float32), and
     counts_b, its completion tokens."""
     hidden_cd, tokens_c, examples_c = completion_hidden(model, batch)
-    losses_c = token_losses(model.lm_head, hidden_cd, tokens_c)
+    losses_c = token_losses(model.lm_head, hidden_cd, tokens_c, most_tokens=batch.most_targets)
     return per_example(losses_c, examples_c, len(batch.tokens_bl)), batch.targets_bl.sum(1)
 
 

@@ -56,6 +56,14 @@ class Ranks:
         for work in waiting:
             work.wait()
 
+    def agreed(self, number: int) -> int:
+        """The first one's number."""
+        if self.world == 1:
+            return number
+        box = [number]
+        distributed.broadcast_object_list(box)
+        return box[0]
+
     def wait(self) -> None:
         """All have come to this place."""
         if self.world > 1:

@@ -15,14 +15,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regularizers.shards import local, over_shards
-from updater.settings import TrainingSettings
+from updater.settings import PLACES, TrainingSettings
 from updater.train import sharded_state, state
 from updater.train.guards import Guards
 from updater.train.learner import Learner
 from updater.train.lesson import Lesson
 from updater.train.ranks import Ranks
-
-_DECIDES_NOTHING = ("checkpoint_every_steps", "devices", "nodes", "strategy", "rendezvous")
 
 
 class Saver(Callback):
@@ -38,9 +36,13 @@ class Saver(Callback):
     def restore(self, learner: Learner) -> tuple[state.Counters, list[float]]:
         """The learner is as it was saved; its counters and losses then, or those of a start."""
         of_run = (self._folder, self._fingerprint)
-        sharded = sharded_state.num_steps(*of_run) > state.num_steps(*of_run)
-        form = sharded_state if sharded else state
+        # The first one's view of the disk counts: all have to read the same.
+        in_file = self._ranks.agreed(state.num_steps(*of_run))
+        in_shards = self._ranks.agreed(sharded_state.num_steps(*of_run))
+        form = sharded_state if in_shards > in_file else state
         counters, losses = form.restore(*of_run, learner.live)
+        if counters.num_steps != max(in_file, in_shards):
+            raise OSError(f"{self._folder} does not look the same to all processes of the training")
         self._last = counters.num_steps
         return counters, losses
 
@@ -74,7 +76,7 @@ def fingerprint(
     """A digest of what decides where training ends: settings, tokens, the first weights' sums, and
     the guards' kinds and strengths. Not by how many processes, so that others may go on."""
     settings = asdict(training)
-    for name in _DECIDES_NOTHING:
+    for name in ("checkpoint_every_steps", *PLACES):
         settings.pop(name)
     digest = hashlib.sha256(json.dumps([settings, lesson.num_new], sort_keys=True).encode())
     examples = lesson.examples

@@ -48,14 +48,16 @@ class MicroBatch:
         if world == 1:
             return self
         chosen = range(rank, len(self.examples), world)
+        counts_b = self.batch.targets_bl.sum(1)
+        most = max(int(counts_b[other::world].sum()) for other in range(world))
         if not chosen:
             nothing = torch.full((1, _EMPTY_LENGTH), PADDING)
-            empty = Batch(nothing, torch.zeros_like(nothing, dtype=torch.bool))
+            empty = Batch(nothing, torch.zeros_like(nothing, dtype=torch.bool), most)
             return replace(self, batch=empty, examples=(), num_new=0)
         targets_bl = self.batch.targets_bl[rank::world]
         # Each example ends with a token that is learnt, so what comes after the last is padding.
         length = int(targets_bl.any(0).nonzero().max()) + 1
-        part = Batch(self.batch.tokens_bl[rank::world, :length], targets_bl[:, :length])
+        part = Batch(self.batch.tokens_bl[rank::world, :length], targets_bl[:, :length], most)
         num_new = len([place for place in chosen if place < self.num_new])
         return replace(self, batch=part, examples=self.examples[rank::world], num_new=num_new)
 

@@ -9,13 +9,18 @@ holds whole tensors. Called by `updater.train.saver`.
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed import checkpoint as distributed
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import (
+    CheckpointException,
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from updater.files import read_json, write_json
@@ -24,6 +29,7 @@ from updater.train.state import Counters, Live
 
 _PREFIX = "step-"
 _RECORD = "training.json"
+_FILE_BYTES = 2**31  # of each process
 
 
 def save(
@@ -46,8 +52,14 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     ranks.wait()
-    writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
-    distributed.save(dict(live.named()), storage_writer=writer)
+    tensors = live.named()
+    writer = HuggingFaceStorageWriter(
+        str(partial), fqn_to_index_mapping=_files(tensors, ranks.world), save_distributed=True
+    )
+    try:
+        distributed.save(dict(tensors), storage_writer=writer)
+    except CheckpointException as error:
+        raise OSError(f"{target} could not be written: {error}") from error
     if ranks.first:
         record = {"fingerprint": fingerprint, "losses": losses, **asdict(counters)}
         write_json(partial / _RECORD, record)
@@ -57,6 +69,16 @@ def save(
             if older != target:
                 shutil.rmtree(older)
     ranks.wait()
+
+
+def _files(tensors: Mapping[str, torch.Tensor], world: int) -> dict[str, int]:
+    """Name -> number of its file: a process has a file's tensors in memory once more while it
+    writes them."""
+    files, filled = {}, 0
+    for name, tensor in tensors.items():
+        filled += tensor.numel() * tensor.element_size()
+        files[name] = 1 + filled // (world * _FILE_BYTES)
+    return files
 
 
 def num_steps(folder: Path, fingerprint: str) -> int:

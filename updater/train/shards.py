@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
@@ -25,6 +25,14 @@ def shard(model: NemotronHForCausalLM, mesh: DeviceMesh) -> None:
         fully_shard(block, mesh=mesh)
     fully_shard(model.model, mesh=mesh)
     fully_shard(model.lm_head, mesh=mesh)
+
+
+def reshard(model: NemotronHForCausalLM) -> None:
+    """After forward passes without a backward one: trunk and head, which stay whole in between, are
+    shards again, and so are their parameters."""
+    for root in (model.model, model.lm_head):
+        assert isinstance(root, FSDPModule), "only a model in shards"
+        root.reshard()
 
 
 @torch.no_grad()

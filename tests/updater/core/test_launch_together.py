@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers import importance as weights
@@ -28,7 +29,7 @@ from updater.settings import RegularizerSettings, SearchSettings, TrainingSettin
 from updater.train.fit import Fit, fit
 from updater.train.importance import estimate
 from updater.train.lesson import Lesson
-from updater.train.memory import Memory
+from updater.train.memory import Memory, ones
 from updater.train.record import Watch
 
 QUIET = Watch(progress=False)
@@ -38,6 +39,7 @@ TRAINING = TrainingSettings(
     epochs=1, batch_size=7, accumulate=2, learning_rate=1e-3, checkpoint_every_steps=2
 )
 EWC = RegularizerSettings(method="ewc", strength=10.0)
+NONE = RegularizerSettings(method="none")
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +72,24 @@ def alone(
     *,
     trace: str = "",
     watch: Watch = QUIET,
+    regularizer: RegularizerSettings = EWC,
+    num_terms: int = 1,
     **changes: Any,
 ) -> tuple[NemotronHForCausalLM, Fit]:
     """The same in this process."""
     model, _ = checkpoint.load(base)
-    checkpoint.freeze_routers(model)
-    held = Held(dict(model.named_parameters()), weights.load(importance).tensors)
+    training = dataclasses.replace(TRAINING, **changes)
+    if not training.train_routers:
+        checkpoint.freeze_routers(model)
+    found = weights.load(importance).in_format(regularizer.format).tensors
+    if regularizer.method == "l2":
+        found = ones(model)
+    held = [Held(dict(model.named_parameters()), found)] * num_terms
     done = fit(
         model,
         lesson,
-        training=dataclasses.replace(TRAINING, **changes),
-        guards=Memory.of(EWC, [held]).guards(EWC, model, lesson),
+        training=training,
+        guards=Memory.of(regularizer, held).guards(regularizer, model, lesson),
         folder=folder,
         watch=watch,
         trace=trace,
@@ -93,20 +102,106 @@ def task(base: Path, importance: Path, *, trace: str = "", **changes: Any) -> Ta
     return Task(base, training, EWC, (TermFiles(base, importance),), trace)
 
 
-@pytest.mark.parametrize(("strategy", "devices"), [("ddp", 2), ("fsdp", 2), ("fsdp", 4)])
+@pytest.mark.parametrize(
+    ("devices", "changes"),
+    [
+        (2, {"strategy": "ddp"}),
+        (2, {"strategy": "fsdp"}),
+        (4, {"strategy": "fsdp"}),  # of six experts the fourth process has none
+        (2, {"train_routers": True, "router_bias_rate": 1e-3, "activation_checkpointing": True}),
+        (2, {"adapt": "lora", "lora_experts": True, "learning_rate": 1e-2}),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
+)
 def test_the_weights_are_those_of_one_process(
-    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, strategy: str, devices: int
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    devices: int,
+    changes: dict[str, Any],
 ) -> None:
-    model, one = alone(base, lesson, importance, tmp_path / "one")
-    asked = task(base, importance, devices=devices, strategy=strategy)
+    model, one = alone(base, lesson, importance, tmp_path / "one", **changes)
+    asked = task(base, importance, devices=devices, **changes)
     many = together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
-    learnt, _ = checkpoint.load(tmp_path / "many" / answer.LEARNT)
-    expected = model.state_dict()
-    for name, tensor in learnt.state_dict().items():
-        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-5, msg=name)
+    same_weights(tmp_path / "many", model)
+    assert moved(base, model) > 1e-3
     assert many.losses == pytest.approx(one.losses, abs=1e-5)
     for counted in ("num_steps", "num_examples", "num_tokens"):
         assert getattr(many, counted) == getattr(one, counted)
+
+
+@pytest.mark.parametrize(
+    ("held", "changes"),
+    [
+        ({"method": "l2", "strength": 0.1}, {}),
+        ({"method": "der++", "strength": 1.0, "top_k": 8}, {}),
+        ({"method": "ewc", "strength": 10.0, "format": "bfloat16"}, {}),
+        ({"method": "ewc", "strength": 10.0, "format": "factored"}, {}),
+        ({"method": "online_ewc", "strength": 10.0, "decay": 0.5}, {"terms": 2}),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())),
+)
+def test_whatever_holds_them(
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    held: dict[str, Any],
+    changes: dict[str, Any],
+) -> None:
+    regularizer = RegularizerSettings(**held)
+    number = changes.get("terms", 1)
+    model, _ = alone(
+        base, lesson, importance, tmp_path / "one", regularizer=regularizer, num_terms=number
+    )
+    free, _ = alone(base, lesson, importance, tmp_path / "free", regularizer=NONE)
+    asked = dataclasses.replace(
+        task(base, importance, devices=2),
+        regularizer=regularizer,
+        terms=(TermFiles(base, importance),) * number,
+    )
+    together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+    same_weights(tmp_path / "many", model)
+    differ = [not torch.equal(a, b) for a, b in zip(*both(model, free), strict=True)]
+    assert any(differ), "what holds them has done nothing"
+
+
+def test_logits_that_are_made_in_pieces(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process has to ask for the output head as often as the one with the most tokens."""
+    model, _ = alone(base, lesson, importance, tmp_path / "one")
+    whole = together.torchrun
+
+    def driven(training: TrainingSettings, folder: Path) -> list[str]:
+        driver = str(Path(__file__).with_name("pieces_driver.py"))
+        command = whole(training, folder)
+        return [*command[:-3], driver, command[-1]]
+
+    monkeypatch.setattr(together, "torchrun", driven)
+    asked = task(base, importance, devices=2)
+    together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+    same_weights(tmp_path / "many", model)
+
+
+def both(first: nn.Module, second: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return list(first.parameters()), list(second.parameters())
+
+
+def same_weights(folder: Path, model: NemotronHForCausalLM) -> None:
+    learnt, _ = checkpoint.load(folder / answer.LEARNT)
+    expected = model.state_dict()
+    for name, tensor in learnt.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-5, msg=name)
+
+
+def moved(base: Path, model: NemotronHForCausalLM) -> float:
+    """The furthest that any weight went."""
+    before, _ = checkpoint.load(base)
+    return max(
+        float((a - b).detach().abs().max()) for a, b in zip(*both(before, model), strict=True)
+    )
 
 
 @pytest.mark.parametrize("trace", ["path", "optimizer"])
@@ -175,18 +270,19 @@ def test_a_killed_process_costs_no_more_than_its_last_steps(
     model, one = alone(base, lesson, importance, tmp_path / "one", epochs=8)
     folder = tmp_path / "many"
     killed: list[int] = []
+    steps: list[int] = []
 
     def kill_one(step: int, _metrics: dict[str, float]) -> None:
-        if step >= 10 and not killed:
+        if killed:
+            steps.append(step)
+        elif step >= 10:
             killed.append(workers(folder)[0])
             os.kill(killed[0], signal.SIGKILL)
 
     asked = task(base, importance, devices=2, epochs=8)
     many = together.fit(asked, lesson, folder=folder, watch=Watch(kill_one, progress=False))
-    assert killed
-    learnt, _ = checkpoint.load(folder / answer.LEARNT)
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(learnt.state_dict()[name], tensor, rtol=0, atol=1e-5, msg=name)
+    assert min(steps) >= 10, steps
+    same_weights(folder, model)
     assert (many.num_steps, many.num_examples) == (one.num_steps, one.num_examples)
 
 
@@ -288,9 +384,7 @@ def test_two_nodes_train_as_one(
     finally:
         for other in others:
             other.kill()
-    learnt, _ = checkpoint.load(folder / answer.LEARNT)
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(learnt.state_dict()[name], tensor, rtol=0, atol=1e-5, msg=name)
+    same_weights(folder, model)
 
 
 def workers(folder: Path) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from updater.study.ratios import ratios
 from updater.study.report.exports import answer
 from updater.study.report.outputs import write
 from updater.study.results import Run, Stage
@@ -31,7 +32,7 @@ def test_the_folder_has_the_pages_the_tables_and_every_picture(
     table = tabulate(make_study(3), scratch="scratch")
     answer = write(table, tmp_path / "new" / "study", title="Tickets")
     assert names(tmp_path / "new" / "study") == {
-        *("study.html", "study.md", "study.json", "arms.csv", "runs.csv"),
+        *("study.html", "study.md", "study.json", "arms.csv", "runs.csv", "ratios.csv"),
         *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")),
     }
     kept = json.loads((tmp_path / "new" / "study" / "study.json").read_text())

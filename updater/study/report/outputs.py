@@ -43,7 +43,8 @@ CSVS = {
 def write(table: Table, folder: Path, *, title: str) -> dict[str, Any]:
     """The folder has study.html, study.md, study.json, arms.csv (means and differences), runs.csv,
     pairs.csv where pairs were declared, sweeps.csv where arms swept, ratios.csv where an arm trains
-    from scratch, and each picture as SVG and PNG; what comes back is the answer of `updater study --json`.
+    from scratch, and each picture as SVG and PNG; what comes back is the answer of `updater study
+    --json`.
 
     Raises:
         OSError: the folder can't be written.
