@@ -11,6 +11,8 @@ from heads import with_head
 from safetensors.torch import load_file
 
 from updater.nemotron import files
+from updater.report.collect import collect
+from updater.report.page import render
 from updater.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -63,6 +65,11 @@ def test_the_head_is_the_bases_or_drafts_better(headed: Path, mtp: str) -> None:
     assert told["acceptance_after"][0] > told["acceptance_before"][0]
     assert result["compute_seconds"] > told["compute_seconds"] > 0
     assert not list(headed.glob("runs/*/drafting"))
+    data = collect(Workspace.open(headed), answer["candidate"])
+    summary = data.summary()
+    assert summary["draft_acceptance_before"] == told["acceptance_before"][0]
+    assert summary["draft_acceptance_after"] == told["acceptance_after"][0]
+    assert "What the head drafts" in render(data)
 
 
 def test_a_head_that_is_not_there_is_told_before_training(headless: Path) -> None:

@@ -28,6 +28,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
 from updater.nemotron import files, presets
 from updater.nemotron import tokenizer as tokenizers
 from updater.nemotron.grouped import follow_autocast
+from updater.nemotron.inputs import refuse_wrong_inputs
 from updater.nemotron.saving import save_tensors
 from updater.nemotron.validate import check
 from updater.nemotron.weights import parts, released, stays_float32
@@ -215,6 +216,7 @@ def build(fields: dict[str, Any]) -> NemotronHForCausalLM:
         logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     model = NemotronHForCausalLM(presets.transformers_config(fields))
     follow_autocast(model)
+    refuse_wrong_inputs(model)
     for module in model.modules():
         if isinstance(module, NemotronHMamba2Mixer):
             # transformers 5.23 clamps at time_step_min where the reference uses time_step_limit

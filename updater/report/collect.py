@@ -22,6 +22,7 @@ from updater.report.data import (
     Cell,
     Dataset,
     Deployment,
+    Drafts,
     Importance,
     Judgement,
     Rehearsed,
@@ -77,6 +78,7 @@ def collect(
         flips_unknown=unknown,
         rehearsed=_rehearsed(ledger, subject),
         importance=_importance(ledger, subject),
+        drafts=_drafts(ledger, subject),
         searched=_searched(ledger, subject),
         curve={} if update is None else _curve(workspace.root / "runs" / update.id),
         step_seconds=_step_seconds(ledger, subject),
@@ -195,6 +197,16 @@ def _importance(ledger: Ledger, subject: ModelVersion) -> Importance | None:
     found = {f.name: step.result[f.name] for f in dataclasses.fields(Importance)}
     estimator = found["estimator"]
     return Importance(**{**found, "estimator": _ESTIMATORS.get(estimator, estimator)})
+
+
+def _drafts(ledger: Ledger, subject: ModelVersion) -> Drafts | None:
+    """None where no head was aligned."""
+    step = ledger.step(subject.update, "train") if subject.update is not None else None
+    if step is None or step.state != "finished" or "mtp" not in step.result:
+        return None
+    told = step.result["mtp"]
+    before, after = (tuple(told[f"acceptance_{when}"]) for when in ("before", "after"))
+    return Drafts(before, after, told["num_examples"])
 
 
 _ESTIMATORS = dict.fromkeys(("si", "path"), "SI's path integral")

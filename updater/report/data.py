@@ -118,6 +118,16 @@ class Importance:
 
 
 @dataclass(frozen=True)
+class Drafts:
+    """What part of a multi-token-prediction head's first, second, .. drafts is accepted, in [0, 1],
+    before and after it was aligned; on so many holdout examples."""
+
+    acceptance_before: tuple[float, ...]
+    acceptance_after: tuple[float, ...]
+    num_examples: int
+
+
+@dataclass(frozen=True)
 class Searched:
     """What was tried before training, in turn: `trials` and the `winner` among them as
     `updater.trials.Trial.as_dict`s; None where none came to an end. `base_past` is the base's
@@ -162,6 +172,7 @@ class ReportData:
     flips_unknown: tuple[str, ...] = ()
     rehearsed: Rehearsed | None = None
     importance: Importance | None = None
+    drafts: Drafts | None = None
     searched: Searched | None = None
     curve: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     step_seconds: tuple[tuple[str, float], ...] = ()
@@ -231,6 +242,9 @@ class ReportData:
         if self.flips is not None:
             found["num_negative_flips"] = sum(f.num_negative for f in self.flips)
             found["num_positive_flips"] = sum(f.num_positive for f in self.flips)
+        if self.drafts is not None:  # of the first draft, without which there is no second
+            found["draft_acceptance_before"] = self.drafts.acceptance_before[0]
+            found["draft_acceptance_after"] = self.drafts.acceptance_after[0]
         return {name: float(value) for name, value in found.items() if value is not None}
 
 
