@@ -72,7 +72,8 @@ def test_some_logits_at_a_time_are_the_plain_loss_and_its_gradient(
             sums, counts = negative_log_likelihood(model, batch)
             (sums.sum() / counts.sum()).backward()
         found.append((sums.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}))
-    assert largest.rows == most
+    num_tokens = int(batch.targets_bl.sum())
+    assert largest.rows == -(-num_tokens // -(-num_tokens // most)) <= most  # pieces alike
     (plain, gradients), (parted, others) = found
     torch.testing.assert_close(parted, plain)
     for name, gradient in gradients.items():
