@@ -9,13 +9,12 @@ import logging
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rehearsal import window
 from store.ledger import Update
 from updater.files import read_json, write_json
-from updater.steps import drafts, search, traces
-from updater.steps import importance as importance_step
+from updater.steps import drafts, search, teach, traces
 from updater.steps.curve import Curve
 from updater.steps.holdback import Tables
 from updater.steps.registration import register, run_of, training_of
@@ -28,17 +27,12 @@ log = logging.getLogger("updater")
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from updater.settings import TrainingSettings
-    from updater.train.fit import Fit
-    from updater.train.guards import Guards
-    from updater.train.lesson import Lesson
-    from updater.train.record import Watch
-
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate is a model version in the ledger and in MLflow."""
     found: dict[str, Any] = {}
-    _check_devices(training_of(workspace, update))
+    if update.kind != "adopt":
+        teach.check_devices(training_of(workspace, update))
     if update.kind == "update":
         new = _new_examples(workspace, update)
         workspace, found = search.tuned(workspace, update, new, partial(_teach, update))
@@ -75,42 +69,17 @@ def _teach(update: Update, workspace: Workspace, tables: Tables, folder: Path) -
     from updater.train.fit import fit
     from updater.train.record import Watch
 
-    ready = _ready(workspace, update, _base(workspace, update), tables, progress=False)
+    base = _base(workspace, update)
+    student, lesson, guards = teach.ready(workspace, update, base, tables, progress=False)
     fit(
-        ready.student.model,
-        ready.lesson,
+        student.model,
+        lesson,
         training=training_of(workspace, update).on_one_device,
-        guards=ready.guards,
+        guards=guards,
         folder=folder,
         watch=Watch(progress=False),
     )
-    return ready.student
-
-
-class Ready(NamedTuple):
-    """A student before it learns its lesson, and what will hold it meanwhile."""
-
-    student: Student
-    lesson: "Lesson"
-    guards: "Guards"
-
-
-def _ready(
-    workspace: Workspace, update: Update, start: Path, tables: Tables, *, progress: bool
-) -> Ready:
-    """The checkpoint `start` is loaded, the tables are tokens, and the guards know its weights."""
-    from updater.nemotron import checkpoint
-    from updater.train.adapt import frozen_dtype
-    from updater.train.lesson import Lesson
-
-    dtype = frozen_dtype(training_of(workspace, update), checkpoint.check(start))
-    student = Student(*checkpoint.load(start, dtype=dtype))
-    longest = workspace.settings.model.max_length_tokens
-    lesson = Lesson.of(student.tokenizer, tables.new, tables.rehearsed, max_length_tokens=longest)
-    memory = importance_step.memory(workspace, update, student.model)
-    regularizer = workspace.settings.regularizer
-    guards = memory.guards(regularizer, student.model, lesson, progress=progress)
-    return Ready(student, lesson, guards)
+    return student
 
 
 def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -172,9 +141,8 @@ def _fit(
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
     with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
-        taught = _teach_together if training.num_processes > 1 else _teach_here
         watch = Watch(curve.add, progress)
-        learnt, lesson, done = taught(workspace, update, start, tables, watch)
+        learnt, lesson, done = teach.learn(workspace, update, start, tables, watch)
     if done.too_long:
         log.warning(
             "%s: %d examples of more than %d tokens were left out of training",
@@ -203,65 +171,6 @@ def _fit(
     }
     write_json(result_file, result)
     return candidate, result
-
-
-def _check_devices(training: "TrainingSettings") -> None:
-    if training.num_processes > 1:
-        from updater.launch import together
-
-        together.check(training)
-
-
-class Taught(NamedTuple):
-    """Who has learnt the lesson, in memory or on the disk, and how that went."""
-
-    learnt: Student | Path
-    lesson: "Lesson"
-    done: "Fit"
-
-
-def _teach_here(
-    workspace: Workspace, update: Update, start: Path, tables: Tables, watch: "Watch"
-) -> Taught:
-    """In this process, on one device."""
-    from updater.train.fit import fit
-
-    ready = _ready(workspace, update, start, tables, progress=watch.progress)
-    done = fit(
-        ready.student.model,
-        ready.lesson,
-        training=training_of(workspace, update),
-        guards=ready.guards,
-        folder=workspace.run_folder(update.id) / "training",
-        watch=watch,
-        trace=traces.trace_of(workspace),
-    )
-    return Taught(ready.student, ready.lesson, done)
-
-
-def _teach_together(
-    workspace: Workspace, update: Update, start: Path, tables: Tables, watch: "Watch"
-) -> Taught:
-    """By many processes, which leave on the disk what they come to."""
-    from updater.launch import answer, together
-    from updater.launch.task import Task
-    from updater.nemotron import tokenizer
-    from updater.train.lesson import Lesson
-
-    longest = workspace.settings.model.max_length_tokens
-    lesson = Lesson.of(
-        tokenizer.read(start), tables.new, tables.rehearsed, max_length_tokens=longest
-    )
-    task = Task(
-        start,
-        training_of(workspace, update),
-        workspace.settings.regularizer,
-        importance_step.files(workspace, update),
-        traces.trace_of(workspace),
-    )
-    folder = workspace.run_folder(update.id) / "training"
-    done = together.fit(task, lesson, folder=folder, watch=watch)
-    return Taught(folder / answer.LEARNT, lesson, done)
 
 
 def _new_examples(workspace: Workspace, update: Update) -> "pa.Table":
