@@ -37,5 +37,7 @@ def test_two_processes_come_to_what_one_does(
         found.append(weights(folder, update["candidate"]))
     one, two = found
     assert two.keys() == one.keys()
-    for name, tensor in two.items():
-        torch.testing.assert_close(tensor, one[name], rtol=0, atol=2e-4, msg=name)
+    before = weights(folder, "1")
+    moved = max(float((tensor - before[name]).abs().max()) for name, tensor in one.items())
+    for name, tensor in two.items():  # at this rate rounding grows over the steps
+        torch.testing.assert_close(tensor, one[name], rtol=0, atol=0.01 * moved, msg=name)
