@@ -202,7 +202,7 @@ def test_the_csv_has_each_update_as_a_part_of_scratch(make_study: Make, tmp_path
     for row in rows:
         expected = ratios(table)[row["measure"]][row["arm"]][int(row["past_periods"])]
         assert float(row["mean"]) == expected.mean
-        assert int(row["num_seeds"]) == expected.num_seeds == 3
+        assert int(row["num_seeds"]) == expected.num_seeds > 0
     counted = sum(len(curve) for curves in ratios(table).values() for curve in curves.values())
     assert len(rows) == counted > 0
 
