@@ -198,7 +198,9 @@ class TrainingSettings:
                 "device having the whole model"
             )
         if self.nodes > 1 and not self.rendezvous:
-            raise ValueError("nodes, rendezvous: several nodes need host:port where they meet")
+            raise ValueError(
+                "nodes, rendezvous: several nodes meet at training.rendezvous, host:port"
+            )
 
     @property
     def num_processes(self) -> int:
