@@ -13,7 +13,7 @@ import torch
 
 from updater.errors import UpdateError
 from updater.progress import Progress
-from updater.train.ranks import Ranks
+from updater.train.ranks import ALONE, Ranks
 from updater.train.schedule import MicroBatch, Plan
 from updater.train.state import Counters
 
@@ -53,7 +53,7 @@ class Record:
         plan: Plan,
         vocabulary_size: int,
         measured: Callable[[], dict[str, float]],
-        ranks: Ranks,
+        ranks: Ranks = ALONE,
         on_metrics: Metrics,
         progress: Progress,
     ) -> None:
