@@ -27,6 +27,7 @@ from updater.train.record import Record, Watch
 from updater.train.saver import Saver, fingerprint
 from updater.train.schedule import Plan
 from updater.train.shards import gathered
+from updater.train.state import Counters
 from updater.train.tracers import TRACERS
 
 
@@ -75,10 +76,8 @@ def fit(
     `trace`: what is recorded on the way, for `Fit.trace`: "" nothing, "optimizer", or "path". Also
     there where a finished run is asked again.
 
-    `ranks`: the processes that call it together, all with the same arguments, but for `folder` and
-    `watch` of which the first one's count. Each takes its part of every batch, and the weights end
-    as one alone would have them, to rounding. What a training recorded is the first one's alone. A
-    state is read by however many processes.
+    `ranks`: the processes that call it together, alike but for `watch`. Each takes its part of
+    every batch; the weights end as one's alone would, to rounding. The first has what was recorded.
 
     Under `training.adapt = "lora"` low-rank factors learn it, and are merged into the weights at
     the end: the model has the same parameters as before, with other values.
@@ -98,21 +97,12 @@ def fit(
             model, training, num_steps=plan.num_steps, guards=guards, load=load, ranks=ranks
         )
         tracer = TRACERS[trace](learner, plan)
-        start = dict(model.named_parameters())
-        of_run = fingerprint(training, lesson, start, guards) + trace
+        of_run = fingerprint(training, lesson, dict(model.named_parameters()), guards) + trace
         saver = Saver(folder, of_run, training, ranks)
         restored = saver.restore(learner)
         done = restored[0].num_examples
         with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
-            learner.record = record = Record(
-                restored,
-                plan=plan,
-                vocabulary_size=model.config.vocab_size,
-                measured=learner.measured,
-                ranks=ranks,
-                on_metrics=watch.on_metrics,
-                progress=progress,
-            )
+            learner.record = record = _record(learner, plan, restored, watch, progress)
             train(learner, plan, training, saver)
         traced, moved = (_at_first(recorded, ranks) for recorded in tracer())
     return Fit(
@@ -121,6 +111,24 @@ def fit(
         too_long=lesson.examples.too_long,
         trace=traced,
         moved=moved,
+    )
+
+
+def _record(
+    learner: Learner,
+    plan: Plan,
+    restored: tuple[Counters, list[float]],
+    watch: Watch,
+    progress: Progress,
+) -> Record:
+    return Record(
+        restored,
+        plan=plan,
+        vocabulary_size=learner.model.config.vocab_size,
+        measured=learner.measured,
+        ranks=learner.ranks,
+        on_metrics=watch.on_metrics,
+        progress=progress,
     )
 
 
