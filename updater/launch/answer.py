@@ -5,10 +5,10 @@ Written by `updater.launch.worker`, read by `updater.launch.together`.
 
 import json
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -25,29 +25,16 @@ _METRICS = "metrics.jsonl"
 _TENSORS = ("trace", "moved")
 
 
-class Metrics:
-    """The metrics of a training while it runs, a line each time they are told."""
+@contextmanager
+def metrics(folder: Path) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Hands out what takes a training's metrics while it runs: a line each time they are told."""
+    with (folder / _METRICS).open("a", encoding="utf-8") as file:
 
-    def __init__(self, folder: Path, *, written: bool) -> None:
-        self._file = (folder / _METRICS).open("a", encoding="utf-8") if written else None
+        def add(step: int, metrics: dict[str, float]) -> None:
+            file.write(json.dumps([step, metrics]) + "\n")
+            file.flush()
 
-    def __enter__(self) -> "Metrics":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, step: int, metrics: dict[str, float]) -> None:
-        """The line is in the file."""
-        if self._file is not None:
-            self._file.write(json.dumps([step, metrics]) + "\n")
-            self._file.flush()
+        yield add
 
 
 class Heard:

@@ -9,6 +9,7 @@ it. Talks to no store; the first of the processes writes, and is heard.
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -75,14 +76,17 @@ def _learn(task: Task, lesson: Lesson, folder: Path, ranks: Ranks, device: str) 
     guards = _guards(task, model, lesson)
     if mesh is not None:
         reshard(model)
-    with answer.Metrics(folder, written=ranks.first) as metrics:
+    with ExitStack() as told:
+        watch = Watch(progress=False)
+        if ranks.first:
+            watch = Watch(told.enter_context(answer.metrics(folder)), progress=False)
         done = fit(
             model,
             lesson,
             training=task.training,
             guards=guards,
             folder=folder,
-            watch=Watch(metrics.add, progress=False),
+            watch=watch,
             trace=task.trace,
             ranks=ranks,
         )
