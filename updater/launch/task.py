@@ -1,4 +1,4 @@
-"""What the processes of one training are told, as files in one folder, and what they answer.
+"""What the processes of one training are told, as files in one folder.
 
 The stores are the launching process's alone: whatever it knows from them stands here. Written by
 `updater.launch.together`, read by each `updater.launch.worker`.
