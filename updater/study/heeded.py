@@ -16,13 +16,18 @@ _ANEW = 'kind = "scratch" trains by [scratch] alone, on everything, held by noth
 _AVALANCHE = "Avalanche's own strategy does not know it"
 _FROZEN = 'kind = "frozen" learns nothing'
 _HEADLESS = "the models of a study have no multi-token-prediction head"
+_ONE_DEVICE = "each run of a study trains on one device"
 _UPDATE = 'only kind = "scratch" trains by it; the first model trains by that of [settings]'
+_NEVER = {
+    "training.mtp": _HEADLESS,
+    **dict.fromkeys(("training.strategy", "training.rendezvous"), _ONE_DEVICE),
+}
 IGNORED: Mapping[str, Mapping[str, str]] = {
-    "update": {"scratch": _UPDATE, "training.mtp": _HEADLESS},
-    "average": {"scratch": _UPDATE, "training.mtp": _HEADLESS},
+    "update": {"scratch": _UPDATE, **_NEVER},
+    "average": {"scratch": _UPDATE, **_NEVER},
     "frozen": dict.fromkeys(ARM_SECTIONS, _FROZEN),
     "scratch": {
-        "training.mtp": _HEADLESS,
+        **_NEVER,
         **dict.fromkeys(
             (
                 *("rehearsal", "regularizer", "training.epochs", "training.learning_rate"),
@@ -34,7 +39,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
     },
     "avalanche": {
         "scratch": _UPDATE,
-        "training.mtp": _HEADLESS,
+        **_NEVER,
         "regularizer.method": "strategy names Avalanche's own",
         **dict.fromkeys(
             (

@@ -329,6 +329,8 @@ AVALANCHE = 'kind = "avalanche"\nregularizer.strength = 1\nstrategy = '
         ),
         ("", 'rehearsal.strata = "period"', "rehearsal.policy = class_balanced is"),
         ("", "rehearsal.pool_factor = 8", "rehearsal.policy = hard or surprise is"),
+        ("", 'training.strategy = "ddp"', "trains on one device"),
+        ("", 'training.rendezvous = "first:29400"', "trains on one device"),
         ("", "training.lora_rank = 4", "training.adapt = lora is"),
         ("", "training.lora_alpha = 4", "training.adapt = lora is"),
         ("", "training.lora_experts = true", "training.adapt = lora is"),
