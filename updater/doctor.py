@@ -141,7 +141,8 @@ def _ways(
                 regularizer = replace(regularizer, **changes)
         elif changes.get("strategy") == "fsdp":
             devices = max(len(machine.names), training.devices)
-            if devices > 1 and training.adapt == "full" and training.precision != "16-mixed":
+            more = devices > training.devices or not training.sharded
+            if devices > 1 and more and training.adapt == "full":
                 training = replace(training, devices=devices, **changes)
         else:
             training = replace(training, **changes)

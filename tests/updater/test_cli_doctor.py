@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from updater import doctor
 from updater.cli.main import app
+from updater.initialise import EXAMPLE
 from updater.nemotron import presets
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
 
@@ -117,6 +118,18 @@ def test_many_gpus_hold_what_one_does_not(monkeypatch: pytest.MonkeyPatch, tmp_p
     alone = next(way for way in ways if way["devices"] == 1)
     assert first["parts"]["optimizer"] == alone["parts"]["optimizer"] // 8
     assert first["parts"]["gathered"] > 0 == alone["parts"]["gathered"]
+
+
+def test_no_way_is_told_twice(tmp_path: Path) -> None:
+    folder = str(released(tmp_path / "x", "nemotron-3-nano-4b"))
+    (tmp_path / "updater.toml").write_text(EXAMPLE.format(name="mine"))
+    two = ("--workspace", str(tmp_path), "--set", "training.devices=2")
+    words = [*two, "doctor", "--model", folder, "--no-timing", "--json"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    ways = json.loads(result.stdout.splitlines()[-1])["ways"]
+    told = [{k: v for k, v in way.items() if k not in ("peak_bytes", "parts")} for way in ways]
+    assert all(told.count(way) == 1 for way in told), told
+    assert {way["strategy"] for way in ways if way["adapt"] == "full"} == {"fsdp"}
 
 
 @pytest.mark.parametrize(
