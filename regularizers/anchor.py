@@ -10,6 +10,7 @@ over memory, and the shards of a DTensor each by themselves. Does not estimate i
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from regularizers import fused
 from regularizers.finite import check_weight
-from regularizers.formats import Factored, Weight, parts, whole
+from regularizers.formats import Factored, Weight, mapped, parts, whole
 from regularizers.shards import local, over_shards, sharded_like, weight_sharded_like
 
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
@@ -78,6 +79,8 @@ class QuadraticAnchor:
             self._importance = {name: _detached(weight) for name, weight in importance.items()}
             anchor = {name: anchor[name] for name in importance}
         self._anchor = {name: _snapshot(tensor) for name, tensor in anchor.items()}
+        self._shapes = {name: tensor.shape for name, tensor in self._anchor.items()}
+        self._settled: set[str] = set()
 
     @torch.no_grad()
     def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -130,12 +133,12 @@ class QuadraticAnchor:
                 grad.addcmul_(chunk.float() - anchor, whole(weight), value=self.strength)
 
     def _held(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        for name, anchor in self._anchor.items():
+        for name, shape in self._shapes.items():
             if name not in parameters:
                 raise ValueError(f"parameter {name!r} is anchored but the model has none such")
             theta = parameters[name]
-            if theta.shape != anchor.shape:
-                shapes = f"{tuple(theta.shape)}, its anchor {tuple(anchor.shape)}"
+            if theta.shape != shape:
+                shapes = f"{tuple(theta.shape)}, its anchor {tuple(shape)}"
                 raise ValueError(f"parameter {name!r} has shape {shapes}")
             yield name, theta
 
@@ -154,32 +157,40 @@ class QuadraticAnchor:
         same = []
         for name, theta in self._held(frozen):
             mine = self._anchor[name]
-            alike = (mine.device, mine.dtype) == (theta.device, theta.dtype)
-            if alike and torch.equal(mine, theta):
+            if mine.dtype == theta.dtype and torch.equal(mine.to(theta.device), theta):
                 self._anchor[name] = theta.detach()
                 same.append(name)
         return frozenset(same)
 
-    def settle(self, parameters: Mapping[str, Tensor]) -> None:
-        """Every anchor and importance is cut as its parameter is, from now on and not only when it
-        is first asked for: what was whole may be let go of.
+    def settle(self, parameters: Mapping[str, Tensor], *, offload: bool = False) -> None:
+        """Every anchor and importance is cut as its parameter is and stays where that is, from now
+        on and not only when it is first asked for: what was whole may be let go of.
+
+        Args:
+            offload: they stay in the host's memory instead, pinned where there is a GPU, and each
+                step copies one piece after the other.
 
         Raises:
             ValueError: a held parameter is missing or has another shape.
         """
         for name, theta in self._held(parameters):
-            self.term(name, theta)
+            here, anchor, weight = self.term(name, theta)
+            place = _pinned if offload else partial(_on, device=here.device)
+            self._anchor[name] = place(anchor)
+            if self._importance is not None:
+                self._importance[name] = mapped(place, weight)
+            self._settled.add(name)
 
     def term(self, name: str, theta: Tensor) -> tuple[Tensor, Tensor, Weight]:
         """This rank's part of theta, anchor and importance, all of one shape."""
-        anchor = self._anchor[name] = sharded_like(theta, self._anchor[name])
+        if name not in self._settled:
+            self._anchor[name] = sharded_like(theta, self._anchor[name])
+            if self._importance is not None:
+                self._importance[name] = weight_sharded_like(theta, self._importance[name])
+        anchor = local(self._anchor[name])
         if self._importance is None:
-            ones = torch.ones((), device=anchor.device)
-            return local(theta), local(anchor), ones.expand(local(anchor).shape)
-        weight = self._importance[name] = weight_sharded_like(theta, self._importance[name])
-        if isinstance(weight, Factored):
-            return local(theta), local(anchor), Factored(*map(local, parts(weight)))
-        return local(theta), local(anchor), local(weight)
+            return local(theta), anchor, torch.ones((), device=anchor.device).expand(anchor.shape)
+        return local(theta), anchor, mapped(local, self._importance[name])
 
 
 def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> None:
@@ -196,6 +207,17 @@ def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> No
 def _snapshot(tensor: Tensor) -> Tensor:
     """Of the tensor's own dtype: it is where the weights were, to the last bit."""
     return tensor.detach().clone()
+
+
+def _on(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device)
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """In the host's memory, from where a GPU takes it without a copy in between; one number that
+    is expanded stays one number."""
+    tensor = tensor.cpu()
+    return tensor.pin_memory() if torch.cuda.is_available() and any(tensor.stride()) else tensor
 
 
 def _detached(weight: Weight) -> Weight:

@@ -6,7 +6,7 @@ only piece by piece, in `regularizers.anchor`. Does not estimate: an estimate is
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -99,6 +99,13 @@ def whole(weight: Weight) -> Tensor:
 def parts(weight: Weight) -> tuple[Tensor, ...]:
     """The tensors that hold it."""
     return (weight.rows, weight.columns) if isinstance(weight, Factored) else (weight,)
+
+
+def mapped(change: Callable[[Tensor], Tensor], weight: Weight) -> Weight:
+    """The weight with each tensor that holds it changed."""
+    if isinstance(weight, Factored):
+        return Factored(change(weight.rows), change(weight.columns))
+    return change(weight)
 
 
 def num_bytes(weights: Mapping[str, Weight]) -> int:

@@ -3,13 +3,16 @@
 No model, no data and no tokens are known here. Called by `fisher` and `mas`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from regularizers.finite import NotFiniteError
+from regularizers.shards import local
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
@@ -25,9 +28,13 @@ def mean_over(
 ) -> dict[str, Tensor]:
     """name -> what was accumulated, divided by the number of examples; float32.
 
+    A gradient is accumulated as soon as it is there, and then gone: beside the totals there is
+    memory for one of them, not for all.
+
     Args:
         parameters: name -> leaf; those that need no gradient are left out. Their `.grad` is left
-            alone.
+            alone. Of DTensors each rank accumulates its part; all must then be given the same
+            batches, and so must whoever sums gradients over ranks take their mean.
         batches: any number of any sizes.
         objective: batch -> (a finite scalar, its number of examples).
         accumulate: (total, float32 gradient, number of examples): adds to total in place.
@@ -45,22 +52,49 @@ def mean_over(
         name: torch.zeros_like(leaf, dtype=torch.float32, requires_grad=False)
         for name, leaf in leaves.items()
     }
-    done = 0
-    for batch in batches:
-        with torch.enable_grad():
-            loss, size = objective(batch)
-        _check(loss, size, done)
-        # Leaves the .grad of every parameter alone, unlike loss.backward().
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        for name, gradient in zip(leaves, gradients, strict=True):
-            if gradient is not None:
-                accumulate(total[name], gradient.detach().float(), size)
-        done += size
-        if progress is not None:
-            progress(done)
+    done = size = 0
+
+    def take(name: str, gradient: Tensor) -> None:
+        accumulate(local(total[name]), local(gradient).detach().float(), size)
+
+    with _handed_over(leaves, take):
+        for batch in batches:
+            with torch.enable_grad():
+                loss, size = objective(batch)
+            _check(loss, size, done)
+            loss.backward()
+            done += size
+            if progress is not None:
+                progress(done)
     if not done:
         raise ValueError("no example was given: importance needs at least one")
     return {name: value.div_(done) for name, value in total.items()}
+
+
+@contextmanager
+def _handed_over(
+    leaves: Mapping[str, Tensor], take: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """In the block each leaf's gradient is handed over when it is complete, and not kept; what
+    stood in `.grad` before stands there again after it."""
+
+    def hand_over(name: str, leaf: Tensor) -> None:
+        assert leaf.grad is not None
+        gradient, leaf.grad = leaf.grad, None
+        take(name, gradient)
+
+    before = {name: leaf.grad for name, leaf in leaves.items()}
+    handles = []
+    for name, leaf in leaves.items():
+        leaf.grad = None
+        handles.append(leaf.register_post_accumulate_grad_hook(partial(hand_over, name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, leaf in leaves.items():
+            leaf.grad = before[name]
 
 
 def _check(loss: Tensor, size: int, done: int) -> None:

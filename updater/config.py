@@ -98,10 +98,12 @@ def override(settings: Settings, table: Mapping[str, Any], where: str) -> Settin
 
 def digest(settings: Settings) -> str:
     """The SHA-256, in hex, of the canonical JSON of all settings but `store`, and but those that
-    say on how many devices: an update is the same, and may be gone on with, on others."""
+    say on how many devices and in which memory: an update is the same, and may be gone on with, on
+    others."""
     whole = settings.as_dict()
     for name in PLACES:
         whole["training"].pop(name)
+    whole["regularizer"].pop("offload")
     text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -43,6 +43,7 @@ class Way:
     adapt: str
     regularizer: str
     format: str
+    offload: bool
     precision: str
     activation_checkpointing: bool
     devices: int
@@ -122,6 +123,7 @@ def this_machine() -> Machine:
 _LADDER: tuple[Mapping[str, Any], ...] = (
     {"activation_checkpointing": True},
     {"format": "factored"},
+    {"offload": True},
     {"strategy": "fsdp"},
     {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0, "strategy": "auto"},
 )
@@ -136,8 +138,10 @@ def _ways(
     found = [(training, regularizer)]
     mixed = ({"precision": "bf16-mixed"},) if machine.device == "cuda" else ()
     for changes in (*mixed, *_LADDER):
-        if changes.keys() == {"format"}:
-            if "format" in METHODS[regularizer.method].heeds:
+        if "offload" in changes and machine.device != "cuda":
+            continue  # where the host's memory is all that there is
+        if changes.keys() <= {"format", "offload"}:
+            if changes.keys() <= set(METHODS[regularizer.method].heeds):
                 regularizer = replace(regularizer, **changes)
         elif changes.get("strategy") == "fsdp":
             devices = max(len(machine.names), training.devices)
@@ -161,21 +165,23 @@ def _way(
     from updater.train.adapt import frozen_dtype
     from updater.train.footprint import CONTEXT_BYTES, footprint
 
+    on_gpu = machine.device == "cuda"
     found = footprint(
         contents.config,
         training=training,
-        regularizer=regularizer,
+        regularizer=regularizer if on_gpu else replace(regularizer, offload=False),
         length=length,
         frozen_dtype=frozen_dtype(training, contents),
         kernels=machine.kernels,
     )
-    peak = found.peak + (CONTEXT_BYTES if machine.device == "cuda" else 0)
+    peak = found.peak + (CONTEXT_BYTES if on_gpu else 0)
     # Processes without GPUs share the machine's memory.
     memory = machine.memory_bytes // (1 if machine.names else training.devices)
     return Way(
         adapt=training.adapt,
         regularizer=regularizer.method,
         format=regularizer.format,
+        offload=regularizer.offload,
         precision=training.precision,
         activation_checkpointing=training.activation_checkpointing,
         devices=training.num_processes,

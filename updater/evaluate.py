@@ -7,6 +7,8 @@ decoding's exact match, at the cost of one pass. No judgement here (`updater.gat
 evaluate step of `updater.pipeline`.
 """
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -16,7 +18,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 from updater.errors import UpdateError
 from updater.progress import Progress
 from updater.train.encode import Encoded, collate, encode
-from updater.train.likelihood import completion_logits
+from updater.train.likelihood import completion_hidden, greedy
+from updater.train.ranks import ALONE, Ranks
 from updater.train.record import RATE
 
 SCHEMA = pa.schema(
@@ -37,6 +40,8 @@ def outcomes(
     batch_size: int,
     max_length_tokens: int,
     progress: bool = False,
+    on_progress: Callable[[int], object] | None = None,
+    ranks: Ranks = ALONE,
 ) -> pa.Table:
     """One row per example of `table` (columns id, prompt, completion), in its order.
 
@@ -46,12 +51,20 @@ def outcomes(
     `max_length_tokens` could not be learnt and is not asked: correct is false, loss and predicted
     are null.
 
-    `progress` shows a line on stderr. The batch size changes losses by rounding only (below 1e-4
-    in float32); `correct` can differ only where two tokens' logits are that close. Equal logits:
-    the smallest token id, as in `generate`.
+    `progress` shows a line on stderr; `on_progress` is told how many more examples are done.
+    `ranks`: the processes that call it together; each sees to a part, and has all answers. The
+    batch size changes losses by rounding only (below 1e-4 in float32); `correct` can differ only
+    where two tokens' logits are that close. Equal logits: the smallest token id, as in `generate`.
     """
     encoded = encode(tokenizer, table, max_length_tokens=max_length_tokens)
-    losses, correct, choices = _forward(model, encoded, batch_size, progress)
+    with Progress("evaluate", len(encoded), shown=progress) as shown:
+
+        def add(num_examples: int) -> None:
+            shown.update(num_examples)
+            if on_progress is not None:
+                on_progress(num_examples)
+
+        losses, correct, choices = _forward(model, encoded, batch_size, add, ranks)
     ends = np.cumsum(encoded.completion_lengths)[:-1]
     pieces = np.split(choices, ends) if len(encoded) else []
     spoken = tokenizer.batch_decode(
@@ -75,40 +88,59 @@ def of_numbers(answered: pa.Table) -> pa.Table:
     return answered
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _forward(
     model: NemotronHForCausalLM,
     encoded: Encoded,
     batch_size: int,
-    progress: bool,
+    add: Callable[[int], object],
+    ranks: Ranks,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean losses and correctness per encoded example, and all greedy choices, flat."""
     model.eval()
     lengths = encoded.completion_lengths
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    token_losses = np.empty(starts[-1], np.float32)
-    choices = np.empty(starts[-1], np.int64)
-    answers = np.empty(starts[-1], np.int64)
-    order = np.argsort(encoded.lengths, kind="stable")
-    with Progress("evaluate", len(order), shown=progress) as shown:
-        for first in range(0, len(order), batch_size):
-            some = order[first : first + batch_size]
-            batch = collate(encoded, some).to(model.device)
-            logits_cv, tokens_c, _ = completion_logits(model, batch)
-            # Where this batch's completion tokens, example after example, lie in the flat arrays.
-            ends = np.cumsum(lengths[some])
-            shift = starts[some] - (ends - lengths[some])
-            places_c = np.arange(ends[-1]) + np.repeat(shift, lengths[some])
-            losses_c = torch.nn.functional.cross_entropy(logits_cv, tokens_c, reduction="none")
-            token_losses[places_c] = losses_c.cpu().numpy()
-            choices[places_c] = logits_cv.argmax(-1).cpu().numpy()
-            answers[places_c] = tokens_c.cpu().numpy()
-            shown.update(len(some))
-    if not len(order):
+    # Zeros, for what the processes found is added up.
+    token_losses = np.zeros(starts[-1], np.float32)
+    choices, answers = np.zeros((2, starts[-1]), np.int64)
+    for some, most_tokens, num_new in _parts(encoded, batch_size, ranks):
+        batch = collate(encoded, some).to(model.device)
+        hidden_cd, tokens_c, _ = completion_hidden(model, batch)
+        losses_c, choices_c = greedy(model.lm_head, hidden_cd, tokens_c, most_tokens=most_tokens)
+        add(num_new)
+        if not num_new:
+            continue
+        # Where this batch's completion tokens, example after example, lie in the flat arrays.
+        ends = np.cumsum(lengths[some])
+        shift = starts[some] - (ends - lengths[some])
+        places_c = np.arange(ends[-1]) + np.repeat(shift, lengths[some])
+        token_losses[places_c] = losses_c.cpu().numpy()
+        choices[places_c] = choices_c.cpu().numpy()
+        answers[places_c] = tokens_c.cpu().numpy()
+    token_losses, choices, answers = (
+        ranks.total(torch.from_numpy(mine)).numpy() for mine in (token_losses, choices, answers)
+    )
+    if not len(encoded):
         return np.empty(0, np.float32), np.empty(0, bool), choices
     sums = np.add.reduceat(token_losses, starts[:-1], dtype=np.float64)
     correct = np.logical_and.reduceat(choices == answers, starts[:-1])
     return (sums / lengths).astype(np.float32), correct, choices
+
+
+def _parts(
+    encoded: Encoded, batch_size: int, ranks: Ranks
+) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Examples of like length, this process's of as many as all can take at once; the completion
+    tokens that one of them has at most; and how many are its own. One that has none goes along with
+    another's: what is in shards, all have to ask for."""
+    order = np.argsort(encoded.lengths, kind="stable")
+    at_once = batch_size * ranks.world
+    for first in range(0, len(order), at_once):
+        whole = order[first : first + at_once]
+        parts = [whole[rank :: ranks.world] for rank in range(ranks.world)]
+        most_tokens = max(int(encoded.completion_lengths[part].sum()) for part in parts)
+        mine = parts[ranks.rank]
+        yield (mine if len(mine) else whole[:1]), most_tokens, len(mine)
 
 
 def _until(tokens: list[int], end: int) -> list[int]:

@@ -13,16 +13,23 @@ CASES.json: {"max_length_tokens": n, "batch_size": n, "num_examples": n, "cases"
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from updater.errors import UpdateError
 from updater.files import read_json
 from updater.stopwatch import Stopwatch
 
-# An example may sit on the edge between right and wrong, and a GPU's sums depend on the batch:
-# there so many of a thousand may differ. On a CPU none does. Chosen, not derived.
-TOLERATED_FRACTION_ON_GPU = 0.002
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# An example may sit on the edge between right and wrong, and sums depend on the batch on a GPU, and
+# on how many processes share it: there so many of a thousand may differ. In one process on a CPU
+# none does. Chosen, not derived.
+TOLERATED_FRACTION = 0.002
+
+Ask = Callable[["dict[str, pa.Table]"], "Mapping[str, pa.Table]"]
 
 
 def verify(folder: Path, cases: Path) -> tuple[int, float]:
@@ -39,6 +46,16 @@ def verify(folder: Path, cases: Path) -> tuple[int, float]:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UpdateError(f"the exported checkpoint {folder} can't be used: {reason}")
     said = json.loads(done.stdout.strip().splitlines()[-1])
+    refuse_others(folder, said)
+    return int(said["num_checked"]), float(said["seconds"])
+
+
+def refuse_others(folder: Path, said: Mapping[str, Any]) -> None:
+    """What `check` said of the checkpoint lets it be deployed.
+
+    Raises:
+        UpdateError: it answers otherwise than it was judged by.
+    """
     differing: list[dict[str, str]] = said["differing"]
     if len(differing) > said["tolerated_fraction"] * said["num_checked"]:
         named = ", ".join(f"{d['period']}/{d['id']}" for d in differing[:5])
@@ -47,45 +64,53 @@ def verify(folder: Path, cases: Path) -> tuple[int, float]:
             f"{said['num_checked']} examples otherwise than the candidate that was judged "
             f"({named}); it must not be deployed"
         )
-    return int(said["num_checked"]), float(said["seconds"])
 
 
-def check(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    """What the new process does: score again and compare, example by example."""
+def check(spec: Mapping[str, Any], ask: Ask, *, exact: bool) -> dict[str, Any]:
+    """Scored again and compared, example by example. `ask`: holdout examples by some name to what
+    is said to them now, by that name. `exact`: nothing may differ."""
     import pyarrow.parquet as pq
 
-    from updater.evaluate import outcomes
-    from updater.nemotron import checkpoint
-
-    checkpoint.check(folder)
-    model, tokenizer = checkpoint.load(folder)
-    num_checked, differing, watch = 0, [], Stopwatch()
-    for case in spec["cases"]:
-        limit = spec["num_examples"] or None
-        holdout = pq.read_table(case["holdout"]).slice(0, limit)
-        judged = pq.read_table(case["outcomes"]).slice(0, limit)
-        with watch:
-            again = outcomes(
-                model,
-                tokenizer,
-                holdout,
-                batch_size=spec["batch_size"],
-                max_length_tokens=spec["max_length_tokens"],
-            )
-        num_checked += again.num_rows
-        pairs = zip(judged.to_pylist(), again.to_pylist(), strict=True)
+    limit = spec["num_examples"] or None
+    cases = {case["outcomes"]: case for case in spec["cases"]}
+    holdouts = {n: pq.read_table(case["holdout"]).slice(0, limit) for n, case in cases.items()}
+    answers = ask(holdouts)
+    differing = []
+    for name, case in cases.items():
+        judged = pq.read_table(case["outcomes"]).slice(0, limit).to_pylist()
+        again = answers[name].to_pylist()
         differing += [
             {"period": case["period"], "id": was["id"]}
-            for was, now in pairs
+            for was, now in zip(judged, again, strict=True)
             if (was["id"], was["correct"]) != (now["id"], now["correct"])
         ]
     return {
-        "num_checked": num_checked,
+        "num_checked": sum(table.num_rows for table in holdouts.values()),
         "differing": differing,
-        "tolerated_fraction": TOLERATED_FRACTION_ON_GPU if model.device.type == "cuda" else 0.0,
-        "seconds": watch.seconds,
+        "tolerated_fraction": 0.0 if exact else TOLERATED_FRACTION,
     }
 
 
+def _alone(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What the new process does."""
+    import torch
+
+    from updater.evaluate import outcomes
+    from updater.nemotron import checkpoint
+    from updater.nemotron.dtypes import served_dtype
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = served_dtype(checkpoint.check(folder), device)
+    model, tokenizer = checkpoint.load(folder, device=device, dtype=dtype)
+    watch = Stopwatch()
+
+    def ask(holdouts: "dict[str, pa.Table]") -> "dict[str, pa.Table]":
+        sizes = {name: spec[name] for name in ("batch_size", "max_length_tokens")}
+        with watch:
+            return {n: outcomes(model, tokenizer, t, **sizes) for n, t in holdouts.items()}
+
+    return check(spec, ask, exact=device == "cpu") | {"seconds": watch.seconds}
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(check(Path(sys.argv[1]), read_json(Path(sys.argv[2])))) + "\n")
+    sys.stdout.write(json.dumps(_alone(Path(sys.argv[1]), read_json(Path(sys.argv[2])))) + "\n")

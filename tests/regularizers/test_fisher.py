@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from regularizers.fisher import ESTIMATORS, empirical, sampled
+from regularizers.gradients import mean_over
 
 
 def rows(*shape, seed=0):
@@ -175,3 +176,37 @@ def test_refuses_a_loss_that_is_not_a_finite_scalar(loss, size, message):
     w = torch.ones(2, requires_grad=True)
     with pytest.raises(ValueError, match=message):
         sampled({"w": w}, [1], lambda _: (loss(w), size))
+
+
+def test_of_all_gradients_one_is_in_memory_at_a_time():
+    weights = {f"w{n}": torch.full((3,), float(n), requires_grad=True) for n in range(4)}
+    seen = []
+
+    def loss(x):
+        return sum((w * x).sum() for w in weights.values())
+
+    def accumulate(total, gradient, _size):
+        seen.append([name for name, w in weights.items() if w.grad is not None])
+        total.add_(gradient)
+
+    found = mean_over(
+        weights, [(1.0, 1), (3.0, 1)], lambda it: (loss(it[0]), it[1]), accumulate, progress=None
+    )
+    assert seen == [[]] * 8
+    assert all(torch.equal(tensor, torch.full((3,), 2.0)) for tensor in found.values())
+
+
+def test_an_error_on_the_way_leaves_gradients_as_they_were():
+    w = torch.ones(2, requires_grad=True)
+    w.grad = kept = torch.full((2,), 5.0)
+
+    def loss(example):
+        if example:
+            raise KeyError(example)
+        return w.sum()
+
+    with pytest.raises(KeyError):
+        empirical({"w": w}, [0, 1], loss)
+    assert w.grad is kept
+    w.sum().backward()
+    assert torch.equal(w.grad, torch.full((2,), 6.0)), "a hook is left"

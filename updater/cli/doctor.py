@@ -108,7 +108,9 @@ def _ways(found: "Diagnosis") -> Table:
         title=f"Memory of {found.batch_size} x {found.length} tokens a pass",
     )
     for way in found.ways:
-        held = way.regularizer if way.format == "float32" else f"{way.regularizer}, {way.format}"
+        form = "" if way.format == "float32" else way.format
+        kinds = (way.regularizer, form, "offloaded" if way.offload else "")
+        held = ", ".join(kind for kind in kinds if kind)
         table.add_row(
             way.precision,
             way.adapt,
@@ -149,4 +151,6 @@ def _verdict(found: "Diagnosis") -> str:
         changes.append("training.activation_checkpointing = true")
     if first.format != found.ways[0].format:
         changes.append(f'regularizer.format = "{first.format}"')
+    if first.offload != found.ways[0].offload:
+        changes.append("regularizer.offload = true")
     return f"By these settings it doesn't fit; with {', '.join(changes)} it does{pace}."

@@ -21,7 +21,7 @@ from updater.ingest.schema import check_present, check_unchanged, schema_of
 from updater.ingest.spool import QUARANTINE_SCHEMA, Spool, is_holdout, key_of
 from updater.ingest.summary import SUMMARY_FILE, Reading, Summary
 from updater.ingest.usable import check_usable
-from updater.ingest.write import EXAMPLES, STRATUM, write_parquet
+from updater.ingest.write import EXAMPLES, MESSAGES, STRATUM, write_parquet
 from updater.periods import Periods
 from updater.settings import Settings
 from updater.sources import open_source
@@ -128,6 +128,7 @@ def _made(
     faults = spool.commonest_faults()
     check_usable(reading, summary, faults, is_split_given=is_split_given)
     examples = EXAMPLES.append(STRATUM) if mapper.has_strata else EXAMPLES
+    examples = examples.append(MESSAGES) if mapper.has_messages else examples
     write_parquet(staging / "train.parquet", spool.examples(holdout=False), examples)
     write_parquet(staging / "holdout.parquet", spool.examples(holdout=True), examples)
     write_parquet(staging / "quarantine.parquet", spool.quarantined(), QUARANTINE_SCHEMA)

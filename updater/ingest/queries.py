@@ -6,7 +6,7 @@ A query with $first and $last looks at the rows whose hash lies between the two.
 TABLES = """
 create table rows (
     key ubigint, id varchar, prompt varchar, completion varchar, subject varchar,
-    stratum varchar, holdout boolean,
+    stratum varchar, holdout boolean, messages varchar,
     content uhugeint, question uhugeint, file varchar, line bigint);
 create table quarantine (
     file varchar, line bigint, field varchar, rule varchar, value varchar, is_placed boolean);
@@ -19,7 +19,8 @@ ADD = """
 insert into rows select
     md5_number_lower($salt || ':' || id), id, prompt, completion, subject, stratum,
     coalesce(holdout, md5_number_lower($salt || ':holdout:' || prompt) < $threshold::ubigint),
-    md5_number(length(prompt) || ':' || prompt || completion), md5_number(prompt), file, line
+    messages, md5_number(length(prompt) || ':' || prompt || completion || coalesce(messages, '')),
+    md5_number(prompt), file, line
 from incoming
 """
 # Sums don't hang on the order of the rows, and each row counts. Lengths keep texts apart; nulls
@@ -105,7 +106,7 @@ order by num_rows desc, field, rule limit 3
 QUARANTINED = "select file, line, field, rule, value from quarantine order by all"
 UNPLACED = "select file, line, field, rule, value from quarantine where not is_placed order by all"
 SORTED = """
-select key, id, prompt, completion, subject, stratum from rows
+select key, id, prompt, completion, subject, stratum, messages from rows
 anti join (
     select row_id from dropped where key between $first::ubigint and $last::ubigint) as gone
 on rows.rowid = gone.row_id

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from updater.calendars import FIRST_YEAR, LAST_YEAR
 from updater.errors import InputError
+from updater.ingest.conversations import Conversation, ConversationError, conversation
 from updater.ingest.schema import TypeCounts
 from updater.periods import Periods
 from updater.settings import Settings
@@ -29,7 +30,8 @@ MAX_UNKNOWN_PERIODS = 20
 
 
 class Example(NamedTuple):
-    """`holdout` is None where the split is made by hash."""
+    """`holdout` is None where the split is made by hash. `messages`: of a conversation, all of
+    them as JSON."""
 
     id: str
     prompt: str
@@ -39,6 +41,7 @@ class Example(NamedTuple):
     holdout: bool | None
     file: str
     line: int
+    messages: str | None = None
 
 
 class Quarantined(NamedTuple):
@@ -75,6 +78,7 @@ class Mapper:
         fields = settings.source.fields
         self._templates = {name: Template(text) for name, text in vars(fields).items() if text}
         self.has_strata = "stratum" in self._templates
+        self.has_messages = "messages" in self._templates
         self._when = "period" if fields.period else "date"
         in_when = {column.name: column for column in self._templates[self._when].columns}
         named = {c.name: c for template in self._templates.values() for c in template.columns}
@@ -142,14 +146,31 @@ class Mapper:
         holdout = None
         if "split" in self._templates:
             holdout = self._render("split", values) in self._holdout_splits
-        prompt = self._text("prompt", values)
-        completion = self._text("completion", values)
+        messages = None
+        if self.has_messages:
+            messages, prompt, completion = self._conversation(values)
+        else:
+            prompt = self._text("prompt", values)
+            completion = self._text("completion", values)
         if "id" in self._templates:
             id_ = self._text("id", values, MAX_ID_CHARS)
         else:
-            id_ = _content_id(prompt, completion)
+            id_ = _content_id(prompt, completion, messages or "")
         subject, stratum = (self._optional(field, values) for field in ("subject", "stratum"))
-        return Example(id_, prompt, completion, subject, stratum, holdout, batch.file, line)
+        place = (batch.file, line)
+        return Example(id_, prompt, completion, subject, stratum, holdout, *place, messages)
+
+    def _conversation(self, values: Mapping[str, Any]) -> Conversation:
+        [column] = self._templates["messages"].columns
+        value = column.value(values)
+        value = None if value is ABSENT else value
+        try:
+            found = conversation(value)
+        except ConversationError as error:
+            raise _FaultyError("messages", str(error), value) from None
+        for text in found:
+            self._check_text("messages", text)
+        return found
 
     def _count(
         self, columns: list, values: Mapping[str, Any], batch: Batch, types: TypeCounts
@@ -170,6 +191,11 @@ class Mapper:
     def _text(self, field: str, values: Mapping[str, Any], most: int = MAX_TEXT_CHARS) -> str:
         """A rendered text that Parquet, a tokenizer and a database can hold."""
         text = self._render(field, values)
+        self._check_text(field, text, most)
+        return text
+
+    @staticmethod
+    def _check_text(field: str, text: str, most: int = MAX_TEXT_CHARS) -> None:
         if len(text) > most:
             raise _FaultyError(field, f"must be at most {most} characters", text)
         if text.isspace():
@@ -178,7 +204,6 @@ class Mapper:
             raise _FaultyError(field, "must not hold the character NUL", text)
         if not text.isascii() and _readable(text) != text:
             raise _FaultyError(field, UTF_8_RULE, text)
-        return text
 
     def _optional(self, field: str, values: Mapping[str, Any]) -> str | None:
         """Whose data it is, or of what kind; None where the row, or the settings, don't say."""
@@ -220,9 +245,9 @@ def _date_reader(periods: Periods, period: str) -> Callable[[str], str]:
     return read
 
 
-def _content_id(prompt: str, completion: str) -> str:
+def _content_id(prompt: str, completion: str, messages: str) -> str:
     """The id of an example whose source has none: 128 bits of SHA-256, in hex."""
-    text = f"{len(prompt)}:{prompt}{completion}"
+    text = f"{len(prompt)}:{prompt}{completion}{messages}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -44,6 +44,7 @@ EXAMPLE_SCHEMA = pa.schema(
         ("holdout", pa.bool_()),
         ("file", pa.string()),
         ("line", pa.int64()),
+        ("messages", pa.string()),
     ]
 )
 QUARANTINE_SCHEMA = pa.schema(

@@ -19,7 +19,9 @@ EXAMPLES = pa.schema(
         pa.field("subject", pa.string()),
     ]
 )
-STRATUM = pa.field("stratum", pa.string())  # a last column where the settings say what it is
+# Last columns where the settings say what they are.
+STRATUM = pa.field("stratum", pa.string())
+MESSAGES = pa.field("messages", pa.string())  # of a conversation, as JSON
 
 
 def write_parquet(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:

@@ -1,6 +1,6 @@
 """What the first of the processes tells the one that launched them, as files in the task's folder.
 
-Written by `updater.launch.worker`, read by `updater.launch.together`.
+Written by each `updater.launch.worker`, read by `updater.launch.processes` and `together`.
 """
 
 import json
@@ -18,7 +18,10 @@ from updater.files import read_json, write_json
 from updater.train.fit import Fit
 
 LEARNT = "learnt"
-"""The folder of the checkpoint that came of it."""
+"""The folder of the checkpoint that came of a training."""
+
+IMPORTANCE = "importance.safetensors"
+"""The file of an importance."""
 
 _DONE, _REFUSED, _CRASHED = "done.json", "refused.json", "crashed.json"
 _METRICS = "metrics.jsonl"
@@ -27,7 +30,7 @@ _TENSORS = ("trace", "moved")
 
 @contextmanager
 def metrics(folder: Path) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Hands out what takes a training's metrics while it runs: a line each time they are told."""
+    """Hands out what takes metrics while the work goes on: a line each time they are told."""
     with (folder / _METRICS).open("a", encoding="utf-8") as file:
 
         def add(step: int, metrics: dict[str, float]) -> None:
@@ -38,7 +41,7 @@ def metrics(folder: Path) -> Iterator[Callable[[int, dict[str, float]], None]]:
 
 
 class Heard:
-    """The metrics of a training as they come."""
+    """The metrics as they come."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._read = folder / _METRICS, 0
@@ -62,17 +65,26 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def write(folder: Path, done: Fit) -> None:
+def outcomes(folder: Path, number: int) -> Path:
+    """Where what was said to the table of that number lies."""
+    return folder / f"outcomes-{number}.parquet"
+
+
+def write_fit(folder: Path, done: Fit) -> None:
     """The training is done, and so it went."""
     for name in _TENSORS:
         save_file(dict(getattr(done, name)), folder / f"{name}.safetensors")
     names = [field.name for field in fields(done) if field.name not in _TENSORS]
-    told = {name: getattr(done, name) for name in names}
+    finish(folder, {name: getattr(done, name) for name in names})
+
+
+def finish(folder: Path, told: dict[str, Any]) -> None:
+    """It is done, and this is said of it."""
     write_json(folder / _DONE, told)
 
 
 def refuse(folder: Path, error: InputError | UpdateError) -> None:
-    """The training can't be done, and why."""
+    """It can't be done, and why."""
     told: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
     if isinstance(error, InputError):
         told |= {"what": error.what, "rule": error.rule, "cure": error.cure}
@@ -106,11 +118,19 @@ def read_refusal(folder: Path) -> None:
         raise UpdateError(told["message"])
 
 
-def read(folder: Path) -> Fit | None:
-    """How it went; None: nothing was said. Raises: as `read_refusal`."""
-    read_refusal(folder)
-    if not (folder / _DONE).exists():
-        return None
+def is_done(folder: Path) -> bool:
+    """Whether `finish` said so."""
+    return (folder / _DONE).exists()
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What `finish` said."""
+    found: dict[str, Any] = read_json(folder / _DONE)
+    return found
+
+
+def read_fit(folder: Path) -> Fit:
+    """How the training went."""
     told = read_json(folder / _DONE)
     for name in ("losses", "too_long"):
         told[name] = tuple(told[name])

@@ -1,15 +1,18 @@
-"""What the processes of one training are told, as files in one folder.
+"""What the processes that do one thing together are told, as files in one folder.
 
-The stores are the launching process's alone: whatever it knows from them stands here. Written by
-`updater.launch.together`, read by each `updater.launch.worker`.
+The stores are the launching process's alone: whatever the others know from them stands here.
+Written by `updater.launch.together`, read by each `updater.launch.worker`.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -18,7 +21,7 @@ from updater.settings import RegularizerSettings, SearchSettings, TrainingSettin
 from updater.train.encode import Encoded
 from updater.train.lesson import Lesson
 
-_TASK, _LESSON = "task.json", "lesson.safetensors"
+_TASK, _EXAMPLES = "task.json", "examples.safetensors"
 _ARRAYS = ("tokens", "starts", "prompt_lengths", "rows")
 
 
@@ -32,10 +35,12 @@ class TermFiles:
 
 
 @dataclass(frozen=True)
-class Task:
+class Learning:
     """`start`: the checkpoint that learns. `terms`: what its line taught, oldest first, the last of
     `start` itself; None: nothing was learnt before. `trace`: what is recorded on the way, as
     `updater.train.fit` takes it."""
+
+    KIND: ClassVar = "learning"
 
     start: Path
     training: TrainingSettings
@@ -45,29 +50,107 @@ class Task:
 
     def write(self, folder: Path, lesson: Lesson) -> None:
         """The folder says all of it."""
-        arrays = {name: getattr(lesson.examples, name) for name in _ARRAYS}
-        about = {"num_new": lesson.num_new, "too_long": lesson.examples.too_long}
-        save_file(arrays, folder / _LESSON, {"about": json.dumps(about)})
-        write_json(folder / _TASK, json.loads(json.dumps(asdict(self), default=str)))
+        _write_examples(folder, lesson.examples, num_new=lesson.num_new)
+        _write(folder, self, sharded=self.training.sharded)
 
     @classmethod
-    def read(cls, folder: Path) -> tuple["Task", Lesson]:
+    def read(cls, folder: Path) -> tuple["Learning", Lesson]:
         """What `write` wrote."""
-        told = read_json(folder / _TASK)
-        search = SearchSettings(**_without_lists(told["training"].pop("search")))
+        told = read_json(folder / _TASK)["told"]
         terms = told["terms"]
         task = cls(
             start=Path(told["start"]),
-            training=TrainingSettings(**told["training"], search=search),
+            training=_training(told["training"]),
             regularizer=RegularizerSettings(**told["regularizer"]),
             terms=None if terms is None else tuple(map(_term, terms)),
             trace=told["trace"],
         )
-        return task, _lesson(folder / _LESSON)
+        examples, about = _read_examples(folder)
+        return task, Lesson(examples, about["num_new"])
 
 
-def _without_lists(section: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in section.items()}
+@dataclass(frozen=True)
+class Weighing:
+    """How much the weights of the checkpoint matter: the arguments of
+    `updater.train.importance.estimate`, and how the weights are trained."""
+
+    KIND: ClassVar = "weighing"
+
+    checkpoint: Path
+    training: TrainingSettings
+    estimator: str
+    form: str
+    checkpoint_digest: str
+    data_digest: str
+
+    def write(self, folder: Path, examples: Encoded) -> None:
+        """The folder says all of it."""
+        _write_examples(folder, examples)
+        _write(folder, self, sharded=self.training.sharded)
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple["Weighing", Encoded]:
+        """What `write` wrote."""
+        told = read_json(folder / _TASK)["told"]
+        told |= {
+            "checkpoint": Path(told["checkpoint"]),
+            "training": _training(told["training"]),
+        }
+        return cls(**told), _read_examples(folder)[0]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What the checkpoint says to the examples of `names`, tables: the arguments of
+    `updater.evaluate.outcomes`. `sharded`: whether each process has a part of the weights alone."""
+
+    KIND: ClassVar = "asking"
+
+    checkpoint: Path
+    names: tuple[str, ...]
+    sharded: bool
+    batch_size: int
+    max_length_tokens: int
+
+    def write(self, folder: Path, tables: Mapping[str, pa.Table]) -> None:
+        """The folder says all of it."""
+        for number, name in enumerate(self.names):
+            pq.write_table(tables[name], self.examples(folder, number))
+        _write(folder, self, sharded=self.sharded)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Asking":
+        """What `write` wrote."""
+        told = read_json(folder / _TASK)["told"]
+        return cls(**told | {"checkpoint": Path(told["checkpoint"]), "names": tuple(told["names"])})
+
+    @staticmethod
+    def examples(folder: Path, number: int) -> Path:
+        """Where the table of that number lies."""
+        return folder / f"examples-{number}.parquet"
+
+
+def kind_of(folder: Path) -> str:
+    """Which of them the folder tells."""
+    return str(read_json(folder / _TASK)["kind"])
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether each process has a part of the weights alone."""
+    return bool(read_json(folder / _TASK)["sharded"])
+
+
+def _write(folder: Path, task: Learning | Weighing | Asking, *, sharded: bool) -> None:
+    told = json.loads(json.dumps(asdict(task), default=str))
+    write_json(folder / _TASK, {"kind": task.KIND, "sharded": sharded, "told": told})
+
+
+def _training(told: dict[str, Any]) -> TrainingSettings:
+    search: dict[str, Any] = told.pop("search")
+    for name, value in search.items():
+        if isinstance(value, list):
+            search[name] = tuple(value)
+    return TrainingSettings(**told, search=SearchSettings(**search))
 
 
 def _term(told: dict[str, str | None]) -> TermFiles:
@@ -77,8 +160,14 @@ def _term(told: dict[str, str | None]) -> TermFiles:
     )
 
 
-def _lesson(file: Path) -> Lesson:
-    with safe_open(file, framework="np") as stream:
+def _write_examples(folder: Path, examples: Encoded, **about: int) -> None:
+    arrays = {name: getattr(examples, name) for name in _ARRAYS}
+    told = json.dumps(about | {"too_long": examples.too_long})
+    save_file(arrays, folder / _EXAMPLES, {"about": told})
+
+
+def _read_examples(folder: Path) -> tuple[Encoded, dict[str, Any]]:
+    with safe_open(folder / _EXAMPLES, framework="np") as stream:
         about = json.loads(stream.metadata()["about"])
         arrays: dict[str, np.ndarray] = {name: stream.get_tensor(name) for name in _ARRAYS}
-    return Lesson(Encoded(**arrays, too_long=tuple(about["too_long"])), about["num_new"])
+    return Encoded(**arrays, too_long=tuple(about["too_long"])), about

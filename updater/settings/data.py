@@ -34,10 +34,15 @@ class WorkspaceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldTemplates:
-    """Templates over the source's own columns, as in `"{text}\\nIntent:"`. `{{` is a brace."""
+    """Templates over the source's own columns, as in `"{text}\\nIntent:"`. `{{` is a brace.
 
-    prompt: str
-    completion: str
+    `messages`, in the place of prompt and completion, is the column of a conversation, a list of
+    {"role", "content"}: its last answer is learnt.
+    """
+
+    prompt: str = ""
+    completion: str = ""
+    messages: str = ""
     id: str = ""
     period: str = ""
     date: str = ""
@@ -53,11 +58,26 @@ class FieldTemplates:
                 raise ValueError(f"{name}: {error}") from None
             if name in ("id", "prompt") and text and not columns:
                 raise ValueError(f"{name}: must name at least one column, as in {{column}}")
-        for name in ("prompt", "completion"):
-            if not getattr(self, name).strip():
-                raise ValueError(f"{name}: must not be empty")
+        self._check_text()
         if bool(self.period) == bool(self.date):
             raise ValueError("period, date: exactly one of the two must be given")
+
+    def _check_text(self) -> None:
+        if self.messages:
+            given = [name for name in ("prompt", "completion") if getattr(self, name)]
+            if given:
+                raise ValueError(
+                    f"messages, {given[0]}: a conversation is prompt and completion; take one out"
+                )
+            columns = Template(self.messages).columns
+            if len(columns) != 1 or self.messages != f"{{{columns[0].name}}}":
+                raise ValueError('messages: must name one column and nothing else, as "{messages}"')
+            return
+        for name in ("prompt", "completion"):
+            if not getattr(self, name).strip():
+                raise ValueError(
+                    f"{name}: must be given, and not be empty, where there are no messages"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,6 +125,9 @@ class TrainingSettings:
     "auto", ddp under lora, which is refused in shards, and fsdp else. `rendezvous`: host:port
     where several nodes meet, of the first.
 
+    `train_thinking`: of a conversation whose answer has thinking, both are learnt; else the answer
+    alone, to which the thinking is text before it. Answers are judged without it either way.
+
     `mtp`: what becomes of a multi-token-prediction head. "keep": it is the base's; "align": it is
     trained after the backbone, on the same examples for as many epochs.
     """
@@ -150,6 +153,7 @@ class TrainingSettings:
     seed: int = 0
     train_routers: bool = False
     router_bias_rate: float = 0.0
+    train_thinking: bool = False
     mtp: str = "keep"
     activation_checkpointing: bool = False
     checkpoint_every_steps: int = 100
@@ -217,6 +221,11 @@ class TrainingSettings:
     def share(self) -> int:
         """Examples of a batch that each of them takes, at most."""
         return -(-self.batch_size // self.num_processes)
+
+    @property
+    def on_one_node(self) -> "TrainingSettings":
+        """The same for this node's devices alone."""
+        return replace(self, nodes=1)
 
     @property
     def on_one_device(self) -> "TrainingSettings":

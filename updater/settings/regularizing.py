@@ -29,16 +29,16 @@ class Method(NamedTuple):
         return self.own if self.strength is None else ("strength", *self.own)
 
 
+_HELD = ("scale", "format", "offload")
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "none": Method(),
-        "l2": Method(1e-4, "ones"),
-        "ewc": Method(1.0, "fisher", ("estimator", "num_examples", "terms", "scale", "format")),
-        "online_ewc": Method(
-            1.0, "fisher", ("estimator", "num_examples", "decay", "scale", "format")
-        ),
-        "si": Method(1.0, "path", ("damping", "scale", "format")),
-        "mas": Method(1e-6, "mas", ("num_examples", "scale", "format")),
+        "l2": Method(1e-4, "ones", ("offload",)),
+        "ewc": Method(1.0, "fisher", ("estimator", "num_examples", "terms", *_HELD)),
+        "online_ewc": Method(1.0, "fisher", ("estimator", "num_examples", "decay", *_HELD)),
+        "si": Method(1.0, "path", ("damping", *_HELD)),
+        "mas": Method(1e-6, "mas", ("num_examples", *_HELD)),
         "lwf": Method(0.1, own=("temperature", "top_k")),
         "der": Method(1.0, own=("temperature", "top_k")),
         "der++": Method(1.0, own=("temperature", "top_k")),
@@ -93,7 +93,9 @@ class RegularizerSettings:
     `si` from dividing by nothing. `scale`: the importance as it was estimated, or each term divided
     by its mean, so that strength keeps its meaning from update to update. `format` is how an
     importance is kept in memory and on disk: neither bfloat16 nor factored, in 2 % of the bytes,
-    was shown to cost accuracy (docs/study.md: +0.0 and -0.6 points, at most 2.0). `temperature`
+    was shown to cost accuracy (docs/study.md: +0.0 and -0.6 points, at most 2.0). `offload` keeps
+    anchor and importance in the host's memory, from where every step copies them through the GPU
+    piece by piece: room for what does not fit, for the time of that copy. `temperature`
     and `top_k` are of the distilling methods `lwf`, `der` and `der++`, whose `strength` weighs the
     distillation against the likelihood: how the base's answers are softened, and how many of each
     token's logits are kept beside the rest's sum.
@@ -108,6 +110,7 @@ class RegularizerSettings:
     damping: float = 0.1
     scale: str = "none"
     format: str = "float32"
+    offload: bool = False
     temperature: float = 2.0
     top_k: int = 32
 

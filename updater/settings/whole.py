@@ -56,6 +56,11 @@ class Settings:
                 f"rehearsal.strata: {self.rehearsal.strata} needs source.fields."
                 f"{self.rehearsal.strata}, which says what it is"
             )
+        if self.training.train_thinking and not self.source.fields.messages:
+            raise ValueError(
+                "training.train_thinking: only conversations have thinking; give"
+                " source.fields.messages"
+            )
         if self.training.adapt == "lora":
             self._check_under_lora()
         self._check_search()

@@ -95,12 +95,10 @@ def _asked(workspace: Workspace, update: Update, student: Student) -> "Encoded":
     versions = update.config["datasets"].values()
     holdout = pa.concat_tables(
         [
-            pq.read_table(
-                workspace.datasets.path(version, "holdout.parquet"),
-                columns=["id", "prompt", "completion"],
-            )
+            pq.read_table(workspace.datasets.path(version, "holdout.parquet"))
             for version in versions
-        ]
+        ],
+        promote_options="default",
     )
     longest = workspace.settings.model.max_length_tokens
     return encode(student.tokenizer, holdout[:_NUM_EXAMPLES], max_length_tokens=longest)

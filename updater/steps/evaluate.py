@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 from store.errors import NotFoundError
 from store.ledger import ModelVersion, Score, Update
 from updater import release
-from updater.files import write_json
 from updater.outcomes import counted
 from updater.steps.past import past_versions
-from updater.steps.student import Student
+from updater.steps.student import answers, checkpoint_of
+from updater.steps.verification import verify_version
 from updater.stopwatch import Stopwatch
-from updater.verify import verify
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -94,53 +93,6 @@ def mend(workspace: Workspace, version: ModelVersion) -> None:
         workspace.ledger.record_scores(_measure(workspace, version, broken, Stopwatch()))
 
 
-def verify_version(
-    workspace: Workspace, version: ModelVersion, watch: Stopwatch | None = None
-) -> int:
-    """The event "verified" stands: a clean process gave the scores that `version` was judged by.
-
-    Returns: how many examples were compared.
-    """
-    ledger = workspace.ledger
-    for event in ledger.events(kind="verified"):
-        if event.version == version.id:
-            return int(event.payload["num_examples"])
-    workspace.checkpoints.verify(version.digest)
-    cases = [
-        {
-            "period": s.period,
-            "holdout": str(workspace.datasets.path(s.dataset_version, "holdout.parquet")),
-            "outcomes": str(workspace.root / s.outcomes),
-        }
-        for s in ledger.scores(version=version.id)
-        if s.period in version.periods
-    ]
-    spec = workspace.root / "cache" / f"verify-{version.id}.json"
-    spec.parent.mkdir(exist_ok=True)
-    evaluation = workspace.settings.evaluation
-    write_json(
-        spec,
-        {
-            "max_length_tokens": workspace.settings.model.max_length_tokens,
-            "batch_size": evaluation.batch_size,
-            "num_examples": evaluation.verify_examples,
-            "cases": cases,
-        },
-    )
-    num_examples, seconds = verify(workspace.checkpoints.local(version.digest), spec)
-    if watch is not None:
-        watch.seconds += seconds
-    ledger.append(
-        "verified",
-        version.id,
-        actor=workspace.actor,
-        reason=f"a clean process answered {num_examples} examples as judged",
-        update=version.update,
-        payload={"num_examples": num_examples, "digest": version.digest},
-    )
-    return num_examples
-
-
 def _candidate(workspace: Workspace, update: Update) -> str:
     step = workspace.ledger.step(update.id, "train")
     assert step is not None, "the pipeline runs train first"
@@ -163,12 +115,15 @@ def _measure(
     watch: Stopwatch,
 ) -> list[Score]:
     """The scores on `dataset_versions` (dataset version -> period), their outcomes written."""
-    student = Student.of(workspace, version.id)
+    holdouts = {
+        dataset_version: pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))
+        for dataset_version in dataset_versions
+    }
+    who = checkpoint_of(workspace, version.id)
+    said = answers(workspace, who, holdouts, watch, progress=workspace.progress)
     scores = []
     for dataset_version, period in dataset_versions.items():
-        holdout = pq.read_table(workspace.datasets.path(dataset_version, "holdout.parquet"))
-        with watch:
-            table = student.outcomes(workspace, holdout, progress=workspace.progress)
+        table = said[dataset_version]
         path = workspace.root / "outcomes" / f"{version.digest[:16]}-{dataset_version}.parquet"
         _write(path, table)
         scores.append(

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rehearsal import window
 from store.ledger import Update
 from updater.errors import InputError
 from updater.steps.terms import Term, estimator_of, method_of, terms_of, weighs
+from updater.steps.weigh import estimate
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
@@ -149,27 +149,4 @@ def _find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:
     """The term's importance is on the disk, estimated now if it isn't there."""
     if term.file is None or term.file.exists() or term.traced or not term.sample.num_examples:
         return
-    from regularizers import importance as weights
-    from updater.nemotron import checkpoint
-    from updater.train.encode import encode
-    from updater.train.importance import estimate
-
-    model, tokenizer = checkpoint.load(workspace.checkpoints.local(term.version.digest))
-    if not workspace.settings.training.train_routers:
-        checkpoint.freeze_routers(model)  # what can't move is not held, and is in no mean
-    examples = window.load(
-        term.sample, lambda version: workspace.datasets.path(version, "train.parquet")
-    )
-    longest = workspace.settings.model.max_length_tokens
-    with watch:
-        estimated = estimate(
-            model,
-            encode(tokenizer, examples, max_length_tokens=longest),
-            estimator=estimator_of(workspace),
-            checkpoint_digest=term.version.digest,
-            data_digest=term.sample.digest,
-            form=workspace.settings.regularizer.format,
-            progress=workspace.progress,
-        )
-    term.file.parent.mkdir(parents=True, exist_ok=True)
-    weights.save(estimated, term.file)
+    estimate(workspace, term, term.file, watch)

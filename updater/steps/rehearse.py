@@ -16,7 +16,7 @@ from updater.files import write_text
 from updater.rehearsed import rehearsed
 from updater.settings import RehearsalSettings
 from updater.steps.past import past_versions
-from updater.steps.student import Student
+from updater.steps.student import answers, checkpoint_of
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
@@ -81,9 +81,10 @@ def _score(workspace: Workspace, update: Update, watch: Stopwatch) -> "Score":
         assert update.base is not None, "without a base there is no past to ask about"
         from updater.evaluate import of_numbers
 
-        base = Student.of(workspace, update.base)
-        with watch:
-            return of_numbers(base.outcomes(workspace, examples, progress=workspace.progress))
+        base = checkpoint_of(workspace, update.base)
+        tables = {"pool": examples}
+        said = answers(workspace, base, tables, watch, progress=workspace.progress)
+        return of_numbers(said["pool"])
 
     return score
 

@@ -22,7 +22,7 @@ from updater.settings import Settings
 from updater.settings.regularizing import METHODS
 from updater.steps.holdback import HeldBack, Tables, hold_back, lesson_of
 from updater.steps.rehearse import manifest_of
-from updater.steps.student import Student
+from updater.steps.student import Student, answers, checkpoint_of
 from updater.stopwatch import Stopwatch
 from updater.trials import Trial
 from updater.workspace import Workspace
@@ -41,7 +41,7 @@ class Teach(Protocol):
         UpdateError: it diverged.
     """
 
-    def __call__(self, workspace: Workspace, tables: Tables, folder: Path) -> Student: ...
+    def __call__(self, workspace: Workspace, tables: Tables, folder: Path) -> Student | Path: ...
 
 
 def tuned(
@@ -108,9 +108,8 @@ class _Search:
         base_past = None
         if held.past is not None:
             assert self._update.base is not None, "only updates are searched for"
-            base = Student.of(self._workspace, self._update.base)
-            with watch:
-                base_past = _accuracy(self._workspace, base, held.past)
+            base = checkpoint_of(self._workspace, self._update.base)
+            base_past = _accuracies(self._workspace, base, {"past": held.past}, watch)["past"]
         ranges = self._workspace.settings.training.search.ranges
         return {
             "ranges": {name: list(limits) for name, limits in ranges.items()},
@@ -151,8 +150,9 @@ class _Search:
             student = self._teach(trying, lesson_of(trying, self._update, held), folder)
         except UpdateError as error:
             return Trial(values, error=str(error))
-        new = _accuracy(trying, student, held.new)
-        past = None if held.past is None else _accuracy(trying, student, held.past)
+        asked = {"new": held.new} | ({} if held.past is None else {"past": held.past})
+        right = _accuracies(trying, student, asked, Stopwatch())
+        new, past = right["new"], right.get("past")
         margin = trying.settings.gate.margin_fraction
         return Trial(values, new, past, trials.score(new, past, base_past=base_past, margin=margin))
 
@@ -164,10 +164,12 @@ def _short(settings: Settings) -> Settings:
     return dataclasses.replace(settings, training=dataclasses.replace(training, epochs=epochs))
 
 
-def _accuracy(workspace: Workspace, student: Student, examples: "pa.Table") -> float:
-    """The part of the examples that is answered right, 0..1."""
-    answers = student.outcomes(workspace, examples)
-    return sum(answers["correct"].to_pylist()) / answers.num_rows
+def _accuracies(
+    workspace: Workspace, who: Student | Path, tables: "Mapping[str, pa.Table]", watch: Stopwatch
+) -> dict[str, float]:
+    """The part of each table's examples that is answered right, 0..1."""
+    said = answers(workspace, who, tables, watch)
+    return {name: sum(t["correct"].to_pylist()) / t.num_rows for name, t in said.items()}
 
 
 def earlier_trials(workspace: Workspace) -> list[dict[str, Any]]:

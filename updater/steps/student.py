@@ -1,11 +1,17 @@
-"""A model and its tokenizer, as the steps load it and ask it.
+"""A model and its tokenizer as the steps ask it: in memory, or a checkpoint that is loaded for it,
+by this process or by as many as train.
 
 Not its training (`updater.steps.train`) and not what an answer is (`updater.evaluate`). torch is
 imported when there is one, not before.
 """
 
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -19,18 +25,6 @@ class Student(NamedTuple):
 
     model: "NemotronHForCausalLM"
     tokenizer: "PreTrainedTokenizerFast"
-
-    @classmethod
-    def of(cls, workspace: Workspace, version: str) -> "Student":
-        """The model version, loaded.
-
-        Raises:
-            NotFoundError, InputError: its checkpoint is gone, or is none.
-        """
-        from updater.nemotron import checkpoint
-
-        digest = workspace.ledger.model_version(version).digest
-        return cls(*checkpoint.load(workspace.checkpoints.local(digest)))
 
     def outcomes(
         self, workspace: Workspace, examples: "pa.Table", *, progress: bool = False
@@ -47,3 +41,76 @@ class Student(NamedTuple):
             max_length_tokens=settings.model.max_length_tokens,
             progress=progress,
         )
+
+
+def checkpoint_of(workspace: Workspace, version: str) -> Path:
+    """The folder of the model version's checkpoint.
+
+    Raises:
+        NotFoundError: it is gone.
+    """
+    return workspace.checkpoints.local(workspace.ledger.model_version(version).digest)
+
+
+def answers(
+    workspace: Workspace,
+    who: Student | Path,
+    tables: "Mapping[str, pa.Table]",
+    watch: Stopwatch,
+    *,
+    progress: bool = False,
+) -> "dict[str, pa.Table]":
+    """What a student, or the checkpoint in a folder, says to each table, under the table's name.
+    `watch` is told how long the forward passes took.
+
+    Raises:
+        InputError, UpdateError: the folder is no checkpoint, or the processes crashed.
+    """
+    if isinstance(who, Path) and workspace.settings.training.devices > 1:
+        return _together(workspace, who, tables, watch, progress=progress)
+    student = who if isinstance(who, Student) else _loaded(who)
+    found = {}
+    for name, examples in tables.items():
+        with watch:
+            found[name] = student.outcomes(workspace, examples, progress=progress)
+    return found
+
+
+def _loaded(folder: Path) -> Student:
+    import torch
+
+    from updater.nemotron import checkpoint
+    from updater.nemotron.dtypes import served_dtype
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = served_dtype(checkpoint.check(folder), device)
+    return Student(*checkpoint.load(folder, device=device, dtype=dtype))
+
+
+def _together(
+    workspace: Workspace,
+    folder: Path,
+    tables: "Mapping[str, pa.Table]",
+    watch: Stopwatch,
+    *,
+    progress: bool,
+) -> "dict[str, pa.Table]":
+    from updater.launch import together
+    from updater.launch.task import Asking
+
+    settings = workspace.settings
+    training = settings.training.on_one_node
+    task = Asking(
+        checkpoint=folder,
+        names=tuple(tables),
+        sharded=training.sharded,
+        batch_size=settings.evaluation.batch_size,
+        max_length_tokens=settings.model.max_length_tokens,
+    )
+    cache = workspace.root / "cache"
+    cache.mkdir(exist_ok=True)
+    asked = Path(tempfile.mkdtemp(prefix="asked-", dir=cache))
+    found = together.outcomes(task, tables, training, folder=asked, progress=progress)
+    shutil.rmtree(asked)  # after a crash it stays: what the processes said is there
+    watch.seconds += found.seconds
+    return dict(found.outcomes)

@@ -163,6 +163,13 @@ def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str])
         "max_length_tokens": workspace.settings.model.max_length_tokens,
         "routers": workspace.settings.training.train_routers,
     }
+    training = workspace.settings.training
+    if training.adapt == "lora":
+        key["adapt"] = "lora, experts" if training.lora_experts else "lora"
+    if training.precision == "bf16-mixed":
+        key["precision"] = training.precision
+    if training.train_thinking:
+        key["thinking"] = True
     if regularizer.format != "float32":  # which had no name in caches of before there were formats
         key["format"] = regularizer.format
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

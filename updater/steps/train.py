@@ -64,22 +64,12 @@ def _base(workspace: Workspace, update: Update) -> Path:
     return workspace.checkpoints.local(workspace.ledger.model_version(update.base).digest)
 
 
-def _teach(update: Update, workspace: Workspace, tables: Tables, folder: Path) -> Student:
+def _teach(update: Update, workspace: Workspace, tables: Tables, folder: Path) -> Student | Path:
     """A trial of the search: the base has learnt the tables by the workspace's settings."""
-    from updater.train.fit import fit
     from updater.train.record import Watch
 
-    base = _base(workspace, update)
-    student, lesson, guards = teach.ready(workspace, update, base, tables, progress=False)
-    fit(
-        student.model,
-        lesson,
-        training=training_of(workspace, update).on_one_device,
-        guards=guards,
-        folder=folder,
-        watch=Watch(progress=False),
-    )
-    return student
+    base, watch = _base(workspace, update), Watch(progress=False)
+    return teach.learn(workspace, update, base, tables, watch, folder=folder).learnt
 
 
 def _from_scratch(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -137,12 +127,14 @@ def _fit(
     new = _new_examples(workspace, update)
     progress, training = workspace.progress, training_of(workspace, update)
     drafts.check(training, start)
-    tables = Tables(new, rehearsed)
+    tables, trace = Tables(new, rehearsed), traces.trace_of(workspace)
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
     with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
         watch = Watch(curve.add, progress)
-        learnt, lesson, done = teach.learn(workspace, update, start, tables, watch)
+        learnt, lesson, done = teach.learn(
+            workspace, update, start, tables, watch, folder=folder / "training", trace=trace
+        )
     if done.too_long:
         log.warning(
             "%s: %d examples of more than %d tokens were left out of training",

@@ -36,6 +36,7 @@ from updater.stopwatch import Stopwatch
 from updater.study import first as firsts
 from updater.study.job import Job
 from updater.study.results import Stage, learnt
+from updater.train.adapt import freeze
 from updater.train.encode import Encoded, encode, select
 from updater.train.fit import Fit, fit
 from updater.train.lesson import Lesson
@@ -68,8 +69,7 @@ class FineTuned:
     def __init__(self, job: Job) -> None:
         self._job, self._settings = job, job.settings
         self.model = firsts.Model(*checkpoint.load(job.first.place / "checkpoint"))
-        if not self._settings.training.train_routers:
-            checkpoint.freeze_routers(self.model.network)
+        freeze(self.model.network, self._settings.training)
         self._memory = Memory()
         self._starts = _starts(job)
         self._cursors = self._starts
@@ -104,14 +104,22 @@ class FineTuned:
     def _after(self, period: str, before: Sequence[Stage], lesson: Lesson, done: Fit) -> Memory:
         newest = select(lesson.examples, np.arange(lesson.num_new))
         past = self._sample((*self._learnt(before), period))
-        settings, network = self._settings.regularizer, self.model.network
-        return self._memory.after(settings, network, done, past=past, newest=newest)
+        return self._kept(self._memory, done, past=past, newest=newest)
 
     def _after_first(self, stage: Stage) -> Memory:
         sample = self._sample(self._job.stream.span.first)
         done = firsts.trained(self._job.first, stage)
-        settings, network = self._settings.regularizer, self.model.network
-        return Memory().after(settings, network, done, past=sample, newest=sample)
+        return self._kept(Memory(), done, past=sample, newest=sample)
+
+    def _kept(self, memory: Memory, done: Fit, *, past: Encoded, newest: Encoded) -> Memory:
+        return memory.after(
+            self._settings.regularizer,
+            self.model.network,
+            done,
+            past=past,
+            newest=newest,
+            precision=self._settings.training.precision,
+        )
 
     def _learnt(self, before: Sequence[Stage]) -> tuple[str, ...]:
         return learnt(self._job.stream.span.first, before)
@@ -165,8 +173,12 @@ class FineTuned:
         return window.load(manifest, self._locate)
 
     def _encoded(self, table: pa.Table) -> Encoded:
-        longest = self._settings.model.max_length_tokens
-        return encode(self.model.tokenizer, table, max_length_tokens=longest)
+        return encode(
+            self.model.tokenizer,
+            table,
+            max_length_tokens=self._settings.model.max_length_tokens,
+            thinking=self._settings.training.train_thinking,
+        )
 
     def _lesson(self, period: str, manifest: Manifest) -> Lesson:
         return Lesson.of(
@@ -174,6 +186,7 @@ class FineTuned:
             self._job.stream.train(period),
             self._load(manifest) if manifest.choices else None,
             max_length_tokens=self._settings.model.max_length_tokens,
+            thinking=self._settings.training.train_thinking,
         )
 
     def _fit(self, lesson: Lesson) -> Fit:

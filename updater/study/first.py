@@ -106,7 +106,10 @@ def from_scratch(
     )
     model = Model(*checkpoint.load(initial))
     longest = settings.model.max_length_tokens
-    lesson = Lesson.of(model.tokenizer, examples, None, max_length_tokens=longest)
+    thinking = settings.training.train_thinking
+    lesson = Lesson.of(
+        model.tokenizer, examples, None, max_length_tokens=longest, thinking=thinking
+    )
     done = fit(
         model.network,
         lesson,
@@ -148,8 +151,10 @@ def counted(answered: Outcomes) -> Scores:
 
 def answers(model: Model, stream: Stream, settings: Settings) -> Outcomes:
     """Period -> (id, right) of each holdout example, of every period of the stream."""
+    asked = ("id", "prompt", "completion", "messages")
     holdouts = [
-        stream.holdout(period).select(("id", "prompt", "completion")) for period in stream.data
+        table.select([name for name in asked if name in table.column_names])
+        for table in map(stream.holdout, stream.data)
     ]
     found = outcomes(
         model.network,

@@ -45,6 +45,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
             (
                 *("regularizer.estimator", "regularizer.num_examples", "regularizer.terms"),
                 *("regularizer.scale", "regularizer.format", "regularizer.top_k"),
+                "regularizer.offload",
                 *("rehearsal.strata", "rehearsal.pool_factor"),
                 *("training.lora_rank", "training.lora_alpha", "training.lora_experts"),
             ),

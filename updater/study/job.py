@@ -23,12 +23,14 @@ RECORD = 2
 LATER: Mapping[str, Mapping[str, Any]] = {
     "training": {
         "mtp": "keep",
+        "train_thinking": False,
         "router_bias_rate": 0.0,
         "activation_checkpointing": False,
         "nodes": 1,
         "strategy": "auto",
         "rendezvous": "",
-    }
+    },
+    "regularizer": {"offload": False},
 }
 """Section -> setting that came when records were kept already -> how runs went before it. Where it
 still says so it is no part of a key, so that those records hold."""

@@ -6,7 +6,6 @@ no peft and no adapter support of a serving stack, which for routed experts is r
 TensorRT-LLM #12154). Called by `updater.train.fit`.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from regularizers.anchor import Regularizer
 from regularizers.low_rank import Factors, under
+from updater.nemotron.checkpoint import freeze_routers
+from updater.nemotron.dtypes import released_dtype
 from updater.nemotron.validate import Contents
 from updater.settings import TrainingSettings
 
@@ -73,28 +74,39 @@ def adapted(model: NemotronHForCausalLM, training: TrainingSettings) -> Iterator
             weight.requires_grad_(trained[name])
 
 
+def freeze(model: NemotronHForCausalLM, training: TrainingSettings) -> None:
+    """What this training leaves where it is takes no gradient from now on: nothing that is not
+    trained is held, nor has an importance."""
+    if training.adapt == "lora":
+        moves = {name for name, _ in _linears(model)}
+        for name, weight in model.named_parameters():
+            of_experts = training.lora_experts and name.endswith(EXPERTS)
+            weight.requires_grad_(of_experts or name.removesuffix(".weight") in moves)
+    elif not training.train_routers:
+        freeze_routers(model)
+
+
 def frozen_dtype(training: TrainingSettings, contents: Contents) -> torch.dtype:
     """Of the weights that take no gradient: bfloat16 where LoRA trains in mixed precision what was
     released so, for then no digit is lost and no larger copy needed; else float32."""
-    wide = (e.dtype for e in contents.entries.values() if len(e.shape) > 1)
-    released = Counter(wide).most_common(1)[0][0]
-    small = training.adapt == "lora" and training.precision == "bf16-mixed" and released == "BF16"
-    return torch.bfloat16 if small else torch.float32
+    mixed = training.adapt == "lora" and training.precision == "bf16-mixed"
+    return released_dtype(contents) if mixed else torch.float32
 
 
 def _config(model: NemotronHForCausalLM, training: TrainingSettings) -> LoraConfig:
-    linears = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in LINEARS
-    ]
     experts = list(EXPERTS) if training.lora_experts else None
     return LoraConfig(
         r=training.lora_rank,
         lora_alpha=training.lora_alpha,
-        target_modules=linears,
+        target_modules=[name for name, _ in _linears(model)],
         target_parameters=experts,
     )
+
+
+def _linears(model: NemotronHForCausalLM) -> Iterator[tuple[str, nn.Linear]]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in LINEARS:
+            yield name, module
 
 
 def _factors(

@@ -6,7 +6,7 @@ by `updater.train.lesson`, `updater.train.schedule` and `updater.evaluate`.
 Shape suffixes: b examples of a batch, l positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerFast
+
+from updater.train.conversations import turns
 
 PADDING = 0
 """The token that batches are padded with: `<pad>` of our tokenizers, `<unk>` of NVIDIA's, which no
@@ -69,21 +71,34 @@ class Batch:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast, table: pa.Table, *, max_length_tokens: int
+    tokenizer: PreTrainedTokenizerFast,
+    table: pa.Table,
+    *,
+    max_length_tokens: int,
+    thinking: bool = False,
 ) -> Encoded:
-    """Every example of `table` (columns id, prompt, completion) that is short enough, as tokens.
+    """Every example of `table` (columns id, prompt, completion, and where there are conversations
+    messages) that is short enough, as tokens.
 
-    A prompt is encoded as a serving stack would encode it, a completion with nothing added.
+    A prompt is encoded as a serving stack would encode it, a completion with nothing added but the
+    end of sequence; of a conversation both come from the chat template, and so does the end.
+    `thinking`: whether a conversation's thinking belongs to its completion, or to its prompt.
+
+    Raises:
+        InputError: the chat template can't be used, as `updater.train.conversations.turns` says.
     """
     prompts = _token_ids(tokenizer, table["prompt"], special=True)
     completions = _token_ids(tokenizer, table["completion"], special=False)
-    end = [tokenizer.eos_token_id]
+    for ids in completions:
+        ids.append(tokenizer.eos_token_id)
+    for row, prompt, completion in _spoken(tokenizer, table, thinking=thinking):
+        prompts[row], completions[row] = prompt, completion
     prompt_lengths = np.fromiter(map(len, prompts), np.int64, len(prompts))
-    lengths = prompt_lengths + np.fromiter(map(len, completions), np.int64, len(completions)) + 1
+    lengths = prompt_lengths + np.fromiter(map(len, completions), np.int64, len(completions))
     fits = lengths <= max_length_tokens
     rows = np.flatnonzero(fits)
     tokens = np.fromiter(
-        chain.from_iterable(chain(prompts[row], completions[row], end) for row in rows),
+        chain.from_iterable(chain(prompts[row], completions[row]) for row in rows),
         np.int32,
         int(lengths[rows].sum()),
     )
@@ -94,6 +109,25 @@ def encode(
         rows=rows,
         too_long=tuple(str(table["id"][int(row)]) for row in np.flatnonzero(~fits)),
     )
+
+
+def _spoken(
+    tokenizer: PreTrainedTokenizerFast, table: pa.Table, *, thinking: bool
+) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Row, prompt and completion of each conversation. What a template says is all there is: the
+    tokenizer adds nothing."""
+    if "messages" not in table.column_names:
+        return
+    messages = table["messages"].to_pylist()
+    rows = [row for row, one in enumerate(messages) if one is not None]
+    if not rows:
+        return
+    rendered = turns(tokenizer, (messages[row] for row in rows), thinking=thinking)
+    texts = (
+        pa.chunked_array([pa.array(part, pa.string())]) for part in zip(*rendered, strict=True)
+    )
+    prompts, completions = (_token_ids(tokenizer, text, special=False) for text in texts)
+    yield from zip(rows, prompts, completions, strict=True)
 
 
 def _token_ids(

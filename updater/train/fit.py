@@ -12,11 +12,10 @@ import torch
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.errors import InputError
-from updater.nemotron.checkpoint import freeze_routers
 from updater.nemotron.load import ExpertLoad
 from updater.progress import Progress
 from updater.settings import TrainingSettings
-from updater.train.adapt import adapted
+from updater.train.adapt import adapted, freeze
 from updater.train.encode import PADDING
 from updater.train.guards import Guards
 from updater.train.learner import Learner
@@ -87,8 +86,7 @@ def fit(
         UpdateError: the loss or a weight is no number, or the loss has diverged.
     """
     _check(training, trace, ranks)
-    if not training.train_routers:
-        freeze_routers(model)
+    freeze(model, training)
     plan = Plan(lesson, training)
     counted = ExpertLoad(model, padding=PADDING, total=ranks.total)
     with adapted(model, training) as adaptation, counted as load:

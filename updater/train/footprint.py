@@ -22,13 +22,13 @@ from transformers.models.nemotron_h import modeling_nemotron_h
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers.formats import kept, num_bytes
-from updater.nemotron.checkpoint import build, freeze_routers
+from updater.nemotron.checkpoint import build
 from updater.nemotron.layout import pattern
 from updater.nemotron.weights import stays_float32
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import HOLD_WEIGHTS
 from updater.train.activations import checkpointed
-from updater.train.adapt import adapted
+from updater.train.adapt import adapted, freeze
 from updater.train.likelihood import LOGITS_BYTES
 
 CONTEXT_BYTES = 2**30
@@ -99,7 +99,7 @@ def footprint(
         largest = max(largest, twice["trained"] + twice["frozen"])
         for _ in range(letters.count(kind)):
             total.update(twice)
-    holds = regularizer.method in HOLD_WEIGHTS
+    holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
     num_tokens = training.batch_size * length
     return Footprint(
         weights=(4 * total["trained"] + frozen_dtype.itemsize * total["frozen"]) // shards,
@@ -129,10 +129,9 @@ def _measured(
     with ExitStack() as block:
         with torch.device("meta"):
             model = build(fields)
+            freeze(model, training)
             adaptation = block.enter_context(adapted(model, training))
         block.enter_context(checkpointed(model, on=training.activation_checkpointing))
-        if not training.train_routers:
-            freeze_routers(model)
         found: Counter[str] = Counter()
         for name, parameter in model.named_parameters():
             found["trained" if parameter.requires_grad else "frozen"] += parameter.numel()

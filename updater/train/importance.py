@@ -5,10 +5,12 @@ Changes nothing. Called by `updater.train.memory`, the importance step of `updat
 benchmarks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
@@ -20,9 +22,11 @@ from updater.errors import UpdateError
 from updater.nemotron.experts import routed_tokens
 from updater.nemotron.weights import is_experts
 from updater.progress import Progress
-from updater.train.encode import Batch, Encoded, collate
+from updater.train.encode import Batch, Encoded, collate, select
 from updater.train.likelihood import completion_logits, negative_log_likelihood
+from updater.train.ranks import ALONE, Ranks
 from updater.train.record import RATE
+from updater.train.shards import gathered
 
 SAMPLED_BATCH = 16
 """Examples a backward pass of the `sampled` estimator: larger is faster, and ranks some layers
@@ -42,7 +46,10 @@ def estimate(
     checkpoint_digest: str,
     data_digest: str,
     form: str = "float32",
+    precision: str = "32-true",
     progress: bool = True,
+    on_progress: Callable[[int], object] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Importance:
     """The importance of every parameter that takes a gradient, for the examples, in the format
     `form`.
@@ -55,6 +62,14 @@ def estimate(
     count is our choice: those that an answer comes from). Experts are then made comparable by the
     tokens routed to them (`normalise_by_evidence`).
 
+    Args:
+        precision: of the forward passes and of those back, as of a training: "bf16-mixed", or
+            float32. Squares are added up in float32.
+        on_progress: told how many examples are done.
+        ranks: the processes that call it together. Where each has the weights whole, each sees to
+            a part of the examples; in shards all go through all of them, for the gradient of one
+            example is needed by itself, and the first alone has the importance, on the CPU.
+
     Raises:
         UpdateError: no example is short enough, or the model has diverged so far that a loss or a
             gradient is no number that float32 has, or `form`.
@@ -65,22 +80,49 @@ def estimate(
             " model.max_length_tokens"
         )
     model.eval()
+    mine = _share(examples, ranks)
     with (
         overflow_told(),
-        Progress("importance", len(examples), shown=progress) as shown,
+        Progress("importance", len(mine), shown=progress) as shown,
         routed_tokens(model) as routed,
+        torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"),
     ):
+
+        def reach(done: int) -> None:
+            shown.reach(done)
+            if on_progress is not None:
+                on_progress(done)
+
         estimate_from, size, loss = _ASKED[estimator]
         found = estimate_from(
             dict(model.named_parameters()),
-            batches(model, examples, size),
-            loss(model),
-            progress=shown.reach,
+            batches(model, mine, size),
+            loss(model, ranks),
+            progress=reach,
         )
+        found = _over_all(found, len(mine), ranks)
         importance = Importance(found, estimator, len(examples), checkpoint_digest, data_digest)
         experts = [name for name in found if is_experts(name)]
-        tokens = {name: routed[name.partition(".experts.")[0]] for name in experts}
+        seen = {mixer: ranks.total(count) for mixer, count in routed.items()}
+        tokens = {name: seen[name.partition(".experts.")[0]] for name in experts}
         return normalise_by_evidence(importance, tokens).in_format(form)
+
+
+def _share(examples: Encoded, ranks: Ranks) -> Encoded:
+    if ranks.mesh is not None or len(examples) < ranks.world:
+        return examples
+    return select(examples, np.arange(ranks.rank, len(examples), ranks.world))
+
+
+def _over_all(found: dict[str, Tensor], num_examples: int, ranks: Ranks) -> dict[str, Tensor]:
+    """The mean over all examples, of the means over each process's `num_examples`."""
+    if ranks.mesh is not None:
+        return gathered(found, kept=ranks.first)
+    if ranks.world > 1:
+        num_all = int(ranks.total(torch.tensor(num_examples)))
+        for name, mean in found.items():
+            found[name] = ranks.total(mean.mul_(num_examples)).div_(num_all)
+    return found
 
 
 @contextmanager
@@ -114,31 +156,35 @@ def batches(model: NemotronHForCausalLM, encoded: Encoded, size: int) -> Iterato
         yield collate(encoded, alike).to(model.device)
 
 
-def _true_loss(model: NemotronHForCausalLM) -> Callable[[Batch], torch.Tensor]:
+def _true_loss(model: NemotronHForCausalLM, _: Ranks) -> Callable[[Batch], Tensor]:
     return lambda batch: negative_log_likelihood(model, batch)[0].sum()
 
 
-def _sampled_loss(model: NemotronHForCausalLM) -> Callable[[Batch], tuple[torch.Tensor, int]]:
-    generator = torch.Generator(model.device).manual_seed(SAMPLED_SEED)
+def _sampled_loss(
+    model: NemotronHForCausalLM, ranks: Ranks
+) -> Callable[[Batch], tuple[Tensor, int]]:
+    generator = torch.Generator(model.device).manual_seed(SAMPLED_SEED + ranks.rank)
 
-    def loss(batch: Batch) -> tuple[torch.Tensor, int]:
+    def loss(batch: Batch) -> tuple[Tensor, int]:
         logits_cv, _, _ = completion_logits(model, batch)
         chances_cv = logits_cv.detach().softmax(-1)
         if not bool(chances_cv.isfinite().all()):  # of which torch draws nothing
             raise NotFiniteError("the model's answers are no chances: it diverges")
         drawn_c = torch.multinomial(chances_cv, 1, generator=generator)[:, 0]
+        if ranks.mesh is not None:  # all go through the same examples
+            drawn_c = ranks.same(drawn_c)
         size = len(batch.tokens_bl)
         return functional.cross_entropy(logits_cv, drawn_c, reduction="sum") / size, size
 
     return loss
 
 
-def _squared_norm(model: NemotronHForCausalLM) -> Callable[[Batch], torch.Tensor]:
+def _squared_norm(model: NemotronHForCausalLM, _: Ranks) -> Callable[[Batch], Tensor]:
     return lambda batch: completion_logits(model, batch)[0].square().sum()
 
 
-_Estimator = Callable[..., dict[str, torch.Tensor]]
-_ASKED: dict[str, tuple[_Estimator, int, Callable[[NemotronHForCausalLM], Callable]]] = {
+_Estimator = Callable[..., dict[str, Tensor]]
+_ASKED: Mapping[str, tuple[_Estimator, int, Callable[[NemotronHForCausalLM, Ranks], Callable]]] = {
     "empirical": (fisher.ESTIMATORS["empirical"], 1, _true_loss),
     "sampled": (fisher.ESTIMATORS["sampled"], SAMPLED_BATCH, _sampled_loss),
     "mas": (output_sensitivity, 1, _squared_norm),

@@ -27,14 +27,15 @@ class Lesson:
         rehearsed: pa.Table | None,
         *,
         max_length_tokens: int,
+        thinking: bool = False,
     ) -> "Lesson":
-        """The examples of both tables (columns id, prompt, completion); those of more than
-        `max_length_tokens` are left out and stand in `examples.too_long`.
+        """The examples of both tables, as `updater.train.encode.encode` takes them; those of more
+        than `max_length_tokens` are left out and stand in `examples.too_long`.
 
         Raises:
             UpdateError: no new one is short enough.
         """
-        examples = encode(tokenizer, new, max_length_tokens=max_length_tokens)
+        examples = encode(tokenizer, new, max_length_tokens=max_length_tokens, thinking=thinking)
         num_new = len(examples)
         if not num_new:
             raise UpdateError(
@@ -43,6 +44,8 @@ class Lesson:
                 " others"
             )
         if rehearsed is not None:
-            old = encode(tokenizer, rehearsed, max_length_tokens=max_length_tokens)
+            old = encode(
+                tokenizer, rehearsed, max_length_tokens=max_length_tokens, thinking=thinking
+            )
             examples = join(examples, old)
         return cls(examples, num_new)

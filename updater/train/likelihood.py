@@ -50,16 +50,36 @@ def token_losses(
     `most_tokens`: of the process that has the most, where many share a head in shards: each has to
     ask for it as often.
     """
-    most = max(LOGITS_BYTES // (4 * lm_head.out_features), 1)
-    num_pieces = -(-max(len(tokens_c), most_tokens) // most)
-    if num_pieces <= 1:
+    pieces = _pieces(lm_head, hidden_cd, tokens_c, most_tokens)
+    if len(pieces) == 1:
         return _token_losses(lm_head, hidden_cd, tokens_c)
-    pieces = zip(hidden_cd.tensor_split(num_pieces), tokens_c.tensor_split(num_pieces), strict=True)
     parts = [
         checkpoint(_token_losses, lm_head, hidden, tokens, use_reentrant=False)
         for hidden, tokens in pieces
     ]
     return torch.cat(parts)
+
+
+def greedy(
+    lm_head: nn.Linear, hidden_cd: Tensor, tokens_c: Tensor, *, most_tokens: int = 0
+) -> tuple[Tensor, Tensor]:
+    """losses_c as `token_losses`, and choices_c: the most likely token at each position, of equal
+    ones the smallest. Without a graph; logits for some tokens at a time."""
+    losses, choices = [], []
+    for hidden, tokens in _pieces(lm_head, hidden_cd, tokens_c, most_tokens):
+        logits_cv = lm_head(hidden).float()
+        losses.append(functional.cross_entropy(logits_cv, tokens, reduction="none"))
+        choices.append(logits_cv.argmax(-1))
+    return torch.cat(losses), torch.cat(choices)
+
+
+def _pieces(
+    lm_head: nn.Linear, hidden_cd: Tensor, tokens_c: Tensor, most_tokens: int
+) -> list[tuple[Tensor, Tensor]]:
+    """At least one, each of so few tokens that its logits fit into `LOGITS_BYTES`."""
+    most = max(LOGITS_BYTES // (4 * lm_head.out_features), 1)
+    number = max(-(-max(len(tokens_c), most_tokens) // most), 1)
+    return list(zip(hidden_cd.tensor_split(number), tokens_c.tensor_split(number), strict=True))
 
 
 def _token_losses(lm_head: nn.Linear, hidden_cd: Tensor, tokens_c: Tensor) -> Tensor:

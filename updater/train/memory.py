@@ -54,14 +54,16 @@ class Memory:
         if self.held is None:
             return Guards()
         objective = objective_for(settings, model, lesson, progress=progress)
-        return Guards(self._anchor(settings), objective)
+        return Guards(self._anchor(settings, model), objective)
 
-    def _anchor(self, settings: RegularizerSettings) -> Regularizer:
+    def _anchor(self, settings: RegularizerSettings, model: NemotronHForCausalLM) -> Regularizer:
         if self.held is None or not self.held.importance or settings.penalty_strength == 0:
             return NoAnchor()
         strength = settings.penalty_strength
         with overflow_told():  # of what a training recorded, or of terms together
-            return QuadraticAnchor(self.held.anchor, self.held.importance, strength)
+            anchor = QuadraticAnchor(self.held.anchor, self.held.importance, strength)
+        anchor.settle(dict(model.named_parameters()), offload=settings.offload)
+        return anchor
 
     def after(
         self,
@@ -71,6 +73,7 @@ class Memory:
         *,
         past: Encoded,
         newest: Encoded,
+        precision: str = "32-true",
     ) -> "Memory":
         """What is kept once `model` has learnt `newest`.
 
@@ -81,6 +84,7 @@ class Memory:
             past: a uniform sample of all that was ever learnt, `newest` too: what importance is
                 estimated on where the newest term has to hold everything.
             newest: the train examples of this update's new period.
+            precision: of the passes that importance is estimated by, as of the training.
 
         Raises:
             UpdateError: as `estimate`.
@@ -89,7 +93,7 @@ class Memory:
         if method is None:
             return Memory(Held({}, {}))
         examples = {"past": past, "newest": newest}[method.looks_at]
-        importance = _importance(method, settings, model, done, examples)
+        importance = _importance(method, settings, model, done, examples, precision)
         importance = scaled(importance, settings.scale)
         term = Held({name: p.detach().clone() for name, p in model.named_parameters()}, importance)
         return Memory(method.consolidate(self.held, term, decay=settings.decay))
@@ -151,6 +155,7 @@ def _importance(
     model: NemotronHForCausalLM,
     done: Fit,
     examples: Encoded,
+    precision: str,
 ) -> Mapping[str, Weight]:
     """In the format that is configured; ones need no more memory than one number in any."""
     if method.source == "ones":
@@ -164,6 +169,7 @@ def _importance(
         checkpoint_digest="",
         data_digest="",
         form=settings.format,
+        precision=precision,
         progress=False,
     )
     return estimated.tensors

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from updater.nemotron.checkpoint import freeze_routers, random
+from updater.nemotron.checkpoint import random
 from updater.nemotron.layout import pattern
 from updater.settings import TrainingSettings
 from updater.train.activations import checkpointed
-from updater.train.adapt import adapted
+from updater.train.adapt import adapted, freeze
 from updater.train.encode import Batch
 from updater.train.learner import adamw
 from updater.train.likelihood import negative_log_likelihood
@@ -69,7 +69,7 @@ def _seconds(
     targets_bl = torch.zeros_like(tokens_bl, dtype=torch.bool)
     targets_bl[:, length // 2 :] = True
     batch = Batch(tokens_bl, targets_bl)
-    freeze_routers(model)
+    freeze(model, training)
     model.train()
     with adapted(model, training), checkpointed(model, on=training.activation_checkpointing):
         optimizer = adamw({n: p for n, p in model.named_parameters() if p.requires_grad}, training)

@@ -64,6 +64,12 @@ class Ranks:
         distributed.broadcast_object_list(box)
         return box[0]
 
+    def same(self, tensor: Tensor) -> Tensor:
+        """The first one's tensor, in the memory of each one's own, which is returned."""
+        if self.world > 1:
+            distributed.broadcast(tensor, 0)
+        return tensor
+
     def wait(self) -> None:
         """All have come to this place."""
         if self.world > 1:

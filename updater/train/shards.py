@@ -5,7 +5,7 @@ while it computes, and its gradients are summed into shards on the way back. Cal
 `updater.launch.worker` and, for what a training recorded, by `updater.train.fit`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ def shard(model: NemotronHForCausalLM, mesh: DeviceMesh) -> None:
         fully_shard(block, mesh=mesh)
     fully_shard(model.model, mesh=mesh)
     fully_shard(model.lm_head, mesh=mesh)
+
+
+def arranged(mesh: DeviceMesh | None) -> Callable[[NemotronHForCausalLM], None] | None:
+    """What `updater.nemotron.checkpoint.load` takes to cut the model over the mesh; None: nothing
+    is cut."""
+    return None if mesh is None else lambda model: shard(model, mesh)
 
 
 def reshard(model: NemotronHForCausalLM) -> None:

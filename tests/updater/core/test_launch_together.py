@@ -22,8 +22,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 from regularizers import importance as weights
 from regularizers.consolidate import Held
 from updater.errors import InputError, UpdateError
-from updater.launch import answer, together
-from updater.launch.task import Task, TermFiles
+from updater.launch import answer, processes, together
+from updater.launch.task import Learning, TermFiles
 from updater.nemotron import checkpoint
 from updater.settings import RegularizerSettings, SearchSettings, TrainingSettings
 from updater.train.fit import Fit, fit
@@ -97,9 +97,9 @@ def alone(
     return model, done
 
 
-def task(base: Path, importance: Path, *, trace: str = "", **changes: Any) -> Task:
+def task(base: Path, importance: Path, *, trace: str = "", **changes: Any) -> Learning:
     training = dataclasses.replace(TRAINING, **changes)
-    return Task(base, training, EWC, (TermFiles(base, importance),), trace)
+    return Learning(base, training, EWC, (TermFiles(base, importance),), trace)
 
 
 @pytest.mark.parametrize(
@@ -172,14 +172,14 @@ def test_logits_that_are_made_in_pieces(
 ) -> None:
     """Each process has to ask for the output head as often as the one with the most tokens."""
     model, _ = alone(base, lesson, importance, tmp_path / "one")
-    whole = together.torchrun
+    whole = processes.torchrun
 
     def driven(training: TrainingSettings, folder: Path) -> list[str]:
         driver = str(Path(__file__).with_name("pieces_driver.py"))
         command = whole(training, folder)
         return [*command[:-3], driver, command[-1]]
 
-    monkeypatch.setattr(together, "torchrun", driven)
+    monkeypatch.setattr(processes, "torchrun", driven)
     asked = task(base, importance, devices=2)
     together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
     same_weights(tmp_path / "many", model)
@@ -241,7 +241,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
     first: str,
     then: int,
 ) -> None:
-    monkeypatch.setattr(together, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(processes, "_POLL_SECONDS", 0.02)
     changes: dict[str, Any] = {"epochs": 8}
     model, one = alone(base, lesson, importance, tmp_path / "one", **changes)
     asked = task(base, importance, devices=2, strategy=first, **changes)
@@ -295,8 +295,8 @@ def test_no_process_outlives_the_one_that_asked(
     asked.write(folder, lesson)
     code = (
         "import sys; from pathlib import Path; from updater.launch import together\n"
-        "from updater.launch.task import Task; from updater.train.record import Watch\n"
-        "folder = Path(sys.argv[1]); task, lesson = Task.read(folder)\n"
+        "from updater.launch.task import Learning; from updater.train.record import Watch\n"
+        "folder = Path(sys.argv[1]); task, lesson = Learning.read(folder)\n"
         "together.fit(task, lesson, folder=folder, watch=Watch(progress=False))"
     )
     asker = subprocess.Popen([sys.executable, "-c", code, str(folder)])
@@ -330,7 +330,7 @@ def test_a_base_that_is_none_is_told_as_it_is(
 def test_processes_that_crash_each_time_say_their_last_lines(
     base: Path, lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "MAX_RESTARTS", 0)
+    monkeypatch.setattr(processes, "MAX_RESTARTS", 0)
     asked = task(base, tmp_path / "gone.safetensors", devices=2)
     with pytest.raises(UpdateError, match=r"exit code 1.*FileNotFoundError: .*gone\.safetensors"):
         together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
@@ -343,7 +343,7 @@ def test_a_task_is_read_as_it_was_written(base: Path, lesson: Lesson, tmp_path: 
     )
     asked = dataclasses.replace(asked, terms=(*asked.terms, TermFiles(base, None)))
     asked.write(tmp_path, lesson)
-    read, learnt = Task.read(tmp_path)
+    read, learnt = Learning.read(tmp_path)
     assert read == asked
     assert learnt.num_new == lesson.num_new
     assert learnt.examples.too_long == lesson.examples.too_long
@@ -353,9 +353,9 @@ def test_a_task_is_read_as_it_was_written(base: Path, lesson: Lesson, tmp_path: 
 
 def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    together.check(TrainingSettings(devices=2))
+    processes.check(TrainingSettings(devices=2))
     with pytest.raises(InputError, match=r"training\.devices = 3\. this machine has 2 GPUs"):
-        together.check(TrainingSettings(devices=3))
+        processes.check(TrainingSettings(devices=3))
 
 
 def test_two_nodes_train_as_one(

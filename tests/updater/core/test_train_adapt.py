@@ -14,9 +14,11 @@ from updater.errors import InputError
 from updater.nemotron import checkpoint, files
 from updater.nemotron.weights import stays_float32
 from updater.settings import TrainingSettings
-from updater.train.adapt import adapted, frozen_dtype
+from updater.train.adapt import adapted, freeze, frozen_dtype
+from updater.train.encode import encode
 from updater.train.fit import Fit, fit
 from updater.train.guards import Guards
+from updater.train.importance import estimate
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
 
@@ -302,3 +304,66 @@ def test_trained_on_bfloat16_it_comes_to_what_float32_weights_come_to(
     moved = sum(float((ends[0][n] - start[n]).square().sum()) for n in start)
     assert apart < moved / 4
     assert losses[1] == pytest.approx(losses[0], rel=0.1, abs=0.05)
+
+
+@pytest.mark.parametrize("experts", [True, False])
+def test_what_lora_leaves_has_no_importance(experts: bool, base: Path, language: Any) -> None:
+    model, tokenizer = checkpoint.load(base)
+    training = dataclasses.replace(LORA, lora_experts=experts)
+    freeze(model, training)
+    held = {name for name, p in model.named_parameters() if p.requires_grad}
+    found = estimate(
+        model,
+        encode(tokenizer, language(0, 4), max_length_tokens=64),
+        estimator="empirical",
+        checkpoint_digest="",
+        data_digest="",
+        progress=False,
+    )
+    with adapted(model, training) as adaptation:
+        assert found.tensors.keys() == held == set(adaptation.factors)
+    whole, _ = checkpoint.load(base)
+    freeze(whole, dataclasses.replace(training, adapt="full"))
+    routers = {n for n, p in whole.named_parameters() if not p.requires_grad}
+    assert routers == {n for n, _ in whole.named_parameters() if n.endswith("gate.weight")}
+
+
+def test_the_anchor_is_that_of_the_whole_importance(base: Path, language: Any) -> None:
+    """What has no factors does not move, so that nothing is lost with its importance."""
+    model, tokenizer = checkpoint.load(base)
+    examples = encode(tokenizer, language(0, 4), max_length_tokens=64)
+    about = {
+        "estimator": "empirical",
+        "checkpoint_digest": "",
+        "data_digest": "",
+        "progress": False,
+    }
+    whole = estimate(model, examples, **about).tensors
+    freeze(model, LORA)
+    part = estimate(model, examples, **about).tensors
+    for name, tensor in part.items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-4, atol=1e-9)
+    with adapted(model, LORA) as adaptation:
+        disturb(model)
+        weights = dict(model.named_parameters())
+        held = dict(adaptation.weights)
+        both = [
+            adaptation.hold(QuadraticAnchor(held, of, 1.0)).penalty(weights) for of in (whole, part)
+        ]
+    torch.testing.assert_close(*both)
+
+
+def test_importance_of_a_bfloat16_model_in_mixed_precision(trained: Path, language: Any) -> None:
+    """As the whole Nano is weighed on one GPU: frozen weights in bfloat16, autocast."""
+    exact, tokenizer = checkpoint.load(trained)
+    rounded, _ = checkpoint.load(trained, dtype=torch.bfloat16)
+    examples = encode(tokenizer, language(0, 12), max_length_tokens=64)
+    about = {"estimator": "empirical", "checkpoint_digest": "", "data_digest": ""}
+    found = []
+    for model, precision in ((exact, "32-true"), (rounded, "bf16-mixed")):
+        freeze(model, LORA)
+        one = estimate(model, examples, **about, precision=precision, progress=False)
+        assert {tensor.dtype for tensor in one.tensors.values()} == {torch.float32}
+        found.append(torch.cat([tensor.flatten() for tensor in one.tensors.values()]))
+    assert torch.corrcoef(torch.stack(found))[0, 1] > 0.9
+    assert float(found[1].sum() / found[0].sum()) == pytest.approx(1, abs=0.3)

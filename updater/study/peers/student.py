@@ -74,9 +74,14 @@ class PeerStudent:
         return peer, time.monotonic() - started
 
     def _encoded(self, *periods: str) -> Encoded:
-        longest = self._job.settings.model.max_length_tokens
+        settings = self._job.settings
         table = pa.concat_tables(self._job.stream.train(period) for period in periods)
-        return encode(self.model.tokenizer, table, max_length_tokens=longest)
+        return encode(
+            self.model.tokenizer,
+            table,
+            max_length_tokens=settings.model.max_length_tokens,
+            thinking=settings.training.train_thinking,
+        )
 
     def save(self, folder: Path) -> None:
         """Nothing is kept but the record."""

@@ -1,0 +1,154 @@
+"""Importance and outcomes by many processes: what one process alone comes to."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from regularizers import importance as weights
+from regularizers.formats import parts
+from updater.errors import InputError
+from updater.evaluate import outcomes
+from updater.launch import processes, together
+from updater.launch.task import Asking, Weighing
+from updater.nemotron import checkpoint
+from updater.settings import TrainingSettings
+from updater.train.adapt import freeze
+from updater.train.encode import Encoded, encode
+from updater.train.importance import estimate
+
+FULL = TrainingSettings(devices=2)
+LORA = TrainingSettings(devices=2, adapt="lora", lora_experts=True)
+
+
+def encoded(folder: Path, table: pa.Table) -> Encoded:
+    _, tokenizer = checkpoint.load(folder)
+    return encode(tokenizer, table, max_length_tokens=64)
+
+
+def weighing(folder: Path, training: TrainingSettings, **changes: str) -> Weighing:
+    told = {"estimator": "empirical", "form": "float32"} | changes
+    return Weighing(folder, training, checkpoint_digest="c", data_digest="d", **told)
+
+
+@pytest.mark.parametrize(
+    ("training", "changes"),
+    [
+        (FULL, {}),
+        (dataclasses.replace(FULL, devices=4), {}),
+        (FULL, {"estimator": "sampled", "form": "factored"}),
+        (FULL, {"estimator": "mas"}),
+        (dataclasses.replace(FULL, strategy="ddp", train_routers=True), {"form": "bfloat16"}),
+        (LORA, {}),
+    ],
+    ids=["fsdp", "fsdp of 4", "fsdp sampled", "fsdp mas", "ddp", "lora"],
+)
+def test_an_importance_is_that_of_one_process(
+    trained: Path, language: Any, tmp_path: Path, training: TrainingSettings, changes: dict
+) -> None:
+    examples = encoded(trained, language(0, 21))
+    task = weighing(trained, training, **changes)
+    model, _ = checkpoint.load(trained)
+    freeze(model, training)
+    one = estimate(
+        model,
+        examples,
+        estimator=task.estimator,
+        checkpoint_digest="c",
+        data_digest="d",
+        form=task.form,
+        progress=False,
+    )
+    file = together.estimate(task, examples, folder=tmp_path / "many", progress=False)
+    many = weights.load(file)
+    assert dataclasses.replace(many, tensors={}) == dataclasses.replace(one, tensors={})
+    assert many.tensors.keys() == one.tensors.keys()
+    rounding = 2**-7 if task.form == "bfloat16" else 1e-4
+    for name, weight in one.tensors.items():
+        for mine, theirs in zip(parts(weight), parts(many.tensors[name]), strict=True):
+            largest = float(mine.abs().max())
+            assert largest > 0, name
+            torch.testing.assert_close(
+                theirs, mine, rtol=rounding, atol=1e-5 * largest, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def test_fewer_examples_than_processes(trained: Path, language: Any, tmp_path: Path) -> None:
+    examples = encoded(trained, language(0, 1))
+    model, _ = checkpoint.load(trained)
+    one = estimate(
+        model,
+        examples,
+        estimator="empirical",
+        checkpoint_digest="c",
+        data_digest="d",
+        progress=False,
+    )
+    ddp = dataclasses.replace(FULL, strategy="ddp", train_routers=True)
+    task = weighing(trained, ddp)
+    many = weights.load(together.estimate(task, examples, folder=tmp_path, progress=False))
+    for name, tensor in one.tensors.items():
+        torch.testing.assert_close(many.tensors[name], tensor, rtol=1e-4, atol=1e-10)
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_answers_are_those_of_one_process(
+    trained: Path, language: Any, tmp_path: Path, sharded: bool
+) -> None:
+    tables = {"many": language(500, 37), "one": language(3, 1), "none": language(0, 0)}
+    long = tables["many"].slice(0, 1).set_column(1, "prompt", pa.array(["very " * 80]))
+    tables["many"] = pa.concat_tables([tables["many"], long])
+    model, tokenizer = checkpoint.load(trained)
+    task = Asking(trained, tuple(tables), sharded, batch_size=5, max_length_tokens=64)
+    found = together.outcomes(task, tables, FULL, folder=tmp_path, progress=False)
+    assert found.seconds > 0
+    for name, table in tables.items():
+        one = outcomes(model, tokenizer, table, batch_size=5, max_length_tokens=64)
+        many = found.outcomes[name]
+        for column in ("id", "correct", "predicted"):
+            assert many[column].to_pylist() == one[column].to_pylist()
+        assert many["loss"].to_pylist() == pytest.approx(one["loss"].to_pylist(), abs=1e-4)
+    assert 0 < sum(found.outcomes["many"]["correct"].to_pylist()) < 38
+
+
+def test_logits_that_are_made_in_pieces(
+    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process with fewer tokens asks for the output head as often as the other."""
+    whole = processes.torchrun
+
+    def driven(training: TrainingSettings, folder: Path) -> list[str]:
+        command = whole(training, folder)
+        return [*command[:-3], str(Path(__file__).with_name("pieces_driver.py")), command[-1]]
+
+    monkeypatch.setattr(processes, "torchrun", driven)
+    table = language(500, 23)
+    model, tokenizer = checkpoint.load(trained)
+    one = outcomes(model, tokenizer, table, batch_size=5, max_length_tokens=64)
+    task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64)
+    many = together.outcomes(task, {"t": table}, FULL, folder=tmp_path, progress=False)
+    assert many.outcomes["t"]["correct"].to_pylist() == one["correct"].to_pylist()
+
+
+def test_what_is_no_checkpoint_is_told_as_it_is(language: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    task = Asking(tmp_path / "empty", ("t",), True, batch_size=5, max_length_tokens=64)
+    with pytest.raises(InputError, match="empty"):
+        together.outcomes(
+            task, {"t": language(0, 4)}, FULL, folder=tmp_path / "many", progress=False
+        )
+
+
+def test_tasks_are_read_as_they_were_written(trained: Path, language: Any, tmp_path: Path) -> None:
+    examples = encoded(trained, language(0, 3))
+    weigh = weighing(trained, LORA, estimator="mas")
+    weigh.write(tmp_path, examples)
+    read, seen = Weighing.read(tmp_path)
+    assert read == weigh
+    assert (seen.tokens == examples.tokens).all()
+    ask = Asking(trained, ("a", "b"), False, batch_size=5, max_length_tokens=64)
+    ask.write(tmp_path, {"a": language(0, 2), "b": language(2, 2)})
+    assert Asking.read(tmp_path) == ask

@@ -1,0 +1,52 @@
+"""One of the processes that ask one model together.
+
+Called by `updater.launch.worker`.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from updater.evaluate import outcomes
+from updater.launch import answer
+from updater.launch.task import Asking
+from updater.nemotron import checkpoint
+from updater.nemotron.dtypes import served_dtype
+from updater.stopwatch import Stopwatch
+from updater.train.ranks import Ranks
+from updater.train.shards import arranged
+
+
+def ask(folder: Path, ranks: Ranks, device: str) -> None:
+    """What the checkpoint says to each table lies in the folder."""
+    task = Asking.read(folder)
+    dtype = served_dtype(checkpoint.check(task.checkpoint), device)
+    model, tokenizer = checkpoint.load(
+        task.checkpoint, device=device, dtype=dtype, arranged=arranged(ranks.mesh)
+    )
+    watch, done = Stopwatch(), 0
+    with ExitStack() as told:
+        metrics = told.enter_context(answer.metrics(folder)) if ranks.first else None
+
+        def tell(num_examples: int) -> None:
+            nonlocal done
+            done += num_examples * ranks.world
+            if metrics is not None:
+                metrics(done, {})
+
+        for number in range(len(task.names)):
+            with watch:
+                found = outcomes(
+                    model,
+                    tokenizer,
+                    pq.read_table(Asking.examples(folder, number)),
+                    batch_size=task.batch_size,
+                    max_length_tokens=task.max_length_tokens,
+                    on_progress=tell,
+                    ranks=ranks,
+                )
+            if ranks.first:
+                pq.write_table(found, answer.outcomes(folder, number))
+    if ranks.first:
+        answer.finish(folder, {"seconds": watch.seconds})

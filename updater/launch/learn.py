@@ -1,0 +1,80 @@
+"""One of the processes that train one model together.
+
+Writes the run's state in the task's folder, and in the end what came of it. Called by
+`updater.launch.worker`.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from regularizers import importance
+from regularizers.consolidate import Held
+from regularizers.formats import Weight
+from regularizers.methods import method_of
+from updater.launch import answer
+from updater.launch.task import Learning
+from updater.nemotron import checkpoint
+from updater.train.adapt import freeze, frozen_dtype
+from updater.train.fit import fit
+from updater.train.memory import Memory, ones
+from updater.train.ranks import Ranks
+from updater.train.record import Watch
+from updater.train.shards import arranged, gathered, reshard
+
+
+def learn(folder: Path, ranks: Ranks, device: str) -> None:
+    """The checkpoint that came of the training lies in the folder."""
+    task, lesson = Learning.read(folder)
+    dtype = frozen_dtype(task.training, checkpoint.check(task.start))
+    model, _ = checkpoint.load(
+        task.start, device=device, dtype=dtype, arranged=arranged(ranks.mesh)
+    )
+    freeze(model, task.training)  # before anything goes forward
+    # What was whole in memory is gone with this call: the guards' parts are cut as the model is.
+    guards = _memory(task, model).guards(task.regularizer, model, lesson)
+    if ranks.mesh is not None:
+        reshard(model)
+    with ExitStack() as told:
+        watch = Watch(progress=False)
+        if ranks.first:
+            watch = Watch(told.enter_context(answer.metrics(folder)), progress=False)
+        done = fit(
+            model,
+            lesson,
+            training=task.training,
+            guards=guards,
+            folder=folder,
+            watch=watch,
+            trace=task.trace,
+            ranks=ranks,
+        )
+    state = gathered(model.state_dict(), kept=ranks.first)
+    if ranks.first:
+        checkpoint.export_state(state, task.start, folder / answer.LEARNT)
+        answer.write_fit(folder, done)
+
+
+def _memory(task: Learning, model: NemotronHForCausalLM) -> Memory:
+    if task.terms is None:
+        return Memory()
+    method = method_of(task.regularizer.method, task.regularizer.terms)
+    if method is not None and method.source == "ones":
+        return Memory.of(task.regularizer, [Held(dict(model.named_parameters()), ones(model))])
+    return Memory.of(task.regularizer, _held(task, model))
+
+
+def _held(task: Learning, model: NemotronHForCausalLM) -> Iterator[Held]:
+    """One term after the other, oldest first. A single one is anchored at the model's own weights,
+    in shards as they are; several are consolidated, and for that have to be whole."""
+    assert task.terms is not None, "asked only where something was learnt"
+    for term in task.terms:
+        weights = model
+        if len(task.terms) > 1:
+            weights, _ = checkpoint.load(term.checkpoint, device="cpu")
+        found: dict[str, Weight] = {}
+        if term.importance is not None:
+            found |= importance.load(term.importance).in_format(task.regularizer.format).tensors
+        yield Held({name: p.detach() for name, p in weights.named_parameters()}, found)

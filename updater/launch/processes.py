@@ -1,0 +1,147 @@
+"""Many processes that do one thing together: started, watched, and ended with the one that asked.
+
+torchrun (torch.distributed.run) starts them, and starts them again after a crash. What they are
+to do stands in a folder (`updater.launch.task`), and so does what comes of it
+(`updater.launch.answer`). Called by `updater.launch.together`.
+"""
+
+import gc
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from updater.errors import InputError, UpdateError
+from updater.launch import answer
+from updater.launch.parent import PARENT
+from updater.settings import TrainingSettings
+
+MAX_RESTARTS = 3
+"""After a crash of any process all are started again so many times; chosen, not measured. What
+the settings are to blame for is not tried again."""
+
+log = logging.getLogger("updater")
+
+_LOG = "processes.log"
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 30.0
+
+
+def check(training: TrainingSettings) -> None:
+    """This machine has as many devices as the training asks of each.
+
+    Raises:
+        InputError: it has GPUs, and fewer.
+    """
+    here = torch.cuda.device_count()
+    if here and training.devices > here:
+        raise InputError(
+            f"training.devices = {training.devices}",
+            f"this machine has {here} GPUs",
+            f"set it to {here} at most; more machines are training.nodes",
+        )
+
+
+def run(
+    training: TrainingSettings, folder: Path, *, on_metrics: Callable[[int, dict[str, float]], None]
+) -> None:
+    """The task in the folder is done by as many processes as `training` says.
+
+    With several nodes the others run the same command, which is logged, and see the folder under
+    the same path.
+
+    Args:
+        on_metrics: told how far the processes are and what they measured on the way.
+
+    Raises:
+        InputError, UpdateError: what the first of them raised, and `check`.
+        UpdateError: they crashed time and again.
+    """
+    check(training)
+    command = torchrun(training, folder)
+    _make_room()
+    heard = answer.Heard(folder)
+    with (folder / _LOG).open("ab") as said:
+        if training.nodes > 1:
+            log.warning("run this on each of the other nodes: %s", shlex.join(command))
+        processes = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            env=_environment(training),
+        )
+        try:
+            while (ended := processes.poll()) is None:
+                time.sleep(_POLL_SECONDS)
+                for told in heard.new():
+                    on_metrics(*told)
+                answer.read_refusal(folder)
+        finally:
+            _stop(processes)
+        for told in heard.new():
+            on_metrics(*told)
+    answer.read_refusal(folder)
+    if not answer.is_done(folder):
+        raise UpdateError(_crashed(folder, ended))
+
+
+def torchrun(training: TrainingSettings, folder: Path) -> list[str]:
+    """The command that starts this node's processes."""
+    meet = ["--standalone"]
+    if training.nodes > 1:
+        meet = [
+            f"--nnodes={training.nodes}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={training.rendezvous}",
+            f"--rdzv-id={folder.parent.name}",
+        ]
+    return [
+        *(sys.executable, "-m", "updater.launch.torchrun"),
+        *meet,
+        f"--nproc-per-node={training.devices}",
+        f"--max-restarts={MAX_RESTARTS}",
+        *("-m", "updater.launch.worker", str(folder.resolve())),
+    ]
+
+
+def _environment(training: TrainingSettings) -> dict[str, str]:
+    """torchrun would give each process one thread."""
+    threads = max(torch.get_num_threads() // training.devices, 1)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        PARENT: str(os.getpid()),
+    }
+
+
+def _make_room() -> None:
+    """What this process held on a GPU, for importance or trials, is the processes' to use."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _stop(processes: subprocess.Popen[bytes]) -> None:
+    """None of them is left."""
+    if processes.poll() is not None:
+        return
+    processes.terminate()
+    try:
+        processes.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        processes.kill()
+        processes.wait()
+
+
+def _crashed(folder: Path, code: int) -> str:
+    return (
+        f"the processes ended with exit code {code}, after at most {MAX_RESTARTS} restarts:"
+        f" {answer.read_crash(folder)}. {folder / _LOG} has all of what they said"
+    )

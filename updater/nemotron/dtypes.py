@@ -1,0 +1,24 @@
+"""Which numbers a checkpoint's weights are: as they lie on the disk, and as it is asked.
+
+Not how one is trained (`updater.train.adapt`). Called by that, by the evaluation's steps and by
+`updater.launch`.
+"""
+
+from collections import Counter
+
+import torch
+
+from updater.nemotron.validate import Contents
+
+
+def released_dtype(contents: Contents) -> torch.dtype:
+    """bfloat16 where that is what most matrices lie on the disk in; else float32."""
+    wide = (entry.dtype for entry in contents.entries.values() if len(entry.shape) > 1)
+    most, _ = Counter(wide).most_common(1)[0]
+    return torch.bfloat16 if most == "BF16" else torch.float32
+
+
+def served_dtype(contents: Contents, device: str) -> torch.dtype:
+    """What a model is asked in. On a GPU that in which it was released and will be served: half
+    the memory of float32, and many times as fast. On a CPU float32, whatever was released."""
+    return released_dtype(contents) if device.startswith("cuda") else torch.float32
