@@ -30,16 +30,17 @@ def test_two_processes_come_to_what_one_does(
         folder = lay_out(tmp_path / f"by-{devices}")
         answered(folder, "init", str(folder))
         answered(folder, "scratch", "--periods", "north", "--deploy", *chosen)
-        many = (*chosen, "--set", f"training.devices={devices}")
+        short = (*chosen, "--set", "training.epochs=1")  # rounding grows over the steps
+        many = (*short, "--set", f"training.devices={devices}")
         update, _ = answered(folder, "update", "east", *many)
-        again, _ = answered(folder, "update", "east", *chosen)
+        again, _ = answered(folder, "update", "east", *short)
         assert again["update"] == update["update"], "where it is trained makes no other update"
         found.append(weights(folder, update["candidate"]))
     one, two = found
     assert two.keys() == one.keys()
     before = weights(folder, "1")
     moved = max(float((tensor - before[name]).abs().max()) for name, tensor in one.items())
-    for name, tensor in two.items():  # at this rate rounding grows over the steps
+    for name, tensor in two.items():
         torch.testing.assert_close(tensor, one[name], rtol=0, atol=0.01 * moved, msg=name)
 
 
