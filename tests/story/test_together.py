@@ -53,9 +53,8 @@ def test_all_that_a_whole_update_asks_of_the_model_is_by_two_processes(
     answered(folder, "init", str(folder))
     answered(folder, "scratch", "--periods", "north", "--deploy")
     settings = (
-        *("training.devices=2", "training.adapt=lora", "training.lora_experts=true"),
-        *("training.learning_rate=2e-2", "rehearsal.policy=hard", "training.search.trials=2"),
-        *("training.search.epochs_fraction=0.5", "training.search.strength=[1e-2,1e2]"),
+        *("training.devices=2", "rehearsal.policy=hard", "training.search.trials=2"),
+        *("training.search.epochs_fraction=0.2", "training.search.strength=[1e-2,1e2]"),
     )
 
     def refuse(*_: object, **__: object) -> None:
