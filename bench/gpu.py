@@ -37,7 +37,6 @@ from gpu_shapes import (
     TOYS,
     Shape,
     flops_per_step,
-    held_names,
     lesson_of,
     model_of,
     settings_of,
@@ -48,7 +47,7 @@ from regularizers.formats import Weight, kept, num_bytes
 from updater.nemotron import checkpoint
 from updater.nemotron.load import ExpertLoad
 from updater.progress import Progress
-from updater.train.adapt import adapted
+from updater.train.adapt import adapted, freeze
 from updater.train.encode import PADDING
 from updater.train.guards import Guards
 from updater.train.importance import estimate
@@ -177,9 +176,8 @@ def measured(shape: Shape, device: str, product: float, copy: float) -> Iterator
 def fishers(model: nn.Module, shape: Shape, device: str) -> tuple[dict[str, Weight], list[str]]:
     """The importance of what is held, and a line on each estimator's speed."""
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
-    names = set(held_names(model, shape))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
+    training = settings_of(shape, device)
+    freeze(model, training)
     examples = lesson_of(shape, shape.num_fisher).examples
     found: dict[str, Weight] = {}
     lines = ["| estimator | examples/s |", "|---|---|"]
@@ -194,6 +192,7 @@ def fishers(model: nn.Module, shape: Shape, device: str) -> tuple[dict[str, Weig
                 estimator=estimator,
                 checkpoint_digest="",
                 data_digest="",
+                precision=training.precision,
                 progress=False,
             )
             if device == "cuda":

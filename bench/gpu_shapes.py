@@ -13,7 +13,6 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
 from updater.nemotron import checkpoint, presets
 from updater.settings import TrainingSettings
-from updater.train.adapt import LINEARS
 from updater.train.encode import Encoded
 from updater.train.lesson import Lesson
 
@@ -107,11 +106,3 @@ def flops_per_step(model: nn.Module, shape: Shape) -> float:
             share = model.config.num_experts_per_tok / module.num_experts
             body += (module.up_proj.numel() + module.down_proj.numel()) * share * tokens
     return (6 if shape.adapt == "full" else 4) * (body + head)
-
-
-def held_names(model: nn.Module, shape: Shape) -> list[str]:
-    """What EWC holds: all weights, or those that LoRA trains."""
-    if shape.adapt == "full":
-        return [name for name, p in model.named_parameters() if p.requires_grad]
-    linears = (n for n, m in model.named_modules() if isinstance(m, nn.Linear))
-    return [f"{name}.weight" for name in linears if name.rpartition(".")[2] in LINEARS]

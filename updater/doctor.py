@@ -3,7 +3,6 @@
 Looks and changes nothing. Called by the command line.
 """
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,12 +11,12 @@ from typing import Any
 
 import psutil
 
+from updater.errors import InputError
 from updater.nemotron.describe import Description, describe
 from updater.nemotron.validate import Contents, check
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import METHODS
 
-KERNELS = ("mamba_ssm", "causal_conv1d")
 _SPARE = 0.95
 """Of a device's memory, what an update may be reckoned to take: reckoned figures were up to 6 %
 below what was measured (bench/results/gpu.md)."""
@@ -84,6 +83,13 @@ def diagnose(
         InputError: the folder holds no checkpoint that can be trained; which one is needed.
     """
     contents = check(folder)
+    described = describe(folder, contents)
+    if 0 < described.longest < length:
+        raise InputError(
+            f"examples of {length} tokens",
+            f"the checkpoint takes {described.longest} at most",
+            "give a smaller --length, or lower model.max_length_tokens",
+        )
     machine = this_machine()
     asked = _ways(training, regularizer, machine)
     ways = tuple(_way(contents, machine, *settings, length) for settings in asked)
@@ -92,7 +98,7 @@ def diagnose(
     if fitting and timed:
         pace = _steps_per_hour(contents, machine, fitting[0][0], length)
     return Diagnosis(
-        model=describe(folder, contents),
+        model=described,
         machine=machine,
         batch_size=training.batch_size,
         length=length,
@@ -105,6 +111,8 @@ def this_machine() -> Machine:
     """The GPUs that PyTorch sees, else the cores."""
     import torch
 
+    from updater.nemotron.kernels import are_fused
+
     cores = len(os.sched_getaffinity(0))
     if not torch.cuda.is_available():
         return Machine("cpu", (), psutil.virtual_memory().total, cores, kernels=False)
@@ -116,7 +124,7 @@ def this_machine() -> Machine:
             torch.cuda.get_device_properties(number).total_memory for number in range(count)
         ),
         num_cores=cores,
-        kernels=all(importlib.util.find_spec(name) for name in KERNELS),
+        kernels=are_fused(),
     )
 
 

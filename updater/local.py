@@ -142,7 +142,7 @@ def _airflow(workspace: Path, home: Path, logs: Path, port: int) -> Daemon:
 
     return Daemon(
         "Airflow",
-        [sys.executable, "-m", "airflow", "standalone"],
+        [sys.executable, "-P", "-m", "airflow", "standalone"],
         environ=airflow_environment(workspace, home, port, os.environ),
         log=logs / "airflow.log",
         is_healthy=is_healthy,
@@ -154,7 +154,7 @@ def _mlflow(uri: str, artifacts: str, logs: Path, port: int) -> Daemon:
     destination = ["--artifacts-destination", artifacts] if artifacts else []
     return Daemon(
         "MLflow",
-        [sys.executable, "-m", "mlflow", "server", *serve, *destination],
+        [sys.executable, "-P", "-m", "mlflow", "server", *serve, *destination],
         environ={
             **os.environ,
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -259,7 +259,8 @@ def _require(*names: str) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise InputError(
-                f"{name} is not installed", cure="pip install 'updater[service,airflow]'"
+                f"{name} is not installed",
+                cure="pip install '.[service,airflow]' in the clone of updater",
             )
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from store.ledger import DatasetVersion, Update
@@ -45,6 +46,9 @@ def open_update(workspace: Workspace, period: str) -> Update:
             "`updater adopt CHECKPOINT --periods P...`",
         )
     check_recorded(workspace, base, period)
+    _check_template(
+        workspace, workspace.checkpoints.local(workspace.ledger.model_version(base).digest)
+    )
     workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     dataset = _with_holdout(ingest.version_period(workspace, period))
@@ -87,6 +91,10 @@ def open_first(
             if kind == "scratch"
             else "make another workspace with `updater init DIR`",
         )
+    if kind == "adopt":
+        _check_template(workspace, Path(arguments["checkpoint"]))
+    else:
+        _check_tokenizer(workspace)
     workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     versions = [_with_holdout(ingest.version_period(workspace, p)) for p in periods]
@@ -94,6 +102,36 @@ def open_first(
     opened = _open(workspace, kind, datasets, arguments, base=None)
     _record_ingest(workspace, opened, time.monotonic() - started)
     return opened
+
+
+def _check_template(workspace: Workspace, folder: Path) -> None:
+    """Conversations, where there are any, can be shown to the checkpoint in the folder.
+
+    Raises:
+        InputError: it has no chat template.
+    """
+    from updater.nemotron.tokenizer import has_template
+
+    if workspace.settings.source.fields.messages and not has_template(folder):
+        raise InputError(
+            f"{folder}: no chat template",
+            "conversations (source.fields.messages) are rendered by it",
+            "put the release's chat_template.jinja beside its tokenizer.json",
+        )
+
+
+def _check_tokenizer(workspace: Workspace) -> None:
+    """A tokenizer that is trained has no chat template."""
+    settings = workspace.settings
+    if settings.source.fields.messages and not settings.model.tokenizer:
+        raise InputError(
+            "model.tokenizer is not given",
+            "conversations (source.fields.messages) are rendered by a tokenizer's chat template, "
+            "and one that `updater scratch` trains has none",
+            "set it to a folder with tokenizer.json and chat_template.jinja",
+        )
+    if settings.model.tokenizer:
+        _check_template(workspace, workspace.root / settings.model.tokenizer)
 
 
 def _known(

@@ -52,7 +52,7 @@ def check(num_trials: int) -> None:
         raise InputError(
             f"training.search.trials = {num_trials}",
             "a search needs Optuna, which is not installed",
-            "install it with `pip install 'updater[search]'`, or set training.search.trials = 0",
+            "install it with `pip install 'optuna>=5,<6'`, or set training.search.trials = 0",
         )
 
 

@@ -40,7 +40,7 @@ def verify(folder: Path, cases: Path) -> tuple[int, float]:
     Raises:
         UpdateError: it can't be loaded, or answers otherwise than it was judged by.
     """
-    command = [sys.executable, "-m", "updater.verify", str(folder), str(cases)]
+    command = [sys.executable, "-P", "-m", "updater.verify", str(folder), str(cases)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

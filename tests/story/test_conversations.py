@@ -65,6 +65,22 @@ def test_the_story_of_an_update(folder: Path, tmp_path: Path, thinking: bool) ->
     assert "user: " in (tmp_path / "report.html").read_text()
 
 
+def test_without_a_template_nothing_is_begun(folder: Path, tmp_path: Path) -> None:
+    taught = ("scratch", "--periods", "north", "--deploy")
+    _, said = answered(folder, *taught, "--set", "model.tokenizer=", code=2)
+    assert "model.tokenizer is not given" in said
+    assert "tokenizer.json and chat_template.jinja" in said
+    bare = tmp_path / "bare"
+    make_tokenizer(bare, ["some text"] * 9, vocabulary_size=300)
+    (bare / "chat_template.jinja").unlink()
+    _, said = answered(folder, *taught, "--set", f"model.tokenizer={bare}", code=2)
+    assert f"{bare}: no chat template" in said
+    _, said = answered(folder, "adopt", str(bare), "--periods", "north", code=2)
+    assert f"{bare}: no chat template" in said
+    status, _ = answered(folder, "status")
+    assert (status["unfinished"], status["learnt"]) == ([], [])
+
+
 def reply(folder: Path, asked: str, *, thinking: bool) -> str:
     """As a serving stack would have the model answer, to the end of its turn."""
     model, tokenizer = checkpoint.load(folder)

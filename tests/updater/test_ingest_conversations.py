@@ -16,6 +16,7 @@ from updater.ingest.conversations import ConversationError, conversation
 from updater.settings import FieldTemplates
 
 ASKED = {"role": "user", "content": "Which?"}
+CALL = {"name": "look", "arguments": {"at": "it"}}
 TOOL = {"tool_calls": [{"function": {"name": "look", "arguments": {"at": "it"}}}]}
 
 
@@ -69,16 +70,36 @@ def test_a_call_of_a_tool_is_an_answer() -> None:
     assert "tool: seen" in conversation([ASKED, answer("", **TOOL), reply, answer()]).prompt
 
 
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_arguments_as_chat_logs_have_them_are_objects_for_the_template(wrapped: bool) -> None:
+    logged = CALL | {"arguments": json.dumps(CALL["arguments"])}
+    calls = [{"type": "function", "function": logged} if wrapped else logged]
+    found = json.loads(conversation([ASKED, answer(None, tool_calls=calls)]).messages)
+    call = found[-1]["tool_calls"][0]
+    assert (call["function"] if wrapped else call) == CALL
+
+
 @pytest.mark.parametrize(
     ("value", "rule"),
     [
-        (None, "list of at least two"),
+        (None, "must be there, and not be null"),
+        ({"messages": []}, "list of at least two"),
         ("Which? This", "or one as JSON"),
         ([answer()], "list of at least two"),
         ([ASKED, ASKED], "end with a message of the role assistant"),
         ([{"role": "system", "content": "x"}, answer()], "of the role user before"),
         ([ASKED, "This"], "message 2 must be an object"),
         ([{"role": "human", "content": "x"}, answer()], "role of message 1 must be one of system"),
+        ([{"Role": "user", "content": "x"}, answer()], "message 1 must have a role"),
+        ([{"role": "user"}, answer()], "message 1 must have a content"),
+        ([ASKED, answer(None)], "message 2 must have a content"),
+        ([ASKED, answer("<think>never closed")], "thinking must come first"),
+        ([ASKED, answer("so <think>hm</think> This")], "thinking must come first"),
+        ([ASKED, answer("<think>a</think><think>b</think>This")], "thinking must come first"),
+        ([ASKED, answer("<think>a</think>b", reasoning_content="c")], "not both"),
+        ([ASKED, answer(None, tool_calls={"name": "look"})], "tool_calls of message 2 must be"),
+        ([ASKED, answer(None, tool_calls=[CALL | {"arguments": "{at"}])], "must be an object, or"),
+        ([ASKED, answer(None, tool_calls=[CALL | {"arguments": [1]}])], "must be an object, or"),
         ([ASKED, answer(" ")], "content of message 2 must not be blank"),
         ([ASKED, answer(["This"])], "content of message 2 must be text"),
         ([ASKED, answer(reasoning_content=["hm"])], "reasoning_content of message 2 must be text"),
@@ -102,7 +123,7 @@ def test_nothing_of_a_conversation_is_lost(
     try:
         found = conversation(messages)
     except ConversationError:
-        assert "</think>" in said  # nothing is said after it
+        assert "think>" in said
         return
     kept = json.loads(found.messages)
     assert kept[:-1] == messages[:-1]

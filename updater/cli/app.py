@@ -191,7 +191,9 @@ def app(context: click.Context) -> None:
 
 def _log_to_stderr(session: Session) -> None:
     handler = RichHandler(
-        console=Console(stderr=True, highlight=False),
+        console=Console(
+            stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_COLUMNS
+        ),
         show_path=False,
         show_level=False,
         log_time_format="%H:%M:%S",

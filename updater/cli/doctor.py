@@ -135,7 +135,9 @@ def _verdict(found: "Diagnosis") -> str:
         least = _gib(min(way.peak_bytes for way in found.ways))
         return f"This machine can't update it: {least} GiB are needed at least, it has {memory}."
     pace = (
-        "" if found.steps_per_hour is None else f", some {found.steps_per_hour:,.0f} steps an hour"
+        ""
+        if found.steps_per_hour is None
+        else f", some {found.steps_per_hour:,.0f} steps an hour of that many tokens"
     )
     if found.ways[0].fits:
         return f"This machine can update it by these settings{pace}."

@@ -58,7 +58,12 @@ def ingested(console: Console, workspace: "Workspace", version: "DatasetVersion"
     if version.num_quarantined:
         path = workspace.datasets.path(version.id, "quarantine.parquet")
         _quarantined(console, path)
-        console.print(f"All of them, with what they held: {path}", soft_wrap=True)
+        checked_out = workspace.root / "data" / version.period / "quarantine.parquet"
+        path = checked_out if checked_out.exists() else path
+        console.print(
+            f"All {version.num_quarantined}, with what they held, as Parquet: {path}",
+            soft_wrap=True,
+        )
 
 
 def _quarantined(console: Console, path: Path) -> None:
@@ -200,6 +205,13 @@ def released(done: "Release") -> tuple[dict[str, Any], Callable[[Console], None]
     answer = {"deployed": done.deployed, "previous": done.previous}
 
     def show(console: Console) -> None:
+        if done.event.version != done.deployed:
+            console.print(
+                f"Version {done.event.version} was deployed before and is no more: version "
+                f"[bold]{done.deployed}[/] is. `updater promote {done.event.version} --reason TEXT "
+                "--force` deploys it again"
+            )
+            return
         before = f"was {done.previous}" if done.previous else "the first"
         console.print(f"Version [bold]{done.deployed}[/] is deployed ({before})")
 

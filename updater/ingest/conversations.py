@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+_MARKS = ("<think>", "</think>")
 _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
@@ -35,6 +36,8 @@ def conversation(value: object) -> Conversation:
     Raises:
         ConversationError: it is none, or does not end with an answer.
     """
+    if value is None:
+        raise ConversationError("must be there, and not be null")
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -63,7 +66,13 @@ def _message(number: int, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ConversationError(f"message {number} must be an object with role and content")
     found = {key: each for key, each in value.items() if each is not None}
-    if found.get("role") not in ROLES:
+    missing = [key for key in ("role", "content") if key not in found]
+    if "tool_calls" in found:
+        found["tool_calls"] = _calls(number, found["tool_calls"])
+        missing = [key for key in missing if key != "content"]
+    if missing:
+        raise ConversationError(f"message {number} must have a {missing[0]}")
+    if found["role"] not in ROLES:
         raise ConversationError(f"the role of message {number} must be one of {', '.join(ROLES)}")
     found.setdefault("content", "")
     if not isinstance(found["content"], str):
@@ -75,17 +84,38 @@ def _message(number: int, value: object) -> dict[str, Any]:
     return found
 
 
+def _calls(number: int, value: object) -> list[Any]:
+    """Their arguments as objects, which templates go through; chat logs have them as JSON."""
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise ConversationError(f"the tool_calls of message {number} must be a list of objects")
+    calls: list[Any] = json.loads(json.dumps(value))
+    for call in calls:
+        called = call["function"] if isinstance(call.get("function"), dict) else call
+        given = called.get("arguments", {})
+        if isinstance(given, str):
+            try:
+                given = called["arguments"] = json.loads(given)
+            except json.JSONDecodeError:
+                given = None
+        if not isinstance(given, dict):
+            rule = "must be an object, or one as JSON"
+            raise ConversationError(f"the arguments of a tool call of message {number} {rule}")
+    return calls
+
+
 def _thought(answer: dict[str, Any]) -> dict[str, Any]:
     """The answer with its thinking apart from it, in `reasoning_content`, or with none."""
     inside = _THINKING.match(answer["content"])
-    if inside is None:
-        return {k: v for k, v in answer.items() if k != "reasoning_content" or v.strip()}
-    spoken = answer["content"][inside.end() :]
+    spoken = answer["content"][inside.end() :] if inside else answer["content"]
+    thinking = [answer.get("reasoning_content", "").strip(), inside[1].strip() if inside else ""]
+    if any(mark in spoken for mark in _MARKS):
+        raise ConversationError("thinking must come first, between <think> and </think>, and once")
+    if all(thinking) and thinking[0] != thinking[1]:
+        raise ConversationError("thinking must be in reasoning_content or in the content, not both")
     if not spoken and not answer.get("tool_calls"):
         raise ConversationError("the last message must say something after its thinking")
-    thinking = answer.get("reasoning_content", "") or inside[1]
-    apart = {"reasoning_content": thinking.strip()} if thinking.strip() else {}
     rest = {k: v for k, v in answer.items() if k not in ("content", "reasoning_content")}
+    apart = {"reasoning_content": thinking[0] or thinking[1]} if any(thinking) else {}
     return rest | {"content": spoken} | apart
 
 

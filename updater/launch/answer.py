@@ -100,9 +100,9 @@ def crash(folder: Path, rank: int, error: BaseException) -> None:
 
 
 def read_crash(folder: Path) -> str:
-    """Which process crashed first, and by what."""
+    """Which process crashed first, and by what; "" where none could say so."""
     path = folder / _CRASHED
-    return str(read_json(path)) if path.exists() else "one was killed, or never began"
+    return str(read_json(path)) if path.exists() else ""
 
 
 def read_refusal(folder: Path) -> None:

@@ -8,6 +8,7 @@ to do stands in a folder (`updater.launch.task`), and so does what comes of it
 import gc
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -29,6 +30,7 @@ the settings are to blame for is not tried again."""
 log = logging.getLogger("updater")
 
 _LOG = "processes.log"
+_ERROR = re.compile(r"^\w[\w.]*(?:Error|Exception): .*$", re.MULTILINE)
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0
 
@@ -68,6 +70,7 @@ def run(
     _make_room()
     heard = answer.Heard(folder)
     with (folder / _LOG).open("ab") as said:
+        begin = said.tell()
         if training.nodes > 1:
             log.warning("run this on each of the other nodes: %s", shlex.join(command))
         processes = subprocess.Popen(
@@ -89,7 +92,7 @@ def run(
             on_metrics(*told)
     answer.read_refusal(folder)
     if not answer.is_done(folder):
-        raise UpdateError(_crashed(folder, ended))
+        raise UpdateError(_crashed(folder, ended, begin))
 
 
 def torchrun(training: TrainingSettings, folder: Path) -> list[str]:
@@ -103,7 +106,7 @@ def torchrun(training: TrainingSettings, folder: Path) -> list[str]:
             f"--rdzv-id={folder.parent.name}",
         ]
     return [
-        *(sys.executable, "-m", "updater.launch.torchrun"),
+        *(sys.executable, "-P", "-m", "updater.launch.torchrun"),
         *meet,
         f"--nproc-per-node={training.devices}",
         f"--max-restarts={MAX_RESTARTS}",
@@ -140,8 +143,17 @@ def _stop(processes: subprocess.Popen[bytes]) -> None:
         processes.wait()
 
 
-def _crashed(folder: Path, code: int) -> str:
+def _crashed(folder: Path, code: int, begin: int) -> str:
+    """`begin`: where in the log this run's words begin."""
+    log = folder / _LOG
+    with log.open("rb") as file:
+        file.seek(begin)
+        said = file.read().decode(errors="replace")
+    why = answer.read_crash(folder)
+    if not why:  # it ended before it could say so itself
+        errors = _ERROR.findall(said)
+        why = f"one ended by {errors[0]}" if errors else "one was killed, or never began"
     return (
-        f"the processes ended with exit code {code}, after at most {MAX_RESTARTS} restarts:"
-        f" {answer.read_crash(folder)}. {folder / _LOG} has all of what they said"
+        f"the processes ended with exit code {code}, after at most {MAX_RESTARTS} restarts: {why}."
+        f" {log} has all of what they said"
     )

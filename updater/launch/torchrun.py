@@ -10,6 +10,8 @@ from updater.launch.parent import PARENT, end_with_parent
 if __name__ == "__main__":
     end_with_parent()
     os.environ[PARENT] = str(os.getpid())
+    # Python would look for modules in the current folder first, and find a clone's there.
+    os.environ["PYTHONSAFEPATH"] = "1"
     # Processes that are started again would find the addresses of those that died, in the store
     # that torchrun shares with them (pytorch/pytorch#135712), and wait for them for ever.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")

@@ -7,7 +7,6 @@ in a form that serving stacks do not read, and drops the MTP layers. Called by t
 `updater.pipeline` and by benchmarks.
 """
 
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +24,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
     NemotronHTopkRouter,
 )
 
-from updater.nemotron import files, presets
+from updater.nemotron import files, kernels, presets
 from updater.nemotron import tokenizer as tokenizers
 from updater.nemotron.grouped import follow_autocast
 from updater.nemotron.inputs import refuse_wrong_inputs
@@ -211,9 +210,7 @@ def freeze_routers(model: NemotronHForCausalLM) -> None:
 def build(fields: dict[str, Any]) -> NemotronHForCausalLM:
     """The model of a config.json's fields, of random weights, computing what the released model
     computes: what transformers gets wrong is mended here."""
-    if not torch.cuda.is_available():
-        # Without a GPU the pure PyTorch layers are the right ones: no advice to install kernels.
-        logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
+    kernels.announce()
     model = NemotronHForCausalLM(presets.transformers_config(fields))
     follow_autocast(model)
     refuse_wrong_inputs(model)

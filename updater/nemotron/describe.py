@@ -12,6 +12,7 @@ from typing import Any
 
 from updater.nemotron.layout import mtp_shapes, pattern, tensor_shapes
 from updater.nemotron.releases import RELEASES
+from updater.nemotron.tokenizer import has_template
 from updater.nemotron.validate import Contents
 
 HEAD = "multi-token prediction"
@@ -80,7 +81,7 @@ def describe(folder: Path, contents: Contents) -> Description:
         vocabulary=fields["vocab_size"],
         longest=int(fields.get("max_position_embeddings", 0)),
         mtp="whole" if has_head else "missing" if head else "none",
-        chat_template=_has_template(folder),
+        chat_template=has_template(folder),
     )
 
 
@@ -117,10 +118,3 @@ def _release(fields: Mapping[str, Any]) -> str:
         if all(fields.get(key) == value for key, value in shape.items()):
             return name
     return ""
-
-
-def _has_template(folder: Path) -> bool:
-    told = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (
-        told.is_file() and '"chat_template"' in told.read_text(encoding="utf-8")
-    )

@@ -91,6 +91,14 @@ def read(folder: Path, *, where: Path | None = None) -> "PreTrainedTokenizerFast
     return tokenizer
 
 
+def has_template(folder: Path) -> bool:
+    """Whether there is a chat template in the folder, as far as can be told without reading it."""
+    told = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (
+        told.is_file() and '"chat_template"' in told.read_text(encoding="utf-8")
+    )
+
+
 def _ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
     end = tokenizer.eos_token_id
     ids: dict[str, Any] = {

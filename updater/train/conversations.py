@@ -24,9 +24,12 @@ class Turn(NamedTuple):
 
 
 def turns(
-    tokenizer: PreTrainedTokenizerFast, conversations: Iterable[str], *, thinking: bool
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: Iterable[tuple[str, str]],
+    *,
+    thinking: bool,
 ) -> list[Turn]:
-    """Of each conversation (JSON of its messages, the last one the answer).
+    """Of each conversation (its id, and JSON of its messages, the last one the answer).
 
     Args:
         tokenizer: with the chat template.
@@ -43,20 +46,28 @@ def turns(
             "conversations (source.fields.messages) are rendered by it",
             "put the release's chat_template.jinja beside its tokenizer.json",
         )
-    return [_turn(tokenizer, json.loads(one), thinking=thinking) for one in conversations]
+    return [
+        _turn(tokenizer, f"the conversation {name}", json.loads(messages), thinking=thinking)
+        for name, messages in conversations
+    ]
 
 
 def _turn(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, Any]], *, thinking: bool
+    tokenizer: PreTrainedTokenizerFast,
+    name: str,
+    messages: Sequence[dict[str, Any]],
+    *,
+    thinking: bool,
 ) -> Turn:
     *before, answer = messages
     thinks = bool(answer.get("reasoning_content"))
-    prompt = _rendered(tokenizer, before, enable_thinking=thinks, add_generation_prompt=True)
-    whole = _rendered(tokenizer, messages, enable_thinking=thinks, add_generation_prompt=False)
+    how = {"enable_thinking": thinks}
+    prompt = _rendered(tokenizer, name, before, **how, add_generation_prompt=True)
+    whole = _rendered(tokenizer, name, messages, **how, add_generation_prompt=False)
     if not whole.startswith(prompt):
         raise InputError(
-            "the checkpoint's chat template renders the messages before an answer otherwise when "
-            f"the answer is there: {whole[:200]!r} does not begin with {prompt[:200]!r}",
+            f"the checkpoint's chat template renders {name} otherwise when the answer is there: "
+            f"{whole[:200]!r} does not begin with {prompt[:200]!r}",
             "a model is trained on what it will be shown",
             "mend the template's add_generation_prompt",
         )
@@ -69,13 +80,14 @@ def _turn(
 
 
 def _rendered(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, Any]], **how: Any
+    tokenizer: PreTrainedTokenizerFast, name: str, messages: Sequence[dict[str, Any]], **how: Any
 ) -> str:
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **how))
     except Exception as error:  # a template may raise whatever Jinja and its author know
         raise InputError(
-            f"the checkpoint's chat template fails on a conversation: {error}",
+            f"the checkpoint's chat template fails on {name}: {error}",
             "it must render every message",
-            "look at the roles and fields of source.fields.messages, or mend the template",
+            "mend the row in the source, `updater ingest` its period and begin again; or mend the "
+            "template",
         ) from error

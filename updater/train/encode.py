@@ -122,7 +122,8 @@ def _spoken(
     rows = [row for row, one in enumerate(messages) if one is not None]
     if not rows:
         return
-    rendered = turns(tokenizer, (messages[row] for row in rows), thinking=thinking)
+    named = ((str(table["id"][row]), messages[row]) for row in rows)
+    rendered = turns(tokenizer, named, thinking=thinking)
     texts = (
         pa.chunked_array([pa.array(part, pa.string())]) for part in zip(*rendered, strict=True)
     )

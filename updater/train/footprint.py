@@ -38,8 +38,9 @@ CONTEXT_BYTES = 2**30
 @dataclass(frozen=True)
 class Footprint:
     """Bytes of one device, part by part. `activations`: at the end of a forward pass, the weights
-    that autocast casts among them; `logits`: of one piece of the loss; `gathered`: of shards, what
-    is whole while a layer computes."""
+    that autocast casts among them; `recomputed`: of the one layer that is computed again on the way
+    back; `logits`: of one piece of the loss; `gathered`: of shards, what is whole while a layer
+    computes."""
 
     weights: int
     gradients: int
@@ -47,6 +48,7 @@ class Footprint:
     anchor: int
     importance: int
     activations: int
+    recomputed: int
     logits: int
     gathered: int = 0
 
@@ -56,7 +58,8 @@ class Footprint:
         when the last gradient is there and the activations are gone."""
         held = self.weights + self.optimizer + self.anchor + self.importance
         always = held + self.gathered
-        return always + max(self.activations + self.logits, self.gradients)
+        passing = self.activations + max(self.logits, self.recomputed)
+        return always + max(passing, self.gradients)
 
 
 def footprint(
@@ -80,18 +83,23 @@ def footprint(
     shards = training.num_processes if training.sharded else 1
     training = replace(training.on_one_device, batch_size=training.share)
 
-    def measured(layers: str) -> Counter[str]:
+    def measured(layers: str, *, checkpointed: bool) -> Counter[str]:
         changed = {"hybrid_override_pattern": layers, "num_hidden_layers": len(layers)}
+        how = replace(training, activation_checkpointing=checkpointed)
         return _measured(
-            dict(fields) | changed, training, regularizer, length, frozen_dtype, kernels=kernels
+            dict(fields) | changed, how, regularizer, length, frozen_dtype, kernels=kernels
         )
 
     # Everything adds up over layers: one and two of each kind tell what one of it takes.
     total: Counter[str] = Counter()
-    largest = ends = 0
+    largest = ends = recomputed = 0
+    again = training.activation_checkpointing
     for kind in dict.fromkeys(letters):
-        alone, twice = measured(kind), measured(2 * kind)
+        alone, twice = (measured(n * kind, checkpointed=again) for n in (1, 2))
         twice.subtract(alone)
+        if again:
+            whole = [measured(n * kind, checkpointed=False)["kept"] for n in (1, 2)]
+            recomputed = max(recomputed, whole[1] - whole[0])
         if not total:
             total.update(alone)
             total.subtract(twice)
@@ -101,13 +109,15 @@ def footprint(
             total.update(twice)
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
     num_tokens = training.batch_size * length
+    width = 2 if training.precision == "32-true" else 1  # of what was read off in bfloat16
     return Footprint(
         weights=(4 * total["trained"] + frozen_dtype.itemsize * total["frozen"]) // shards,
         gradients=4 * total["trained"] // shards,
         optimizer=8 * total["trained"] // shards,
         anchor=total["anchor"] // shards if holds else 0,
         importance=total["importance"] // shards if holds and regularizer.method != "l2" else 0,
-        activations=total["kept"] if training.precision != "32-true" else 2 * total["kept"],
+        activations=width * total["kept"],
+        recomputed=width * recomputed,
         # The logits, their gradient, and the log-softmax between.
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
         # The layer that computes, the next one on its way, and a gradient before it is cut; from
@@ -174,11 +184,24 @@ def kept_bytes(
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16),
             _fused() if kernels else nullcontext(),
+            _without_mask(),
         ):
             given = {"input_ids": tokens_bl, "use_cache": False}
             functional_call(model.model, weights, (), given)
         own = {weight.untyped_storage()._cdata for weight in weights.values()}
     return sum(size for storage, size in found.items() if storage not in own)
+
+
+@contextmanager
+def _without_mask() -> Iterator[None]:
+    """In the block attention is causal by itself, as it is of rows without padding. For fake
+    tensors transformers would make a mask of length times length."""
+    plain = modeling_nemotron_h.create_causal_mask
+    modeling_nemotron_h.create_causal_mask = lambda **_: None
+    try:
+        yield
+    finally:
+        modeling_nemotron_h.create_causal_mask = plain
 
 
 class _FusedScan(torch.autograd.Function):

@@ -336,6 +336,35 @@ def test_processes_that_crash_each_time_say_their_last_lines(
         together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
 
 
+def test_what_ends_a_process_before_it_can_say_so_is_told(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MAX_RESTARTS", 0)
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "processes.log").write_text("OldError: of an earlier run\n")
+    monkeypatch.setattr(
+        processes, "torchrun", lambda *_: [sys.executable, "-c", "raise OSError('no room')"]
+    )
+    with pytest.raises(UpdateError, match=r"exit code 1.*one ended by OSError: no room"):
+        together.fit(
+            task(base, importance, devices=2), lesson, folder=tmp_path / "many", watch=QUIET
+        )
+
+
+def test_a_folder_of_our_name_in_the_current_one_is_no_module(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the folder in which a clone lies."""
+    (tmp_path / "here" / "updater").mkdir(parents=True)
+    (tmp_path / "here" / "updater" / "__init__.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path / "here")
+    found = Path(checkpoint.__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", str(found))
+    asked = task(base, importance, devices=2)
+    together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+    assert (tmp_path / "many" / answer.LEARNT).exists()
+
+
 def test_a_task_is_read_as_it_was_written(base: Path, lesson: Lesson, tmp_path: Path) -> None:
     search = SearchSettings(trials=3, learning_rate=(1e-4, 1e-2))
     asked = dataclasses.replace(

@@ -110,8 +110,11 @@ def test_a_checkpoint_without_a_template_is_refused(base: Path) -> None:
 @pytest.mark.parametrize(
     ("template", "wrong"),
     [
-        ("{% for m in messages %}{{ m.role.upper_case() }}{% endfor %}", "template fails"),
-        ("{{ messages | length }}", "otherwise when the answer is there"),
+        ("{{ messages[0].role.upper_case() }}", "template fails on the conversation c0: "),
+        (
+            "{{ messages | length }}",
+            "renders the conversation c0 otherwise when the answer is there",
+        ),
     ],
 )
 def test_a_template_that_can_not_be_used_is_refused(
