@@ -29,6 +29,7 @@ from updater.nemotron import tokenizer as tokenizers
 from updater.nemotron.grouped import follow_autocast
 from updater.nemotron.inputs import refuse_wrong_inputs
 from updater.nemotron.saving import save_tensors
+from updater.nemotron.scan import take_short_way
 from updater.nemotron.validate import check
 from updater.nemotron.weights import parts, released, stays_float32
 
@@ -211,6 +212,8 @@ def build(fields: dict[str, Any]) -> NemotronHForCausalLM:
     """The model of a config.json's fields, of random weights, computing what the released model
     computes: what transformers gets wrong is mended here."""
     kernels.announce()
+    if not kernels.are_fused():
+        take_short_way()
     model = NemotronHForCausalLM(presets.transformers_config(fields))
     follow_autocast(model)
     refuse_wrong_inputs(model)
