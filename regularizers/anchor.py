@@ -216,8 +216,10 @@ def _on(tensor: Tensor, device: torch.device) -> Tensor:
 def _pinned(tensor: Tensor) -> Tensor:
     """In the host's memory, from where a GPU takes it without a copy in between; one number that
     is expanded stays one number."""
+    if tensor.numel() and not any(tensor.stride()):
+        return tensor[(0,) * tensor.dim()].cpu().expand(tensor.shape)
     tensor = tensor.cpu()
-    return tensor.pin_memory() if torch.cuda.is_available() and any(tensor.stride()) else tensor
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
 
 def _detached(weight: Weight) -> Weight:

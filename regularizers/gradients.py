@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from regularizers.finite import NotFiniteError
-from regularizers.shards import local
+from regularizers.shards import is_shard, local
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
@@ -53,6 +53,8 @@ def mean_over(
         for name, leaf in leaves.items()
     }
     done = size = 0
+    # Of shards the leaves of the graph are others, and their gradients are all computed.
+    asked = None if any(map(is_shard, leaves.values())) else list(leaves.values())
 
     def take(name: str, gradient: Tensor) -> None:
         accumulate(local(total[name]), local(gradient).detach().float(), size)
@@ -62,7 +64,7 @@ def mean_over(
             with torch.enable_grad():
                 loss, size = objective(batch)
             _check(loss, size, done)
-            loss.backward()
+            loss.backward(inputs=asked)
             done += size
             if progress is not None:
                 progress(done)

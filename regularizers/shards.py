@@ -15,6 +15,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def is_shard(tensor: Tensor) -> bool:
+    """Whether this rank has a part of it."""
+    return isinstance(tensor, DTensor)
+
+
 def sharded_like(theta: Tensor, tensor: Tensor) -> Tensor:
     """`tensor` cut as theta is. Every rank has the whole, so no rank sends anything."""
     if not isinstance(theta, DTensor):

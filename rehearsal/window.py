@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
         ("subject", pa.string()),
     ]
 )
-"""The columns of `train.parquet` (docs/architecture.md)."""
+"""The columns that every `train.parquet` has (docs/architecture.md)."""
 
 
 def read(path: Path, start: int, count: int) -> pa.Table:

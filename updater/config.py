@@ -104,6 +104,11 @@ def digest(settings: Settings) -> str:
     for name in PLACES:
         whole["training"].pop(name)
     whole["regularizer"].pop("offload")
+    # Keys that came when updates were open already stay out as long as they say what went before.
+    if not whole["training"]["train_thinking"]:
+        whole["training"].pop("train_thinking")
+    if not whole["source"]["fields"]["messages"]:
+        whole["source"]["fields"].pop("messages")
     text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -149,7 +149,8 @@ def _ways(
         if "offload" in changes and machine.device != "cuda":
             continue  # where the host's memory is all that there is
         if changes.keys() <= {"format", "offload"}:
-            if changes.keys() <= set(METHODS[regularizer.method].heeds):
+            method = METHODS[regularizer.method]
+            if "format" in method.heeds or ("offload" in changes and method.importance):
                 regularizer = replace(regularizer, **changes)
         elif changes.get("strategy") == "fsdp":
             devices = max(len(machine.names), training.devices)

@@ -27,6 +27,10 @@ class UpdateError(RuntimeError):
     """The work could not be finished; what was finished is kept. Exit code 1, run it again."""
 
 
+class CrashError(UpdateError):
+    """The machine is to blame, not what was asked: a process was killed, memory ran out."""
+
+
 def closest(name: str, names: Iterable[str]) -> str:
     """Which of the names was probably meant; empty where none is near."""
     return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")

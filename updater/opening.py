@@ -46,9 +46,9 @@ def open_update(workspace: Workspace, period: str) -> Update:
             "`updater adopt CHECKPOINT --periods P...`",
         )
     check_recorded(workspace, base, period)
-    _check_template(
-        workspace, workspace.checkpoints.local(workspace.ledger.model_version(base).digest)
-    )
+    if workspace.settings.source.fields.messages:
+        digest = workspace.ledger.model_version(base).digest
+        _check_template(workspace.checkpoints.local(digest))
     workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     dataset = _with_holdout(ingest.version_period(workspace, period))
@@ -91,10 +91,9 @@ def open_first(
             if kind == "scratch"
             else "make another workspace with `updater init DIR`",
         )
-    if kind == "adopt":
-        _check_template(workspace, Path(arguments["checkpoint"]))
-    else:
-        _check_tokenizer(workspace)
+    if workspace.settings.source.fields.messages:
+        given = arguments["checkpoint"] if kind == "adopt" else _tokenizer(workspace)
+        _check_template(Path(given))
     workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     versions = [_with_holdout(ingest.version_period(workspace, p)) for p in periods]
@@ -104,15 +103,15 @@ def open_first(
     return opened
 
 
-def _check_template(workspace: Workspace, folder: Path) -> None:
-    """Conversations, where there are any, can be shown to the checkpoint in the folder.
+def _check_template(folder: Path) -> None:
+    """Conversations can be shown to the checkpoint, or by the tokenizer, in the folder.
 
     Raises:
         InputError: it has no chat template.
     """
     from updater.nemotron.tokenizer import has_template
 
-    if workspace.settings.source.fields.messages and not has_template(folder):
+    if not has_template(folder):
         raise InputError(
             f"{folder}: no chat template",
             "conversations (source.fields.messages) are rendered by it",
@@ -120,18 +119,21 @@ def _check_template(workspace: Workspace, folder: Path) -> None:
         )
 
 
-def _check_tokenizer(workspace: Workspace) -> None:
-    """A tokenizer that is trained has no chat template."""
-    settings = workspace.settings
-    if settings.source.fields.messages and not settings.model.tokenizer:
+def _tokenizer(workspace: Workspace) -> Path:
+    """The configured tokenizer's folder. One that is trained has no chat template.
+
+    Raises:
+        InputError: none is configured.
+    """
+    given = workspace.settings.model.tokenizer
+    if not given:
         raise InputError(
             "model.tokenizer is not given",
             "conversations (source.fields.messages) are rendered by a tokenizer's chat template, "
             "and one that `updater scratch` trains has none",
             "set it to a folder with tokenizer.json and chat_template.jinja",
         )
-    if settings.model.tokenizer:
-        _check_template(workspace, workspace.root / settings.model.tokenizer)
+    return workspace.root / given
 
 
 def _known(

@@ -2,8 +2,8 @@
 
     python -m updater.verify FOLDER CASES.json
 
-Not the judging itself. `updater.steps.evaluate` starts it before a version may be deployed: what
-is released is what lies on the disk, and not what happened to be in the trainer's memory.
+Not the judging itself. `updater.steps.verification` starts it before a version may be deployed:
+what is released is what lies on the disk, and not what happened to be in the trainer's memory.
 
 CASES.json: {"max_length_tokens": n, "batch_size": n, "num_examples": n, "cases":
 [{"period", "holdout", "outcomes"}]}. Prints {"num_checked": n, "differing": [{"period", "id"}],
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # An example may sit on the edge between right and wrong, and sums depend on the batch on a GPU, and
 # on how many processes share it: there so many of a thousand may differ. In one process on a CPU
-# none does. Chosen, not derived.
-TOLERATED_FRACTION = 0.002
+# none does. One that was exported wrongly answers far more otherwise. Chosen, not measured.
+TOLERATED_FRACTION = 0.01
 
 Ask = Callable[["dict[str, pa.Table]"], "Mapping[str, pa.Table]"]
 

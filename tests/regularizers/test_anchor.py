@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from regularizers import anchor as anchors
 from regularizers.anchor import NoAnchor, QuadraticAnchor
+from regularizers.formats import kept
 
 SHAPES = {"scalar": (), "bias": (7,), "weight": (5, 3), "experts": (4, 2, 6), "empty": (0, 3)}
 
@@ -192,3 +193,48 @@ def test_refuses_a_model_that_is_not_the_anchored_one(call):
         getattr(held, call)(lacking)
     with pytest.raises(ValueError, match="'weight' has shape"):
         getattr(held, call)(reshaped)
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "factored"])
+def test_settled_or_offloaded_it_holds_alike(form):
+    torch.manual_seed(0)
+    theta = {"w": torch.rand(6, 4, requires_grad=True), "b": torch.rand(3, requires_grad=True)}
+    anchor = {name: torch.rand_like(p) for name, p in theta.items()}
+    importance = kept({name: torch.rand_like(p) for name, p in theta.items()}, form)
+    found = []
+    for offload in (None, False, True):
+        held = QuadraticAnchor(anchor, importance, 3.0)
+        if offload is not None:
+            held.settle(theta, offload=offload)
+        for p in theta.values():
+            p.grad = None
+        held.add_gradient(theta)
+        found.append((held.penalty(theta), [p.grad for p in theta.values()]))
+    for penalty, gradients in found[1:]:
+        assert torch.equal(penalty, found[0][0])
+        assert all(map(torch.equal, gradients, found[0][1]))
+
+
+def test_an_offloaded_anchor_is_shared_with_what_stays():
+    theta = {"w": torch.rand(6, 4)}
+    held = QuadraticAnchor(theta, {"w": torch.rand(6, 4)}, 3.0)
+    held.settle(theta, offload=True)
+    assert held.share(theta) == {"w"}
+    assert held.term("w", theta["w"])[1].data_ptr() == theta["w"].data_ptr()
+
+
+def test_one_number_for_all_stays_one_number_when_it_is_offloaded():
+    theta = {"w": torch.rand(6, 4)}
+    ones = {"w": torch.ones(()).expand(6, 4)}
+    held = QuadraticAnchor({"w": torch.zeros(6, 4)}, ones, 2.0)
+    held.settle(theta, offload=True)
+    _, _, weight = held.term("w", theta["w"])
+    assert weight.stride() == (0, 0)
+    torch.testing.assert_close(held.penalty(theta), theta["w"].square().sum())
+
+
+def test_what_is_settled_still_asks_for_the_right_shape():
+    held = QuadraticAnchor({"w": torch.zeros(6, 4)}, {"w": torch.ones(6, 4)}, 2.0)
+    held.settle({"w": torch.zeros(6, 4)})
+    with pytest.raises(ValueError, match="has shape"):
+        held.penalty({"w": torch.zeros(4, 6)})

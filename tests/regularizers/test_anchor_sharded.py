@@ -22,6 +22,7 @@ GIVEN_AS = {
     "shards": "float32",
     "factored": "factored",
     "bfloat16": "bfloat16",
+    "offloaded": "factored",
 }  # how the anchor and the importance are given -> the importance's format
 
 
@@ -58,7 +59,10 @@ def sharded(rank, folder):
             anchor, importance = cut(model, anchor), cut(model, importance)
         else:
             importance = kept(importance, form)
-        penalty, gradients = step(model, QuadraticAnchor(anchor, importance, 7.0))
+        held = QuadraticAnchor(anchor, importance, 7.0)
+        if given_as == "offloaded":
+            held.settle(dict(model.named_parameters()), offload=True)
+        penalty, gradients = step(model, held)
         assert all(isinstance(gradient, DTensor) for gradient in gradients.values())
         whole = {name: gradient.full_tensor() for name, gradient in gradients.items()}
         torch.save((penalty, whole), folder / f"{given_as}-{rank}.pt")

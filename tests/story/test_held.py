@@ -241,3 +241,28 @@ def test_what_lora_can_not_record_is_refused_before_any_work(line: Path) -> None
     chosen = settings("training.adapt=lora", "regularizer.method=si")
     _, said = answered(line, "update", "west", *chosen, code=2)
     assert "si sums each full weight's gradient" in said
+
+
+def test_whatever_changes_an_importance_gives_it_another_name(line: Path) -> None:
+    chosen = settings("regularizer.method=ewc")
+    update = answered(line, "step", "ingest", "--period", "south", *chosen)[0]["update"]
+
+    def name(*more: str) -> str:
+        workspace = Workspace.open(line, [*QUICK, "regularizer.method=ewc", *more])
+        return terms_of(workspace, workspace.ledger.update(update))[-1].digest
+
+    messages = ("source.fields.messages={m}", "source.fields.prompt=", "source.fields.completion=")
+    names = [
+        name(),
+        name("training.adapt=lora"),
+        name("training.adapt=lora", "training.lora_experts=true"),
+        name("training.precision=bf16-mixed"),
+        name("training.train_routers=true"),
+        name("regularizer.format=bfloat16"),
+        name("regularizer.estimator=sampled"),
+        name("regularizer.num_examples=99"),
+        name(*messages, "training.train_thinking=true"),
+    ]
+    assert len(set(names)) == len(names)
+    same = ("training.devices=2", "training.learning_rate=1e-4", "regularizer.offload=true")
+    assert name(*same) == names[0]

@@ -138,7 +138,7 @@ def test_what_looks_at_no_full_weights_training_goes_with_lora(tmp_path: Path, m
         ('"{text}\\nIntent:"', '"{a!r}"', "must not convert"),
         ('"{text}\\nIntent:"', '"{a:{b}}"', "braces inside"),
         ('"{text}\\nIntent:"', '"text"', "at least one column"),
-        ('" {intent}"', '" "', "completion: must not be empty"[12:]),
+        ('" {intent}"', '" "', "must be given, and not be empty"),
         ('["banking", "home"]', '["a", "A"]', "once"),
         ('["banking", "home"]', '["a..b"]', "'a..b'"),
         ('["banking", "home"]', '["a.lock"]', "'a.lock'"),

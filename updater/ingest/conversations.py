@@ -41,11 +41,15 @@ def conversation(value: object) -> Conversation:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ConversationError("must be a list of messages, or one as JSON") from None
     if not isinstance(value, list) or len(value) < 2:
         raise ConversationError("must be a list of at least two messages")
-    messages = [_message(number, one) for number, one in enumerate(value, start=1)]
+    try:
+        told: list[Any] = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):  # a date of Parquet's, a number that is none
+        raise ConversationError("must hold nothing that JSON has not") from None
+    messages = [_message(number, one) for number, one in enumerate(told, start=1)]
     *before, answer = messages
     if answer["role"] != "assistant":
         raise ConversationError("must end with a message of the role assistant, which is learnt")
@@ -77,8 +81,10 @@ def _message(number: int, value: object) -> dict[str, Any]:
     found.setdefault("content", "")
     if not isinstance(found["content"], str):
         raise ConversationError(f"the content of message {number} must be text")
-    if not found["content"].strip() and not found.get("tool_calls"):
-        raise ConversationError(f"the content of message {number} must not be blank")
+    if not found["content"].strip():
+        if not found.get("tool_calls") and found["role"] != "tool":
+            raise ConversationError(f"the content of message {number} must not be blank")
+        found["content"] = ""
     if not isinstance(found.get("reasoning_content", ""), str):
         raise ConversationError(f"the reasoning_content of message {number} must be text")
     return found
@@ -88,14 +94,14 @@ def _calls(number: int, value: object) -> list[Any]:
     """Their arguments as objects, which templates go through; chat logs have them as JSON."""
     if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
         raise ConversationError(f"the tool_calls of message {number} must be a list of objects")
-    calls: list[Any] = json.loads(json.dumps(value))
+    calls: list[Any] = _without_nulls(value)
     for call in calls:
         called = call["function"] if isinstance(call.get("function"), dict) else call
         given = called.get("arguments", {})
         if isinstance(given, str):
             try:
                 given = called["arguments"] = json.loads(given)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 given = None
         if not isinstance(given, dict):
             rule = "must be an object, or one as JSON"
@@ -103,12 +109,19 @@ def _calls(number: int, value: object) -> list[Any]:
     return calls
 
 
+def _without_nulls(value: Any) -> Any:
+    """Parquet gives each object of a column every key."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
 def _thought(answer: dict[str, Any]) -> dict[str, Any]:
     """The answer with its thinking apart from it, in `reasoning_content`, or with none."""
     inside = _THINKING.match(answer["content"])
     spoken = answer["content"][inside.end() :] if inside else answer["content"]
     thinking = [answer.get("reasoning_content", "").strip(), inside[1].strip() if inside else ""]
-    if any(mark in spoken for mark in _MARKS):
+    if any(mark in text for mark in _MARKS for text in (spoken, *thinking)):
         raise ConversationError("thinking must come first, between <think> and </think>, and once")
     if all(thinking) and thinking[0] != thinking[1]:
         raise ConversationError("thinking must be in reasoning_content or in the content, not both")
@@ -121,4 +134,4 @@ def _thought(answer: dict[str, Any]) -> dict[str, Any]:
 
 def _said(message: Mapping[str, Any]) -> str:
     content: str = message["content"]
-    return content or json.dumps(message["tool_calls"], ensure_ascii=False)
+    return content or json.dumps(message.get("tool_calls", ""), ensure_ascii=False)

@@ -25,6 +25,7 @@ def ask(folder: Path, ranks: Ranks, device: str) -> None:
     model, tokenizer = checkpoint.load(
         task.checkpoint, device=device, dtype=dtype, arranged=arranged(ranks.mesh)
     )
+    model.requires_grad_(False)  # of one group of weights FSDP would have all of one dtype
     watch, done = Stopwatch(), 0
     with ExitStack() as told:
         metrics = told.enter_context(answer.metrics(folder)) if ranks.first else None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from updater.errors import InputError, UpdateError
+from updater.errors import CrashError, InputError
 from updater.launch import answer
 from updater.launch.parent import PARENT
 from updater.settings import TrainingSettings
@@ -63,7 +63,7 @@ def run(
 
     Raises:
         InputError, UpdateError: what the first of them raised, and `check`.
-        UpdateError: they crashed time and again.
+        CrashError: they crashed time and again.
     """
     check(training)
     command = torchrun(training, folder)
@@ -92,7 +92,7 @@ def run(
             on_metrics(*told)
     answer.read_refusal(folder)
     if not answer.is_done(folder):
-        raise UpdateError(_crashed(folder, ended, begin))
+        raise CrashError(_crashed(folder, ended, begin))
 
 
 def torchrun(training: TrainingSettings, folder: Path) -> list[str]:

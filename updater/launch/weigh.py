@@ -41,6 +41,7 @@ def weigh(folder: Path, ranks: Ranks, device: str) -> None:
             data_digest=task.data_digest,
             form=task.form,
             precision=task.training.precision,
+            activation_checkpointing=task.training.activation_checkpointing,
             progress=False,
             on_progress=tell,
             ranks=ranks,

@@ -29,12 +29,12 @@ class Method(NamedTuple):
         return self.own if self.strength is None else ("strength", *self.own)
 
 
-_HELD = ("scale", "format", "offload")
+_HELD = ("scale", "format")
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "none": Method(),
-        "l2": Method(1e-4, "ones", ("offload",)),
+        "l2": Method(1e-4, "ones"),
         "ewc": Method(1.0, "fisher", ("estimator", "num_examples", "terms", *_HELD)),
         "online_ewc": Method(1.0, "fisher", ("estimator", "num_examples", "decay", *_HELD)),
         "si": Method(1.0, "path", ("damping", *_HELD)),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from store.ledger import Update
 from updater import trials
-from updater.errors import UpdateError
+from updater.errors import CrashError, UpdateError
 from updater.files import read_json, write_json, write_text
 from updater.progress import Progress
 from updater.settings import Settings
@@ -148,6 +148,8 @@ class _Search:
         trying = self._workspace.tuned(_short(self._workspace.settings.tuned(values)))
         try:
             student = self._teach(trying, lesson_of(trying, self._update, held), folder)
+        except CrashError:
+            raise
         except UpdateError as error:
             return Trial(values, error=str(error))
         asked = {"new": held.new} | ({} if held.past is None else {"past": held.past})
@@ -158,8 +160,9 @@ class _Search:
 
 
 def _short(settings: Settings) -> Settings:
-    """A trial's part of the epochs, at least one."""
-    training = settings.training
+    """A trial's part of the epochs, at least one; on this node alone, for nobody is asked to start
+    the others once for each."""
+    training = settings.training.on_one_node
     epochs = max(1, round(training.epochs * training.search.epochs_fraction))
     return dataclasses.replace(settings, training=dataclasses.replace(training, epochs=epochs))
 

@@ -5,8 +5,8 @@ Not its training (`updater.steps.train`) and not what an answer is (`updater.eva
 imported when there is one, not before.
 """
 
+import hashlib
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -107,9 +107,8 @@ def _together(
         batch_size=settings.evaluation.batch_size,
         max_length_tokens=settings.model.max_length_tokens,
     )
-    cache = workspace.root / "cache"
-    cache.mkdir(exist_ok=True)
-    asked = Path(tempfile.mkdtemp(prefix="asked-", dir=cache))
+    about = hashlib.sha256("\n".join([str(folder), *tables]).encode()).hexdigest()
+    asked = workspace.root / "cache" / f"asked-{about[:16]}"
     found = together.outcomes(task, tables, training, folder=asked, progress=progress)
     shutil.rmtree(asked)  # after a crash it stays: what the processes said is there
     watch.seconds += found.seconds

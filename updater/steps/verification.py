@@ -41,7 +41,7 @@ def _verified(workspace: Workspace, version: ModelVersion) -> tuple[int, float]:
     """How many examples new processes answered as judged, and the seconds of their forward passes.
 
     Raises:
-        UpdateError: they can't load it, or answer otherwise.
+        UpdateError, InputError: they can't load it, or answer otherwise.
     """
     cases = [
         {

@@ -68,6 +68,7 @@ def _here(
             data_digest=term.sample.digest,
             form=workspace.settings.regularizer.format,
             precision=training.precision,
+            activation_checkpointing=training.activation_checkpointing,
             progress=workspace.progress,
         )
     weights.save(estimated, file)

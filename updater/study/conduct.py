@@ -184,8 +184,11 @@ class _Conductor:
                 records.tidy(job)
         todo = [n for n, known in enumerate(results) if known is None]
         begun = [known or records.recorded(job) for job, known in zip(jobs, results, strict=True)]
-        for one in begun:
-            progress.update(len(one.stages) - 1 if one else 0)
+        num_known = sum(len(one.stages) - 1 for one in begun if one)
+        if num_known and todo:
+            of = sum(len(job.stream.span.then) for job in jobs)
+            log.info("it goes on: %d of %d updates are done already", num_known, of)
+        progress.update(num_known)
         able = [n for n in todo if records.first_stage(jobs[n].first) is not None]
         # What learns everything anew takes longest: begun last, it would keep one core alone busy.
         able.sort(key=lambda n: jobs[n].arm.kind != "scratch")

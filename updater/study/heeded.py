@@ -21,6 +21,7 @@ _UPDATE = 'only kind = "scratch" trains by it; the first model trains by that of
 _NEVER = {
     "training.mtp": _HEADLESS,
     **dict.fromkeys(("training.strategy", "training.rendezvous"), _ONE_DEVICE),
+    "regularizer.offload": "it moves what holds to another memory, and changes no result",
 }
 IGNORED: Mapping[str, Mapping[str, str]] = {
     "update": {"scratch": _UPDATE, **_NEVER},
@@ -45,7 +46,6 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
             (
                 *("regularizer.estimator", "regularizer.num_examples", "regularizer.terms"),
                 *("regularizer.scale", "regularizer.format", "regularizer.top_k"),
-                "regularizer.offload",
                 *("rehearsal.strata", "rehearsal.pool_factor"),
                 *("training.lora_rank", "training.lora_alpha", "training.lora_experts"),
             ),

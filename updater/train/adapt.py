@@ -75,8 +75,8 @@ def adapted(model: NemotronHForCausalLM, training: TrainingSettings) -> Iterator
 
 
 def freeze(model: NemotronHForCausalLM, training: TrainingSettings) -> None:
-    """What this training leaves where it is takes no gradient from now on: nothing that is not
-    trained is held, nor has an importance."""
+    """What this training leaves where it is takes no gradient from now on, and so has no
+    importance."""
     if training.adapt == "lora":
         moves = {name for name, _ in _linears(model)}
         for name, weight in model.named_parameters():

@@ -55,11 +55,12 @@ class Footprint:
     @property
     def peak(self) -> int:
         """The most at any time: at the end of a forward pass, when a step's gradients are gone, or
-        when the last gradient is there and the activations are gone."""
+        when the last gradient is there and all activations are gone but those of a layer that is
+        computed again."""
         held = self.weights + self.optimizer + self.anchor + self.importance
         always = held + self.gathered
         passing = self.activations + max(self.logits, self.recomputed)
-        return always + max(passing, self.gradients)
+        return always + max(passing, self.gradients + self.recomputed)
 
 
 def footprint(

@@ -7,6 +7,7 @@ benchmarks.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +23,14 @@ from updater.errors import UpdateError
 from updater.nemotron.experts import routed_tokens
 from updater.nemotron.weights import is_experts
 from updater.progress import Progress
+from updater.train.activations import checkpointed
 from updater.train.encode import Batch, Encoded, collate, select
 from updater.train.likelihood import completion_logits, negative_log_likelihood
 from updater.train.ranks import ALONE, Ranks
 from updater.train.record import RATE
 from updater.train.shards import gathered
+
+T = TypeVar("T")
 
 SAMPLED_BATCH = 16
 """Examples a backward pass of the `sampled` estimator: larger is faster, and ranks some layers
@@ -35,7 +39,8 @@ worse. Chosen by measurement (bench/results/fisher.md): 3.4 times the examples a
 the output head worse (0.81, where 16 has 0.88)."""
 
 SAMPLED_SEED = 0
-"""Of the labels that the `sampled` estimator draws: any will do, so that all runs agree."""
+"""Of the labels that the `sampled` estimator draws: any will do, so that all runs agree. Where
+processes share the examples each adds its rank, so that others draw other labels."""
 
 
 def estimate(
@@ -47,6 +52,7 @@ def estimate(
     data_digest: str,
     form: str = "float32",
     precision: str = "32-true",
+    activation_checkpointing: bool = False,
     progress: bool = True,
     on_progress: Callable[[int], object] | None = None,
     ranks: Ranks = ALONE,
@@ -63,8 +69,9 @@ def estimate(
     tokens routed to them (`normalise_by_evidence`).
 
     Args:
-        precision: of the forward passes and of those back, as of a training: "bf16-mixed", or
-            float32. Squares are added up in float32.
+        precision: of the forward passes, as of a training: "bf16-mixed", or float32. Squares are
+            added up in float32.
+        activation_checkpointing: as of a training: one state for each layer is kept.
         on_progress: told how many examples are done.
         ranks: the processes that call it together. Where each has the weights whole, each sees to
             a part of the examples; in shards all go through all of them, for the gradient of one
@@ -79,13 +86,12 @@ def estimate(
             f"importance has no example to look at: all {len(examples.too_long)} are longer than"
             " model.max_length_tokens"
         )
-    model.eval()
     mine = _share(examples, ranks)
     with (
         overflow_told(),
         Progress("importance", len(mine), shown=progress) as shown,
         routed_tokens(model) as routed,
-        torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"),
+        _checkpointed(model, on=activation_checkpointing),
     ):
 
         def reach(done: int) -> None:
@@ -97,7 +103,7 @@ def estimate(
         found = estimate_from(
             dict(model.named_parameters()),
             batches(model, mine, size),
-            loss(model, ranks),
+            _in_precision(loss(model, ranks), model.device.type, precision),
             progress=reach,
         )
         found = _over_all(found, len(mine), ranks)
@@ -106,6 +112,29 @@ def estimate(
         seen = {mixer: ranks.total(count) for mixer, count in routed.items()}
         tokens = {name: seen[name.partition(".experts.")[0]] for name in experts}
         return normalise_by_evidence(importance, tokens).in_format(form)
+
+
+def _in_precision(loss: Callable[[Batch], T], device: str, precision: str) -> Callable[..., T]:
+    """The forward pass alone is in it: around the way back too, autocast would go on with its casts
+    of one example's weights in the next, and in shards their gradients would come too late."""
+
+    def cast(batch: Batch) -> T:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            return loss(batch)
+
+    return cast
+
+
+@contextmanager
+def _checkpointed(model: NemotronHForCausalLM, *, on: bool) -> Iterator[None]:
+    """In the block the layers are computed again on the way back, which transformers does of a
+    model in training mode alone; this one computes the same in either."""
+    with checkpointed(model, on=on):
+        model.train(on)
+        try:
+            yield
+        finally:
+            model.eval()
 
 
 def _share(examples: Encoded, ranks: Ranks) -> Encoded:

@@ -10,7 +10,7 @@ import torch
 
 from regularizers import importance as weights
 from regularizers.formats import parts
-from updater.errors import InputError
+from updater.errors import CrashError, InputError
 from updater.evaluate import outcomes
 from updater.launch import processes, together
 from updater.launch.task import Asking, Weighing
@@ -41,10 +41,21 @@ def weighing(folder: Path, training: TrainingSettings, **changes: str) -> Weighi
         (dataclasses.replace(FULL, devices=4), {}),
         (FULL, {"estimator": "sampled", "form": "factored"}),
         (FULL, {"estimator": "mas"}),
+        (dataclasses.replace(FULL, precision="bf16-mixed"), {}),
+        (dataclasses.replace(FULL, activation_checkpointing=True), {}),
         (dataclasses.replace(FULL, strategy="ddp", train_routers=True), {"form": "bfloat16"}),
         (LORA, {}),
     ],
-    ids=["fsdp", "fsdp of 4", "fsdp sampled", "fsdp mas", "ddp", "lora"],
+    ids=[
+        "fsdp",
+        "fsdp of 4",
+        "fsdp sampled",
+        "fsdp mas",
+        "fsdp bf16",
+        "fsdp checkpointed",
+        "ddp",
+        "lora",
+    ],
 )
 def test_an_importance_is_that_of_one_process(
     trained: Path, language: Any, tmp_path: Path, training: TrainingSettings, changes: dict
@@ -60,6 +71,7 @@ def test_an_importance_is_that_of_one_process(
         checkpoint_digest="c",
         data_digest="d",
         form=task.form,
+        precision=training.precision,
         progress=False,
     )
     file = together.estimate(task, examples, folder=tmp_path / "many", progress=False)
@@ -74,6 +86,20 @@ def test_an_importance_is_that_of_one_process(
             torch.testing.assert_close(
                 theirs, mine, rtol=rounding, atol=1e-5 * largest, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def test_processes_draw_labels_of_their_own(trained: Path, language: Any, tmp_path: Path) -> None:
+    """So that their mean is an estimate of twice as many draws, and not the same twice."""
+    examples = encoded(trained, language(0, 40))
+    ddp = dataclasses.replace(FULL, strategy="ddp", train_routers=True)
+    model, _ = checkpoint.load(trained)
+    about = {"checkpoint_digest": "c", "data_digest": "d", "progress": False}
+    one = estimate(model, examples, estimator="sampled", **about)
+    task = weighing(trained, ddp, estimator="sampled")
+    many = weights.load(together.estimate(task, examples, folder=tmp_path, progress=False))
+    sums = [sum(float(t.sum()) for t in found.tensors.values()) for found in (one, many)]
+    assert sums[0] != sums[1]
+    assert sums[1] == pytest.approx(sums[0], rel=0.5)
 
 
 def test_fewer_examples_than_processes(trained: Path, language: Any, tmp_path: Path) -> None:
@@ -114,17 +140,48 @@ def test_answers_are_those_of_one_process(
     assert 0 < sum(found.outcomes["many"]["correct"].to_pylist()) < 38
 
 
-def test_logits_that_are_made_in_pieces(
-    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process with fewer tokens asks for the output head as often as the other."""
+def driven_by(monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
+    """The processes run the driver beside this file in the place of the worker."""
     whole = processes.torchrun
 
     def driven(training: TrainingSettings, folder: Path) -> list[str]:
         command = whole(training, folder)
-        return [*command[:-3], str(Path(__file__).with_name("pieces_driver.py")), command[-1]]
+        return [*command[:-3], str(Path(__file__).with_name(driver)), command[-1]]
 
     monkeypatch.setattr(processes, "torchrun", driven)
+
+
+def test_a_release_in_bfloat16_is_asked_in_shards_as_on_a_gpu(
+    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its routers stay float32 beside it."""
+    driven_by(monkeypatch, "bfloat16_driver.py")
+    table = language(500, 23)
+    model, tokenizer = checkpoint.load(trained, dtype=torch.bfloat16)
+    one = outcomes(model, tokenizer, table, batch_size=5, max_length_tokens=64)
+    task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64)
+    found = together.outcomes(task, {"t": table}, FULL, folder=tmp_path, progress=False)
+    many = found.outcomes["t"]
+    assert many["loss"].to_pylist() == pytest.approx(one["loss"].to_pylist(), abs=0.1)
+    exact = outcomes(*checkpoint.load(trained), table, batch_size=5, max_length_tokens=64)
+    assert many["loss"].to_pylist() != pytest.approx(exact["loss"].to_pylist(), abs=1e-4)
+
+
+def test_a_process_that_fails_alone_is_told(
+    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driven_by(monkeypatch, "failing_driver.py")
+    monkeypatch.setattr(processes, "MAX_RESTARTS", 0)
+    task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64)
+    with pytest.raises(CrashError, match="process 1 ended by MemoryError: of this one alone"):
+        together.outcomes(task, {"t": language(0, 9)}, FULL, folder=tmp_path, progress=False)
+
+
+def test_logits_that_are_made_in_pieces(
+    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process with fewer tokens asks for the output head as often as the other."""
+    driven_by(monkeypatch, "pieces_driver.py")
     table = language(500, 23)
     model, tokenizer = checkpoint.load(trained)
     one = outcomes(model, tokenizer, table, batch_size=5, max_length_tokens=64)

@@ -11,7 +11,6 @@ import torch
 from updater.errors import UpdateError
 from updater.settings import RegularizerSettings
 from updater.steps import rehearse, traces
-from updater.steps.student import Student
 from updater.stopwatch import Stopwatch
 from updater.train.fit import Fit
 
@@ -20,8 +19,8 @@ BROKEN = torch.full((2, 2), torch.inf)
 
 def test_nothing_is_chosen_by_losses_that_are_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = pa.table({"loss": [0.5, float("nan"), None]})
-    base: Any = SimpleNamespace(outcomes=lambda *_, **__: losses)
-    monkeypatch.setattr(Student, "of", lambda *_: base)
+    monkeypatch.setattr(rehearse, "checkpoint_of", lambda *_: Path("base"))
+    monkeypatch.setattr(rehearse, "answers", lambda *_, **__: {"pool": losses})
     workspace: Any = SimpleNamespace(progress=False)
     update: Any = SimpleNamespace(base="v1")
     with pytest.raises(UpdateError, match=r"losses are no numbers.*rehearsal\.policy"):

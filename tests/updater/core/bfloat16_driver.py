@@ -1,0 +1,12 @@
+"""A worker that asks a model in bfloat16, as one on a GPU does.
+
+python -m torch.distributed.run bfloat16_driver.py FOLDER
+"""
+
+import torch
+
+from updater.launch import ask, worker
+
+if __name__ == "__main__":
+    ask.served_dtype = lambda *_: torch.bfloat16
+    worker.main()
