@@ -49,6 +49,8 @@ bench: setup ## The benchmarks, side by side with the usual way; results in benc
 	$(BIN)/python bench/ingest.py --rows 100000 1000000 --write
 	$(BIN)/python bench/ewc_step.py
 	$(BIN)/python bench/fisher.py --write
+	$(BIN)/python bench/scan.py --write
+	$(BIN)/python bench/memory.py --write
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) demo-workspace .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

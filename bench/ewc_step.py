@@ -3,7 +3,7 @@
     python bench/ewc_step.py               # both presets, about 6 minutes on 2 cores
     python bench/ewc_step.py --rounds 5    # quicker, no results file
 
-Real Nemotron-H models (transformers' NemotronHForCausalLM) on the CPU, AdamW, one batch of 32
+Real Nemotron-H models, as the service builds them, on the CPU, AdamW, one batch of 32
 examples of 32 tokens; 2 threads, or 1 on a machine that others use too (--threads 1), where
 threads that wait for each other measure the others. In every round each way takes one whole step
 (forward, backward, regularizer, clipping, optimizer), in turn, in an order that rotates; the
@@ -29,7 +29,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor
-from updater.nemotron.presets import config_for
+from updater.nemotron.checkpoint import build
+from updater.nemotron.presets import config_fields
 from updater.study.peers.library import EWCPlugin, ParamData
 
 PRESETS = {"nemotron-3-tiny": 40, "nemotron-3-small": 20}
@@ -47,10 +48,8 @@ class Subject:
     """One model with an anchor close by, and a step of it in each way."""
 
     def __init__(self, preset: str) -> None:
-        from transformers import NemotronHForCausalLM
-
         torch.manual_seed(0)
-        self.model = NemotronHForCausalLM(config_for(preset, VOCABULARY_SIZE)).train()
+        self.model = build(config_fields(preset, VOCABULARY_SIZE)).train()
         self.parameters = dict(self.model.named_parameters())
         self.num_parameters = sum(p.numel() for p in self.parameters.values())
         self.anchor = {n: p.detach() + 1e-3 * torch.rand(p.shape) for n, p in self.named()}

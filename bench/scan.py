@@ -2,6 +2,7 @@
 
     python bench/scan.py            # a minute on two cores
     python bench/scan.py --write    # and writes bench/results/scan.md
+    python bench/scan.py --rounds 5 # quicker
 
 A step is forward, backward and AdamW on 32 texts of one length, float32. Both ways alternate; the
 ratio is of each pair, the median over the rounds, with the bootstrap 95 % interval of that median.
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers.models.nemotron_h import modeling_nemotron_h
 
 from updater.nemotron import checkpoint, presets, scan
 from updater.settings import TrainingSettings
@@ -55,21 +55,21 @@ def step_of(length: int) -> Callable[[], None]:
 
 def clocked(step: Callable[[], None], way: Callable) -> float:
     """Seconds of a step with the scan done in that way."""
-    modeling_nemotron_h.mamba2_chunk_scan = way
+    scan.modeling_nemotron_h.mamba2_chunk_scan = way
     started = time.perf_counter()
     step()
     return time.perf_counter() - started
 
 
-def row(length: int) -> str:
+def row(length: int, rounds: int) -> str:
     """Of one length: a line of the table."""
     step = step_of(length)
     pairs = [
         (clocked(step, scan.REFERENCE), clocked(step, scan.chunk_scan))
-        for _ in range(WARM_UP + ROUNDS)
+        for _ in range(WARM_UP + rounds)
     ][WARM_UP:]
     ratios = np.array([before / now for before, now in pairs])
-    drawn = np.random.default_rng(0).choice(ratios, (2000, ROUNDS))
+    drawn = np.random.default_rng(0).choice(ratios, (2000, rounds))
     low, high = np.quantile(np.median(drawn, 1), [0.025, 0.975])
     before, now = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = f"**{np.median(ratios):.2f}** ({low:.2f} to {high:.2f})"
@@ -80,6 +80,7 @@ def main() -> None:
     """The table, on stdout, and in the results where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
     arguments = parser.parse_args()
     lines = [
         "# A step on a CPU by the short scan",
@@ -93,7 +94,7 @@ def main() -> None:
         "|--:|--:|--:|--:|",
     ]
     for length in LENGTHS:
-        lines.append(row(length))
+        lines.append(row(length, arguments.rounds))
         print(lines[-1], flush=True)
     if arguments.write:
         RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,33 @@
+"""Benchmarks of models run, the GPU's at toy size: so that they are whole when one is there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_gpus_table_is_printed_at_toy_size() -> None:
+    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for row in ("| EWC, factored, rehearsal |", "| empirical |", "| sampled |", "Trainer"):
+        assert row in done.stdout, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "row"),
+    [
+        (("memory.py",), "| 131,072 |"),
+        (("scan.py", "--rounds", "2"), "| 256 |"),
+    ],
+)
+def test_the_other_tables_are_printed(words: tuple[str, ...], row: str) -> None:
+    command = [sys.executable, str(ROOT / "bench" / words[0]), *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert row in done.stdout
