@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -17,9 +17,15 @@ from updater.nemotron.validate import Contents, check
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import METHODS
 
+if TYPE_CHECKING:
+    from updater.train.footprint import Footprint
+
 _SPARE = 0.95
 """Of a device's memory, what an update may be reckoned to take: reckoned figures were up to 6 %
 below what was measured (bench/results/gpu.md)."""
+
+
+_MOST_PER_BYTE = 16
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,37 @@ def diagnose(
     )
 
 
+def refuse_too_large(
+    folder: Path,
+    *,
+    training: TrainingSettings,
+    regularizer: RegularizerSettings,
+) -> None:
+    """An update of the checkpoint by these settings may fit this machine: asked before any work.
+
+    Only what is there however short the texts are is counted, so that nothing is refused that
+    could be done.
+
+    Raises:
+        InputError: it can't.
+    """
+    contents = check(folder)
+    machine = this_machine()
+    # Nothing takes so much: of each byte on the disk, in bfloat16, float32 weights, gradients,
+    # two moments, an anchor and an importance are 12.
+    on_disk = sum((folder / name).stat().st_size for name in contents.headers)
+    if _MOST_PER_BYTE * on_disk <= _memory(machine, training):
+        return
+    least = _footprint(contents, machine, training, regularizer, length=1).least
+    if least > _memory(machine, training):
+        gib = 2**30
+        raise InputError(
+            f"{folder} takes {least / gib:.0f} GiB of each device by these settings",
+            f"this machine has {_memory(machine, training) / gib:.0f} GiB of each",
+            f"`updater doctor --model {folder}` tells which settings fit",
+        )
+
+
 def this_machine() -> Machine:
     """The GPUs that PyTorch sees, else the cores."""
     import torch
@@ -171,21 +208,10 @@ def _way(
     regularizer: RegularizerSettings,
     length: int,
 ) -> Way:
-    from updater.train.adapt import frozen_dtype
-    from updater.train.footprint import CONTEXT_BYTES, footprint
+    from updater.train.footprint import CONTEXT_BYTES
 
-    on_gpu = machine.device == "cuda"
-    found = footprint(
-        contents.config,
-        training=training,
-        regularizer=regularizer if on_gpu else replace(regularizer, offload=False),
-        length=length,
-        frozen_dtype=frozen_dtype(training, contents),
-        kernels=machine.kernels,
-    )
-    peak = found.peak + (CONTEXT_BYTES if on_gpu else 0)
-    # Processes without GPUs share the machine's memory.
-    memory = machine.memory_bytes // (1 if machine.names else training.devices)
+    found = _footprint(contents, machine, training, regularizer, length)
+    peak = found.peak + (CONTEXT_BYTES if machine.names else 0)
     return Way(
         adapt=training.adapt,
         regularizer=regularizer.method,
@@ -197,8 +223,33 @@ def _way(
         strategy="fsdp" if training.sharded else "ddp",
         peak_bytes=peak,
         parts=asdict(found),
-        fits=peak <= _SPARE * memory,
+        fits=peak <= _SPARE * _memory(machine, training),
     )
+
+
+def _footprint(
+    contents: Contents,
+    machine: Machine,
+    training: TrainingSettings,
+    regularizer: RegularizerSettings,
+    length: int,
+) -> "Footprint":
+    from updater.train.adapt import frozen_dtype
+    from updater.train.footprint import footprint
+
+    return footprint(
+        contents.config,
+        training=training,
+        regularizer=regularizer if machine.names else replace(regularizer, offload=False),
+        length=length,
+        frozen_dtype=frozen_dtype(training, contents),
+        kernels=machine.kernels,
+    )
+
+
+def _memory(machine: Machine, training: TrainingSettings) -> int:
+    """Of each process. Those without GPUs share the machine's."""
+    return machine.memory_bytes // (1 if machine.names else training.devices)
 
 
 def _steps_per_hour(

@@ -11,6 +11,7 @@ from commands import answered
 
 from regularizers import importance as weights
 from regularizers.formats import Factored, whole
+from updater import doctor
 from updater.nemotron import checkpoint
 from updater.steps import importance as importance_step
 from updater.steps.terms import TRACE_FILE, terms_of
@@ -266,3 +267,20 @@ def test_whatever_changes_an_importance_gives_it_another_name(line: Path) -> Non
     assert len(set(names)) == len(names)
     same = ("training.devices=2", "training.learning_rate=1e-4", "regularizer.offload=true")
     assert name(*same) == names[0]
+
+
+@pytest.mark.parametrize("method", ["ewc", "none"])
+def test_a_base_that_is_too_large_for_the_machine_is_refused_before_it_is_loaded(
+    line: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    small = doctor.Machine("cuda", ("a small one",), 2**20, 1, kernels=False)
+    monkeypatch.setattr(doctor, "this_machine", lambda: small)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(checkpoint, "load", refuse)
+    chosen = settings(f"regularizer.method={method}", "regularizer.num_examples=98")
+    _, said = answered(line, "update", "south", *chosen, code=2)
+    assert "of each device by these settings" in said
+    assert "updater doctor" in said

@@ -12,9 +12,12 @@ from click.testing import CliRunner
 
 from updater import doctor
 from updater.cli.main import app
+from updater.errors import InputError
 from updater.initialise import EXAMPLE
 from updater.nemotron import presets
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
+from updater.settings import RegularizerSettings, TrainingSettings
+from updater.train import footprint as footprint_module
 
 BYTES = {"BF16": 2, "F32": 4, "U8": 1}
 GPU = doctor.Machine("cuda", ("NVIDIA H200",), 139 * 2**30, 16, kernels=True)
@@ -130,6 +133,25 @@ def test_no_way_is_told_twice(tmp_path: Path) -> None:
     told = [{k: v for k, v in way.items() if k not in ("peak_bytes", "parts")} for way in ways]
     assert all(told.count(way) == 1 for way in told), told
     assert {way["strategy"] for way in ways if way["adapt"] == "full"} == {"fsdp"}
+
+
+def test_what_can_not_fit_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "this_machine", lambda: GPU)
+    folder = released(tmp_path / "x", "nemotron-3-nano")
+    full = TrainingSettings(precision="bf16-mixed")
+    lora = dataclasses.replace(full, adapt="lora")
+    with pytest.raises(
+        InputError, match=r"takes \d{3} GiB .* has 139 GiB of each\. `updater doctor"
+    ):
+        doctor.refuse_too_large(folder, training=full, regularizer=RegularizerSettings())
+    doctor.refuse_too_large(folder, training=lora, regularizer=RegularizerSettings())
+    many = dataclasses.replace(full, devices=8)
+    doctor.refuse_too_large(folder, training=many, regularizer=RegularizerSettings())
+    small = released(tmp_path / "y", "nemotron-3-tiny")
+    monkeypatch.setattr(footprint_module, "footprint", None)  # not even reckoned
+    doctor.refuse_too_large(small, training=full, regularizer=RegularizerSettings())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from store.ledger import Update
 from updater.errors import InputError
+from updater.steps import room
 from updater.steps.terms import Term, estimator_of, method_of, terms_of, weighs
 from updater.steps.weigh import estimate
 from updater.stopwatch import Stopwatch
@@ -33,11 +34,12 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """Every importance that will hold the update lies on the disk.
 
     Raises:
-        InputError: it can't be estimated, and no training recorded it.
+        InputError: it can't be estimated, and no training recorded it; or as `room.check`.
         UpdateError: the base's weights have none, they diverge.
     """
     if not weighs(workspace, update):
         return {"estimator": None, "num_examples": 0, "compute_seconds": 0.0}
+    room.check(workspace, update)
     watch = Stopwatch()
     terms = terms_of(workspace, update)
     for term in terms:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.ledger import Update
-from updater.settings import TrainingSettings
 from updater.steps import importance as importance_step
 from updater.steps.holdback import Tables
 from updater.steps.registration import training_of
@@ -20,18 +19,6 @@ if TYPE_CHECKING:
     from updater.train.fit import Fit
     from updater.train.lesson import Lesson
     from updater.train.record import Watch
-
-
-def check_devices(training: TrainingSettings) -> None:
-    """This machine has what the training asks of it.
-
-    Raises:
-        InputError: it has not.
-    """
-    if training.num_processes > 1:
-        from updater.launch import processes
-
-        processes.check(training)
 
 
 class Taught(NamedTuple):

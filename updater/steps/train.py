@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rehearsal import window
 from store.ledger import Update
 from updater.files import read_json, write_json
-from updater.steps import drafts, search, teach, traces
+from updater.steps import drafts, room, search, teach, traces
 from updater.steps.curve import Curve
 from updater.steps.holdback import Tables
 from updater.steps.registration import register, run_of, training_of
@@ -32,7 +32,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate is a model version in the ledger and in MLflow."""
     found: dict[str, Any] = {}
     if update.kind != "adopt":
-        teach.check_devices(training_of(workspace, update))
+        room.check(workspace, update)
     if update.kind == "update":
         new = _new_examples(workspace, update)
         workspace, found = search.tuned(workspace, update, new, partial(_teach, update))

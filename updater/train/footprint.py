@@ -53,6 +53,11 @@ class Footprint:
     gathered: int = 0
 
     @property
+    def least(self) -> int:
+        """What is there at once, however short the texts are."""
+        return self.weights + self.gradients + self.optimizer + self.anchor + self.importance
+
+    @property
     def peak(self) -> int:
         """The most at any time: at the end of a forward pass, when a step's gradients are gone, or
         when the last gradient is there and all activations are gone but those of a layer that is

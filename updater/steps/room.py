@@ -1,0 +1,30 @@
+"""Asked before a step loads a model: has this machine what the update takes?
+
+The reckoning is `updater.doctor`'s. Called by the steps importance and train, the first that do.
+"""
+
+from store.ledger import Update
+from updater.steps.registration import training_of
+from updater.steps.student import checkpoint_of
+from updater.workspace import Workspace
+
+
+def check(workspace: Workspace, update: Update) -> None:
+    """It may have, as far as can be told without training.
+
+    Raises:
+        InputError: it has not the devices that the settings ask for, or the base is too large.
+    """
+    training = training_of(workspace, update)
+    if training.num_processes > 1:
+        from updater.launch import processes
+
+        processes.check(training)
+    if update.base is not None:
+        from updater.doctor import refuse_too_large
+
+        refuse_too_large(
+            checkpoint_of(workspace, update.base),
+            training=training,
+            regularizer=workspace.settings.regularizer,
+        )
