@@ -75,8 +75,12 @@ def test_without_a_template_nothing_is_begun(folder: Path, tmp_path: Path) -> No
     (bare / "chat_template.jinja").unlink()
     _, said = answered(folder, *taught, "--set", f"model.tokenizer={bare}", code=2)
     assert f"{bare}: no chat template" in said
-    _, said = answered(folder, "adopt", str(bare), "--periods", "north", code=2)
-    assert f"{bare}: no chat template" in said
+    trained = tmp_path / "trained"
+    checkpoint.create(
+        str(folder / "tiny.json"), [], trained, vocabulary_size=300, tokenizer=str(bare), seed=0
+    )
+    _, said = answered(folder, "adopt", str(trained), "--periods", "north", code=2)
+    assert f"{trained}: no chat template" in said
     status, _ = answered(folder, "status")
     assert (status["unfinished"], status["learnt"]) == ([], [])
 

@@ -232,7 +232,7 @@ def test_a_single_new_example_can_judge_nothing(folder: Path) -> None:
 def test_without_optuna_nothing_is_begun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     workspace = Workspace.open(folder)
-    with pytest.raises(InputError, match=r"updater\[search\]"):
+    with pytest.raises(InputError, match=r"optuna>=5"):
         open_update(workspace, "south")
     assert workspace.ledger.updates(period="south") == []
 
