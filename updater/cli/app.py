@@ -28,6 +28,8 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOT_ACCEPTED, EXIT_INTERRUPTED = 1, 2, 3, 130
 PIPE_COLUMNS = 1000
 """As wide as any line in a pipe: what is not looked at on a screen is not wrapped."""
 
+LOG_TIME = "%H:%M:%S"
+
 SECTIONS = {
     "Start": ("demo", "init", "adopt", "scratch"),
     "Update": ("due", "ingest", "update", "step"),
@@ -190,14 +192,17 @@ def app(context: click.Context) -> None:
 
 
 def _log_to_stderr(session: Session) -> None:
-    handler = RichHandler(
-        console=Console(
-            stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_COLUMNS
-        ),
-        show_path=False,
-        show_level=False,
-        log_time_format="%H:%M:%S",
-    )
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(
+            console=Console(stderr=True, highlight=False),
+            show_path=False,
+            show_level=False,
+            log_time_format=LOG_TIME,
+        )
+    else:  # where nothing is wrapped: a path that is broken in two can't be copied
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", LOG_TIME))
     logger = logging.getLogger("updater")
     logger.handlers = [handler]
     logger.propagate = False
