@@ -93,15 +93,10 @@ def check(spec: Mapping[str, Any], ask: Ask, *, exact: bool) -> dict[str, Any]:
 
 def _alone(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     """What the new process does."""
-    import torch
-
     from updater.evaluate import outcomes
-    from updater.nemotron import checkpoint
-    from updater.nemotron.dtypes import served_dtype
+    from updater.nemotron.dtypes import load_as_served
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = served_dtype(checkpoint.check(folder), device)
-    model, tokenizer = checkpoint.load(folder, device=device, dtype=dtype)
+    model, tokenizer = load_as_served(folder)
     watch = Stopwatch()
 
     def ask(holdouts: "dict[str, pa.Table]") -> "dict[str, pa.Table]":
@@ -109,7 +104,7 @@ def _alone(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
         with watch:
             return {n: outcomes(model, tokenizer, t, **sizes) for n, t in holdouts.items()}
 
-    return check(spec, ask, exact=device == "cpu") | {"seconds": watch.seconds}
+    return check(spec, ask, exact=model.device.type == "cpu") | {"seconds": watch.seconds}
 
 
 if __name__ == "__main__":

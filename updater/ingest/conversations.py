@@ -57,7 +57,7 @@ def conversation(value: object) -> Conversation:
         raise ConversationError("must have a message of the role user before the answer")
     answer = messages[-1] = _thought(answer)
     thinking = answer.get("reasoning_content")
-    spoken = answer["content"] or json.dumps(answer["tool_calls"], ensure_ascii=False)
+    spoken = _said(answer)
     return Conversation(
         messages=json.dumps(messages, ensure_ascii=False, separators=(",", ":")),
         prompt="\n".join(f"{one['role']}: {_said(one)}" for one in before),

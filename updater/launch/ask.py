@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 from updater.evaluate import outcomes
 from updater.launch import answer
 from updater.launch.task import Asking
-from updater.nemotron import checkpoint
-from updater.nemotron.dtypes import served_dtype
+from updater.nemotron.dtypes import load_as_served
 from updater.stopwatch import Stopwatch
 from updater.train.ranks import Ranks
 from updater.train.shards import arranged
@@ -21,10 +20,7 @@ from updater.train.shards import arranged
 def ask(folder: Path, ranks: Ranks, device: str) -> None:
     """What the checkpoint says to each table lies in the folder."""
     task = Asking.read(folder)
-    dtype = served_dtype(checkpoint.check(task.checkpoint), device)
-    model, tokenizer = checkpoint.load(
-        task.checkpoint, device=device, dtype=dtype, arranged=arranged(ranks.mesh)
-    )
+    model, tokenizer = load_as_served(task.checkpoint, device=device, arranged=arranged(ranks.mesh))
     model.requires_grad_(False)  # of one group of weights FSDP would have all of one dtype
     watch, done = Stopwatch(), 0
     with ExitStack() as told:

@@ -1,13 +1,17 @@
 """Which numbers a checkpoint's weights are: as they lie on the disk, and as it is asked.
 
-Not how one is trained (`updater.train.adapt`). Called by that, by the evaluation's steps and by
-`updater.launch`.
+Not how one is trained (`updater.train.adapt`). Called by that, by `updater.steps.student`,
+`updater.verify` and `updater.launch`.
 """
 
 from collections import Counter
+from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerFast
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+from updater.nemotron import checkpoint
 from updater.nemotron.validate import Contents
 
 
@@ -22,3 +26,12 @@ def served_dtype(contents: Contents, device: str) -> torch.dtype:
     """What a model is asked in. On a GPU that in which it was released and will be served: half
     the memory of float32, and many times as fast. On a CPU float32, whatever was released."""
     return released_dtype(contents) if device.startswith("cuda") else torch.float32
+
+
+def load_as_served(
+    folder: Path, *, device: str | None = None, arranged: checkpoint.Arranged | None = None
+) -> tuple[NemotronHForCausalLM, PreTrainedTokenizerFast]:
+    """As `checkpoint.load`, in the dtype that it is asked in."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = served_dtype(checkpoint.check(folder), device)
+    return checkpoint.load(folder, device=device, dtype=dtype, arranged=arranged)

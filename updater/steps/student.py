@@ -68,23 +68,15 @@ def answers(
     """
     if isinstance(who, Path) and workspace.settings.training.devices > 1:
         return _together(workspace, who, tables, watch, progress=progress)
-    student = who if isinstance(who, Student) else _loaded(who)
+    if isinstance(who, Path):
+        from updater.nemotron.dtypes import load_as_served
+
+        who = Student(*load_as_served(who))
     found = {}
     for name, examples in tables.items():
         with watch:
-            found[name] = student.outcomes(workspace, examples, progress=progress)
+            found[name] = who.outcomes(workspace, examples, progress=progress)
     return found
-
-
-def _loaded(folder: Path) -> Student:
-    import torch
-
-    from updater.nemotron import checkpoint
-    from updater.nemotron.dtypes import served_dtype
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = served_dtype(checkpoint.check(folder), device)
-    return Student(*checkpoint.load(folder, device=device, dtype=dtype))
 
 
 def _together(

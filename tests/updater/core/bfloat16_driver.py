@@ -5,8 +5,9 @@ python -m torch.distributed.run bfloat16_driver.py FOLDER
 
 import torch
 
-from updater.launch import ask, worker
+from updater.launch import worker
+from updater.nemotron import dtypes
 
 if __name__ == "__main__":
-    ask.served_dtype = lambda *_: torch.bfloat16
+    dtypes.served_dtype = lambda *_: torch.bfloat16
     worker.main()
