@@ -7,6 +7,7 @@ benchmarks.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -93,25 +94,31 @@ def estimate(
         routed_tokens(model) as routed,
         _checkpointed(model, on=activation_checkpointing),
     ):
-
-        def reach(done: int) -> None:
-            shown.reach(done)
-            if on_progress is not None:
-                on_progress(done)
-
         estimate_from, size, loss = _ASKED[estimator]
         found = estimate_from(
             dict(model.named_parameters()),
             batches(model, mine, size),
             _in_precision(loss(model, ranks), model.device.type, precision),
-            progress=reach,
+            progress=partial(_reach, shown, on_progress),
         )
         found = _over_all(found, len(mine), ranks)
         importance = Importance(found, estimator, len(examples), checkpoint_digest, data_digest)
-        experts = [name for name in found if is_experts(name)]
-        seen = {mixer: ranks.total(count) for mixer, count in routed.items()}
-        tokens = {name: seen[name.partition(".experts.")[0]] for name in experts}
-        return normalise_by_evidence(importance, tokens).in_format(form)
+        return _fair(importance, routed, ranks).in_format(form)
+
+
+def _fair(importance: Importance, routed: Mapping[str, Tensor], ranks: Ranks) -> Importance:
+    """Between experts, by the tokens that were routed to them in all processes."""
+    seen = {mixer: ranks.total(count) for mixer, count in routed.items()}
+    experts = (name for name in importance.tensors if is_experts(name))
+    return normalise_by_evidence(
+        importance, {name: seen[name.partition(".experts.")[0]] for name in experts}
+    )
+
+
+def _reach(shown: Progress, told: Callable[[int], object] | None, done: int) -> None:
+    shown.reach(done)
+    if told is not None:
+        told(done)
 
 
 def _in_precision(loss: Callable[[Batch], T], device: str, precision: str) -> Callable[..., T]:
