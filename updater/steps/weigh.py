@@ -5,15 +5,11 @@ What has been estimated is the cache's (`updater.steps.importance`), and not loo
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rehearsal import window
 from updater.steps.terms import Term, estimator_of
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
-
-if TYPE_CHECKING:
-    from updater.train.encode import Encoded
 
 
 def estimate(workspace: Workspace, term: Term, file: Path, watch: Stopwatch) -> None:
@@ -22,6 +18,7 @@ def estimate(workspace: Workspace, term: Term, file: Path, watch: Stopwatch) -> 
     Raises:
         UpdateError: the weights have none, they diverge.
     """
+    from updater.launch.task import Weighing
     from updater.nemotron import tokenizer
     from updater.train.encode import encode
 
@@ -37,55 +34,6 @@ def estimate(workspace: Workspace, term: Term, file: Path, watch: Stopwatch) -> 
         thinking=workspace.settings.training.train_thinking,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    many = workspace.settings.training.devices > 1
-    (_together if many else _here)(workspace, term, folder, examples, file, watch)
-
-
-def _here(
-    workspace: Workspace,
-    term: Term,
-    folder: Path,
-    examples: "Encoded",
-    file: Path,
-    watch: Stopwatch,
-) -> None:
-    """In this process, on one device."""
-    from regularizers import importance as weights
-    from updater.nemotron import checkpoint
-    from updater.train.adapt import freeze, frozen_dtype
-    from updater.train.importance import estimate
-
-    training = workspace.settings.training
-    dtype = frozen_dtype(training, checkpoint.check(folder))
-    model, _ = checkpoint.load(folder, dtype=dtype)
-    freeze(model, training)
-    with watch:
-        estimated = estimate(
-            model,
-            examples,
-            estimator=estimator_of(workspace),
-            checkpoint_digest=term.version.digest,
-            data_digest=term.sample.digest,
-            form=workspace.settings.regularizer.format,
-            precision=training.precision,
-            activation_checkpointing=training.activation_checkpointing,
-            progress=workspace.progress,
-        )
-    weights.save(estimated, file)
-
-
-def _together(
-    workspace: Workspace,
-    term: Term,
-    folder: Path,
-    examples: "Encoded",
-    file: Path,
-    watch: Stopwatch,
-) -> None:
-    """By as many processes as train on this node."""
-    from updater.launch import together
-    from updater.launch.task import Weighing
-
     task = Weighing(
         folder,
         workspace.settings.training.on_one_node,
@@ -94,8 +42,19 @@ def _together(
         checkpoint_digest=term.version.digest,
         data_digest=term.sample.digest,
     )
+    if task.training.devices == 1:
+        from regularizers import importance
+        from updater.launch.weigh import ready, weighed
+
+        model = ready(task)
+        with watch:
+            found = weighed(model, task, examples, progress=workspace.progress)
+        importance.save(found, file)
+        return
+    from updater.launch import together
+
     place = file.with_suffix(".processes")
     with watch:
-        found = together.estimate(task, examples, folder=place, progress=workspace.progress)
-    found.replace(file)
+        made = together.estimate(task, examples, folder=place, progress=workspace.progress)
+    made.replace(file)
     shutil.rmtree(place)
