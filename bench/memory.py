@@ -1,6 +1,6 @@
 """What memory an update of long texts takes, as `updater doctor` reckons it.
 
-    python bench/memory.py            # prints the table, some minutes; no GPU is needed
+    python bench/memory.py            # prints the table, in seconds; no GPU is needed
     python bench/memory.py --write    # and writes bench/results/memory.md
 
 Nothing is allocated: shapes of the real checkpoint on the meta device
