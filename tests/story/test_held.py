@@ -269,18 +269,27 @@ def test_whatever_changes_an_importance_gives_it_another_name(line: Path) -> Non
     assert name(*same) == names[0]
 
 
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("a model is loaded")
+
+
 @pytest.mark.parametrize("method", ["ewc", "none"])
 def test_a_base_that_is_too_large_for_the_machine_is_refused_before_it_is_loaded(
     line: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     small = doctor.Machine("cuda", ("a small one",), 2**20, 1, kernels=False)
     monkeypatch.setattr(doctor, "this_machine", lambda: small)
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a model is loaded")
-
     monkeypatch.setattr(checkpoint, "load", refuse)
     chosen = settings(f"regularizer.method={method}", "regularizer.num_examples=98")
     _, said = answered(line, "update", "south", *chosen, code=2)
     assert "of each device by these settings" in said
     assert "updater doctor" in said
+
+
+def test_packing_without_its_kernels_is_refused_before_the_base_is_loaded(
+    line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "load", refuse)
+    _, said = answered(line, "update", "south", *settings("training.packing=true"), code=2)
+    assert "training.packing = true: only the fused Mamba-2 kernels" in said
+    assert "or take training.packing = false" in said

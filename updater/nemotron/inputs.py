@@ -2,8 +2,8 @@
 
 A Mamba-2 layer's state runs through a row from its left end: padding there is read as text, and
 several texts in one row run into each other unless the layer is told which is which (seq_idx). The
-fused kernels can be told; without them transformers refuses seq_idx by itself. Nothing of ours
-packs, or pads on the left; a user of the model may.
+fused kernels can be told, which `updater.nemotron.packing` does; without them transformers refuses
+seq_idx by itself. Nothing of ours pads on the left; a user of the model may.
 Called by `updater.nemotron.checkpoint`.
 
 Shape suffixes: b rows, l positions.

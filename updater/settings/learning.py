@@ -15,7 +15,7 @@ ADAPTATIONS = ("full", "lora")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 HEADS = ("keep", "align")
 STRATEGIES = ("auto", "ddp", "fsdp")
-PLACES = ("devices", "nodes", "strategy", "rendezvous")
+PLACES = ("devices", "nodes", "strategy", "rendezvous", "packing")
 """Keys of [training] that say where it is done, and nothing of what comes of it."""
 
 
@@ -119,6 +119,9 @@ class TrainingSettings:
     `activation_checkpointing` keeps one state for each layer and computes the rest again on the way
     back: the same weights, for about a third more time and a fraction of the activations' memory.
 
+    `packing` trains a batch's texts as one row without padding: the same weights, to rounding. It
+    takes the fused Mamba-2 kernels.
+
     `devices` GPUs on each of `nodes` machines train together, a process for each (on a machine
     without GPUs as many processes). `strategy`: "ddp", each has the whole model and sees a part of
     every batch; "fsdp", each has a part of every weight, gradient and optimizer state as well;
@@ -156,6 +159,7 @@ class TrainingSettings:
     train_thinking: bool = False
     mtp: str = "keep"
     activation_checkpointing: bool = False
+    packing: bool = False
     checkpoint_every_steps: int = 100
     search: SearchSettings = field(default_factory=SearchSettings)
 

@@ -13,9 +13,14 @@ def check(workspace: Workspace, update: Update) -> None:
     """It may have, as far as can be told without training.
 
     Raises:
-        InputError: it has not the devices that the settings ask for, or the base is too large.
+        InputError: it has not the devices or the kernels that the settings ask for, or the base is
+            too large.
     """
     training = training_of(workspace, update)
+    if training.packing:
+        from updater.nemotron import packing
+
+        packing.check()
     if training.num_processes > 1:
         from updater.launch import processes
 

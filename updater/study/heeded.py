@@ -22,6 +22,7 @@ _NEVER = {
     "training.mtp": _HEADLESS,
     **dict.fromkeys(("training.strategy", "training.rendezvous"), _ONE_DEVICE),
     "regularizer.offload": "it moves what holds to another memory, and changes no result",
+    "training.packing": "it leaves padding out, and changes no result",
 }
 IGNORED: Mapping[str, Mapping[str, str]] = {
     "update": {"scratch": _UPDATE, **_NEVER},

@@ -26,6 +26,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {
         "train_thinking": False,
         "router_bias_rate": 0.0,
         "activation_checkpointing": False,
+        "packing": False,
         "nodes": 1,
         "strategy": "auto",
         "rendezvous": "",

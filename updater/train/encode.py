@@ -7,7 +7,7 @@ Shape suffixes: b examples of a batch, l positions.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -59,15 +59,19 @@ class Batch:
     """Right-padded examples: `tokens_bl` int64, and `targets_bl` bool, true where a position
     holds a completion token. Padding is exact without an attention mask: the model is causal.
     `most_targets`: of a part of a batch that many processes share, how many such tokens the part
-    with the most has."""
+    with the most has. `lengths`: of a batch that is to be computed without its padding, as
+    `updater.nemotron.packing` does, the tokens of each example; else empty."""
 
     tokens_bl: torch.Tensor
     targets_bl: torch.Tensor
     most_targets: int = 0
+    lengths: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on `device`."""
-        return Batch(self.tokens_bl.to(device), self.targets_bl.to(device), self.most_targets)
+        return replace(
+            self, tokens_bl=self.tokens_bl.to(device), targets_bl=self.targets_bl.to(device)
+        )
 
 
 def encode(
@@ -167,8 +171,11 @@ def select(encoded: Encoded, examples: Sequence[int] | np.ndarray) -> Encoded:
     )
 
 
-def collate(encoded: Encoded, examples: Sequence[int] | np.ndarray) -> Batch:
-    """The named examples in this order, padded on the right to the longest of them."""
+def collate(
+    encoded: Encoded, examples: Sequence[int] | np.ndarray, *, packed: bool = False
+) -> Batch:
+    """The named examples in this order, padded on the right to the longest of them; `packed`: to be
+    computed without the padding."""
     chosen = np.asarray(examples, dtype=np.int64)
     lengths = encoded.lengths[chosen]
     places_l = np.arange(int(lengths.max()))
@@ -176,4 +183,5 @@ def collate(encoded: Encoded, examples: Sequence[int] | np.ndarray) -> Batch:
     at_bl = np.where(inside_bl, encoded.starts[chosen][:, None] + places_l, 0)
     tokens_bl = np.where(inside_bl, encoded.tokens[at_bl], PADDING).astype(np.int64)
     targets_bl = inside_bl & (places_l >= encoded.prompt_lengths[chosen][:, None])
-    return Batch(torch.from_numpy(tokens_bl), torch.from_numpy(targets_bl))
+    tokens, targets = torch.from_numpy(tokens_bl), torch.from_numpy(targets_bl)
+    return Batch(tokens, targets, lengths=tuple(lengths.tolist()) if packed else ())

@@ -12,6 +12,7 @@ import torch
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.errors import InputError
+from updater.nemotron import packing
 from updater.nemotron.load import ExpertLoad
 from updater.progress import Progress
 from updater.settings import TrainingSettings
@@ -135,6 +136,8 @@ def _at_first(recorded: Mapping[str, torch.Tensor], ranks: Ranks) -> Mapping[str
 
 
 def _check(training: TrainingSettings, trace: str, ranks: Ranks) -> None:
+    if training.packing:
+        packing.check()
     if trace and training.adapt == "lora":
         raise InputError(
             f'the trace "{trace}" of a training with training.adapt = "lora"',

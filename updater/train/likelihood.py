@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+from updater.nemotron import packing
 from updater.train.encode import Batch
 
 LOGITS_BYTES = 2**29
@@ -25,11 +26,25 @@ def completion_hidden(model: NemotronHForCausalLM, batch: Batch) -> tuple[Tensor
 
     Only these positions pass through lm_head.
     """
+    if batch.lengths:
+        return _packed_hidden(model, batch)
     hidden_bld = model.model(input_ids=batch.tokens_bl, use_cache=False).last_hidden_state
     # The token at position l is predicted from position l - 1.
     targets_bl = batch.targets_bl[:, 1:]
     hidden_cd = hidden_bld[:, :-1][targets_bl]
     return hidden_cd, batch.tokens_bl[:, 1:][targets_bl], targets_bl.nonzero()[:, 0]
+
+
+def _packed_hidden(model: NemotronHForCausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    tokens_bl, device = batch.tokens_bl, batch.tokens_bl.device
+    lengths_b = torch.tensor(batch.lengths, device=device)
+    places_l = torch.arange(tokens_bl.shape[1], device=device)
+    inside_bl = places_l < lengths_b[:, None]
+    # The first token of a text is predicted from nothing, nor from the text before it.
+    targets_n = (batch.targets_bl & (places_l > 0))[inside_bl][1:]
+    tokens_n, examples_n = tokens_bl[inside_bl], inside_bl.nonzero()[:, 0]
+    hidden_nd = packing.hidden(model, tokens_n, batch.lengths)
+    return hidden_nd[:-1][targets_n], tokens_n[1:][targets_n], examples_n[1:][targets_n]
 
 
 def completion_logits(model: NemotronHForCausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -74,7 +74,9 @@ def _likelihood(
 ) -> tuple[Tensor, Tensor]:
     """sums_b and counts_b of these examples; differentiable, if by nothing, where there are none:
     a small batch may be all new or all rehearsed."""
-    part = Batch(batch.tokens_bl[examples], batch.targets_bl[examples])
+    part = Batch(
+        batch.tokens_bl[examples], batch.targets_bl[examples], lengths=batch.lengths[examples]
+    )
     if len(part.tokens_bl):
         return negative_log_likelihood(model, part)
     nothing_b = torch.zeros(0, device=part.tokens_bl.device, requires_grad=True)

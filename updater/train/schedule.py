@@ -52,12 +52,19 @@ class MicroBatch:
         most = max(int(counts_b[other::world].sum()) for other in range(world))
         if not chosen:
             nothing = torch.full((1, _EMPTY_LENGTH), PADDING)
-            empty = Batch(nothing, torch.zeros_like(nothing, dtype=torch.bool), most)
+            targets = torch.zeros_like(nothing, dtype=torch.bool)
+            lengths = (_EMPTY_LENGTH,) if self.batch.lengths else ()
+            empty = Batch(nothing, targets, most, lengths)
             return replace(self, batch=empty, examples=(), num_new=0)
         targets_bl = self.batch.targets_bl[rank::world]
         # Each example ends with a token that is learnt, so what comes after the last is padding.
         length = int(targets_bl.any(0).nonzero().max()) + 1
-        part = Batch(self.batch.tokens_bl[rank::world, :length], targets_bl[:, :length], most)
+        part = Batch(
+            self.batch.tokens_bl[rank::world, :length],
+            targets_bl[:, :length],
+            most,
+            self.batch.lengths[rank::world],
+        )
         num_new = len([place for place in chosen if place < self.num_new])
         return replace(self, batch=part, examples=self.examples[rank::world], num_new=num_new)
 
@@ -103,7 +110,7 @@ class Plan:
             num_tokens = sum(int(sizes[batch].sum()) for batch in window)
             for batch in window:
                 yield MicroBatch(
-                    batch=collate(self._encoded, batch),
+                    batch=collate(self._encoded, batch, packed=self._training.packing),
                     examples=tuple(batch),
                     num_new=int((np.asarray(batch) < self._num_new).sum()),
                     num_examples=len(batch),

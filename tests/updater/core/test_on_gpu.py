@@ -11,7 +11,7 @@ import torch
 
 from regularizers.anchor import QuadraticAnchor
 from updater.evaluate import outcomes
-from updater.nemotron import checkpoint
+from updater.nemotron import checkpoint, kernels
 from updater.settings import TrainingSettings
 from updater.train.encode import encode
 from updater.train.fit import fit
@@ -92,6 +92,16 @@ def test_stopped_and_run_again_it_goes_on_where_it_was(base, language, tmp_path,
     assert done.num_steps == in_one.num_steps
     assert done.losses == pytest.approx(in_one.losses, rel=0.02)
     assert far(model, whole) < 0.02
+
+
+@pytest.mark.skipif(not kernels.are_fused(), reason="needs mamba-ssm and causal-conv1d")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_without_padding_it_learns_the_same(base, language, tmp_path, precision):
+    table = language(0, 64)
+    padded, before = taught(base, tmp_path / "padded", table, precision=precision)
+    packed, done = taught(base, tmp_path / "packed", table, precision=precision, packing=True)
+    assert done.losses == pytest.approx(before.losses, rel=0.02)
+    assert far(packed, padded) < 0.02
 
 
 @pytest.mark.parametrize("trace", ["optimizer", "path"])

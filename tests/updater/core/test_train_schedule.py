@@ -82,7 +82,8 @@ def test_accumulated_losses_add_up_to_the_mean_over_tokens(
 def test_the_parts_of_all_processes_make_the_whole(
     training: TrainingSettings, num_new: int, num_old: int, world: int
 ) -> None:
-    for batch in Plan(lesson(num_new, num_old), training).batches(0):
+    packed = dataclasses.replace(training, packing=True)
+    for batch in Plan(lesson(num_new, num_old), packed).batches(0):
         parts = [batch.part(rank, world) for rank in range(world)]
         assert sorted(e for part in parts for e in part.examples) == sorted(batch.examples)
         assert sum(part.num_new for part in parts) == batch.num_new
@@ -90,6 +91,7 @@ def test_the_parts_of_all_processes_make_the_whole(
         for part in parts:
             told = (part.num_examples, part.num_tokens, part.normaliser)
             assert told == (batch.num_examples, batch.num_tokens, batch.normaliser)
+            assert len(part.batch.lengths) == len(part.batch.tokens_bl)
             if not part.examples:  # it goes through the model all the same
                 assert not part.batch.targets_bl.any()
                 continue
@@ -97,6 +99,9 @@ def test_the_parts_of_all_processes_make_the_whole(
             assert all(example < num_new for example in part.examples[: part.num_new])
             assert all(example >= num_new for example in part.examples[part.num_new :])
             for row, example in enumerate(part.examples):
+                # The last token is one that is learnt, and what comes after is padding.
+                last = int(part.batch.targets_bl[row].nonzero().max())
+                assert part.batch.lengths[row] == last + 1
                 whole = batch.examples.index(example)
                 targets = batch.batch.targets_bl[whole].nonzero()[:, 0]
                 assert part.batch.targets_bl[row].nonzero()[:, 0].equal(targets)
