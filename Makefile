@@ -51,6 +51,7 @@ bench: setup ## The benchmarks, side by side with the usual way; results in benc
 	$(BIN)/python bench/fisher.py --write
 	$(BIN)/python bench/scan.py --write
 	$(BIN)/python bench/memory.py --write
+	$(BIN)/python bench/compiled.py --write
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) demo-workspace .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache
