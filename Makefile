@@ -10,10 +10,10 @@ STAMP := $(VENV)/.installed
 FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 export UV_FIND_LINKS ?= $(FIND_LINKS)
 
-.PHONY: help setup demo up test test-gpu check bench clean
+.PHONY: help setup demo up test test-gpu check compose-check env bench clean
 
 help: ## Show these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## Make .venv with everything, from requirements.lock
 
@@ -36,6 +36,12 @@ check: setup ## Lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+compose-check: setup ## docker-compose.yml, without a Docker engine
+	$(BIN)/python deploy/compose_check.py
+
+env: ## .env with a random password for each that docker-compose.yml asks for
+	$(PYTHON) deploy/secrets_file.py .env
 
 test: setup check ## All checks and all tests, with coverage
 	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90

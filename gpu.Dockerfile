@@ -1,18 +1,20 @@
-# The training core on a GPU, with fused Mamba-2 kernels: rehearsal, regularizers, updater.nemotron,
-# updater.train, updater.launch and updater.evaluate. Not the service (MLflow, DVC, Airflow).
+# What runs on GPUs, with fused Mamba-2 kernels. Target `core`: rehearsal, regularizers,
+# updater.nemotron, updater.train, updater.launch and updater.evaluate, without the service (MLflow,
+# DVC, Airflow). Target `worker`, the last: the same with the service, as docker-compose.yml's GPU
+# worker.
 #
-#   docker build -f gpu.Dockerfile -t updater-gpu .
-#   docker build -f gpu.Dockerfile --build-arg ARCHITECTURES="9.0;10.0" -t updater-gpu .
+#   docker build -f gpu.Dockerfile --target core -t updater-gpu .
+#   docker build -f gpu.Dockerfile --build-arg ARCHITECTURES="9.0;10.0" -t updater-gpu-worker .
 #
-# The kernels are compiled here, for minutes each; the second stage has no compiler of CUDA code.
+# The kernels are compiled here, for minutes each; what comes of it has no compiler of CUDA code.
 ARG CUDA=13.0.2
 FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS kernels
 ARG ARCHITECTURES=9.0
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-dev python3-venv git \
     && rm -rf /var/lib/apt/lists/*
-RUN python3 -m venv /opt/updater
-ENV PATH=/opt/updater/bin:$PATH
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
 # The index that pip is configured for gives a build for some CUDA; PIP_INDEX_URL names another.
 ARG PIP_INDEX_URL
 RUN pip install --no-cache-dir torch==2.13.0
@@ -29,13 +31,28 @@ COPY store /src/store
 COPY dags /src/dags
 RUN pip install --no-cache-dir /src
 
-FROM nvidia/cuda:${CUDA}-base-ubuntu24.04
+FROM nvidia/cuda:${CUDA}-base-ubuntu24.04 AS core
 # Triton builds EWC's kernel on first use: it wants a C compiler and Python's headers.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-dev gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home updater
-COPY --from=kernels /opt/updater /opt/updater
-ENV PATH=/opt/updater/bin:$PATH
+    && userdel --remove ubuntu && useradd --uid 1000 --create-home updater
+COPY --from=kernels /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
 USER updater
 WORKDIR /home/updater
+
+FROM core AS worker
+USER root
+RUN apt-get update && apt-get install -y --no-install-recommends git && rm -rf /var/lib/apt/lists/*
+WORKDIR /opt/updater
+COPY pyproject.toml requirements.lock ./
+COPY deploy deploy
+COPY dags dags
+# The lock's torch is the CPU's name for the same version: the one that is there stays.
+ARG PIP_INDEX_URL
+RUN python3 deploy/requirements_of.py service airflow cluster s3 > /tmp/wanted.txt \
+    && grep --invert-match "^torch==" requirements.lock > /tmp/lock.txt \
+    && pip install --no-cache-dir --requirement /tmp/wanted.txt --constraint /tmp/lock.txt \
+    && install -d -o updater -g updater /workspaces /logs
+USER updater

@@ -4,10 +4,10 @@
     python bench/compiled.py --write    # and writes bench/results/compiled.md
 
 A step is forward, backward and AdamW of nemotron-3-tiny on 32 texts, as batches of an update come:
-of like length, each batch another. Both ways alternate on the same batches, each with a model of its
-own; the ratio is of each pair, the median over the rounds, with the bootstrap 95 % interval of that
-median. What is compiled is each layer by itself, with sizes that may change: experts' routing makes
-them change anyway. The device is the GPU where there is one.
+of like length, each batch another. Both ways alternate on the same batches, each with a model of
+its own; the ratio is of each pair, the median over the rounds, with the bootstrap 95 % interval of
+that median. What is compiled is each layer by itself, with sizes that may change: experts' routing
+makes them change anyway. The device is the GPU where there is one.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def main() -> None:
         f" tokens a step, {device}, torch {torch.__version__}, {torch.get_num_threads()} threads,"
         f" Python {platform.python_version()}, {datetime.date.today()}.",
         "",
-        "| compiled | first steps take longer by, s | as fast, times | steps until that is made up |",
+        "| compiled | first steps take longer by, s | as fast, times | steps that make it up |",
         "|---|--:|--:|--:|",
     ]
     for way in WAYS:

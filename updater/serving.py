@@ -16,6 +16,7 @@ from store.checkpoints import Checkpoints
 from store.pointer import DEFAULT_NEW_TOKENS
 from updater.errors import InputError
 from updater.files import read_json
+from updater.settings import PLACEHOLDER
 
 if TYPE_CHECKING:
     from transformers import NemotronHForCausalLM, PreTrainedTokenizerFast
@@ -112,7 +113,11 @@ def open_pointer(pointer: Path) -> Path:
         UnreachableError, StoreError: the store can't be used, or a file is damaged.
     """
     named = read_json(pointer)
-    location = os.environ.get(LOCATION) or named["uri"].removesuffix(f"/{named['digest']}")
+    recorded = named["uri"].removesuffix(f"/{named['digest']}")
+    moved = os.environ.get(LOCATION, "")
+    # Which workspace's it is, the pointer does not say; where the store has places for many, the
+    # recorded address is of the right one.
+    location = recorded if PLACEHOLDER in moved else moved or recorded
     cache = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "updater" / "checkpoints")
     return Checkpoints(location, cache).local(named["digest"])
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from updater import config
 from updater.errors import InputError, UpdateError
-from updater.settings import Settings
+from updater.settings import Settings, StoreSettings
 
 if TYPE_CHECKING:
     from store.aliases import Aliases
@@ -83,17 +83,21 @@ class Workspace:
             return f"uid {os.getuid()}"
 
     @cached_property
+    def _store(self) -> StoreSettings:
+        return self.settings.store.of(self.settings.workspace.name)
+
+    @cached_property
     def ledger_url(self) -> str:
-        return self._absolute_url(self.settings.store.url)
+        return self._absolute_url(self._store.url)
 
     @cached_property
     def mlflow_uri(self) -> str:
-        return self._absolute_url(self.settings.store.mlflow_uri)
+        return self._absolute_url(self._store.mlflow_uri)
 
     @cached_property
     def mlflow_artifacts(self) -> str:
         """Where MLflow keeps artifacts; empty where an MLflow server decides."""
-        given = self.settings.store.mlflow_artifacts
+        given = self._store.mlflow_artifacts
         if given:
             return given if "://" in given else str(self.root / given)
         is_server = self.mlflow_uri.startswith(("http://", "https://"))
@@ -114,7 +118,7 @@ class Workspace:
     @cached_property
     def dvc_remote(self) -> str:
         """Where dataset versions are pushed; empty where nowhere."""
-        given = self.settings.store.dvc_remote
+        given = self._store.dvc_remote
         return str(self.root / given) if given and "://" not in given else given
 
     @cached_property
@@ -127,7 +131,7 @@ class Workspace:
     def checkpoints(self) -> Checkpoints:
         from store.checkpoints import Checkpoints
 
-        given = self.settings.store.checkpoints
+        given = self._store.checkpoints
         location = given if "://" in given else str(self.root / given)
         return Checkpoints(location, self.root / "cache" / "checkpoints")
 

@@ -44,8 +44,9 @@ def check(connection: Connection, shown: str) -> None:
 def migrate(url: str) -> str:
     """The ledger at `url` exists with the tables of revision `HEAD`, which is returned.
 
-    What is in it stays. Killed halfway, nothing has changed: a migration is one transaction. Two
-    at once take turns.
+    A PostgreSQL schema that the URL names by `options=-csearch_path` is made where it is missing:
+    so many ledgers can live in one database. What is in it stays. Killed halfway, nothing has
+    changed: a migration is one transaction. Two at once take turns.
 
     Raises:
         SchemaError: it is newer than this code, or another program's database.
@@ -55,12 +56,19 @@ def migrate(url: str) -> str:
     with database.write() as connection:
         if not database.is_sqlite:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            _make_schema(connection)
         found = _revision(connection)
         if found is not None:
             _refuse_unknown(found, database.shown)
         if found != HEAD:
             _upgrade(connection)
     return HEAD
+
+
+def _make_schema(connection: Connection) -> None:
+    if connection.execute(sa.select(sa.func.current_schema())).scalar() is None:
+        named = connection.execute(sa.text("SHOW search_path")).scalar_one()
+        connection.execute(sa.schema.CreateSchema(named.strip('"'), if_not_exists=True))
 
 
 def _upgrade(connection: Connection) -> None:

@@ -146,3 +146,17 @@ def test_sqlite_is_durable_and_lets_readers_by(tmp_path: Path) -> None:
     ledger = open_ledger(url)
     with database(url).write():
         assert ledger.events() == []
+
+
+def test_ledgers_share_a_database_by_schemas_of_their_own(postgres_url: str) -> None:
+    urls = [f"{postgres_url}?options=-csearch_path%3D%22{name}%22" for name in ("tickets", "A-b")]
+    for url in urls:
+        with pytest.raises(SchemaError, match="no tables yet"):
+            open_ledger(url).events()
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(migrate, [*urls, *urls])) == [schema.HEAD] * 4
+    open_ledger(urls[0]).append("noted", actor="a", reason="r")
+    assert [len(open_ledger(url).events()) for url in urls] == [1, 0]
+    with database(postgres_url).read() as connection:
+        assert {"tickets", "A-b"} <= set(sa.inspect(connection).get_schema_names())
+        assert sa.inspect(connection).get_table_names("public") == []

@@ -136,6 +136,8 @@ def test_a_store_that_has_moved(
         open_pointer(pointer)
     monkeypatch.setenv("UPDATER_STORE_CHECKPOINTS", store.location)
     assert open_pointer(pointer) == store.local(digest)
+    monkeypatch.setenv("UPDATER_STORE_CHECKPOINTS", "s3://checkpoints/{workspace}")
+    assert open_pointer(point(stored, tmp_path)) == store.local(digest), "by what was recorded"
 
 
 def test_a_damaged_checkpoint_is_not_loaded(

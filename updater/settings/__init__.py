@@ -35,7 +35,12 @@ from updater.settings.regularizing import (
 )
 from updater.settings.rules import MOST
 from updater.settings.search import SEARCHED, SearchSettings
-from updater.settings.service import EvaluationSettings, GateSettings, StoreSettings
+from updater.settings.service import (
+    PLACEHOLDER,
+    EvaluationSettings,
+    GateSettings,
+    StoreSettings,
+)
 from updater.settings.whole import Settings
 
 __all__ = [
@@ -46,6 +51,7 @@ __all__ = [
     "MOST",
     "NAME",
     "PERIOD_ID",
+    "PLACEHOLDER",
     "PLACES",
     "POLICIES",
     "REGULARIZERS",

@@ -1,11 +1,12 @@
 """How candidates are judged, and where state lives: the sections evaluation, gate and store."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from updater.settings.rules import at_least, fraction, one_of
 
 APPROVALS = ("auto", "manual")
+PLACEHOLDER = "{workspace}"
 # As SQLAlchemy reads them: a password may have anything in it, even @.
 DATABASE_URL = re.compile(
     r"sqlite:///.+"
@@ -47,7 +48,8 @@ class GateSettings:
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
     """Where state lives. Every key also as UPDATER_STORE_URL and so on: secrets only there, and
-    never in the digest. A relative SQLite path or folder is relative to the workspace."""
+    never in the digest. A relative SQLite path or folder is relative to the workspace. In any of
+    them `{workspace}` is the workspace's name, so that one environment serves many models."""
 
     url: str = "sqlite:///store.db"
     mlflow_uri: str = "sqlite:///mlflow.db"
@@ -61,3 +63,8 @@ class StoreSettings:
             raise ValueError(f"url: must be {database}")
         if not (DATABASE_URL.fullmatch(self.mlflow_uri) or SERVER_URL.fullmatch(self.mlflow_uri)):
             raise ValueError(f"mlflow_uri: must be https://HOST of a server, or {database}")
+
+    def of(self, workspace: str) -> "StoreSettings":
+        """The same for the workspace of that name, which stands wherever `{workspace}` stood."""
+        named = {key: value.replace(PLACEHOLDER, workspace) for key, value in asdict(self).items()}
+        return StoreSettings(**named)

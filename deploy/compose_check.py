@@ -1,0 +1,116 @@
+"""Checks docker-compose.yml without a Docker engine: `make compose-check`.
+
+    python deploy/compose_check.py
+
+Says everything that breaks a rule of ours, one line each, and ends with 1 where there is any. Where
+Docker's own command is there it is asked too, since it alone knows the whole format.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compose_file import COMPOSE, MissingError, load
+from secrets_file import asked, made
+
+PINNED = re.compile(r"[^:@]+:(?!latest$)[^:@]*\d[^:@]*")
+SECRET = re.compile(r"PASSWORD|SECRET|_KEY$|FERNET", re.IGNORECASE)
+ONE_SHOT = ("setup", "updater")
+"""Services that end by themselves: nothing waits for their health."""
+
+
+def problems(whole: dict[str, Any]) -> Iterator[str]:
+    """What breaks a rule, in words."""
+    volumes = whole.get("volumes", {})
+    services = whole["services"]
+    for name, service in services.items():
+        for said in (*_hardening(service), *_order(name, service, services)):
+            yield f"{name}: {said}"
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            if not source.startswith((".", "/")) and source not in volumes:
+                yield f"{name}: volume {source} is not declared"
+            if source.startswith(".") and not (COMPOSE.parent / source).exists():
+                yield f"{name}: {source} does not exist"
+
+
+def _hardening(service: dict[str, Any]) -> Iterator[str]:
+    if not PINNED.fullmatch(str(service.get("image", ""))):
+        yield f"image {service.get('image')} is not pinned to a version"
+    if str(service.get("user", "0")).split(":")[0] in ("0", "root"):
+        yield "runs as root"
+    if service.get("read_only") is not True:
+        yield "its file system can be written to"
+    if service.get("cap_drop") != ["ALL"]:
+        yield "keeps capabilities"
+    if "memory" not in service.get("deploy", {}).get("resources", {}).get("limits", {}):
+        yield "has no limit of memory"
+    for port in service.get("ports", []):
+        if len(str(port).split(":")) < 3:
+            yield f"port {port} is open on all of the machine's addresses"
+    build = service.get("build")
+    if build:
+        text = (COMPOSE.parent / build["dockerfile"]).read_text("utf-8")
+        if not re.search(rf"^FROM .* AS {build['target']}$", text, re.MULTILINE):
+            yield f"{build['dockerfile']} has no target {build['target']}"
+
+
+def _order(name: str, service: dict[str, Any], services: dict[str, Any]) -> Iterator[str]:
+    if name not in ONE_SHOT and "test" not in service.get("healthcheck", {}):
+        yield "has no health check"
+    for other, how in service.get("depends_on", {}).items():
+        if other not in services:
+            yield f"waits for {other}, which is no service"
+        elif how["condition"] == "service_healthy" and "healthcheck" not in services[other]:
+            yield f"waits for the health of {other}, which has no check"
+
+
+def defaults(text: str) -> Iterator[str]:
+    """Secrets that have a default, or are written down."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        key, _, value = line.strip().partition(":")
+        if SECRET.search(key) and value.strip() and "${" not in value and " " not in key:
+            yield f"line {number}: {key} is written down"
+    for name in re.findall(r"\$\{([A-Z_]+):-", text):
+        if SECRET.search(name):
+            yield f"{name} has a default"
+
+
+def _engine(environ: dict[str, str]) -> Iterator[str]:
+    if not shutil.which("docker"):
+        return
+    command = ["docker", "compose", "--file", str(COMPOSE)]
+    if subprocess.run([*command, "version"], capture_output=True, check=False).returncode:
+        return
+    asked_of = subprocess.run(
+        [*command, "config", "--quiet"], env=environ, capture_output=True, text=True, check=False
+    )
+    if asked_of.returncode:
+        yield f"docker compose config: {asked_of.stderr.strip()}"
+
+
+def main() -> int:
+    """The exit code."""
+    environ = {name: made(name) for name in asked()}
+    found = [*problems(load(environ)), *defaults(COMPOSE.read_text("utf-8"))]
+    for name in environ:
+        try:
+            load({**environ, name: ""})
+        except MissingError:
+            continue
+        found.append(f"starts without {name}")
+    path = {"PATH": str(Path(sys.executable).parent) + ":/usr/local/bin:/usr/bin:/bin"}
+    found += _engine(environ | path)
+    for line in found:
+        sys.stderr.write(f"{COMPOSE.name}: {line}\n")
+    if not found:
+        sys.stderr.write(f"{COMPOSE.name}: {len(load(environ)['services'])} services, no problem\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
