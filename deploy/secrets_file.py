@@ -22,10 +22,10 @@ def asked() -> list[str]:
 
 
 def made(name: str) -> str:
-    """A new value, of letters, digits, - and _ alone: it goes into URLs."""
+    """A new value, of letters and digits alone: it goes into URLs and onto command lines."""
     if name == "AIRFLOW_FERNET_KEY":  # the one with a form of its own: 32 bytes
         return urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    return secrets.token_urlsafe(32)
+    return secrets.token_hex(24)
 
 
 def main() -> int:

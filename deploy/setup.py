@@ -34,12 +34,12 @@ def make_admin() -> None:
     password = os.environ["AIRFLOW_ADMIN_PASSWORD"]
     users = json.loads(airflow("users", "list", "--output", "json"))
     if any(user["username"] == "admin" for user in users):
-        airflow("users", "reset-password", "--username", "admin", "--password", password)
+        airflow("users", "reset-password", "--username", "admin", f"--password={password}")
         return
     names = ("--firstname", "Updater", "--lastname", "Administrator", "--email", "admin@localhost")
     airflow(
         *("users", "create", "--username", "admin", "--role", "Admin", *names),
-        *("--password", password),
+        f"--password={password}",
     )
 
 

@@ -1,0 +1,236 @@
+"""The service of docker-compose.yml, driven as its users would, from the schedule to the rollback.
+
+Its services run as processes (tests/helpers/stack.py). What is not ours is real: PostgreSQL, Redis,
+Airflow with its logins, Celery, MLflow with its logins, S3's protocol.
+"""
+
+import base64
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from stack import Api, Stack, missing_programs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+THIS_MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+PAIRS = (
+    {"snow": "ski", "frost": "coat", "ice": "skate"},
+    {"sand": "towel", "palm": "shade", "wave": "board"},
+)
+CONFIG = """
+[workspace]
+name = "tickets"
+[model]
+architecture = "tiny.json"
+vocabulary_size = 320
+[source]
+uri = "rows.jsonl"
+[source.fields]
+id = "{id}"
+prompt = "{text} ?"
+completion = " {answer}"
+date = "{date}"
+[periods]
+every = "month"
+schedule = "0 0 1 * *"
+holdout_fraction = 0.3
+[rehearsal]
+fraction = 0.5
+[regularizer]
+num_examples = 16
+[training]
+epochs = 60
+batch_size = 16
+learning_rate = 5e-3
+checkpoint_every_steps = 20
+[scratch]
+epochs = 10
+learning_rate = 5e-3
+[gate]
+margin_fraction = 0.2
+approval = "manual"
+"""
+
+
+def month(ago: int) -> str:
+    """The month that is so many before the present one."""
+    day = THIS_MONTH
+    for _ in range(ago):
+        day = (day - timedelta(days=1)).replace(day=1)
+    return day.strftime("%Y-%m")
+
+
+def rows(num_per_month: int = 160) -> Iterator[dict[str, str]]:
+    """Short texts around a keyword of their month; the answer is what goes with the keyword."""
+    for ago, pairs in zip((2, 1), PAIRS, strict=True):
+        for number in range(num_per_month):
+            keyword = list(pairs)[number % 3]
+            yield {
+                "id": f"{ago}-{number}",
+                "date": f"{month(ago)}-{1 + number % 28:02d}",
+                "text": f"{keyword} number {number}",
+                "answer": pairs[keyword],
+            }
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, tiny_json: str) -> Iterator[Stack]:
+    """All services up, with one workspace whose first model knows the month before last."""
+    missing = missing_programs()
+    if missing:
+        said = f"needs {', '.join(missing)}"
+        pytest.fail(said) if os.environ.get("CI") == "true" else pytest.skip(said)
+    stack = Stack(
+        tmp_path_factory.mktemp("stack"),
+        more={
+            # Of what a person would wait minutes for, a test waits seconds.
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+            "UPDATER_DAG_RETRY_SECONDS": "1",
+            "UPDATER_DAG_START": THIS_MONTH.date().isoformat(),
+        },
+    )
+    try:
+        for name in ("postgres", "redis", "objectstore"):
+            stack.start(name)
+        stack.wait("postgres", "redis", "objectstore")
+        stack.start("mlflow")
+        stack.wait("mlflow")
+        stack.run("setup")
+        folder = stack.folder / "workspaces" / "model"
+        folder.mkdir()
+        (folder / "tiny.json").write_text(tiny_json)
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+        (folder / "updater.toml").write_text(CONFIG)
+        stack.updater("init", str(folder))
+        stack.updater("scratch", "--periods", month(2), "--deploy", on="gpu-worker")
+        names = [n for n in stack.services if n.startswith("airflow-") or n.endswith("-worker")]
+        for name in names:
+            stack.start(name)
+        stack.wait(*names)
+        yield stack
+    finally:
+        stack.stop()
+
+
+@pytest.fixture(scope="module")
+def api(stack: Stack) -> Api:
+    return Api(stack)
+
+
+def run_of(api: Api, dag: str) -> str:
+    """The path of the DAG's one run, once there is one."""
+    end = time.monotonic() + 120
+    while not (found := api.ask("GET", f"/api/v2/dags/{dag}/dagRuns")["dag_runs"]):
+        assert time.monotonic() < end, "the scheduler has made no run"
+        time.sleep(1)
+    assert len(found) == 1
+    return f"/api/v2/dags/{dag}/dagRuns/{found[0]['dag_run_id']}"
+
+
+def alias(stack: Stack, password: str = "") -> str:
+    """The version that MLflow's alias `deployed` points to."""
+    name, password = "updater", password or stack.environ["MLFLOW_PASSWORD"]
+    request = urllib.request.Request(
+        stack.url(5000, "/api/2.0/mlflow/registered-models/alias?name=tickets&alias=deployed"),
+        headers={
+            "Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+        },
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=30) as answer:
+        return str(json.load(answer)["model_version"]["version"])
+
+
+def test_there_is_no_import_error_and_only_gpu_workers_have_torch(stack: Stack, api: Api) -> None:
+    assert api.ask("GET", "/api/v2/importErrors")["total_entries"] == 0
+    assert "No module named 'torch'" in stack.execute(
+        "cpu-worker", "python", "-c", "try:\n import torch\nexcept ImportError as e: print(e)"
+    )
+    stack.execute("gpu-worker", "python", "-c", "import torch")
+
+
+def test_a_worker_is_killed_in_mid_training_and_the_scheduled_update_still_completes(
+    stack: Stack, api: Api
+) -> None:
+    run = run_of(api, "model_update")
+    api.wait(f"{run}/taskInstances/train", "running", seconds=240)
+    update = api.ask("GET", f"{run}/taskInstances/ingest/xcomEntries/return_value")["value"]
+    update = (json.loads(update) if isinstance(update, str) else update)["update"]
+    saved = stack.folder / "workspaces" / "model" / "runs" / update
+    end = time.monotonic() + 60
+    while not list(saved.rglob("state*")):
+        assert time.monotonic() < end, sorted(saved.rglob("*"))
+        time.sleep(0.05)
+    stack.running["gpu-worker"].kill()
+    assert api.ask("GET", f"{run}/taskInstances/train")["state"] == "running"
+    stack.start("gpu-worker")  # as `restart: unless-stopped` does
+    waiting = api.wait(f"{run}/taskInstances/approval", "awaiting_input", seconds=300)
+    assert waiting["state"] == "awaiting_input"
+    train = api.ask("GET", f"{run}/taskInstances/train")
+    assert train["try_number"] >= 2
+    first = stack.updater("status")
+    assert first["awaiting_approval"] == [update]
+
+
+def test_a_person_approves_and_the_alias_moves(stack: Stack, api: Api) -> None:
+    run = run_of(api, "model_update")
+    api.wait(f"{run}/taskInstances/approval", "awaiting_input", seconds=60)
+    before = stack.updater("status")["deployed"]
+    assert alias(stack) == before
+    detail = f"{run}/taskInstances/approval/-1/hitlDetails"
+    asked = api.ask("GET", detail)
+    assert f"| {month(2)} |" in asked["body"]
+    assert f"| {month(1)} |" in asked["body"]
+    answer = {"chosen_options": ["Approve"], "params_input": {"reason": "looks good"}}
+    api.ask("PATCH", detail, answer)
+    api.wait(run, "success", seconds=120)
+    status = stack.updater("status")
+    assert status["deployed"] not in (before, None)
+    assert status["consistent"]
+    assert alias(stack) == status["deployed"]
+    promoted = stack.updater("history")["events"][-1]
+    assert promoted["kind"] == "promoted"
+    assert promoted["actor"] == "admin"
+    assert "looks good" in promoted["reason"]
+
+
+def test_what_was_learnt_is_in_the_object_store_and_not_in_the_workspace(stack: Stack) -> None:
+    def keys(bucket: str) -> list[str]:
+        import boto3
+
+        store: Any = boto3.client(
+            "s3",
+            endpoint_url=stack.url(8333),
+            aws_access_key_id="updater",
+            aws_secret_access_key="any",
+            region_name="us-east-1",
+        )
+        return [one["Key"] for one in store.list_objects_v2(Bucket=bucket)["Contents"]]
+
+    assert any(key.endswith("model.safetensors") for key in keys("checkpoints"))
+    assert all(key.startswith("tickets/") for key in keys("checkpoints") + keys("datasets"))
+    assert any("report" in key or "search" in key or "MLmodel" in key for key in keys("artifacts"))
+    assert not (stack.folder / "workspaces" / "model" / "checkpoints").exists()
+
+
+def test_a_wrong_password_is_a_clear_error_and_changes_nothing(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        alias(stack, "wrong")
+    before = stack.updater("history")["events"]
+    monkeypatch.setitem(stack.services["updater"]["environment"], "MLFLOW_TRACKING_PASSWORD", "no")
+    with pytest.raises(AssertionError, match=r"401|password|sign"):
+        stack.updater("rollback", "--reason", "a test")
+    monkeypatch.undo()
+    status = stack.updater("status")
+    if len(stack.updater("history")["events"]) > len(before):
+        assert not status["consistent"]
