@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -106,6 +107,8 @@ class Stack:
         self.ports = {port: _free_port() for port in PORTS}
         self.environ = {name: made(name) for name in asked()} | dict(environ)
         self._more = dict(more)
+        # Not in `folder`, which the user that PostgreSQL runs as may not enter.
+        self._database = Path(tempfile.mkdtemp(prefix="updater-postgres-"))
         for name in ("workspaces", "logs", "updater", "home", "services", "guard"):
             (folder / name).mkdir(parents=True)
         (folder / "guard" / "sitecustomize.py").write_text(GUARD)
@@ -214,6 +217,7 @@ class Stack:
         for service in reversed(self.running.values()):
             # PostgreSQL would wait for its clients on SIGTERM.
             service.kill(signal.SIGQUIT if service.name == "postgres" else signal.SIGTERM)
+        shutil.rmtree(self._database)
 
     def _here(self, text: str) -> str:
         """The text with this machine's addresses and folders."""
@@ -230,13 +234,11 @@ class Stack:
 
     def _postgres(self, environ: dict[str, str]) -> list[str]:
         """The server's command, on a new cluster that asks for passwords."""
-        data, secret = self.folder / "postgres", self.folder / "services" / "postgres.password"
-        data.mkdir()
+        data, secret = self._database / "data", self._database / "password"
         secret.write_text(environ["POSTGRES_PASSWORD"])
         user = _unprivileged()
         if user:
-            self.folder.chmod(0o755)
-            for path in (data, secret):
+            for path in (self._database, secret):
                 shutil.chown(path, "postgres", "postgres")
         setup = ["initdb", "--auth=scram-sha-256", "--username=postgres", f"--pwfile={secret}"]
         subprocess.run(

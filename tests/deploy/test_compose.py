@@ -1,0 +1,131 @@
+"""docker-compose.yml keeps its rules, and the check would notice if it did not."""
+
+import copy
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compose_check import defaults, problems
+from compose_file import COMPOSE, MissingError, environment, load
+from requirements_of import requirements
+from secrets_file import asked, made
+
+DEPLOY = COMPOSE.parent / "deploy"
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Any]:
+    return load({name: made(name) for name in asked()})
+
+
+def checked(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=DEPLOY
+    )
+
+
+def test_the_file_breaks_no_rule() -> None:
+    done = checked("compose_check.py")
+    assert (done.returncode, done.stderr) == (0, "docker-compose.yml: 12 services, no problem\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s["redis"].update(image="redis"), "redis: image redis is not pinned"),
+        (lambda s: s["redis"].update(image="redis:latest"), "is not pinned"),
+        (lambda s: s["mlflow"].pop("user"), "mlflow: runs as root"),
+        (lambda s: s["mlflow"].update(user="0:0"), "mlflow: runs as root"),
+        (lambda s: s["cpu-worker"].update(read_only=False), "cpu-worker: its file system"),
+        (lambda s: s["postgres"].pop("cap_drop"), "postgres: keeps capabilities"),
+        (lambda s: s["postgres"].pop("healthcheck"), "postgres: has no health check"),
+        (lambda s: s["postgres"].pop("healthcheck"), "setup: waits for the health of postgres"),
+        (lambda s: s["mlflow"]["deploy"]["resources"].pop("limits"), "has no limit of memory"),
+        (lambda s: s["mlflow"].update(ports=["5000:5000"]), "open on all of the machine's"),
+        (lambda s: s["mlflow"]["build"].update(target="other"), "has no target other"),
+        (
+            lambda s: s["setup"]["depends_on"].update(x={"condition": "a"}),
+            "waits for x, which is no",
+        ),
+        (lambda s: s["redis"].update(volumes=["lost:/data"]), "volume lost is not declared"),
+        (lambda s: s["redis"].update(volumes=["./lost.sh:/a"]), "./lost.sh does not exist"),
+    ],
+)
+def test_a_broken_rule_is_named(whole: dict[str, Any], change: Change, said: str) -> None:
+    changed = copy.deepcopy(whole)
+    change(changed["services"])
+    assert any(said in problem for problem in problems(changed))
+
+
+@pytest.mark.parametrize("line", ["  PGPASSWORD: secret", "  API__SECRET_KEY: abc"])
+def test_a_secret_that_is_written_down_is_named(line: str) -> None:
+    assert list(defaults(line))
+    assert list(defaults("  A_PASSWORD: ${A_PASSWORD:-easy}"))
+
+
+@pytest.mark.parametrize("name", asked())
+def test_nothing_starts_without_each_secret(name: str) -> None:
+    given = {other: made(other) for other in asked()} | {name: ""}
+    with pytest.raises(MissingError, match=f"{name} is not set: run `make env`"):
+        load(given)
+
+
+def test_the_secrets_are_made_once(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    assert checked("secrets_file.py", str(path)).returncode == 0
+    first = environment(path)
+    assert list(first) == asked()
+    assert len(set(first.values())) == len(first)
+    assert all(len(value) >= 40 for value in first.values())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("LISTEN=0.0.0.0\n# mine\nREDIS_PASSWORD=kept")
+    assert "12 added, 1 kept" in checked("secrets_file.py", str(path)).stderr
+    again = environment(path)
+    assert again["REDIS_PASSWORD"] == "kept"
+    assert again["LISTEN"] == "0.0.0.0"
+    assert len(again) == len(first) + 1
+    assert "# mine" in path.read_text()
+
+
+def test_the_images_without_a_gpu_install_nothing_that_trains() -> None:
+    done = checked("requirements_of.py", "service", "airflow", "cluster", "s3", "server")
+    assert "apache-airflow==3.3.2" in done.stdout.splitlines()
+    core = ("torch", "lightning", "transformers", "peft", "tokenizers", "safetensors", "mamba-ssm")
+    assert not [line for line in done.stdout.splitlines() if line.startswith(core)]
+    with pytest.raises(SystemExit, match="nothing is no extra"):
+        requirements(["nothing"])
+
+
+def test_every_pinned_version_that_is_repeated_is_the_locks() -> None:
+    """The GPU image installs by the lock without its torch, which it has to have itself."""
+    lock = (COMPOSE.parent / "requirements.lock").read_text().splitlines()
+    torch = next(line for line in lock if line.startswith("torch=="))
+    assert (
+        f"pip install --no-cache-dir {torch}\n" in (COMPOSE.parent / "gpu.Dockerfile").read_text()
+    )
+
+
+def test_what_answers_and_what_does_not(unused_port: int) -> None:
+    assert checked("answers.py", f"http://127.0.0.1:{unused_port}/").returncode == 1
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def test_scripts_can_be_run() -> None:
+    for script in DEPLOY.glob("*.sh"):
+        assert os.access(script, os.X_OK), script
+        subprocess.run(["sh", "-n", str(script)], check=True)
