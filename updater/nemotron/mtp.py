@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
@@ -29,8 +28,9 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
 )
 
 from updater.nemotron.layout import mtp_shapes
+from updater.nemotron.reading import fill
 from updater.nemotron.validate import check
-from updater.nemotron.weights import released, stays_float32
+from updater.nemotron.weights import stays_float32
 
 
 class MtpHead(nn.Module):
@@ -100,8 +100,4 @@ def attach(folder: Path, model: NemotronHForCausalLM) -> None:
     for name, tensor in (*head.named_parameters(), *head.named_buffers()):
         tensor.data = tensor.data.to(torch.float32 if stays_float32(name) else model.dtype)
     model.mtp = head.to_empty(device=model.device).eval()
-    views = {name: view for name, view in released(model) if name.startswith("mtp.")}
-    for file, header in contents.headers.items():
-        with safe_open(folder / file, framework="pt", device=str(model.device)) as stream:
-            for name in header.entries.keys() & views.keys():
-                views[name].copy_(stream.get_tensor(name))
+    fill(head.state_dict(prefix="mtp."), folder, contents, device=str(model.device))
