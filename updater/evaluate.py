@@ -7,7 +7,7 @@ decoding's exact match, at the cost of one pass. No judgement here (`updater.gat
 evaluate step of `updater.pipeline`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from updater.errors import UpdateError
 from updater.progress import Progress
 from updater.train.encode import Encoded, collate, encode
 from updater.train.likelihood import completion_hidden, greedy
+from updater.train.portions import portions
 from updater.train.ranks import ALONE, Ranks
 from updater.train.record import RATE
 
@@ -103,7 +104,7 @@ def _forward(
     # Zeros, for what the processes found is added up.
     token_losses = np.zeros(starts[-1], np.float32)
     choices, answers = np.zeros((2, starts[-1]), np.int64)
-    for some, most_tokens, num_new in _parts(encoded, batch_size, ranks):
+    for some, most_tokens, num_new in portions(encoded, batch_size, ranks):
         batch = collate(encoded, some).to(model.device)
         hidden_cd, tokens_c, _ = completion_hidden(model, batch)
         losses_c, choices_c = greedy(model.lm_head, hidden_cd, tokens_c, most_tokens=most_tokens)
@@ -125,22 +126,6 @@ def _forward(
     sums = np.add.reduceat(token_losses, starts[:-1], dtype=np.float64)
     correct = np.logical_and.reduceat(choices == answers, starts[:-1])
     return (sums / lengths).astype(np.float32), correct, choices
-
-
-def _parts(
-    encoded: Encoded, batch_size: int, ranks: Ranks
-) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Examples of like length, this process's of as many as all can take at once; the completion
-    tokens that one of them has at most; and how many are its own. One that has none goes along with
-    another's: what is in shards, all have to ask for."""
-    order = np.argsort(encoded.lengths, kind="stable")
-    at_once = batch_size * ranks.world
-    for first in range(0, len(order), at_once):
-        whole = order[first : first + at_once]
-        parts = [whole[rank :: ranks.world] for rank in range(ranks.world)]
-        most_tokens = max(int(encoded.completion_lengths[part].sum()) for part in parts)
-        mine = parts[ranks.rank]
-        yield (mine if len(mine) else whole[:1]), most_tokens, len(mine)
 
 
 def _until(tokens: list[int], end: int) -> list[int]:

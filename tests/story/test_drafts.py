@@ -10,7 +10,7 @@ from commands import answered
 from heads import with_head
 from safetensors.torch import load_file
 
-from updater.nemotron import files
+from updater.nemotron import checkpoint, files
 from updater.report.collect import collect
 from updater.report.page import render
 from updater.workspace import Workspace
@@ -42,9 +42,18 @@ def headed(headless: Path, lay_out: Callable[[Path], Path], tmp_path: Path) -> P
     return folder
 
 
-@pytest.mark.parametrize("mtp", ["keep", "align"])
-def test_the_head_is_the_bases_or_drafts_better(headed: Path, mtp: str) -> None:
-    chosen = ("--set", f"training.mtp={mtp}")
+@pytest.mark.parametrize(("mtp", "devices"), [("keep", 1), ("align", 1), ("align", 2)])
+def test_the_head_is_the_bases_or_drafts_better(
+    headed: Path, monkeypatch: pytest.MonkeyPatch, mtp: str, devices: int
+) -> None:
+    chosen = ["--set", f"training.mtp={mtp}", "--set", f"training.devices={devices}"]
+    if devices > 1:
+        chosen += ["--set", "regularizer.method=none"]  # processes are slow to start
+
+        def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("the calling process loads a model")
+
+        monkeypatch.setattr(checkpoint, "load", refuse)
     answer, _ = answered(headed, "update", "east", *chosen)
     was, now = (
         load_file(checkpoint_of(headed, version) / files.SINGLE)

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from updater.errors import InputError, UpdateError
 from updater.files import read_json, write_json
 from updater.train.fit import Fit
+from updater.train.ranks import Ranks
+from updater.train.record import Watch
 
 LEARNT = "learnt"
 """The folder of the checkpoint that came of a training."""
@@ -38,6 +40,16 @@ def metrics(folder: Path) -> Iterator[Callable[[int, dict[str, float]], None]]:
             file.flush()
 
         yield add
+
+
+@contextmanager
+def watch(folder: Path, ranks: Ranks) -> Iterator[Watch]:
+    """Hands out what a training tells its metrics to: the first process writes them down."""
+    if not ranks.first:
+        yield Watch(progress=False)
+        return
+    with metrics(folder) as tell:
+        yield Watch(tell, progress=False)
 
 
 class Heard:

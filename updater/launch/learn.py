@@ -5,7 +5,6 @@ Writes the run's state in the task's folder, and in the end what came of it. Cal
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
@@ -21,7 +20,6 @@ from updater.train.adapt import freeze, frozen_dtype
 from updater.train.fit import fit
 from updater.train.memory import Memory, ones
 from updater.train.ranks import Ranks
-from updater.train.record import Watch
 from updater.train.shards import arranged, gathered, reshard
 
 
@@ -37,10 +35,7 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
     guards = _memory(task, model).guards(task.regularizer, model, lesson)
     if ranks.mesh is not None:
         reshard(model)
-    with ExitStack() as told:
-        watch = Watch(progress=False)
-        if ranks.first:
-            watch = Watch(told.enter_context(answer.metrics(folder)), progress=False)
+    with answer.watch(folder, ranks) as watch:
         done = fit(
             model,
             lesson,

@@ -21,7 +21,7 @@ from updater.settings import RegularizerSettings, SearchSettings, TrainingSettin
 from updater.train.encode import Encoded
 from updater.train.lesson import Lesson
 
-_TASK, _EXAMPLES = "task.json", "examples.safetensors"
+_TASK, _EXAMPLES, _ASKED = "task.json", "examples.safetensors", "asked.safetensors"
 _ARRAYS = ("tokens", "starts", "prompt_lengths", "rows")
 
 
@@ -50,7 +50,7 @@ class Learning:
 
     def write(self, folder: Path, lesson: Lesson) -> None:
         """The folder says all of it."""
-        _write_examples(folder, lesson.examples, num_new=lesson.num_new)
+        _write_lesson(folder, lesson)
         _write(folder, self, sharded=self.training.sharded)
 
     @classmethod
@@ -65,8 +65,7 @@ class Learning:
             terms=None if terms is None else tuple(map(_term, terms)),
             trace=told["trace"],
         )
-        examples, about = _read_examples(folder)
-        return task, Lesson(examples, about["num_new"])
+        return task, _read_lesson(folder)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Weighing:
 
     def write(self, folder: Path, examples: Encoded) -> None:
         """The folder says all of it."""
-        _write_examples(folder, examples)
+        _write_examples(folder / _EXAMPLES, examples)
         _write(folder, self, sharded=self.training.sharded)
 
     @classmethod
@@ -96,7 +95,36 @@ class Weighing:
             "checkpoint": Path(told["checkpoint"]),
             "training": _training(told["training"]),
         }
-        return cls(**told), _read_examples(folder)[0]
+        return cls(**told), _read_examples(folder / _EXAMPLES)[0]
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """The head of the checkpoint, which has learnt, is to learn as much. `training`: how the
+    checkpoint was trained, but by one node's devices. `batch_size`: of what is asked before and
+    after."""
+
+    KIND: ClassVar = "drafting"
+
+    checkpoint: Path
+    training: TrainingSettings
+    batch_size: int
+
+    def write(self, folder: Path, lesson: Lesson, asked: Encoded) -> None:
+        """The folder says all of it."""
+        _write_lesson(folder, lesson)
+        _write_examples(folder / _ASKED, asked)
+        _write(folder, self, sharded=self.training.sharded)
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple["Drafting", Lesson, Encoded]:
+        """What `write` wrote."""
+        told = read_json(folder / _TASK)["told"]
+        told |= {
+            "checkpoint": Path(told["checkpoint"]),
+            "training": _training(told["training"]),
+        }
+        return cls(**told), _read_lesson(folder), _read_examples(folder / _ASKED)[0]
 
 
 @dataclass(frozen=True)
@@ -140,7 +168,7 @@ def is_sharded(folder: Path) -> bool:
     return bool(read_json(folder / _TASK)["sharded"])
 
 
-def _write(folder: Path, task: Learning | Weighing | Asking, *, sharded: bool) -> None:
+def _write(folder: Path, task: Learning | Weighing | Drafting | Asking, *, sharded: bool) -> None:
     told = json.loads(json.dumps(asdict(task), default=str))
     write_json(folder / _TASK, {"kind": task.KIND, "sharded": sharded, "told": told})
 
@@ -160,14 +188,23 @@ def _term(told: dict[str, str | None]) -> TermFiles:
     )
 
 
-def _write_examples(folder: Path, examples: Encoded, **about: int) -> None:
+def _write_lesson(folder: Path, lesson: Lesson) -> None:
+    _write_examples(folder / _EXAMPLES, lesson.examples, num_new=lesson.num_new)
+
+
+def _read_lesson(folder: Path) -> Lesson:
+    examples, about = _read_examples(folder / _EXAMPLES)
+    return Lesson(examples, about["num_new"])
+
+
+def _write_examples(file: Path, examples: Encoded, **about: int) -> None:
     arrays = {name: getattr(examples, name) for name in _ARRAYS}
     told = json.dumps(about | {"too_long": examples.too_long})
-    save_file(arrays, folder / _EXAMPLES, {"about": told})
+    save_file(arrays, file, {"about": told})
 
 
-def _read_examples(folder: Path) -> tuple[Encoded, dict[str, Any]]:
-    with safe_open(folder / _EXAMPLES, framework="np") as stream:
+def _read_examples(file: Path) -> tuple[Encoded, dict[str, Any]]:
+    with safe_open(file, framework="np") as stream:
         about = json.loads(stream.metadata()["about"])
         arrays: dict[str, np.ndarray] = {name: stream.get_tensor(name) for name in _ARRAYS}
     return Encoded(**arrays, too_long=tuple(about["too_long"])), about

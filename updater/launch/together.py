@@ -1,18 +1,18 @@
-"""What one process would do alone, done by many: a training, an importance, outcomes.
+"""What one process would do alone, done by many: a training, a head's, an importance, outcomes.
 
-Each hands over a folder and waits. Training goes over all nodes; the others are done by this
-node's devices alone. Called by the steps of `updater.pipeline`.
+Each hands over a folder and waits. A backbone's training goes over all nodes; the others are done
+by this node's devices alone. Called by the steps of `updater.pipeline`.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from updater.launch import answer, processes
-from updater.launch.task import Asking, Learning, Weighing
+from updater.launch.task import Asking, Drafting, Learning, Weighing
 from updater.progress import Progress
 from updater.settings import TrainingSettings
 from updater.train.encode import Encoded
@@ -33,7 +33,27 @@ def fit(task: Learning, lesson: Lesson, *, folder: Path, watch: Watch) -> Fit:
     """
     _prepare(folder)
     task.write(folder, lesson)
-    steps = Plan(lesson, task.training).num_steps
+    _train(task.training, lesson, folder, watch)
+    return answer.read_fit(folder)
+
+
+def align(
+    task: Drafting, lesson: Lesson, asked: Encoded, *, folder: Path, watch: Watch
+) -> dict[str, Any]:
+    """The checkpoint `folder / answer.LEARNT` is the task's with its head aligned, and what is to
+    be said of that: as `updater.launch.draft.aligned`. Called again after a kill it goes on.
+
+    Raises:
+        InputError, UpdateError: as `updater.train.fit.fit`, and `processes.run`.
+    """
+    _prepare(folder)
+    task.write(folder, lesson, asked)
+    _train(task.training, lesson, folder, watch)
+    return answer.told(folder)
+
+
+def _train(training: TrainingSettings, lesson: Lesson, folder: Path, watch: Watch) -> None:
+    steps = Plan(lesson, training).num_steps
     with Progress("train", steps, unit="steps", shown=watch.progress) as progress:
 
         def tell(step: int, metrics: Metrics) -> None:
@@ -41,8 +61,7 @@ def fit(task: Learning, lesson: Lesson, *, folder: Path, watch: Watch) -> Fit:
             progress.set_postfix_str(f"loss {metrics['train/loss']:.3f}", refresh=False)
             progress.reach(step)
 
-        processes.run(task.training, folder, on_metrics=tell)
-    return answer.read_fit(folder)
+        processes.run(training, folder, on_metrics=tell)
 
 
 def estimate(task: Weighing, examples: Encoded, *, folder: Path, progress: bool) -> Path:

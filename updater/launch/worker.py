@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from updater.errors import InputError, UpdateError
 from updater.launch import answer, task
 from updater.launch.ask import ask
+from updater.launch.draft import draft
 from updater.launch.learn import learn
 from updater.launch.parent import end_with_parent
 from updater.launch.weigh import weigh
@@ -51,7 +52,12 @@ def _work(folder: Path) -> None:
     distributed.destroy_process_group()  # after an error it could wait for those that hang
 
 
-_WORK = {task.Learning.KIND: learn, task.Weighing.KIND: weigh, task.Asking.KIND: ask}
+_WORK = {
+    task.Learning.KIND: learn,
+    task.Weighing.KIND: weigh,
+    task.Drafting.KIND: draft,
+    task.Asking.KIND: ask,
+}
 
 
 if __name__ == "__main__":

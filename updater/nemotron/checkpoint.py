@@ -28,6 +28,7 @@ from updater.nemotron import files, kernels, presets
 from updater.nemotron import tokenizer as tokenizers
 from updater.nemotron.grouped import follow_autocast
 from updater.nemotron.inputs import refuse_wrong_inputs
+from updater.nemotron.reading import fill
 from updater.nemotron.saving import save_tensors
 from updater.nemotron.scan import take_short_way
 from updater.nemotron.validate import check
@@ -109,14 +110,7 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     contents = check(folder)
     model = empty(contents.config, device=device, dtype=dtype, arranged=arranged)
-    views = {name: (view, first) for name, view, first in parts(model.state_dict())}
-    assert views.keys() <= contents.entries.keys(), "layout.py and transformers disagree"
-    for name, header in contents.headers.items():
-        with safe_open(folder / name, framework="pt", device=device) as stream:
-            for tensor_name in header.entries.keys() & views.keys():
-                view, first = views[tensor_name]
-                rows = slice(first, first + len(view))
-                view.copy_(stream.get_slice(tensor_name)[rows])
+    fill(model.state_dict(), folder, contents, device=device)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval(), tokenizers.read(folder)
@@ -166,14 +160,14 @@ def export(model: NemotronHForCausalLM, base: Path, target: Path) -> Path:
 
 
 def export_state(state: Mapping[str, torch.Tensor], base: Path, target: Path) -> Path:
-    """`target` is the folder `base` with the weights of a model's state dict, whole tensors, in it,
-    and is returned.
+    """`target` is the folder `base` with the weights of a model's state dict, or of a part of it,
+    whole tensors, in it, and is returned.
 
     Every file that holds no weights is the base's, byte for byte; pickles stay behind. Tensors
     keep their released names, shards, order and dtypes (float32 routers stay float32), and those
-    that transformers does not build (mtp.*) are the base's. The same model and base make the
-    same bytes. A shard at a time is in memory twice. What stood at `target` is replaced, and
-    until it is whole it is not there.
+    that the state has not (mtp.*, where no head is attached) are the base's. The same state and
+    base make the same bytes. A shard at a time is in memory twice. What stood at `target` is
+    replaced, and until it is whole it is not there.
 
     Raises:
         InputError: `base` is not a whole checkpoint of the model's shape.

@@ -8,17 +8,17 @@ transformers 5.23 builds none, and drops its tensors. Form: DeepSeek-V3 (arXiv 2
 
 with the backbone's own embedding and lm_head, and h_i its last hidden state after norm_f, which is
 what serving stacks hand over. For the draft after, h''_i stands in h_i's place. Not its training
-(`updater.train.drafting`). Called by the train step.
+(`updater.train.drafting`). Called by `updater.launch.draft` and the train step.
 
 Shape suffixes: b examples of a batch, l positions, d hidden size.
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
@@ -29,8 +29,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
 )
 
 from updater.nemotron.layout import mtp_shapes
+from updater.nemotron.reading import fill
 from updater.nemotron.validate import check
-from updater.nemotron.weights import released, stays_float32
 
 
 class MtpHead(nn.Module):
@@ -54,9 +54,12 @@ class MtpHead(nn.Module):
 
     def forward(self, hidden_bld: Tensor, embedded_bld: Tensor) -> Tensor:
         """h''_bld of the hidden states and, at the same positions, the embeddings of the next
-        tokens. Right-padded: the head is causal as the backbone is."""
+        tokens, both of a backbone in any dtype. Right-padded: the head is causal as the backbone
+        is."""
         first: Any = self.layers[0]
-        fused = torch.cat([first.enorm(embedded_bld), first.hnorm(hidden_bld)], dim=-1)
+        dtype = first.eh_proj.weight.dtype
+        normed = first.enorm(embedded_bld.to(dtype)), first.hnorm(hidden_bld.to(dtype))
+        fused = torch.cat(normed, dim=-1)
         hidden_bld = first.eh_proj(fused)
         places = torch.arange(hidden_bld.shape[1], device=hidden_bld.device)[None]
         mask = create_causal_mask(
@@ -86,10 +89,15 @@ def has_head(folder: Path) -> bool:
     return bool(names) and contents.entries.keys() >= names.keys()
 
 
-def attach(folder: Path, model: NemotronHForCausalLM) -> None:
+def attach(
+    folder: Path,
+    model: NemotronHForCausalLM,
+    *,
+    arranged: Callable[[MtpHead], object] | None = None,
+) -> None:
     """`model`, which was loaded from the checkpoint, has its head as its module `mtp`, on its
-    device and in its dtype, routers and their bias float32. From there `checkpoint.export` writes
-    it as it writes the rest. Ask `has_head` before.
+    device and in float32, as it is trained. From there `checkpoint.export` writes it as it writes
+    the rest. `arranged`: as of `checkpoint.load`. Ask `has_head` before.
 
     Raises:
         InputError: as `checkpoint.load`.
@@ -97,11 +105,7 @@ def attach(folder: Path, model: NemotronHForCausalLM) -> None:
     contents = check(folder)
     with torch.device("meta"):
         head = MtpHead(model.config)
-    for name, tensor in (*head.named_parameters(), *head.named_buffers()):
-        tensor.data = tensor.data.to(torch.float32 if stays_float32(name) else model.dtype)
+    if arranged is not None:
+        arranged(head)
     model.mtp = head.to_empty(device=model.device).eval()
-    views = {name: view for name, view in released(model) if name.startswith("mtp.")}
-    for file, header in contents.headers.items():
-        with safe_open(folder / file, framework="pt", device=str(model.device)) as stream:
-            for name in header.entries.keys() & views.keys():
-                views[name].copy_(stream.get_tensor(name))
+    fill(head.state_dict(prefix="mtp."), folder, contents, device=str(model.device))

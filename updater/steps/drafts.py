@@ -2,10 +2,10 @@
 
 By `training.mtp`: "keep" leaves the base's head as it is, which goes on drafting for a backbone
 that has moved; "align" trains it on what the update learnt. Drafts decide how fast a serving stack
-is, and never what it says. The training is `updater.train.drafting`'s.
+is, and never what it says. The training is `updater.launch.draft`'s.
 """
 
-from dataclasses import replace
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from store.ledger import Update
 from updater.errors import InputError
 from updater.settings import TrainingSettings
-from updater.steps.student import Student
+from updater.steps.registration import training_of
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -46,50 +46,36 @@ def check(training: TrainingSettings, base: Path) -> None:
 
 
 def align(
-    workspace: Workspace,
-    update: Update,
-    base: Path,
-    student: Student,
-    lesson: "Lesson",
-    training: TrainingSettings,
-) -> dict[str, Any]:
-    """The student's model has learnt, and the head of `base` now drafts for it; what the train
-    step's result has to say of it, nothing where `training.mtp` is "keep"."""
-    if training.mtp != "align":
-        return {}
-    from updater.nemotron import mtp
-    from updater.train.drafting import DraftLikelihood, acceptance, drafting
-    from updater.train.fit import fit
-    from updater.train.guards import Guards
+    workspace: Workspace, update: Update, learnt: Path, lesson: "Lesson"
+) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint `learnt` with its head aligned to what it has learnt, by this process or by
+    this node's many, and what the train step's result has to say of that.
+
+    Raises:
+        InputError, UpdateError: as `updater.train.fit.fit`.
+    """
+    from updater.launch import answer
+    from updater.launch.task import Drafting
     from updater.train.record import Watch
 
-    model = student.model
-    mtp.attach(base, model)
-    asked = _asked(workspace, update, student)
-    batch_size = workspace.settings.evaluation.batch_size
-    before = acceptance(model, asked, batch_size)
-    with drafting(model):
-        done = fit(
-            model,
-            lesson,
-            training=replace(training.on_one_device, adapt="full"),
-            guards=Guards(objective=DraftLikelihood()),
-            folder=workspace.run_folder(update.id) / "drafting",
-            watch=Watch(progress=workspace.progress),
-        )
-    after = acceptance(model, asked, batch_size)
-    return {
-        "mtp": {
-            "acceptance_before": before,
-            "acceptance_after": after,
-            "num_examples": len(asked),
-            "num_steps": done.num_steps,
-            "compute_seconds": done.seconds,
-        }
-    }
+    training = training_of(workspace, update).on_one_node
+    task = Drafting(learnt, training, workspace.settings.evaluation.batch_size)
+    asked = _asked(workspace, update, learnt)
+    folder, watch = workspace.run_folder(update.id) / "drafting", Watch(progress=workspace.progress)
+    if training.devices == 1:
+        from updater.launch.draft import aligned, ready
+
+        gc.collect()  # a model that Lightning has trained is in circles, and would be there beside
+        found = aligned(ready(task), task, lesson, asked, folder=folder, watch=watch)
+    else:
+        from updater.launch import together
+
+        found = together.align(task, lesson, asked, folder=folder, watch=watch)
+    return folder / answer.LEARNT, {"mtp": found}
 
 
-def _asked(workspace: Workspace, update: Update, student: Student) -> "Encoded":
+def _asked(workspace: Workspace, update: Update, learnt: Path) -> "Encoded":
+    from updater.nemotron import tokenizer
     from updater.train.encode import encode
 
     versions = update.config["datasets"].values()
@@ -101,4 +87,5 @@ def _asked(workspace: Workspace, update: Update, student: Student) -> "Encoded":
         promote_options="default",
     )
     longest = workspace.settings.model.max_length_tokens
-    return encode(student.tokenizer, holdout[:_NUM_EXAMPLES], max_length_tokens=longest)
+    examples = holdout[:_NUM_EXAMPLES]
+    return encode(tokenizer.read(learnt), examples, max_length_tokens=longest)

@@ -116,6 +116,7 @@ def _fit(
     start: Path,
     rehearsed: "pa.Table | None",
 ) -> tuple[Path, dict[str, Any]]:
+    from updater.launch import answer
     from updater.nemotron import checkpoint
     from updater.train.record import Watch
 
@@ -142,14 +143,13 @@ def _fit(
             len(done.too_long),
             workspace.settings.model.max_length_tokens,
         )
+    if isinstance(learnt, Student):
+        learnt = checkpoint.export(learnt.model, start, folder / "training" / answer.LEARNT)
     aligned: dict[str, Any] = {}
-    if isinstance(learnt, Path) and training.mtp != "align":
-        shutil.rmtree(candidate, ignore_errors=True)
-        learnt.rename(candidate)
-    else:
-        student = Student(*checkpoint.load(learnt)) if isinstance(learnt, Path) else learnt
-        aligned = drafts.align(workspace, update, start, student, lesson, training)
-        checkpoint.export(student.model, start, candidate)
+    if training.mtp == "align":  # the model in memory is let go of: this loads what is on the disk
+        learnt, aligned = drafts.align(workspace, update, learnt, lesson)
+    shutil.rmtree(candidate, ignore_errors=True)
+    learnt.rename(candidate)
     result = {
         **traces.keep(workspace, update, candidate, done),
         **aligned,

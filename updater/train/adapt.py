@@ -87,9 +87,14 @@ def freeze(model: NemotronHForCausalLM, training: TrainingSettings) -> None:
 
 
 def frozen_dtype(training: TrainingSettings, contents: Contents) -> torch.dtype:
-    """Of the weights that take no gradient: bfloat16 where LoRA trains in mixed precision what was
+    """Of the weights that are not trained themselves: under LoRA `resting_dtype`; else float32."""
+    return resting_dtype(training, contents) if training.adapt == "lora" else torch.float32
+
+
+def resting_dtype(training: TrainingSettings, contents: Contents) -> torch.dtype:
+    """Of weights that take no gradient: bfloat16 where training is in mixed precision and they were
     released so, for then no digit is lost and no larger copy needed; else float32."""
-    mixed = training.adapt == "lora" and training.precision == "bf16-mixed"
+    mixed = training.precision == "bf16-mixed"
     return released_dtype(contents) if mixed else torch.float32
 
 

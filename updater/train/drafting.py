@@ -2,23 +2,25 @@
 
 NVIDIA trains its heads so after a backbone's last change (Nemotron 3 Super's report, "MTP
 healing"). The head learns what the update learnt, new and rehearsed examples, by
-`updater.train.fit`, as any model does. Called by the train step.
+`updater.train.fit`, as any model does. Called by `updater.launch.draft`.
 
 Shape suffixes: b examples of a batch, l positions, d hidden size, c completion tokens.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from updater.train.encode import Batch, Encoded, collate
-from updater.train.likelihood import completion_logits, per_example, token_losses
+from updater.train.encode import PADDING, Batch, Encoded, collate
+from updater.train.likelihood import completion_hidden, greedy, per_example, token_losses
 from updater.train.objective import Objected
+from updater.train.portions import portions
+from updater.train.ranks import ALONE, Ranks
 from updater.train.schedule import MicroBatch
 
 NUM_DRAFTS = 2
@@ -26,17 +28,11 @@ NUM_DRAFTS = 2
 were trained with two such steps of one block's weights."""
 
 
-@contextmanager
-def drafting(model: NemotronHForCausalLM) -> Iterator[None]:
-    """In the block nothing of `model` but its module `mtp` takes a gradient."""
-    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
+def freeze_backbone(model: NemotronHForCausalLM) -> None:
+    """Nothing of `model` but its module `mtp` takes a gradient from now on."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("mtp."))
-    try:
-        yield
-    finally:
-        for parameter, flag in trained.items():
-            parameter.requires_grad_(flag)
+        if not name.startswith("mtp."):
+            parameter.requires_grad_(False)
 
 
 class _Draft(NamedTuple):
@@ -49,22 +45,35 @@ class _Draft(NamedTuple):
 
 
 def _drafts(model: NemotronHForCausalLM, batch: Batch) -> Iterator[_Draft]:
+    """One after the other, always `NUM_DRAFTS`: a head in shards all processes ask as often."""
+    batch = _drafted(batch)
     tokens_bl = batch.tokens_bl
     with torch.no_grad():
-        states = model.model(input_ids=tokens_bl, use_cache=False)
+        states_bld = model.model(input_ids=tokens_bl, use_cache=False).last_hidden_state
+        # Of a trunk in shards these are whole now, and until it is told to cut them again.
         embedded_bld = model.model.embeddings(tokens_bl)
-    hidden_bld, head = states.last_hidden_state, model.get_submodule("mtp")
+    hidden_bld, head = states_bld, model.get_submodule("mtp")
     for ahead in range(1, NUM_DRAFTS + 1):
         # Position i has seen token i + ahead, and drafts the one after it.
         known_bld = embedded_bld[:, ahead:]
-        if known_bld.shape[1] < 2:
-            return
         hidden_bld = head(hidden_bld[:, : known_bld.shape[1]], known_bld)
         targets_bl = batch.targets_bl[:, ahead + 1 :]
         places_c2 = targets_bl.nonzero()
         places_c2[:, 1] += ahead + 1
         tokens_c = tokens_bl[:, ahead + 1 :][targets_bl]
-        yield _Draft(hidden_bld[:, :-1][targets_bl], tokens_c, places_c2)
+        # lm_head is the backbone's, whose dtype may be a smaller one than the head's.
+        hidden_cd = hidden_bld[:, :-1][targets_bl].to(states_bld.dtype)
+        yield _Draft(hidden_cd, tokens_c, places_c2)
+
+
+def _drafted(batch: Batch) -> Batch:
+    """The same, padded to where each depth has a position that drafts, and one that is drafted."""
+    missing = (0, max(NUM_DRAFTS + 2 - batch.tokens_bl.shape[1], 0))
+    return replace(
+        batch,
+        tokens_bl=functional.pad(batch.tokens_bl, missing, value=PADDING),
+        targets_bl=functional.pad(batch.targets_bl, missing, value=False),
+    )
 
 
 class DraftLikelihood:
@@ -79,7 +88,13 @@ class DraftLikelihood:
         """The sum over micro-batch and depths, divided by its normaliser and the depths."""
         sums_b = torch.zeros(len(batch.batch.tokens_bl), device=model.device)
         for draft in _drafts(model, batch.batch):
-            losses_c = token_losses(model.lm_head, draft.hidden_cd, draft.tokens_c)
+            # No more drafts than completion tokens: with most of these all ask for as many pieces.
+            losses_c = token_losses(
+                model.lm_head,
+                draft.hidden_cd,
+                draft.tokens_c,
+                most_tokens=batch.batch.most_targets,
+            )
             sums_b = sums_b + per_example(losses_c, draft.places_c2[:, 0], len(sums_b))
         sums_b = sums_b / NUM_DRAFTS
         counts_b = batch.batch.targets_bl.sum(1)
@@ -91,7 +106,7 @@ class DraftLikelihood:
 
 @torch.no_grad()
 def acceptance(
-    model: NemotronHForCausalLM, examples: Encoded, batch_size: int
+    model: NemotronHForCausalLM, examples: Encoded, batch_size: int, ranks: Ranks = ALONE
 ) -> tuple[float, ...]:
     """The part of the drafts of `model.mtp` that greedy decoding would accept, for each depth, in
     [0, 1]; 0 where there is nothing to draft.
@@ -99,34 +114,46 @@ def acceptance(
     Along the examples' own completions: drafting starts from each of their tokens, and a draft is
     accepted where the backbone, having read the text so far, says the same token, and those drafted
     before it were accepted. What a serving stack measures on the model's own answers may differ by
-    where these are others.
+    where these are others. `ranks`: the processes that call it together; each sees to a part, and
+    has the result of all.
     """
-    accepted, tried = [0] * NUM_DRAFTS, [0] * NUM_DRAFTS
-    for batch in _batches(examples, batch_size, model.device):
-        said_bl = _said(model, batch)
-        alive_bl = torch.ones_like(batch.targets_bl)
-        for depth, draft in enumerate(_drafts(model, batch)):
-            rows, places = draft.places_c2.unbind(1)
-            agrees_c = model.lm_head(draft.hidden_cd).argmax(-1) == said_bl[rows, places]
-            # The draft before of the same chain stands one place to the left.
-            agrees_c &= alive_bl[rows, places - 1]
-            alive_bl = torch.zeros_like(alive_bl)
-            alive_bl[rows, places] = agrees_c
-            # Nothing is drafted from within a prompt: its next tokens are known.
-            started_c = batch.targets_bl[rows, places - depth - 1]
-            accepted[depth] += int((agrees_c & started_c).sum())
-            tried[depth] += int(started_c.sum())
+    counts_2n = torch.zeros(2, NUM_DRAFTS, dtype=torch.int64, device=model.device)
+    for some, most_tokens, num_new in portions(examples, batch_size, ranks):
+        batch = replace(collate(examples, some), most_targets=most_tokens).to(model.device)
+        found_2n = _accepted(model, batch)
+        if num_new:
+            counts_2n += found_2n
+    accepted, tried = ranks.total(counts_2n).tolist()
     return tuple(a / max(t, 1) for a, t in zip(accepted, tried, strict=True))
 
 
-def _batches(examples: Encoded, size: int, device: torch.device) -> Iterator[Batch]:
-    for start in range(0, len(examples), size):
-        yield collate(examples, np.arange(start, min(start + size, len(examples)))).to(device)
+def _accepted(model: NemotronHForCausalLM, batch: Batch) -> Tensor:
+    """How many drafts of each depth were accepted, and how many there were."""
+    said_bl = _said(model, batch)
+    alive_bl = torch.ones_like(batch.targets_bl)
+    counts: list[Tensor] = []
+    for depth, draft in enumerate(_drafts(model, batch)):
+        rows, places = draft.places_c2.unbind(1)
+        agrees_c = _choices(model, draft.hidden_cd, draft.tokens_c, batch) == said_bl[rows, places]
+        # The draft before of the same chain stands one place to the left.
+        agrees_c &= alive_bl[rows, places - 1]
+        alive_bl = torch.zeros_like(alive_bl)
+        alive_bl[rows, places] = agrees_c
+        # Nothing is drafted from within a prompt: its next tokens are known.
+        started_c = batch.targets_bl[rows, places - depth - 1]
+        counts.append(torch.stack([(agrees_c & started_c).sum(), started_c.sum()]))
+    return torch.stack(counts, dim=1)
 
 
 def _said(model: NemotronHForCausalLM, batch: Batch) -> Tensor:
     """said_bl: at a completion token's place what the backbone says there, greedily; else -1."""
-    logits_cv, _, _ = completion_logits(model, batch)
+    hidden_cd, tokens_c, _ = completion_hidden(model, batch)
     said_bl = torch.full_like(batch.tokens_bl, -1)
-    said_bl[:, 1:][batch.targets_bl[:, 1:]] = logits_cv.argmax(-1)
+    said_bl[:, 1:][batch.targets_bl[:, 1:]] = _choices(model, hidden_cd, tokens_c, batch)
     return said_bl
+
+
+def _choices(
+    model: NemotronHForCausalLM, hidden_cd: Tensor, tokens_c: Tensor, batch: Batch
+) -> Tensor:
+    return greedy(model.lm_head, hidden_cd, tokens_c, most_tokens=batch.most_targets)[1]

@@ -2,7 +2,7 @@
 
 FSDP2 (Zhao et al. 2023, arXiv 2304.11277; torch's `fully_shard`): a block's weights are whole only
 while it computes, and its gradients are summed into shards on the way back. Called by
-`updater.launch.worker` and, for what a training recorded, by `updater.train.fit`.
+`updater.launch` and, for what a training recorded, by `updater.train.fit`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from updater.nemotron.mtp import MtpHead
 
 
 def shard(model: NemotronHForCausalLM, mesh: DeviceMesh) -> None:
@@ -27,18 +29,31 @@ def shard(model: NemotronHForCausalLM, mesh: DeviceMesh) -> None:
     fully_shard(model.lm_head, mesh=mesh)
 
 
+def shard_head(head: MtpHead, mesh: DeviceMesh) -> None:
+    """The same of a multi-token-prediction head: a group for each mixer. All else is small, and the
+    head's own, for it calls what fuses its inputs without the layer that has it."""
+    for layer in head.layers:
+        fully_shard(layer.get_submodule("mixer"), mesh=mesh)
+    fully_shard(head, mesh=mesh)
+
+
 def arranged(mesh: DeviceMesh | None) -> Callable[[NemotronHForCausalLM], None] | None:
     """What `updater.nemotron.checkpoint.load` takes to cut the model over the mesh; None: nothing
     is cut."""
     return None if mesh is None else lambda model: shard(model, mesh)
 
 
+def arranged_head(mesh: DeviceMesh | None) -> Callable[[MtpHead], None] | None:
+    """The same for `updater.nemotron.mtp.attach`."""
+    return None if mesh is None else lambda head: shard_head(head, mesh)
+
+
 def reshard(model: NemotronHForCausalLM) -> None:
-    """After forward passes without a backward one: trunk and head, which stay whole in between, are
+    """After forward passes without a backward one: the roots, which stay whole in between, are
     shards again, and so are their parameters."""
-    for root in (model.model, model.lm_head):
-        assert isinstance(root, FSDPModule), "only a model in shards"
-        root.reshard()
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 @torch.no_grad()

@@ -139,6 +139,24 @@ def driver() -> ModuleType:
     return module
 
 
+@pytest.fixture
+def driven_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A function: many processes run the driver of that name, beside this file, in the place of
+    the worker."""
+    from updater.launch import processes
+
+    whole = processes.torchrun
+
+    def drive(driver: str) -> None:
+        def driven(training: TrainingSettings, folder: Path) -> list[str]:
+            command = whole(training, folder)
+            return [*command[:-3], str(Path(__file__).with_name(driver)), command[-1]]
+
+        monkeypatch.setattr(processes, "torchrun", driven)
+
+    return drive
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Small tensors are fastest on one thread, and tests share the machine."""

@@ -1,6 +1,7 @@
 """Importance and outcomes by many processes: what one process alone comes to."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,22 +141,11 @@ def test_answers_are_those_of_one_process(
     assert 0 < sum(found.outcomes["many"]["correct"].to_pylist()) < 38
 
 
-def driven_by(monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
-    """The processes run the driver beside this file in the place of the worker."""
-    whole = processes.torchrun
-
-    def driven(training: TrainingSettings, folder: Path) -> list[str]:
-        command = whole(training, folder)
-        return [*command[:-3], str(Path(__file__).with_name(driver)), command[-1]]
-
-    monkeypatch.setattr(processes, "torchrun", driven)
-
-
 def test_a_release_in_bfloat16_is_asked_in_shards_as_on_a_gpu(
-    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, language: Any, tmp_path: Path, driven_by: Callable[[str], None]
 ) -> None:
     """Its routers stay float32 beside it."""
-    driven_by(monkeypatch, "bfloat16_driver.py")
+    driven_by("bfloat16_driver.py")
     table = language(500, 23)
     model, tokenizer = checkpoint.load(trained, dtype=torch.bfloat16)
     one = outcomes(model, tokenizer, table, batch_size=5, max_length_tokens=64)
@@ -168,9 +158,13 @@ def test_a_release_in_bfloat16_is_asked_in_shards_as_on_a_gpu(
 
 
 def test_a_process_that_fails_alone_is_told(
-    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path,
+    language: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driven_by: Callable[[str], None],
 ) -> None:
-    driven_by(monkeypatch, "failing_driver.py")
+    driven_by("failing_driver.py")
     monkeypatch.setattr(processes, "MAX_RESTARTS", 0)
     task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64)
     with pytest.raises(CrashError, match="process 1 ended by MemoryError: of this one alone"):
@@ -178,10 +172,10 @@ def test_a_process_that_fails_alone_is_told(
 
 
 def test_logits_that_are_made_in_pieces(
-    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, language: Any, tmp_path: Path, driven_by: Callable[[str], None]
 ) -> None:
     """The process with fewer tokens asks for the output head as often as the other."""
-    driven_by(monkeypatch, "pieces_driver.py")
+    driven_by("pieces_driver.py")
     table = language(500, 23)
     model, tokenizer = checkpoint.load(trained)
     one = outcomes(model, tokenizer, table, batch_size=5, max_length_tokens=64)

@@ -168,18 +168,15 @@ def test_whatever_holds_them(
 
 
 def test_logits_that_are_made_in_pieces(
-    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    driven_by: Callable[[str], None],
 ) -> None:
     """Each process has to ask for the output head as often as the one with the most tokens."""
     model, _ = alone(base, lesson, importance, tmp_path / "one")
-    whole = processes.torchrun
-
-    def driven(training: TrainingSettings, folder: Path) -> list[str]:
-        driver = str(Path(__file__).with_name("pieces_driver.py"))
-        command = whole(training, folder)
-        return [*command[:-3], driver, command[-1]]
-
-    monkeypatch.setattr(processes, "torchrun", driven)
+    driven_by("pieces_driver.py")
     asked = task(base, importance, devices=2)
     together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
     same_weights(tmp_path / "many", model)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from heads import with_head
@@ -15,15 +16,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from updater.errors import InputError
+from updater.launch import answer
+from updater.launch.draft import aligned, ready
+from updater.launch.task import Drafting
 from updater.nemotron import checkpoint, files, mtp, presets
+from updater.nemotron import tokenizer as tokenizers
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
 from updater.nemotron.mtp import MtpHead
 from updater.nemotron.weights import released
 from updater.settings import TrainingSettings
-from updater.train.drafting import NUM_DRAFTS, DraftLikelihood, acceptance, drafting
+from updater.train.drafting import NUM_DRAFTS, DraftLikelihood, acceptance
 from updater.train.encode import encode
-from updater.train.fit import fit
-from updater.train.guards import Guards
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
 from updater.train.schedule import Plan
@@ -131,12 +134,17 @@ def test_loaded_and_exported_it_is_the_same_bytes(headed: Path, tmp_path: Path) 
             assert (exported / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_in_a_small_dtype_its_router_stays_float32(headed: Path) -> None:
-    model, _ = checkpoint.load(headed, dtype=torch.bfloat16)
+@torch.no_grad()
+def test_it_is_float32_under_a_backbone_in_a_small_dtype(headed: Path, language: Any) -> None:
+    model, tokenizer = checkpoint.load(headed, dtype=torch.bfloat16)
     mtp.attach(headed, model)
-    kinds = {n.rpartition("mixer.")[2]: t.dtype for n, t in model.mtp.state_dict().items()}
-    assert kinds["gate.weight"] == kinds["gate.e_score_correction_bias"] == torch.float32
-    assert kinds["q_proj.weight"] == kinds["experts.up_proj"] == torch.bfloat16
+    assert {tensor.dtype for tensor in model.mtp.state_dict().values()} == {torch.float32}
+    lesson = Lesson.of(tokenizer, language(0, 5), None, max_length_tokens=64)
+    (batch,) = Plan(lesson, TrainingSettings(epochs=1, batch_size=5)).batches(0)
+    small = DraftLikelihood().loss(model, batch).loss
+    exact, _ = checkpoint.load(headed)
+    mtp.attach(headed, exact)
+    torch.testing.assert_close(small, DraftLikelihood().loss(exact, batch).loss, rtol=0.02, atol=0)
 
 
 def test_a_checkpoint_without_one_has_none(base: Path, headed: Path, tmp_path: Path) -> None:
@@ -199,7 +207,10 @@ def test_acceptance_is_what_drafting_one_by_one_gets(
     folder = with_head(trained, tmp_path / "x")
     model, tokenizer = checkpoint.load(folder)
     mtp.attach(folder, model)
-    examples = encode(tokenizer, language(0, 24), max_length_tokens=64)
+    short = pa.table({"id": ["s"], "prompt": ["a"], "completion": ["b"]})
+    texts = pa.concat_tables([language(0, 24), short])
+    examples = encode(tokenizer, texts, max_length_tokens=64)
+    assert examples.lengths[-1] < NUM_DRAFTS + 2
     totals = np.zeros((NUM_DRAFTS, 2), np.int64)
     for start, end, prompt in zip(
         examples.starts, examples.starts[1:], examples.prompt_lengths, strict=False
@@ -210,38 +221,32 @@ def test_acceptance_is_what_drafting_one_by_one_gets(
         assert acceptance(model, examples, batch_size) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("routers", ["frozen", "trained"])
 def test_aligned_it_drafts_better_and_nothing_else_has_moved(
-    trained: Path, language: Any, quick: TrainingSettings, tmp_path: Path
+    trained: Path, language: Any, quick: TrainingSettings, tmp_path: Path, routers: str
 ) -> None:
     folder = with_head(trained, tmp_path / "x")
-    model, tokenizer = checkpoint.load(folder)
-    mtp.attach(folder, model)
+    changes = {"train_routers": False, "adapt": "lora"}
+    if routers == "trained":
+        changes = {"router_bias_rate": 1e-2}
+    task = Drafting(folder, dataclasses.replace(quick, **changes), 16)
+    model, tokenizer = ready(task), tokenizers.read(folder)
+    lesson = Lesson.of(tokenizer, language(0, 160), None, max_length_tokens=64)
     asked = encode(tokenizer, language(500, 60), max_length_tokens=64)
-    before = acceptance(model, asked, 16)
     kept = {n: t.clone() for n, t in model.state_dict().items() if not n.startswith("mtp.")}
-    flags = [p.requires_grad for p in model.parameters()]
-    with drafting(model):
-        done = fit(
-            model,
-            Lesson.of(tokenizer, language(0, 160), None, max_length_tokens=64),
-            training=dataclasses.replace(quick, train_routers=False),
-            guards=Guards(objective=DraftLikelihood()),
-            folder=tmp_path / "state",
-            watch=Watch(progress=False),
-        )
-    assert flags == [p.requires_grad for p in model.parameters()]
-    assert done.losses[-1] < done.losses[0] / 2
-    after = acceptance(model, asked, 16)
+    watch = Watch(progress=False)
+    done = aligned(model, task, lesson, asked, folder=tmp_path / "state", watch=watch)
+    before, after = done["acceptance_before"], done["acceptance_after"]
     assert after[0] > max(0.8, before[0] + 0.3)
     assert after[0] >= after[1] > before[1]
     for name, tensor in kept.items():
         assert torch.equal(model.state_dict()[name], tensor), name
-    exported = checkpoint.export(model, folder, tmp_path / "export")
-    was, now = (load_file(f / files.SINGLE) for f in (folder, exported))
+    was, now = (load_file(f / files.SINGLE) for f in (folder, tmp_path / "state" / answer.LEARNT))
     moved = {name for name, tensor in now.items() if not torch.equal(tensor, was[name])}
-    assert moved
     assert all(name.startswith("mtp.") for name in moved)
-    assert not any(".gate." in name for name in moved)
+    assert "mtp.layers.0.eh_proj.weight" in moved
+    gates = {name.rpartition(".gate.")[2] for name in moved if ".gate." in name}
+    assert gates == ({"weight"} if routers == "trained" else set())
 
 
 def test_the_loss_is_that_of_each_draft_after_the_other(headed: Path, language: Any) -> None:
