@@ -14,11 +14,12 @@ import psutil
 from updater.errors import InputError
 from updater.nemotron.describe import Description, describe
 from updater.nemotron.validate import Contents, check
-from updater.settings import RegularizerSettings, TrainingSettings
+from updater.settings import RegularizerSettings, TrainingSettings, lora_refusal
 from updater.settings.regularizing import METHODS
 
 if TYPE_CHECKING:
     from updater.train.footprint import Footprint
+    from updater.train.importance_footprint import ImportanceFootprint
 
 _SPARE = 0.95
 """Of a device's memory, what an update may be reckoned to take: reckoned figures were up to 6 %
@@ -42,8 +43,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to update, by so many `devices`, and what it takes of each. `parts`: of the peak, in
-    bytes."""
+    """One way to update, by so many `devices`, and what it takes of each. `parts`: of the peak of
+    its training, in bytes; `importance_parts`: of the estimate before it, empty where there is
+    none. `peak_bytes`: of whichever is larger."""
 
     adapt: str
     regularizer: str
@@ -53,8 +55,10 @@ class Way:
     activation_checkpointing: bool
     devices: int
     strategy: str
+    train_routers: bool
     peak_bytes: int
     parts: Mapping[str, int]
+    importance_parts: Mapping[str, int]
     fits: bool
 
 
@@ -98,17 +102,19 @@ def diagnose(
         )
     machine = this_machine()
     asked = _ways(training, regularizer, machine)
-    ways = tuple(_way(contents, machine, *settings, length) for settings in asked)
+    ways = [_way(contents, machine, *settings, length) for settings in asked]
     pace = None
-    fitting = [settings for settings, way in zip(asked, ways, strict=True) if way.fits]
-    if fitting and timed:
-        pace = _steps_per_hour(contents, machine, fitting[0][0], length)
+    first = next((number for number, way in enumerate(ways) if way.fits), None)
+    if first:  # not the settings' own: some of the changes on the way to it may not be needed
+        asked[first], ways[first] = _slimmed(contents, machine, asked[0], asked[first], length)
+    if first is not None and timed:
+        pace = _steps_per_hour(contents, machine, asked[first][0], length)
     return Diagnosis(
         model=described,
         machine=machine,
         batch_size=training.batch_size,
         length=length,
-        ways=ways,
+        ways=tuple(ways),
         steps_per_hour=pace,
     )
 
@@ -134,7 +140,9 @@ def refuse_too_large(
     on_disk = sum((folder / name).stat().st_size for name in contents.headers)
     if _MOST_PER_BYTE * on_disk <= _memory(machine, training):
         return
-    least = _footprint(contents, machine, training, regularizer, length=1).least
+    found = _footprint(contents, machine, training, regularizer, length=1)
+    weighing = _importance_footprint(contents, machine, training, regularizer, length=1)
+    least = max(found.least, weighing.least if weighing else 0)
     if least > _memory(machine, training):
         gib = 2**30
         raise InputError(
@@ -165,6 +173,11 @@ def this_machine() -> Machine:
     )
 
 
+_Asked = tuple[TrainingSettings, RegularizerSettings]
+_COSTLY = ((1, "offload"), (0, "activation_checkpointing"), (1, "format"))
+"""Changes that cost an update time or exactness, the costliest first; each of the training (0) or
+of the regularizer (1)."""
+
 _LADDER: tuple[Mapping[str, Any], ...] = (
     {"activation_checkpointing": True},
     {"format": "factored"},
@@ -194,11 +207,32 @@ def _ways(
             more = devices > training.devices or not training.sharded
             if devices > 1 and more and training.adapt == "full":
                 training = replace(training, devices=devices, **changes)
-        else:
+        elif changes.get("adapt") != "lora" or lora_refusal(regularizer) is None:
             training = replace(training, **changes)
         if (training, regularizer) not in found:
             found.append((training, regularizer))
     return found
+
+
+def _slimmed(
+    contents: Contents, machine: Machine, own: _Asked, fitting: _Asked, length: int
+) -> tuple[_Asked, Way]:
+    """`fitting`, and each costly change in it from one's `own` settings taken back where it fits
+    without."""
+    way = _way(contents, machine, *fitting, length)
+    for section, name in _COSTLY:
+        if getattr(fitting[section], name) == getattr(own[section], name):
+            continue
+        back = {name: getattr(own[section], name)}
+        less = (
+            (replace(fitting[0], **back), fitting[1])
+            if section == 0
+            else (fitting[0], replace(fitting[1], **back))
+        )
+        found = _way(contents, machine, *less, length)
+        if found.fits:
+            fitting, way = less, found
+    return fitting, way
 
 
 def _way(
@@ -211,7 +245,9 @@ def _way(
     from updater.train.footprint import CONTEXT_BYTES
 
     found = _footprint(contents, machine, training, regularizer, length)
-    peak = found.peak + (CONTEXT_BYTES if machine.names else 0)
+    weighing = _importance_footprint(contents, machine, training, regularizer, length)
+    context = CONTEXT_BYTES if machine.names else 0
+    peak = max(found.peak, weighing.peak if weighing else 0) + context
     return Way(
         adapt=training.adapt,
         regularizer=regularizer.method,
@@ -221,8 +257,10 @@ def _way(
         activation_checkpointing=training.activation_checkpointing,
         devices=training.num_processes,
         strategy="fsdp" if training.sharded else "ddp",
+        train_routers=training.train_routers,
         peak_bytes=peak,
         parts=asdict(found),
+        importance_parts=asdict(weighing) if weighing else {},
         fits=peak <= _SPARE * _memory(machine, training),
     )
 
@@ -241,6 +279,26 @@ def _footprint(
         contents.config,
         training=training,
         regularizer=regularizer if machine.names else replace(regularizer, offload=False),
+        length=length,
+        frozen_dtype=frozen_dtype(training, contents),
+        kernels=machine.kernels,
+    )
+
+
+def _importance_footprint(
+    contents: Contents,
+    machine: Machine,
+    training: TrainingSettings,
+    regularizer: RegularizerSettings,
+    length: int,
+) -> "ImportanceFootprint | None":
+    from updater.train.adapt import frozen_dtype
+    from updater.train.importance_footprint import importance_footprint
+
+    return importance_footprint(
+        contents.config,
+        training=training.on_one_node,
+        regularizer=regularizer,
         length=length,
         frozen_dtype=frozen_dtype(training, contents),
         kernels=machine.kernels,

@@ -8,16 +8,19 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from click.testing import CliRunner
 
 from updater import doctor
+from updater.cli.doctor import _verdict
 from updater.cli.main import app
 from updater.errors import InputError
 from updater.initialise import EXAMPLE
-from updater.nemotron import presets
+from updater.nemotron import checkpoint, presets
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.train import footprint as footprint_module
+from updater.train.importance_footprint import importance_footprint
 
 BYTES = {"BF16": 2, "F32": 4, "U8": 1}
 GPU = doctor.Machine("cuda", ("NVIDIA H200",), 139 * 2**30, 16, kernels=True)
@@ -183,6 +186,123 @@ def test_what_is_reckoned_is_near_what_was_measured(
     always = found.weights + found.optimizer + found.anchor + found.importance
     held = always + found.gradients + found.activations + found.logits + CONTEXT_BYTES
     assert held / 2**30 == pytest.approx(measured_gib, rel=0.07)
+
+
+def test_what_holds_nano_is_as_small_as_was_aimed_for() -> None:
+    """Of what LoRA moves outside the routed experts: 14 GB as float32 Fisher and anchor, 1 GB
+    factored, on top of the weights that are there anyway."""
+    sizes = {}
+    for form in ("float32", "factored"):
+        found = footprint_module.footprint(
+            presets.config_fields("nemotron-3-nano", 131_072),
+            training=TrainingSettings(adapt="lora", precision="bf16-mixed"),
+            regularizer=RegularizerSettings(format=form),
+            length=64,
+            frozen_dtype=torch.bfloat16,
+            kernels=True,
+        )
+        sizes[form] = (found.anchor, found.importance)
+    assert sum(sizes["float32"]) <= 14e9
+    assert sizes["factored"][1] <= 1e9
+
+
+@pytest.mark.parametrize(
+    ("training", "regularizer", "estimated"),
+    [
+        ({}, {}, True),
+        ({}, {"method": "mas"}, True),
+        ({}, {"method": "online_ewc", "estimator": "optimizer"}, False),
+        ({}, {"method": "si"}, False),
+        ({}, {"method": "none"}, False),
+        ({"adapt": "lora", "lora_experts": True, "precision": "bf16-mixed"}, {}, True),
+    ],
+)
+def test_the_estimate_before_the_training_is_reckoned_too(
+    monkeypatch: pytest.MonkeyPatch,
+    training: dict[str, Any],
+    regularizer: dict[str, Any],
+    estimated: bool,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(doctor, "this_machine", lambda: GPU)
+    settings = TrainingSettings(**training), RegularizerSettings(**regularizer)
+    found = doctor.diagnose(
+        released(tmp_path / "x", "nemotron-3-nano"),
+        training=settings[0],
+        regularizer=settings[1],
+        length=128,
+        timed=False,
+    )
+    parts = found.ways[0].importance_parts
+    assert bool(parts) is estimated
+    if training:
+        # Every routed expert's matrices, two of 2,688 x 1,856 in 128 experts and 23 layers.
+        experts = 2 * 2688 * 1856 * 128 * 23
+        assert 4 * experts < parts["totals"] < 4.4 * experts
+        assert found.ways[0].peak_bytes > parts["weights"] + parts["totals"]
+        assert not found.ways[0].fits, "116 GB of totals beside 63 GB of weights"
+    elif estimated:
+        assert parts["totals"] == pytest.approx(4 * 31_577_937_344, rel=0.001)
+
+
+def test_a_small_estimate_is_reckoned_as_counted_by_hand(tmp_path: Path) -> None:
+    fields = presets.config_fields("nemotron-3-tiny", 1000)
+    model = checkpoint.random(fields, device="cpu", dtype=torch.float32)
+    checkpoint.freeze_routers(model)
+    moved = [p.numel() for p in model.parameters() if p.requires_grad]
+    found = importance_footprint(
+        fields, training=TrainingSettings(), regularizer=RegularizerSettings(), length=16
+    )
+    assert found is not None
+    assert found.weights == 4 * sum(p.numel() for p in model.parameters())
+    assert found.totals == 4 * sum(moved)
+    assert found.gradient == 8 * max(moved)
+    sampled = importance_footprint(
+        fields,
+        training=TrainingSettings(),
+        regularizer=RegularizerSettings(estimator="sampled"),
+        length=16,
+    )
+    assert sampled is not None
+    assert sampled.activations > 8 * found.activations
+    shards = importance_footprint(
+        fields,
+        training=TrainingSettings(devices=4),
+        regularizer=RegularizerSettings(),
+        length=16,
+    )
+    assert shards is not None
+    assert (shards.totals, shards.weights) == (found.totals // 4, found.weights // 4)
+    assert shards.gathered > 0 == found.gathered
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "adapt"),
+    [
+        ({"method": "si"}, "full"),
+        ({"method": "online_ewc", "estimator": "optimizer"}, "full"),
+        ({}, "lora"),
+    ],
+)
+def test_no_way_is_advised_that_would_be_refused_or_is_not_needed(
+    monkeypatch: pytest.MonkeyPatch, regularizer: dict[str, Any], adapt: str, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "this_machine", lambda: GPU)
+    found = doctor.diagnose(
+        released(tmp_path / "x", "nemotron-3-nano"),
+        training=TrainingSettings(train_routers=True),
+        regularizer=RegularizerSettings(**regularizer),
+        length=512,
+        timed=False,
+    )
+    assert found.ways[-1].adapt == adapt
+    fitting = [way for way in found.ways if way.fits]
+    assert bool(fitting) is (adapt == "lora")
+    for way in fitting:
+        assert not way.offload
+        assert not way.activation_checkpointing
+        assert way.format == "float32"
+        assert "training.train_routers = false" in _verdict(found)
 
 
 def test_this_machine_times_a_step_of_what_fits(tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ def _verdict(found: "Diagnosis") -> str:
         for name in ("precision", "adapt", *(("strategy",) if first.devices > 1 else ()))
         if getattr(first, name) != getattr(found.ways[0], name)
     ]
+    if first.train_routers != found.ways[0].train_routers:
+        changes.append("training.train_routers = false")
     if first.devices != found.ways[0].devices:
         changes.append(f"training.devices = {first.devices}")
     if first.activation_checkpointing != found.ways[0].activation_checkpointing:

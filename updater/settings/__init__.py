@@ -41,7 +41,7 @@ from updater.settings.service import (
     GateSettings,
     StoreSettings,
 )
-from updater.settings.whole import Settings
+from updater.settings.whole import Settings, lora_refusal
 
 __all__ = [
     "CALENDAR",
@@ -70,6 +70,7 @@ __all__ = [
     "StoreSettings",
     "TrainingSettings",
     "WorkspaceSettings",
+    "lora_refusal",
     "password_in",
     "without_password",
 ]

@@ -18,6 +18,22 @@ from updater.settings.search import SEARCHED
 from updater.settings.service import EvaluationSettings, GateSettings, StoreSettings
 
 
+def lora_refusal(regularizer: RegularizerSettings) -> str | None:
+    """Why it can't hold what LoRA trains, or None: what is read off the training of each full
+    weight can't be had where only factors train."""
+    if METHODS[regularizer.method].importance == "path":
+        return (
+            "regularizer.method, training.adapt: si sums each full weight's gradient along the "
+            "training, which lora never computes; take ewc, online_ewc, mas or l2, or full"
+        )
+    if regularizer.is_recorded:
+        return (
+            "regularizer.estimator, training.adapt: optimizer reads what Adam keeps of each full "
+            "weight, and under lora it keeps only the factors'; take empirical or sampled, or full"
+        )
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The whole configuration of a workspace."""
@@ -111,19 +127,9 @@ class Settings:
         return whole
 
     def _check_under_lora(self) -> None:
-        """What is read off the training of each full weight can't be had: only factors train."""
-        regularizer = self.regularizer
-        if METHODS[regularizer.method].importance == "path":
-            raise ValueError(
-                "regularizer.method, training.adapt: si sums each full weight's gradient along the "
-                "training, which lora never computes; take ewc, online_ewc, mas or l2, or full"
-            )
-        if regularizer.is_recorded:
-            raise ValueError(
-                "regularizer.estimator, training.adapt: optimizer reads what Adam keeps of each "
-                "full weight, and under lora it keeps only the factors'; take empirical or "
-                "sampled, or full"
-            )
+        refusal = lora_refusal(self.regularizer)
+        if refusal:
+            raise ValueError(refusal)
 
     @property
     def training_from_scratch(self) -> TrainingSettings:

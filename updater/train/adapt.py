@@ -99,7 +99,9 @@ def resting_dtype(training: TrainingSettings, contents: Contents) -> torch.dtype
 
 
 def _config(model: NemotronHForCausalLM, training: TrainingSettings) -> LoraConfig:
-    experts = list(EXPERTS) if training.lora_experts else None
+    # peft warns where there are none, as in a dense model.
+    has_experts = any(name.endswith(EXPERTS) for name, _ in model.named_parameters())
+    experts = list(EXPERTS) if training.lora_experts and has_experts else None
     return LoraConfig(
         r=training.lora_rank,
         lora_alpha=training.lora_alpha,

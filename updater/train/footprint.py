@@ -8,18 +8,12 @@ Shape suffixes: b examples of a batch, l positions.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
-from transformers.models.nemotron_h import modeling_nemotron_h
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers.formats import kept, num_bytes
 from updater.nemotron.checkpoint import build
@@ -29,7 +23,12 @@ from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import HOLD_WEIGHTS
 from updater.train.activations import checkpointed
 from updater.train.adapt import adapted, freeze
+from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
+
+Measured = Callable[..., Counter[str]]
+"""(fields, checkpointed=) -> counts of a model of these fields: parameters "trained" and "frozen",
+and the bytes "kept" for the way back, and whatever else adds up."""
 
 CONTEXT_BYTES = 2**30
 """What CUDA, its libraries and the allocator's odds and ends take on a GPU: chosen, about that."""
@@ -85,34 +84,14 @@ def footprint(
         frozen_dtype: of the weights that take no gradient.
         kernels: Mamba-2 is mamba-ssm's fused one, which keeps less than PyTorch's operators do.
     """
-    letters = pattern(fields, where="config.json")
     shards = training.num_processes if training.sharded else 1
     training = replace(training.on_one_device, batch_size=training.share)
 
-    def measured(layers: str, *, checkpointed: bool) -> Counter[str]:
-        changed = {"hybrid_override_pattern": layers, "num_hidden_layers": len(layers)}
+    def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
         how = replace(training, activation_checkpointing=checkpointed)
-        return _measured(
-            dict(fields) | changed, how, regularizer, length, frozen_dtype, kernels=kernels
-        )
+        return _measured(part, how, regularizer, length, frozen_dtype, kernels=kernels)
 
-    # Everything adds up over layers: one and two of each kind tell what one of it takes.
-    total: Counter[str] = Counter()
-    largest = ends = recomputed = 0
-    again = training.activation_checkpointing
-    for kind in dict.fromkeys(letters):
-        alone, twice = (measured(n * kind, checkpointed=again) for n in (1, 2))
-        twice.subtract(alone)
-        if again:
-            whole = [measured(n * kind, checkpointed=False)["kept"] for n in (1, 2)]
-            recomputed = max(recomputed, whole[1] - whole[0])
-        if not total:
-            total.update(alone)
-            total.subtract(twice)
-            ends = total["trained"] + total["frozen"]
-        largest = max(largest, twice["trained"] + twice["frozen"])
-        for _ in range(letters.count(kind)):
-            total.update(twice)
+    total = summed(fields, measured, checkpointed=training.activation_checkpointing)
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
     num_tokens = training.batch_size * length
     width = 2 if training.precision == "32-true" else 1  # of what was read off in bfloat16
@@ -123,13 +102,50 @@ def footprint(
         anchor=total["anchor"] // shards if holds else 0,
         importance=total["importance"] // shards if holds and regularizer.method != "l2" else 0,
         activations=width * total["kept"],
-        recomputed=width * recomputed,
+        recomputed=width * total["recomputed"],
         # The logits, their gradient, and the log-softmax between.
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
-        # The layer that computes, the next one on its way, and a gradient before it is cut; from
-        # the forward pass to the end of the way back, embeddings and output head.
-        gathered=4 * (3 * largest + 2 * ends) if shards > 1 else 0,
+        gathered=gathered_bytes(total) if shards > 1 else 0,
     )
+
+
+def summed(fields: Mapping[str, Any], measured: Measured, *, checkpointed: bool) -> Counter[str]:
+    """What the whole takes of what `measured` tells of some of its layers, where everything adds up
+    over layers: one and two of each kind tell what one of it takes.
+
+    Beside those, "recomputed": what is kept of the one layer that is computed again at a time; and
+    the parameters "ends", of embeddings and output head, and "largest", of a layer.
+    """
+    letters = pattern(fields, where="config.json")
+
+    def told(layers: str, *, checkpointed: bool) -> Counter[str]:
+        changed = {"hybrid_override_pattern": layers, "num_hidden_layers": len(layers)}
+        return measured(dict(fields) | changed, checkpointed=checkpointed)
+
+    total: Counter[str] = Counter()
+    largest = ends = recomputed = 0
+    for kind in dict.fromkeys(letters):
+        alone, twice = (told(n * kind, checkpointed=checkpointed) for n in (1, 2))
+        twice.subtract(alone)
+        if checkpointed:
+            whole = [told(n * kind, checkpointed=False)["kept"] for n in (1, 2)]
+            recomputed = max(recomputed, whole[1] - whole[0])
+        if not total:
+            total.update(alone)
+            total.subtract(twice)
+            ends = total["trained"] + total["frozen"]
+        largest = max(largest, twice["trained"] + twice["frozen"])
+        for _ in range(letters.count(kind)):
+            total.update(twice)
+    total.update(largest=largest, ends=ends, recomputed=recomputed)
+    return total
+
+
+def gathered_bytes(total: Counter[str]) -> int:
+    """What is whole of a model in shards: the layer that computes, the next one on its way, and a
+    gradient before it is cut; from the forward pass to the end of the way back, embeddings and
+    output head."""
+    return 4 * (3 * total["largest"] + 2 * total["ends"])
 
 
 def _measured(
@@ -163,76 +179,3 @@ def _measured(
                 parameter.data = parameter.data.bfloat16()
         found["kept"] = kept_bytes(model, training.batch_size, length, kernels=kernels)
     return found
-
-
-def kept_bytes(
-    model: NemotronHForCausalLM, batch_size: int, length: int, *, kernels: bool = False
-) -> int:
-    """What autograd keeps of a forward pass over so many tokens under bfloat16 autocast, every
-    tensor's memory once: the weights that autocast casts too, the model's own not. The model may
-    be on the meta device: its weights are not looked at."""
-    found: dict[int, int] = {}
-    alive = []  # a storage that is gone could have its name taken by another
-
-    def pack(tensor: Tensor) -> Tensor:
-        found[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        alive.append(tensor)
-        return tensor
-
-    model.train()
-    with FakeTensorMode():
-        weights = {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype).requires_grad_(tensor.requires_grad)
-            for name, tensor in chain(model.model.named_parameters(), model.model.named_buffers())
-        }
-        tokens_bl = torch.zeros(batch_size, length, dtype=torch.int64)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16),
-            _fused() if kernels else nullcontext(),
-            _without_mask(),
-        ):
-            given = {"input_ids": tokens_bl, "use_cache": False}
-            functional_call(model.model, weights, (), given)
-        own = {weight.untyped_storage()._cdata for weight in weights.values()}
-    return sum(size for storage, size in found.items() if storage not in own)
-
-
-@contextmanager
-def _without_mask() -> Iterator[None]:
-    """In the block attention is causal by itself, as it is of rows without padding. For fake
-    tensors transformers would make a mask of length times length."""
-    plain = modeling_nemotron_h.create_causal_mask
-    modeling_nemotron_h.create_causal_mask = lambda **_: None
-    try:
-        yield
-    finally:
-        modeling_nemotron_h.create_causal_mask = plain
-
-
-class _FusedScan(torch.autograd.Function):
-    """Keeps what mamba-ssm's MambaSplitConv1dScanCombinedFn keeps of as many tokens (2.3.2: the
-    projected states and the scan's output), and computes nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, projected_blp: Tensor, out_weight: Tensor) -> Tensor:
-        hidden, inner = out_weight.shape
-        ctx.save_for_backward(
-            projected_blp, projected_blp.new_empty(*projected_blp.shape[:2], inner)
-        )
-        return projected_blp.new_empty(*projected_blp.shape[:2], hidden)
-
-
-@contextmanager
-def _fused() -> Iterator[None]:
-    """In the block Mamba-2 layers keep what the fused kernel keeps: fake tensors only."""
-    plain = modeling_nemotron_h.mamba2_split_conv1d_scan_combined
-
-    def fused(projected_blp: Tensor, *_: Any, outproj_weight: Tensor, **__: Any) -> Tensor:
-        return _FusedScan.apply(projected_blp, outproj_weight)
-
-    modeling_nemotron_h.mamba2_split_conv1d_scan_combined = fused
-    try:
-        yield
-    finally:
-        modeling_nemotron_h.mamba2_split_conv1d_scan_combined = plain

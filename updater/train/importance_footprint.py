@@ -1,0 +1,128 @@
+"""What memory the importance step takes, reckoned before there is any of it.
+
+As `updater.train.footprint`, which reckons the training that comes after it. Called by
+`updater.doctor`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from updater.nemotron.checkpoint import build
+from updater.nemotron.weights import stays_float32
+from updater.settings import RegularizerSettings, TrainingSettings
+from updater.settings.regularizing import METHODS
+from updater.train.activations import checkpointed
+from updater.train.adapt import freeze
+from updater.train.footprint import gathered_bytes, summed
+from updater.train.importance import SAMPLED_BATCH
+from updater.train.kept import kept_bytes
+from updater.train.likelihood import LOGITS_BYTES
+
+
+@dataclass(frozen=True)
+class ImportanceFootprint:
+    """Bytes of one device, part by part. `totals`: what is added up, a float32 for each weight that
+    the training moves, under LoRA for each entry of the matrices that have factors. `gradient`: of
+    one tensor, the largest; it is gone before the next one is there. The others as of `Footprint`.
+    """
+
+    weights: int
+    totals: int
+    gradient: int
+    activations: int
+    recomputed: int
+    logits: int
+    gathered: int = 0
+
+    @property
+    def least(self) -> int:
+        """What is there at once, however short the texts are."""
+        return self.weights + self.totals + self.gradient
+
+    @property
+    def peak(self) -> int:
+        """The most at any time: the last layers' gradients come while all activations are there."""
+        passing = self.activations + max(self.logits, self.gradient + self.recomputed)
+        return self.weights + self.totals + self.gathered + passing
+
+
+def importance_footprint(
+    fields: Mapping[str, Any],
+    *,
+    training: TrainingSettings,
+    regularizer: RegularizerSettings,
+    length: int,
+    frozen_dtype: torch.dtype = torch.float32,
+    kernels: bool = False,
+) -> ImportanceFootprint | None:
+    """Of the importance step before such an update, on each device; None where nothing is estimated
+    in it. Arguments as of `footprint`.
+
+    Not measured on a GPU: of its parts the activations are those of `footprint`, which was, and the
+    rest is counted.
+    """
+    source = METHODS[regularizer.method].importance
+    if source not in ("fisher", "mas") or regularizer.is_recorded:
+        return None
+    shards = training.num_processes if training.sharded else 1
+    batch_size = SAMPLED_BATCH if source == "fisher" and regularizer.estimator == "sampled" else 1
+    training = replace(training.on_one_device, batch_size=batch_size)
+
+    def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
+        how = replace(training, activation_checkpointing=checkpointed)
+        return _weighed(part, how, length, frozen_dtype, kernels=kernels)
+
+    total = summed(fields, measured, checkpointed=training.activation_checkpointing)
+    width = 2 if training.precision == "32-true" else 1
+    logits = 3 * 4 * batch_size * length * fields["vocab_size"]
+    if source == "fisher" and regularizer.estimator == "empirical":
+        logits = min(logits, 3 * LOGITS_BYTES)
+    return ImportanceFootprint(
+        weights=total["weights"] // shards,
+        totals=4 * total["trained"] // shards,
+        # As it comes, and in float32.
+        gradient=2 * 4 * _largest(fields, training),
+        activations=width * total["kept"],
+        recomputed=width * total["recomputed"],
+        logits=logits,
+        gathered=gathered_bytes(total) if shards > 1 else 0,
+    )
+
+
+def _weighed(
+    fields: dict[str, Any],
+    training: TrainingSettings,
+    length: int,
+    frozen_dtype: torch.dtype,
+    *,
+    kernels: bool,
+) -> Counter[str]:
+    """Parameters trained, which are asked for their gradient, and frozen; bytes of both, and of
+    what is kept."""
+    with torch.device("meta"):
+        model = build(fields)
+        freeze(model, training)
+    found: Counter[str] = Counter()
+    resting = frozen_dtype if training.adapt == "lora" else torch.float32
+    for name, parameter in model.named_parameters():
+        found["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
+        if not stays_float32(name):
+            parameter.data = parameter.data.to(resting)
+        found["weights"] += parameter.nbytes
+        if training.precision == "32-true":  # nothing is cast, so that no cast weight is kept
+            parameter.data = parameter.data.bfloat16()
+    with checkpointed(model, on=training.activation_checkpointing):
+        found["kept"] = kept_bytes(model, training.batch_size, length, kernels=kernels)
+    return found
+
+
+def _largest(fields: Mapping[str, Any], training: TrainingSettings) -> int:
+    """Entries of the largest tensor whose gradient is asked for."""
+    with torch.device("meta"):
+        model = build(dict(fields))
+        freeze(model, training)
+    return max(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,92 @@
+"""What autograd keeps of a forward pass for the way back, read off a pass on fake tensors.
+
+They have shapes and no memory, so that it can be asked of a model that fits nowhere. Called by
+`updater.train.footprint`.
+
+Shape suffixes: b examples of a batch, l positions, p the projected states' size.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from transformers.models.nemotron_h import modeling_nemotron_h
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+
+def kept_bytes(
+    model: NemotronHForCausalLM, batch_size: int, length: int, *, kernels: bool = False
+) -> int:
+    """What autograd keeps of a forward pass over so many tokens under bfloat16 autocast, every
+    tensor's memory once: the weights that autocast casts too, the model's own not. The model may
+    be on the meta device: its weights are not looked at."""
+    found: dict[int, int] = {}
+    alive = []  # a storage that is gone could have its name taken by another
+
+    def pack(tensor: Tensor) -> Tensor:
+        found[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        alive.append(tensor)
+        return tensor
+
+    model.train()
+    with FakeTensorMode():
+        weights = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype).requires_grad_(tensor.requires_grad)
+            for name, tensor in chain(model.model.named_parameters(), model.model.named_buffers())
+        }
+        tokens_bl = torch.zeros(batch_size, length, dtype=torch.int64)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16),
+            _fused() if kernels else nullcontext(),
+            _without_mask(),
+        ):
+            given = {"input_ids": tokens_bl, "use_cache": False}
+            functional_call(model.model, weights, (), given)
+        own = {weight.untyped_storage()._cdata for weight in weights.values()}
+    return sum(size for storage, size in found.items() if storage not in own)
+
+
+@contextmanager
+def _without_mask() -> Iterator[None]:
+    """In the block attention is causal by itself, as it is of rows without padding. For fake
+    tensors transformers would make a mask of length times length."""
+    plain = modeling_nemotron_h.create_causal_mask
+    modeling_nemotron_h.create_causal_mask = lambda **_: None
+    try:
+        yield
+    finally:
+        modeling_nemotron_h.create_causal_mask = plain
+
+
+class _FusedScan(torch.autograd.Function):
+    """Keeps what mamba-ssm's MambaSplitConv1dScanCombinedFn keeps of as many tokens (2.3.2: the
+    projected states and the scan's output), and computes nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, projected_blp: Tensor, out_weight: Tensor) -> Tensor:
+        hidden, inner = out_weight.shape
+        ctx.save_for_backward(
+            projected_blp, projected_blp.new_empty(*projected_blp.shape[:2], inner)
+        )
+        return projected_blp.new_empty(*projected_blp.shape[:2], hidden)
+
+
+@contextmanager
+def _fused() -> Iterator[None]:
+    """In the block Mamba-2 layers keep what the fused kernel keeps: fake tensors only."""
+    plain = modeling_nemotron_h.mamba2_split_conv1d_scan_combined
+
+    def fused(projected_blp: Tensor, *_: Any, outproj_weight: Tensor, **__: Any) -> Tensor:
+        return _FusedScan.apply(projected_blp, outproj_weight)
+
+    modeling_nemotron_h.mamba2_split_conv1d_scan_combined = fused
+    try:
+        yield
+    finally:
+        modeling_nemotron_h.mamba2_split_conv1d_scan_combined = plain
