@@ -33,6 +33,10 @@ from updater.settings import PLACES, Settings, password_in, without_password
 
 CONFIG_FILE = "updater.toml"
 
+ELSEWHERE: tuple[Key, ...] = (*(("training", name) for name in PLACES), ("regularizer", "offload"))
+"""The keys that say on how many devices and in which memory: an update is the same, and may be gone
+on with, on others."""
+
 TYPE_NAMES = {
     str: 'text in quotes, as in "abc"',
     int: "a whole number, as in 3",
@@ -97,13 +101,11 @@ def override(settings: Settings, table: Mapping[str, Any], where: str) -> Settin
 
 
 def digest(settings: Settings) -> str:
-    """The SHA-256, in hex, of the canonical JSON of all settings but `store`, and but those that
-    say on how many devices and in which memory: an update is the same, and may be gone on with, on
-    others."""
+    """The SHA-256, in hex, of the canonical JSON of all settings but `store` and `kubernetes`, and
+    but those of `ELSEWHERE`."""
     whole = settings.as_dict()
-    for name in PLACES:
-        whole["training"].pop(name)
-    whole["regularizer"].pop("offload")
+    for section, name in ELSEWHERE:
+        whole[section].pop(name)
     # Keys that came when updates were open already stay out as long as they say what went before.
     if not whole["training"]["train_thinking"]:
         whole["training"].pop("train_thinking")

@@ -15,6 +15,7 @@ from typing import Any
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
 from updater import release
+from updater.config import ELSEWHERE
 from updater.errors import InputError
 from updater.opening import open_first, open_update
 from updater.steps import evaluate, gate, importance, rehearse, train
@@ -133,6 +134,20 @@ def run_step(workspace: Workspace, name: str, update_id: str, **options: bool) -
     return result
 
 
+def check_step(workspace: Workspace, name: str, update_id: str) -> None:
+    """Step `name` of the update is what comes next, by the settings that there are now.
+
+    Raises:
+        InputError: as `run_step`, or it is finished.
+    """
+    opened = workspace.ledger.update(update_id)
+    done = workspace.ledger.step(update_id, name)
+    if done is not None and done.state == "finished":
+        raise InputError(f"step {name} of {update_id} is finished", "it runs once", "go on")
+    _check_turn(workspace, opened, name)
+    _check_settings(workspace, opened)
+
+
 def _say_it_stopped(workspace: Workspace, opened: Update, error: BaseException) -> None:
     """The update's MLflow run, which train opens, no longer looks as if it were running."""
     if isinstance(error, UnreachableError) or workspace.ledger.step(opened.id, "train") is None:
@@ -167,6 +182,8 @@ def _check_turn(workspace: Workspace, opened: Update, name: str) -> None:
 def _check_settings(workspace: Workspace, opened: Update) -> None:
     """All steps of an update run by the settings that it was opened with."""
     now: dict[str, dict[str, Any]] = json.loads(json.dumps(workspace.settings.as_dict()))
+    for section, key in ELSEWHERE:
+        now[section].pop(key)
     changed = [
         f"{section}.{key}"
         for section, values in now.items()

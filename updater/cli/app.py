@@ -32,7 +32,7 @@ LOG_TIME = "%H:%M:%S"
 
 SECTIONS = {
     "Start": ("demo", "init", "adopt", "scratch"),
-    "Update": ("due", "ingest", "update", "step"),
+    "Update": ("due", "ingest", "update", "step", "pytorchjob"),
     "Look": (
         *("status", "periods", "scores", "history", "show", "evaluate", "compare", "report"),
         "doctor",

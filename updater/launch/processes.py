@@ -19,13 +19,10 @@ from pathlib import Path
 import torch
 
 from updater.errors import CrashError, InputError
-from updater.launch import answer
+from updater.launch import answer, command
+from updater.launch.command import MAX_RESTARTS
 from updater.launch.parent import PARENT
 from updater.settings import TrainingSettings
-
-MAX_RESTARTS = 3
-"""After a crash of any process all are started again so many times; chosen, not measured. What
-the settings are to blame for is not tried again."""
 
 log = logging.getLogger("updater")
 
@@ -36,11 +33,18 @@ _STOP_SECONDS = 30.0
 
 
 def check(training: TrainingSettings) -> None:
-    """This machine has as many devices as the training asks of each.
+    """This machine has as many devices as the training asks of each, and several know where to
+    meet.
 
     Raises:
-        InputError: it has GPUs, and fewer.
+        InputError: it has GPUs, and fewer; or nobody said where.
     """
+    if training.nodes > 1 and not training.rendezvous:
+        raise InputError(
+            f"training.nodes = {training.nodes}",
+            "several nodes meet at training.rendezvous, which is not given",
+            "on Kubernetes start what `updater pytorchjob UPDATE` prints, elsewhere set host:port",
+        )
     here = torch.cuda.device_count()
     if here and training.devices > here:
         raise InputError(
@@ -66,15 +70,15 @@ def run(
         CrashError: they crashed time and again.
     """
     check(training)
-    command = torchrun(training, folder)
+    words = torchrun(training, folder)
     _make_room()
     heard = answer.Heard(folder)
     with (folder / _LOG).open("ab") as said:
         begin = said.tell()
         if training.nodes > 1:
-            log.warning("run this on each of the other nodes: %s", shlex.join(command))
+            log.warning("run this on each of the other nodes: %s", shlex.join(words))
         processes = subprocess.Popen(
-            command,
+            words,
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
@@ -97,21 +101,9 @@ def run(
 
 def torchrun(training: TrainingSettings, folder: Path) -> list[str]:
     """The command that starts this node's processes."""
-    meet = ["--standalone"]
-    if training.nodes > 1:
-        meet = [
-            f"--nnodes={training.nodes}",
-            "--rdzv-backend=c10d",
-            f"--rdzv-endpoint={training.rendezvous}",
-            f"--rdzv-id={folder.parent.name}",
-        ]
-    return [
-        *(sys.executable, "-P", "-m", "updater.launch.torchrun"),
-        *meet,
-        f"--nproc-per-node={training.devices}",
-        f"--max-restarts={MAX_RESTARTS}",
-        *("-m", "updater.launch.worker", str(folder.resolve())),
-    ]
+    return command.torchrun(
+        training, folder.resolve(), python=sys.executable, max_restarts=MAX_RESTARTS
+    )
 
 
 def _environment(training: TrainingSettings) -> dict[str, str]:

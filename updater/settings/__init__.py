@@ -18,6 +18,7 @@ from updater.settings.data import (
     SourceSettings,
     WorkspaceSettings,
 )
+from updater.settings.kubernetes import KubernetesSettings
 from updater.settings.learning import (
     PLACES,
     POLICIES,
@@ -59,6 +60,7 @@ __all__ = [
     "EvaluationSettings",
     "FieldTemplates",
     "GateSettings",
+    "KubernetesSettings",
     "ModelSettings",
     "PeriodSettings",
     "RegularizerSettings",

@@ -205,10 +205,6 @@ class TrainingSettings:
                 "adapt, strategy: low-rank factors are not trained in shards; take ddp, each "
                 "device having the whole model"
             )
-        if self.nodes > 1 and not self.rendezvous:
-            raise ValueError(
-                "nodes, rendezvous: several nodes meet at training.rendezvous, host:port"
-            )
 
     @property
     def num_processes(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from updater.settings.data import PeriodSettings, SourceSettings, WorkspaceSettings
+from updater.settings.kubernetes import KubernetesSettings
 from updater.settings.learning import (
     ModelSettings,
     RehearsalSettings,
@@ -49,6 +50,7 @@ class Settings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
 
     def __post_init__(self) -> None:
         if self.source.fields.date and not self.periods.every:
@@ -76,6 +78,11 @@ class Settings:
             raise ValueError(
                 "training.train_thinking: only conversations have thinking; give"
                 " source.fields.messages"
+            )
+        if self.training.nodes > 1 and not (self.training.rendezvous or self.kubernetes.image):
+            raise ValueError(
+                "training.nodes, training.rendezvous: several nodes meet at training.rendezvous, "
+                "host:port; on Kubernetes (kubernetes.image) a PyTorchJob says where"
             )
         if self.training.adapt == "lora":
             self._check_under_lora()
@@ -144,9 +151,10 @@ class Settings:
         )
 
     def as_dict(self) -> dict:
-        """The resolved configuration without `store` and without the source's password: what is
-        recorded with an update."""
+        """The resolved configuration without `store`, `kubernetes` and the source's password: what
+        is recorded with an update."""
         whole = dataclasses.asdict(self)
-        whole.pop("store")
+        for section in ("store", "kubernetes"):
+            whole.pop(section)
         whole["source"]["uri"] = without_password(self.source.uri)
         return whole

@@ -182,6 +182,17 @@ def test_logits_that_are_made_in_pieces(
     same_weights(tmp_path / "many", model)
 
 
+def test_the_variables_of_a_pod_are_not_those_of_its_own_processes(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PyTorchJob's: torchrun takes PET_NNODES for --nnodes, and would wait for the other pods."""
+    for name, value in {"NNODES": "2", "NPROC_PER_NODE": "1", "NODE_RANK": "1"}.items():
+        monkeypatch.setenv(f"PET_{name}", value)
+    model, _ = alone(base, lesson, importance, tmp_path / "one")
+    together.fit(task(base, importance, devices=2), lesson, folder=tmp_path / "many", watch=QUIET)
+    same_weights(tmp_path / "many", model)
+
+
 def both(first: nn.Module, second: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return list(first.parameters()), list(second.parameters())
 
