@@ -86,7 +86,7 @@ def test_a_quantised_release_is_refused_with_the_one_that_is_needed(tmp_path: Pa
     folder = released(tmp_path / "x", "nemotron-3-nano", dtype="U8")
     result = CliRunner().invoke(app, ["doctor", "--model", str(folder)])
     assert isinstance(result.exception, Exception)
-    assert "BF16" in str(result.exception)
+    assert "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from updater.errors import InputError
-from updater.nemotron import files, presets
+from updater.nemotron import files, presets, quantised
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
 
-# What can be trained from: a quantised release has no weights that an optimizer could move.
 _TRAINABLE = ("F32", "BF16", "F16")
 _HEAD = "mtp."
 
@@ -45,12 +44,15 @@ def check(folder: Path) -> Contents:
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder", "must be a checkpoint folder")
     config = presets.read_config(folder / "config.json")
-    where = str(folder / "config.json")
-    shapes, head = tensor_shapes(config, where=where), mtp_shapes(config, where=where)
-    _check_vocabulary(folder, config["vocab_size"])
+    # First, for a quantised checkpoint has tensors of other shapes, and more of them.
+    quantised.refuse_told(folder, config)
     names = files.weight_files(folder)
     contents = Contents(config, {name: files.read_header(folder / name) for name in names})
     entries = contents.entries
+    quantised.refuse_tensors(folder, config, entries)
+    where = str(folder / "config.json")
+    shapes, head = tensor_shapes(config, where=where), mtp_shapes(config, where=where)
+    _check_vocabulary(folder, config["vocab_size"])
     if sum(len(h.entries) for h in contents.headers.values()) != len(entries):
         raise InputError(f"{folder}: a tensor is in two files", "each must be in one")
     _check_index(folder, entries)
@@ -119,4 +121,4 @@ def _check_tensors(
         if entry.dtype not in _TRAINABLE:
             what = f"{folder / entry.file}: {name} is {entry.dtype}"
             rule = f"weights must be {', '.join(_TRAINABLE)}"
-            raise InputError(what, rule, "train from the BF16 release and quantise afterwards")
+            raise InputError(what, rule, "convert it to one of these")
