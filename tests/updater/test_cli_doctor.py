@@ -30,7 +30,9 @@ def released(
     folder.mkdir()
     fields = presets.config_fields(name, vocabulary)
     (folder / "config.json").write_text(json.dumps(fields))
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 7}}}))
+    special = [{"id": number, "content": f"<{number}>"} for number in range(3)]
+    tokens = {"added_tokens": special, "model": {"vocab": {"a": vocabulary - 1}}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokens))
     shapes = tensor_shapes(fields, where="") | (mtp_shapes(fields, where="") if head else {})
     header: dict[str, Any] = {}
     end = 0

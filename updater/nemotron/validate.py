@@ -1,17 +1,16 @@
 """A checkpoint folder is looked over before any work: a pure read, cheap at any size.
 
-Reads config.json, the tokenizer's ids and the headers of the safetensors files, without torch.
+Reads config.json, the tokenizer's tokens and the headers of the safetensors files, without torch.
 Not a proof that the numbers are right: digests of whole files are `store`'s matter. Called by
 `updater.nemotron.checkpoint` and by the commands that take a checkpoint.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from updater.errors import InputError
-from updater.nemotron import files, presets, quantised
+from updater.nemotron import files, presets, quantised, vocabulary
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
 
 _TRAINABLE = ("F32", "BF16", "F16")
@@ -34,8 +33,8 @@ class Contents:
 def check(folder: Path) -> Contents:
     """The folder is a whole Nemotron-H checkpoint, as far as can be told without reading weights.
 
-    Reads config.json, the size of the vocabulary and the headers of the safetensors files: cheap
-    at any size, and without torch.
+    Reads the JSON files and the headers of the safetensors files: cheap at any size, and without
+    torch.
 
     Raises:
         InputError: the first thing that is wrong, with its cure.
@@ -52,7 +51,7 @@ def check(folder: Path) -> Contents:
     quantised.refuse_tensors(folder, config, entries)
     where = str(folder / "config.json")
     shapes, head = tensor_shapes(config, where=where), mtp_shapes(config, where=where)
-    _check_vocabulary(folder, config["vocab_size"])
+    vocabulary.check(folder, config)
     if sum(len(h.entries) for h in contents.headers.values()) != len(entries):
         raise InputError(f"{folder}: a tensor is in two files", "each must be in one")
     _check_index(folder, entries)
@@ -62,24 +61,6 @@ def check(folder: Path) -> Contents:
     # A head that config.json says nothing of is carried from base to export as it is.
     _check_tensors(folder, entries, shapes, carried=set() if head else drafts)
     return contents
-
-
-def _check_vocabulary(folder: Path, vocab_size: int) -> None:
-    path = folder / "tokenizer.json"
-    cure = "fetch the checkpoint's own tokenizer.json"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        ids = [int(t["id"]) for t in fields.get("added_tokens", ())]
-        ids += fields["model"]["vocab"].values()
-        largest = max(ids)
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found", "must be there", cure) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{path}: {type(error).__name__}: {error}"
-        raise InputError(what, "must be a tokenizers file", cure) from None
-    if largest >= vocab_size:
-        what = f"{path}: has the token id {largest}, but config.json says vocab_size = {vocab_size}"
-        raise InputError(what, "token ids must lie below vocab_size", cure)
 
 
 def _check_index(folder: Path, entries: dict[str, files.Entry]) -> None:
