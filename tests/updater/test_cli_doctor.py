@@ -33,7 +33,9 @@ def released(
     folder.mkdir()
     fields = presets.config_fields(name, vocabulary)
     (folder / "config.json").write_text(json.dumps(fields))
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 7}}}))
+    special = [{"id": number, "content": f"<{number}>"} for number in range(3)]
+    tokens = {"added_tokens": special, "model": {"vocab": {"a": vocabulary - 1}}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokens))
     shapes = tensor_shapes(fields, where="") | (mtp_shapes(fields, where="") if head else {})
     header: dict[str, Any] = {}
     end = 0
@@ -85,11 +87,24 @@ def test_a_head_that_transformers_dropped_is_told(tmp_path: Path) -> None:
     assert told("--model", str(folder), "--no-timing")["model"]["mtp"] == "missing"
 
 
+def test_a_release_as_transformers_writes_it_takes_what_it_takes(tmp_path: Path) -> None:
+    """Layers by their names, and a number that JSON has not."""
+    names = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
+    plain, saved = (released(tmp_path / name, "nemotron-3-nano") for name in ("plain", "saved"))
+    config = json.loads((saved / "config.json").read_text())
+    config["layers_block_type"] = [names[x] for x in config.pop("hybrid_override_pattern")]
+    config["time_step_limit"] = [0.0, {"__float__": "Infinity"}]
+    (saved / "config.json").write_text(json.dumps(config))
+    both = [told("--model", str(folder), "--no-timing") for folder in (plain, saved)]
+    assert both[0]["ways"] == both[1]["ways"]
+    assert both[1]["model"]["release"] == "nemotron-3-nano"
+
+
 def test_a_quantised_release_is_refused_with_the_one_that_is_needed(tmp_path: Path) -> None:
     folder = released(tmp_path / "x", "nemotron-3-nano", dtype="U8")
     result = CliRunner().invoke(app, ["doctor", "--model", str(folder)])
     assert isinstance(result.exception, Exception)
-    assert "BF16" in str(result.exception)
+    assert "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16" in str(result.exception)
 
 
 @pytest.mark.parametrize(

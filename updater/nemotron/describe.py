@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from updater.nemotron.layout import mtp_shapes, pattern, tensor_shapes
-from updater.nemotron.releases import RELEASES
+from updater.nemotron.recognise import release
 from updater.nemotron.tokenizer import has_template
 from updater.nemotron.validate import Contents
 
@@ -71,7 +71,7 @@ def describe(folder: Path, contents: Contents) -> Description:
             math.prod(shape) for name, shape in head.items() if not name.endswith("_bias")
         )
     return Description(
-        release=_release(fields),
+        release=release(fields),
         layers=dict(Counter(LAYERS[letter] for letter in letters)),
         parameters=parameters,
         num_active=active(fields, parameters),
@@ -111,10 +111,3 @@ def _part(name: str, letters: str) -> str:
             return part
     layer, _, tensor = name.removeprefix("backbone.layers.").partition(".")
     return "norms" if tensor == "norm.weight" else _MIXERS[letters[int(layer)]]
-
-
-def _release(fields: Mapping[str, Any]) -> str:
-    for name, shape in RELEASES.items():
-        if all(fields.get(key) == value for key, value in shape.items()):
-            return name
-    return ""

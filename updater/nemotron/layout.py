@@ -5,7 +5,7 @@ milliseconds before any work. Not the model: transformers builds that, and a tes
 against each other. Called by `updater.nemotron.presets` and `updater.nemotron.checkpoint`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from updater.errors import InputError
@@ -19,6 +19,14 @@ _LETTERS = {
     "attention": "*",
     "mlp": "-",
 }
+# By its released name, what transformers writes in the place of it.
+_LISTS = {
+    "hybrid_override_pattern": ("layers_block_type", "layer_types"),
+    "mtp_hybrid_override_pattern": ("mtp_layers_block_type",),
+}
+MTP_PATTERN = "*E"
+"""Nemotron 3 Super's, and what transformers takes where the field is missing."""
+
 _SIZES = {
     "M": ("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel"),
     "*": ("num_attention_heads", "num_key_value_heads", "head_dim"),
@@ -38,17 +46,25 @@ def pattern(fields: Mapping[str, Any], *, where: str) -> str:
     """One letter per layer: M Mamba-2, E mixture of experts, * attention, - dense MLP.
 
     Raises:
-        InputError: neither hybrid_override_pattern nor layers_block_type is there, or it holds
-            something else.
+        InputError: hybrid_override_pattern is not there, or holds something else.
     """
-    types = fields.get("layers_block_type") or fields.get("layer_types") or []
-    return _letters(fields, "hybrid_override_pattern", types, where)
+    return _letters(fields, "hybrid_override_pattern", where)
 
 
-def _letters(fields: Mapping[str, Any], name: str, types: Iterable[str], where: str) -> str:
-    """The field `name`, or what transformers writes in its place."""
-    written = "".join(_LETTERS.get(kind, "?") for kind in types)
-    letters = fields.get(name, written)
+def released_form(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config.json, with layers told as NVIDIA tells them where transformers'
+    `save_pretrained` has written a list of names."""
+    found = dict(fields)
+    for name, lists in _LISTS.items():
+        written = [found.pop(of) for of in lists if of in found]
+        kinds = next((kinds for kinds in written if isinstance(kinds, list) and kinds), None)
+        if kinds is not None:
+            found.setdefault(name, "".join(_LETTERS.get(str(kind), "?") for kind in kinds))
+    return found
+
+
+def _letters(fields: Mapping[str, Any], name: str, where: str, default: str = "") -> str:
+    letters = fields.get(name, default)
     if not isinstance(letters, str) or not letters or set(letters) - set(_MIXERS):
         raise InputError(
             f"{where}: {name} = {letters!r}",
@@ -94,9 +110,7 @@ def mtp_shapes(fields: Mapping[str, Any], *, where: str) -> dict[str, tuple[int,
     num_steps = int(fields.get("num_nextn_predict_layers") or 0)
     if not num_steps:
         return {}
-    # Nemotron 3 Super's, and what transformers takes where the field is missing.
-    types = fields.get("mtp_layers_block_type") or ("attention", "moe")
-    letters = _letters(fields, "mtp_hybrid_override_pattern", types, where)
+    letters = _letters(fields, "mtp_hybrid_override_pattern", where, MTP_PATTERN)
     _check_sizes(fields, letters, where)
     hidden = fields["hidden_size"]
     shapes: dict[str, tuple[int, ...]] = {}

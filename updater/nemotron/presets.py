@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from updater.errors import InputError, did_you_mean
-from updater.nemotron.layout import tensor_shapes
+from updater.nemotron.layout import released_form, tensor_shapes
 from updater.nemotron.releases import RELEASES
 
 if TYPE_CHECKING:
@@ -101,6 +101,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")
+
+
 def config_fields(architecture: str, vocabulary_size: int) -> dict[str, Any]:
     """The fields of a config.json in NVIDIA's released form, for a vocabulary of this many entries.
 
@@ -147,14 +150,16 @@ def transformers_config(fields: dict[str, Any]) -> "NemotronHConfig":
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The fields of a Nemotron-H config.json.
+    """The fields of a Nemotron-H config.json in released form, whether NVIDIA wrote it or
+    transformers' `save_pretrained`.
 
     Raises:
         InputError: the file is missing, is not JSON, or describes another kind of model.
     """
     cure = "give the config.json of a Nemotron-H checkpoint"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        fields = json.loads(text, object_hook=_special_float)
     except FileNotFoundError:
         raise InputError(f"{path}: not found", "config.json must exist", cure) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -162,4 +167,11 @@ def read_config(path: Path) -> dict[str, Any]:
     kind = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
     if kind != "nemotron_h":
         raise InputError(f"{path}: model_type = {kind!r}", 'must be "nemotron_h"', cure)
+    return released_form(fields)
+
+
+def _special_float(fields: dict[str, Any]) -> Any:
+    """transformers 5 writes {"__float__": "Infinity"} where JSON has no number for it."""
+    if fields.keys() == {"__float__"} and fields["__float__"] in _SPECIAL_FLOATS:
+        return float(fields["__float__"])
     return fields

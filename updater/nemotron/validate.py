@@ -1,20 +1,18 @@
 """A checkpoint folder is looked over before any work: a pure read, cheap at any size.
 
-Reads config.json, the tokenizer's ids and the headers of the safetensors files, without torch.
+Reads config.json, the tokenizer's tokens and the headers of the safetensors files, without torch.
 Not a proof that the numbers are right: digests of whole files are `store`'s matter. Called by
 `updater.nemotron.checkpoint` and by the commands that take a checkpoint.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from updater.errors import InputError
-from updater.nemotron import files, presets
+from updater.nemotron import files, presets, quantised, vocabulary
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
 
-# What can be trained from: a quantised release has no weights that an optimizer could move.
 _TRAINABLE = ("F32", "BF16", "F16")
 _HEAD = "mtp."
 
@@ -35,8 +33,8 @@ class Contents:
 def check(folder: Path) -> Contents:
     """The folder is a whole Nemotron-H checkpoint, as far as can be told without reading weights.
 
-    Reads config.json, the size of the vocabulary and the headers of the safetensors files: cheap
-    at any size, and without torch.
+    Reads the JSON files and the headers of the safetensors files: cheap at any size, and without
+    torch.
 
     Raises:
         InputError: the first thing that is wrong, with its cure.
@@ -45,12 +43,15 @@ def check(folder: Path) -> Contents:
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder", "must be a checkpoint folder")
     config = presets.read_config(folder / "config.json")
-    where = str(folder / "config.json")
-    shapes, head = tensor_shapes(config, where=where), mtp_shapes(config, where=where)
-    _check_vocabulary(folder, config["vocab_size"])
+    # First, for a quantised checkpoint has tensors of other shapes, and more of them.
+    quantised.refuse_told(folder, config)
     names = files.weight_files(folder)
     contents = Contents(config, {name: files.read_header(folder / name) for name in names})
     entries = contents.entries
+    quantised.refuse_tensors(folder, config, entries)
+    where = str(folder / "config.json")
+    shapes, head = tensor_shapes(config, where=where), mtp_shapes(config, where=where)
+    vocabulary.check(folder, config)
     if sum(len(h.entries) for h in contents.headers.values()) != len(entries):
         raise InputError(f"{folder}: a tensor is in two files", "each must be in one")
     _check_index(folder, entries)
@@ -60,24 +61,6 @@ def check(folder: Path) -> Contents:
     # A head that config.json says nothing of is carried from base to export as it is.
     _check_tensors(folder, entries, shapes, carried=set() if head else drafts)
     return contents
-
-
-def _check_vocabulary(folder: Path, vocab_size: int) -> None:
-    path = folder / "tokenizer.json"
-    cure = "fetch the checkpoint's own tokenizer.json"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        ids = [int(t["id"]) for t in fields.get("added_tokens", ())]
-        ids += fields["model"]["vocab"].values()
-        largest = max(ids)
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found", "must be there", cure) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{path}: {type(error).__name__}: {error}"
-        raise InputError(what, "must be a tokenizers file", cure) from None
-    if largest >= vocab_size:
-        what = f"{path}: has the token id {largest}, but config.json says vocab_size = {vocab_size}"
-        raise InputError(what, "token ids must lie below vocab_size", cure)
 
 
 def _check_index(folder: Path, entries: dict[str, files.Entry]) -> None:
@@ -119,4 +102,4 @@ def _check_tensors(
         if entry.dtype not in _TRAINABLE:
             what = f"{folder / entry.file}: {name} is {entry.dtype}"
             rule = f"weights must be {', '.join(_TRAINABLE)}"
-            raise InputError(what, rule, "train from the BF16 release and quantise afterwards")
+            raise InputError(what, rule, "convert it to one of these")

@@ -87,6 +87,21 @@ def test_transformers_reads_what_we_make(base: Path) -> None:
     assert (our_tokenizer.pad_token_id, our_tokenizer.eos_token_id) == (0, 2)
 
 
+def test_a_folder_that_transformers_has_written_is_a_checkpoint(base: Path, tmp_path: Path) -> None:
+    model, _ = checkpoint.load(base)
+    model.save_pretrained(tmp_path / "saved")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(base / name, tmp_path / "saved")
+    assert "__float__" in (tmp_path / "saved" / "config.json").read_text()
+    again, _ = checkpoint.load(tmp_path / "saved")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    tokens = torch.arange(5, 25)[None]
+    assert torch.equal(model(tokens).logits, again(tokens).logits)
+    exported = checkpoint.export(again, tmp_path / "saved", tmp_path / "exported")
+    assert contents(exported) == contents(tmp_path / "saved")
+
+
 def test_cached_decoding_equals_the_full_forward_pass(base: Path) -> None:
     """As shipped, transformers clamps dt in prefill and not in decoding (#48989)."""
     model, _ = checkpoint.load(base)

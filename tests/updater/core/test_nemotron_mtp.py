@@ -21,7 +21,7 @@ from updater.launch.draft import aligned, ready
 from updater.launch.task import Drafting
 from updater.nemotron import checkpoint, files, mtp, presets
 from updater.nemotron import tokenizer as tokenizers
-from updater.nemotron.layout import mtp_shapes, tensor_shapes
+from updater.nemotron.layout import mtp_shapes, released_form, tensor_shapes
 from updater.nemotron.mtp import MtpHead
 from updater.nemotron.weights import released
 from updater.settings import TrainingSettings
@@ -70,10 +70,10 @@ def test_the_form_of_transformers_is_read_as_well() -> None:
     fields.pop("mtp_hybrid_override_pattern")
     assert mtp_shapes(fields, where="") == written
     fields["mtp_layers_block_type"] = ["full_attention", "moe"]
-    assert mtp_shapes(fields, where="") == written
+    assert mtp_shapes(released_form(fields), where="") == written
     fields["mtp_layers_block_type"] = ["lstm"]
     with pytest.raises(InputError, match="mtp_hybrid_override_pattern"):
-        mtp_shapes(fields, where="")
+        mtp_shapes(released_form(fields), where="")
 
 
 def by_hand(tensors: dict[str, Tensor], hidden_bld: Tensor, embedded_bld: Tensor) -> Tensor:

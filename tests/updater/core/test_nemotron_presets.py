@@ -76,11 +76,31 @@ def test_the_layout_holds_for_a_config_file(
     assert tensor_shapes(fields, where="") == built(fields)
 
 
-def test_layer_names_stand_for_the_pattern(micro: str) -> None:
-    fields = presets.config_fields(micro, 333)
-    named = {k: v for k, v in fields.items() if k != "hybrid_override_pattern"}
-    named["layers_block_type"] = ["mamba", "moe", "full_attention", "mlp", "moe"]
-    assert tensor_shapes(named, where="") == tensor_shapes(fields, where="")
+@pytest.mark.parametrize("mamba", ["mamba", "linear_attention"])
+def test_layer_names_stand_for_the_pattern(mamba: str, micro: str, tmp_path: Path) -> None:
+    named = json.loads(Path(micro).read_text())
+    pattern = named.pop("hybrid_override_pattern")
+    named["layers_block_type"] = [mamba, "moe", "full_attention", "mlp", "moe"]
+    named["mtp_layers_block_type"] = ["full_attention", "mlp"]
+    (tmp_path / "config.json").write_text(json.dumps(named))
+    fields = presets.config_fields(str(tmp_path / "config.json"), 333)
+    assert fields["hybrid_override_pattern"] == pattern
+    assert fields["mtp_hybrid_override_pattern"] == "*-"
+    assert "layers_block_type" not in fields, "transformers would heed it before the pattern"
+
+
+def test_numbers_that_json_has_not_are_read_as_transformers_writes_them(
+    micro: str, tmp_path: Path
+) -> None:
+    written = json.loads(Path(micro).read_text()) | {
+        "time_step_limit": [0.0, {"__float__": "Infinity"}],
+        "other": {"__float__": "none"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    fields = presets.read_config(tmp_path / "config.json")
+    assert fields["time_step_limit"] == [0.0, float("inf")]
+    assert fields["other"] == {"__float__": "none"}
+    assert presets.transformers_config(fields).time_step_limit[1] == float("inf")
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
@@ -96,6 +116,8 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         ("[]", 'must be "nemotron_h"'),
         ('{"model_type": "llama"}', "model_type = 'llama'"),
         ('{"model_type": "nemotron_h"}', "hybrid_override_pattern"),
+        ('{"model_type": "nemotron_h", "layers_block_type": ["conv"]}', "pattern = '?'"),
+        ('{"model_type": "nemotron_h", "layers_block_type": 3}', "pattern = ''"),
         ('{"model_type": "nemotron_h", "hybrid_override_pattern": "MX"}', "'MX'"),
         ('{"model_type": "nemotron_h", "hybrid_override_pattern": "M"}', "hidden_size = None"),
     ],
@@ -104,7 +126,7 @@ def test_a_bad_config_file_is_refused(content: str | None, message: str, tmp_pat
     path = tmp_path / "config.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InputError, match=message.replace("[", r"\[")):
+    with pytest.raises(InputError, match=message.replace("[", r"\[").replace("?", r"\?")):
         presets.config_fields(str(path), 512)
 
 
