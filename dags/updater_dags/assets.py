@@ -13,6 +13,7 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
 from updater_dags.command import UpdaterCommand
 from updater_dags.workspaces import Workspace
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
 from updater_dags.child import Child, find_executable
 from updater_dags.workspaces import Workspace
 

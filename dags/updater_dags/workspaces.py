@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import get_parsing_context
+
 from updater_dags import configuration
 
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
