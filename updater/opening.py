@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from store.ledger import DatasetVersion, Update
-from updater import config, release, trials
+from updater import config, release, trials, versions
 from updater.errors import InputError
 from updater.standing import lineage
 from updater.steps import ingest
@@ -193,6 +193,7 @@ def _open(
                 **workspace.settings.as_dict(),
                 "arguments": arguments,
                 "datasets": datasets,
+                "updater_version": versions.HERE,
             },
             config_digest=digest,
             candidate=None,

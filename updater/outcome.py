@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from store.errors import UnreachableError
-from store.ledger import Score, Update
-from updater import release, statistics
-from updater.standing import lineage, promotion
+from store.ledger import Event, Score, Update
+from updater import links, release, statistics
+from updater.standing import last_release, lineage, promotion
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -22,7 +22,7 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
 
     `compute_seconds` is the part of a step's `seconds` that trains, estimates or evaluates; the
     rest is what the service adds. `rolled_back`: it was promoted, and neither it nor a version
-    made from it is deployed any longer.
+    made from it is deployed any longer. `links`: as `updater.links` has them.
     """
     ledger = workspace.ledger
     verdict = ledger.verdict(opened.id)
@@ -46,7 +46,15 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
             for s in steps
             if s.state == "finished" and "compute_seconds" in s.result
         },
+        "links": _links(workspace, opened),
     }
+
+
+def _links(workspace: Workspace, opened: Update) -> dict[str, str]:
+    if opened.candidate is None:
+        return {}
+    run_id = workspace.ledger.model_version(opened.candidate).run_id
+    return links.of_run(workspace.mlflow_uri, run_id)
 
 
 def first(workspace: Workspace, opened: Update) -> dict[str, Any]:
@@ -65,18 +73,38 @@ def status(workspace: Workspace) -> dict[str, Any]:
     """The answer of `status`.
 
     `consistent` is whether MLflow's aliases say what the events say: not where it can't be
-    reached.
+    reached. `release` is the event by which the deployed version came, with the period of the
+    update that made it so; None where nothing is deployed.
     """
     ledger = workspace.ledger
-    deployed = release.deployed(ledger.events())
+    last = last_release(ledger.events())
+    deployed = last.version if last else None
     learnt = ledger.model_version(deployed).periods if deployed else []
     return {
         "deployed": deployed,
+        "release": _release(workspace, last) if last else None,
         "learnt": learnt,
         "due": workspace.periods.due(learnt, datetime.now(UTC)),
         "unfinished": release.unfinished(ledger),
         "awaiting_approval": release.awaiting_approval(ledger),
         "consistent": _consistent(workspace),
+    }
+
+
+def _release(workspace: Workspace, event: Event) -> dict[str, Any]:
+    period = workspace.ledger.update(event.update).period if event.update else None
+    return {"event": event.id, **_told(event), "period": period}
+
+
+def _told(event: Event) -> dict[str, Any]:
+    return {
+        "at": event.at.astimezone(UTC).isoformat(timespec="seconds"),
+        "actor": event.actor,
+        "kind": event.kind,
+        "version": event.version,
+        "previous": event.previous,
+        "update": event.update,
+        "reason": event.reason,
     }
 
 
@@ -112,21 +140,7 @@ def current_scores(workspace: Workspace) -> dict[tuple[str, str], Score]:
 
 def history(workspace: Workspace) -> dict[str, Any]:
     """The answer of `history`: every event, oldest first."""
-    return {
-        "events": [
-            {
-                "id": e.id,
-                "at": e.at.astimezone(UTC).isoformat(timespec="seconds"),
-                "actor": e.actor,
-                "kind": e.kind,
-                "version": e.version,
-                "previous": e.previous,
-                "update": e.update,
-                "reason": e.reason,
-            }
-            for e in workspace.ledger.events()
-        ]
-    }
+    return {"events": [{"id": e.id, **_told(e)} for e in workspace.ledger.events()]}
 
 
 def version(workspace: Workspace, name: str) -> dict[str, Any]:

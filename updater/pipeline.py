@@ -14,7 +14,7 @@ from typing import Any
 
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import release
+from updater import release, versions
 from updater.config import ELSEWHERE
 from updater.errors import InputError
 from updater.opening import open_first, open_update
@@ -103,11 +103,21 @@ def adopt(workspace: Workspace, checkpoint: str, periods: Sequence[str]) -> Upda
     return _finish(workspace, open_first(workspace, "adopt", periods, arguments))
 
 
-def run_step(workspace: Workspace, name: str, update_id: str, **options: bool) -> dict[str, Any]:
+def run_step(
+    workspace: Workspace,
+    name: str,
+    update_id: str,
+    *,
+    mix_versions: bool = False,
+    **options: bool,
+) -> dict[str, Any]:
     """Step `name` of the update is finished; its recorded result is returned.
 
+    Where another version of updater has opened the update, the result says which ran the step.
+
     Raises:
-        InputError: no such step, or a step before it is not finished.
+        InputError: no such step, a step before it is not finished, or the update was opened by
+            another configuration, or without `mix_versions` by too different an updater.
     """
     opened = workspace.ledger.update(update_id)
     order = ORDER[opened.kind]
@@ -119,7 +129,12 @@ def run_step(workspace: Workspace, name: str, update_id: str, **options: bool) -
     if done is not None and done.state == "finished":
         return done.result
     _check_turn(workspace, opened, name)
-    _check_settings(workspace, opened)
+    other = versions.differing(update_id, opened.config.get("updater_version"), mix=mix_versions)
+    if other:
+        log.warning(
+            "%s was opened by updater %s; %s runs by %s", update_id, other, name, versions.HERE
+        )
+    _check_settings(workspace, opened, is_other=bool(other))
     log.info("%s: %s", update_id, name)
     workspace.ledger.start_step(update_id, name)
     started = time.monotonic()
@@ -129,6 +144,8 @@ def run_step(workspace: Workspace, name: str, update_id: str, **options: bool) -
         _say_it_stopped(workspace, opened, error)
         raise
     seconds = time.monotonic() - started
+    if other:
+        result = {**result, "updater_version": versions.HERE}
     workspace.ledger.finish_step(update_id, name, result, seconds)
     log.info("%s: %s took %.1f s", update_id, name, seconds)
     return result
@@ -179,8 +196,9 @@ def _check_turn(workspace: Workspace, opened: Update, name: str) -> None:
             )
 
 
-def _check_settings(workspace: Workspace, opened: Update) -> None:
-    """All steps of an update run by the settings that it was opened with."""
+def _check_settings(workspace: Workspace, opened: Update, *, is_other: bool) -> None:
+    """All steps of an update run by the settings that it was opened with. Where another version
+    opened it, what that one did not have is no difference."""
     now: dict[str, dict[str, Any]] = json.loads(json.dumps(workspace.settings.as_dict()))
     for section, key in ELSEWHERE:
         now[section].pop(key)
@@ -189,6 +207,7 @@ def _check_settings(workspace: Workspace, opened: Update) -> None:
         for section, values in now.items()
         for key, value in values.items()
         if opened.config.get(section, {}).get(key) != value
+        and not (is_other and key not in opened.config.get(section, {}))
     ]
     if changed:
         raise InputError(

@@ -40,6 +40,7 @@ __all__ = [
     "reject",
     "repair",
     "rollback",
+    "rollback_target",
     "unfinished",
 ]
 
@@ -136,21 +137,25 @@ def rollback(
     """
     reason = objections.required(reason)
     events = ledger.events()
-    now = last_release(events)
-    if now is None:
-        raise InputError(
-            "nothing is deployed",
-            "a rollback needs an earlier deployment",
-            "see `updater history`",
-        )
-    if _was_done(now, aliases, to):
+    now = _last(events)
+    target = _target(ledger, aliases, events, to)
+    if target == now.version:
         return _settled(ledger, aliases, now)
-    target = _before(events) if to is None else _earlier(ledger, events, to)
     check(ledger.model_version(target).digest)
     event = ledger.append_release(
         "rolled_back", target, expected_deployed=now.version, actor=actor, reason=reason
     )
     return _settled(ledger, aliases, event)
+
+
+def rollback_target(ledger: Ledger, aliases: Aliases, *, to: str | None = None) -> str:
+    """The version that `rollback` would deploy; what is deployed, where it was just rolled back to
+    and is only to be finished. Changes nothing.
+
+    Raises:
+        InputError, NotFoundError, UnreachableError, StoreError: as `rollback`.
+    """
+    return _target(ledger, aliases, ledger.events(), to)
 
 
 def approve(
@@ -298,6 +303,25 @@ def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:
             f"{error} Version {last.version} was rolled back to, and without MLflow nobody can "
             "tell whether its alias followed: go further back with `updater rollback --to VERSION`"
         ) from error
+
+
+def _target(ledger: Ledger, aliases: Aliases, events: list[Event], to: str | None) -> str:
+    now = _last(events)
+    if _was_done(now, aliases, to):
+        return str(now.version)
+    return _before(events) if to is None else _earlier(ledger, events, to)
+
+
+def _last(events: list[Event]) -> Event:
+    """The event by which what is deployed came."""
+    now = last_release(events)
+    if now is None:
+        raise InputError(
+            "nothing is deployed",
+            "a rollback needs an earlier deployment",
+            "see `updater history`",
+        )
+    return now
 
 
 def _before(events: list[Event]) -> str:

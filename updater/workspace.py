@@ -154,20 +154,23 @@ class Workspace:
         return folder
 
     @contextlib.contextmanager
-    def lock(self, name: str = ".lock") -> Iterator[None]:
+    def lock(
+        self, name: str = ".lock", *, shared: bool = False, wait: bool = False
+    ) -> Iterator[None]:
         """Hold the workspace for one writer, or what the file `name` in it stands for. The kernel
-        drops it when the process dies.
+        drops it when the process dies. `shared`: with others that say so. `wait`: until it is free.
 
         `promote` and `rollback` don't take it: on-call must not wait for a training run; they
         are safe by the ledger's compare-and-swap.
 
         Raises:
-            UpdateError: another process holds it.
+            UpdateError: another process holds it, and we don't wait.
         """
         path = self.root / name
         with path.open("a+") as file:
+            how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
                 raise UpdateError(

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
-FAKE = Path(__file__).with_name("fake_updater.py")
+HERE = Path(__file__).parent
+FAKE = HERE / "fake_updater.py"
 ACCEPTED = {"verdict": "accepted", "reasons": ["no period is worse"], "approval": "none"}
 
 
@@ -55,6 +56,19 @@ class Airflow:
     def test_run(self, period: str, *, seconds: float = 120, **environ: str) -> str:
         conf = json.dumps({"period": period})
         return self.run("dags", "test", "model_update", "-c", conf, seconds=seconds, **environ)
+
+    def ask(self, script: str, asked: object, seconds: float = 240, **environ: str) -> dict:
+        """The last line, which is JSON, of the script beside this file, which is told where the
+        DAGs are and what is `asked`; and all that it printed as "output"."""
+        done = subprocess.run(
+            [sys.executable, str(HERE / script), str(DAGS), json.dumps(asked)],
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        assert done.returncode == 0, done.stderr
+        return {**json.loads(done.stdout.splitlines()[-1]), "output": done.stdout + done.stderr}
 
     def orders(self, **orders: object) -> None:
         (self.workspace / "fake.json").write_text(json.dumps({"gate": ACCEPTED, **orders}))

@@ -1,7 +1,6 @@
-"""Prints as JSON how Airflow sees the DAG file. Run by the tests in a process of its own, because
+"""Prints as JSON how Airflow sees the DAG files. Run by the tests in a process of its own, because
 importing Airflow reads its environment once and for all."""
 
-import importlib.util
 import json
 import os
 import shlex
@@ -19,6 +18,18 @@ def describe(task) -> dict:
         "execution_timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
         "trigger_rule": str(task.trigger_rule),
         "type": task.task_type,
+        "mapped": task.is_mapped,
+        "on_failure": [type(one).__name__ for one in task.on_failure_callback or ()],
+        "on_success": [type(one).__name__ for one in task.on_success_callback or ()],
+    }
+
+
+def approval_of(task) -> dict:
+    return {
+        "defaults": task.defaults,
+        "seconds": task.response_timeout.total_seconds(),
+        "params": list(task.params),
+        "is_approval": "ApprovalOperator" in [k.__name__ for k in type(task).mro()],
     }
 
 
@@ -28,7 +39,6 @@ def structure(dags: Path) -> dict:
     bag = DagBag(dag_folder=str(dags))
     seen = {"errors": {Path(k).name: str(v) for k, v in bag.import_errors.items()}}
     for dag in bag.dags.values():
-        approval = dag.task_dict["approval"]
         seen[dag.dag_id] = {
             "tasks": {name: describe(task) for name, task in dag.task_dict.items()},
             "max_active_runs": dag.max_active_runs,
@@ -38,25 +48,25 @@ def structure(dags: Path) -> dict:
             "tags": sorted(dag.tags),
             "timetable": type(dag.timetable).__name__,
             "cron": getattr(dag.timetable, "expression", None),
-            "period": dag.params.get_param("period").serialize(),
-            "approval": {
-                "defaults": approval.defaults,
-                "seconds": approval.response_timeout.total_seconds(),
-                "params": list(approval.params),
-                "is_approval": "ApprovalOperator" in [k.__name__ for k in type(approval).mro()],
-            },
+            "params": {name: dag.params.get_param(name).serialize() for name in dag.params},
+            "assets": sorted(
+                asset.uri for task in dag.tasks for asset in getattr(task, "outlets", ())
+            ),
         }
+        if "approval" in dag.task_dict:
+            seen[dag.dag_id]["approval"] = approval_of(dag.task_dict["approval"])
     return seen
 
 
-def functions(path: Path, cases: dict) -> dict:
-    """What the file's pure functions answer."""
-    spec = importlib.util.spec_from_file_location("model_update_under_test", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def functions(cases: dict) -> dict:
+    """What the pure functions answer; the DAG files have put their folder on the path."""
+    from updater_dags.approval import answer_of, question
+    from updater_dags.notify import told_verdict
+
     return {
-        "answers": [module.answer_of(case) for case in cases["answers"]],
-        "questions": [module.question(case) for case in cases["questions"]],
+        "answers": [answer_of(case) for case in cases["answers"]],
+        "questions": [question(case) for case in cases["questions"]],
+        "verdicts": [told_verdict(case, "LOG") for case in cases["questions"]],
     }
 
 
@@ -69,7 +79,7 @@ def parse_commands(lines: list[str]) -> None:
 
 
 def main() -> None:
-    """Arguments: the DAG folder; JSON with "commands" to parse, "environments" to parse the DAG
+    """Arguments: the DAG folder; JSON with "commands" to parse, "environments" to parse the DAGs
     in, and "cases"."""
     folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
     parse_commands(asked["commands"])
@@ -77,8 +87,9 @@ def main() -> None:
     for environment in asked["environments"]:
         os.environ.update(environment)
         result["parsed"].append(structure(folder))
-    result["functions"] = functions(folder / "model_update.py", asked["cases"])
-    sys.stdout.write("\n" + json.dumps(result))
+    result["functions"] = functions(asked["cases"])
+    result["torch"] = "torch" in sys.modules
+    sys.stdout.write("\n" + json.dumps(result, default=str))
 
 
 if __name__ == "__main__":

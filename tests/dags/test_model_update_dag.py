@@ -2,26 +2,15 @@
 stand-in for the command. The real command: test_model_update_end_to_end.py; people's answers, for
 which Airflow needs its scheduler and server: tests/updater/test_local.py."""
 
-import ast
-import json
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from updater.settings import GateSettings
 
-FILE = Path(__file__).resolve().parents[2] / "dags" / "model_update.py"
-INSPECT = Path(__file__).with_name("inspect_dag.py")
-MANY_RUNS = Path(__file__).with_name("many_runs.py")
-DOCS = (FILE.parents[1] / "docs" / "airflow.md").read_text("utf-8")
-COMMANDS = re.findall(r"^ +(airflow .*)$", DOCS, re.MULTILINE)
 STEPS = ["ingest", "rehearse", "importance", "train", "evaluate", "gate", "release"]
 SCHEDULED = """
 [periods]
@@ -36,6 +25,7 @@ GATE = {
     "verdict": "review",
     "reasons": ["2026-01: can't tell", "2026-04: improved"],
     "approval": "needed",
+    "links": {"mlflow": "http://m/#/runs/r", "report": "http://m/report"},
     "scores": {
         "2026-01": {"base": 0.9, "candidate": 0.875, "num_examples": 200},
         "2026-04": {"base": None, "candidate": 0.8, "num_examples": 10},
@@ -84,51 +74,15 @@ def seen(make_airflow, tmp_path_factory):
     for environment, (_, more, _) in zip(environments[1:], WITHOUT_WORKSPACE, strict=True):
         environment |= more
     environments.append({**environments[0], **OVERRIDDEN})
-    asked = {"commands": COMMANDS, "environments": environments, "cases": CASES}
-    return answer_of(make_airflow(tmp_path_factory.mktemp("seen")), INSPECT, FILE.parent, asked)
-
-
-def answer_of(airflow, script, path, asked):
-    """The last line, which is JSON, of a script run in Airflow's environment."""
-    done = subprocess.run(
-        [sys.executable, str(script), str(path), json.dumps(asked)],
-        env=airflow.environ,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return {**json.loads(done.stdout.splitlines()[-1]), "output": done.stdout + done.stderr}
-
-
-def test_the_file_imports_airflow_and_the_standard_library_only():
-    tree = ast.parse(FILE.read_text())
-    roots = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            roots |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            roots.add(node.module.split(".")[0])
-            if node.module.startswith("airflow"):
-                assert node.module.startswith(("airflow.sdk", "airflow.providers.standard"))
-    assert roots - set(sys.stdlib_module_names) == {"airflow"}
-
-
-def test_the_docs_name_every_variable_and_task_and_only_commands_that_airflow_takes(seen):
-    assert len(COMMANDS) >= 6  # that Airflow takes them, `seen` has found out
-    variables = set(re.findall(r"UPDATER_[A-Z_]+", FILE.read_text()))
-    assert len(variables) == 8
-    assert variables == {name for name in variables if f"| `{name}` |" in DOCS}
-    tasks = seen["parsed"][0]["model_update"]["tasks"]
-    assert all(re.search(rf"^\| (.*, )?{name}\b", DOCS, re.MULTILINE) for name in tasks)
+    asked = {"commands": [], "environments": environments, "cases": CASES}
+    return make_airflow(tmp_path_factory.mktemp("seen")).ask("inspect_dag.py", asked)
 
 
 def test_shape_with_a_schedule(seen):
     parsed = seen["parsed"][0]
     assert parsed["errors"] == {}
     dag = parsed["model_update"]
-    chain = [*STEPS, "approval_needed", "approval", "approve", "reject"]
+    chain = [*STEPS, "approval_needed", "approval", "approve", "reject", "announce"]
     assert set(dag["tasks"]) == set(chain)
     for before, after in zip([None, *chain], chain, strict=False):
         assert dag["tasks"][after]["upstream"] == ([before] if before else [])
@@ -152,7 +106,8 @@ def test_shape_with_a_schedule(seen):
     assert (dag["timetable"], dag["cron"]) == ("CronPartitionTimetable", "0 3 1 * *")
     assert dag["max_active_runs"] == 1
     assert dag["catchup"] is True
-    assert dag["period"]["schema"]["type"] == ["null", "string"]
+    assert dag["params"]["period"]["schema"]["type"] == ["null", "string"]
+    assert dag["params"]["settings"]["schema"]["type"] == "array"
     assert "gpu" in dag["docs"]
     assert dag["tags"] == ["updater"]
 
@@ -169,6 +124,7 @@ def test_what_a_person_is_asked_and_what_is_recorded(seen):
     assert "* 2026-01: can't tell\n* 2026-04: improved" in asked
     assert "| 2026-01 | 200 | 90.0 % | 87.5 % | -2.5 |" in asked
     assert "| 2026-04 | 10 |  | 80.0 % |  |" in asked
+    assert "Look at [the run in MLflow](http://m/#/runs/r) and [the report](http://m/rep" in asked
 
 
 @pytest.mark.parametrize("case", range(len(WITHOUT_WORKSPACE)))
@@ -209,21 +165,26 @@ def test_an_accepted_update_runs_through_and_a_failed_step_is_tried_again(airflo
 
 CONF = {"period": "2026-04"}
 RUNS = [
-    {"environ": {}, "conf": CONF, "fake": {"exits": {"rehearse": [2, 2]}}},
+    {
+        "environ": {},
+        "conf": {**CONF, "settings": ["training.epochs=2", "rehearsal.fraction=0.2"]},
+        "fake": {"exits": {"rehearse": [2, 2]}},
+    },
     {"environ": {"UPDATER_DAG_RETRIES": "0"}, "conf": CONF, "fake": {"answers": {"ingest": "no"}}},
     {"environ": {}, "conf": {}, "fake": {}},
     {
-        "environ": {"UPDATER_DAG_STEP_HOURS": str(1 / 3600)},
+        "environ": {"UPDATER_DAG_STEP_HOURS": str(1 / 3600), "UPDATER_DAG_RETRIES": "0"},
         "conf": CONF,
         "fake": {"sleeps": {"ingest": 300}},
     },
     {"environ": {"UPDATER_EXECUTABLE": "/no/such/updater"}, "conf": CONF, "fake": {}},
+    {"environ": {}, "conf": {"partition": "2026-05-01T03:00:00"}, "fake": {}},
 ]
 
 
 @pytest.fixture(scope="module")
 def runs(make_airflow, tmp_path_factory):
-    return answer_of(make_airflow(tmp_path_factory.mktemp("runs")), MANY_RUNS, FILE, RUNS)
+    return make_airflow(tmp_path_factory.mktemp("runs")).ask("many_runs.py", RUNS)
 
 
 def test_bad_input_is_not_tried_again(runs):
@@ -232,6 +193,15 @@ def test_bad_input_is_not_tried_again(runs):
     assert [call["name"] for call in run["calls"]] == ["ingest", "rehearse"]
     assert run["tasks"]["rehearse"] == ["failed", 1]
     assert run["tasks"]["release"][0] == "upstream_failed"
+
+
+def test_settings_of_the_form_go_to_every_step(runs):
+    told = ["--set", "training.epochs=2", "--set", "rehearsal.fraction=0.2"]
+    calls = [call["arguments"] for call in runs["runs"][0]["calls"]]
+    assert calls == [
+        ["step", "ingest", "--period", "2026-04", *told],
+        ["step", "rehearse", "--update", "u-1", *told],
+    ]
 
 
 def test_an_answer_that_is_no_json_fails(runs):
@@ -253,6 +223,11 @@ def test_a_task_past_its_time_takes_its_command_along(runs):
 def test_a_missing_command_says_so(runs):
     assert runs["runs"][4]["state"] == "failed"
     assert "/no/such/updater can't be started" in runs["output"]
+
+
+def test_a_partition_key_that_another_dag_hands_on_names_the_period(runs):
+    call = runs["runs"][5]["calls"][0]
+    assert call["arguments"] == ["step", "ingest", "--partition", "2026-05-01T03:00:00"]
 
 
 def test_a_killed_task_takes_its_command_along(airflow):

@@ -1,5 +1,6 @@
 """The releasing commands where a store has lost something: exit code, one line, the ledger."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from shutil import rmtree
@@ -101,3 +102,62 @@ def test_what_has_no_checkpoint_is_not_deployed(
     assert digest[:12] in said(capfd, workspace, *words, code=code)
     assert kinds(workspace.ledger) == before
     assert workspace.aliases.get("deployed") == "2"
+
+
+def test_a_dry_rollback_names_its_target_and_changes_nothing(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = kinds(workspace.ledger)
+    assert answer(capfd, workspace, "rollback", "--dry-run", *WHY) == {
+        "deployed": "2",
+        "target": "1",
+    }
+    assert "never deployed" in said(
+        capfd, workspace, "rollback", "--dry-run", "--to", "3", *WHY, code=2
+    )
+    assert kinds(workspace.ledger) == before
+    assert workspace.aliases.get("deployed") == "2"
+
+
+def test_going_to_the_dry_runs_target_twice_goes_no_further_back(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the DAG does whose task is tried again."""
+    assert answer(capfd, workspace, "promote", "3", "--force", *WHY)["deployed"] == "3"
+    target = answer(capfd, workspace, "rollback", "--dry-run", *WHY)["target"]
+    assert target == "2"
+    for _ in range(2):
+        answer(capfd, workspace, "rollback", "--to", target, *WHY)
+    assert kinds(workspace.ledger)[-2:] == [("promoted", "3"), ("rolled_back", "2")]
+
+
+def test_a_rollback_that_was_cut_short_is_its_own_target(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its event is there, its alias has not followed: it is finished, not walked past."""
+    workspace.ledger.append_release(
+        "rolled_back", "1", expected_deployed="2", actor="a", reason="drill"
+    )
+    assert answer(capfd, workspace, "rollback", "--dry-run", *WHY)["target"] == "1"
+
+
+def test_status_says_by_which_release_the_deployed_version_came(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer(capfd, workspace, "rollback", *WHY)
+    last = workspace.ledger.events()[-1]
+    found = answer(capfd, workspace, "status")["release"]
+    assert found["event"] == last.id
+    assert (found["kind"], found["version"], found["previous"]) == ("rolled_back", "1", "2")
+    assert (found["update"], found["period"], found["reason"]) == (None, None, "drill")
+
+
+def answer(
+    capfd: pytest.CaptureFixture[str], workspace: Workspace, *words: str
+) -> dict[str, object]:
+    """The JSON of a command that is done."""
+    capfd.readouterr()
+    assert run(["--workspace", str(workspace.root), "--json", *words]) == 0
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert isinstance(found, dict)
+    return found

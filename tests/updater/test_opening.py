@@ -9,7 +9,7 @@ import pytest
 
 from store.datasets import Datasets
 from store.ledger import ModelVersion, migrate
-from updater import opening
+from updater import opening, versions
 from updater.cli import run
 from updater.errors import InputError
 from updater.steps.ingest import version_period
@@ -162,3 +162,66 @@ def test_the_rows_so_far_are_versioned_with_a_warning(
     caplog.clear()
     version_period(workspace, "2026-01")
     assert "not closed" not in caplog.text
+
+
+@pytest.fixture
+def opened(adopted: Workspace, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An update of 2026-01 that updater 0.9.3 has opened."""
+    monkeypatch.setattr(versions, "HERE", "0.9.3")
+    command = ["--workspace", str(adopted.root), "--quiet", "--set", "regularizer.method=none"]
+    assert run([*command, "step", "ingest", "--period", "2026-01"]) == 0
+    (update,) = adopted.ledger.updates()
+    assert update.config["updater_version"] == "0.9.3"
+    return update.id
+
+
+def rehearse(workspace: Workspace, update: str, *more: str) -> int:
+    chosen = ["--set", "regularizer.method=none"]
+    where = ["--workspace", str(workspace.root), "--json", *chosen]
+    return run([*where, "step", "rehearse", "--update", update, *more])
+
+
+def test_a_worker_of_another_series_refuses_before_it_does_anything(
+    adopted: Workspace,
+    opened: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(versions, "HERE", "0.10.0")
+    assert rehearse(adopted, opened) == 2
+    said = capfd.readouterr().err
+    assert f"update {opened} was opened by updater 0.9.3, and this is 0.10.0" in said
+    assert "--mix-versions" in said
+    assert adopted.ledger.step(opened, "rehearse") is None
+    assert rehearse(adopted, opened, "--mix-versions") == 0
+    assert told(adopted, opened) == "0.10.0"
+    assert "was opened by updater 0.9.3; rehearse runs by 0.10.0" in capfd.readouterr().err
+
+
+def test_a_worker_of_another_patch_goes_on_and_says_so(
+    adopted: Workspace,
+    opened: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(versions, "HERE", "0.9.4")
+    assert rehearse(adopted, opened) == 0
+    assert "was opened by updater 0.9.3; rehearse runs by 0.9.4" in capfd.readouterr().err
+    assert told(adopted, opened) == "0.9.4"
+
+
+def test_of_one_version_nothing_is_said(
+    adopted: Workspace, opened: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert rehearse(adopted, opened) == 0
+    assert "opened by" not in capfd.readouterr().err
+    assert told(adopted, opened) is None
+
+
+def told(workspace: Workspace, update: str) -> str | None:
+    """Which version the ledger says has run the step, where it was another than the update's."""
+    step = workspace.ledger.step(update, "rehearse")
+    assert step is not None
+    version = step.result.get("updater_version")
+    assert version is None or isinstance(version, str)
+    return version

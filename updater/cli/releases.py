@@ -50,9 +50,10 @@ def promote(session: Session, version: str, reason: str, force: bool) -> None:
 
 @app.command()
 @click.option("--to", metavar="VERSION", help="A version that was deployed before.")
+@click.option("--dry-run", is_flag=True, help="Say which version that would be, and no more.")
 @reason_option
 @click.pass_obj
-def rollback(session: Session, to: str | None, reason: str) -> None:
+def rollback(session: Session, to: str | None, dry_run: bool, reason: str) -> None:
     """Deploy what was deployed before.
 
     Again, and it walks further back.
@@ -63,8 +64,18 @@ def rollback(session: Session, to: str | None, reason: str) -> None:
     """
     from updater import release
 
-    done = _deploy(session.workspace(), release.rollback, to=to, reason=reason)
-    session.answer(*tables.released(done))
+    workspace = session.workspace()
+    if dry_run:
+        target = release.rollback_target(workspace.ledger, workspace.aliases, to=to)
+        deployed = release.deployed(workspace.ledger.events())
+        session.answer(
+            {"deployed": deployed, "target": target},
+            lambda console: console.print(
+                f"Version {deployed} is deployed; a rollback would deploy {target}."
+            ),
+        )
+        return
+    session.answer(*tables.released(_deploy(workspace, release.rollback, to=to, reason=reason)))
 
 
 @app.command()

@@ -10,23 +10,33 @@ from rich.table import Table
 
 from updater.cli import tables
 from updater.cli.app import EXIT_FAILED, Session, app
+from updater.errors import InputError
 
 if TYPE_CHECKING:
     from updater.study.conduct import Conducted
     from updater.study.plan import Study
+    from updater.study.pool import Failed
     from updater.study.tabulated import Arm
+    from updater.workspace import Workspace
 
 
 @app.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 @click.option("--only", multiple=True, metavar="ARM", help="Run this arm alone; may be repeated.")
 @click.option("--quick", is_flag=True, help="Run the short form that FILE's [quick] describes.")
+@click.option("--list", "as_list", is_flag=True, help="Name the arms and do nothing.")
+@click.option("--first", is_flag=True, help="Make data and first models, and run no arm.")
 @click.pass_obj
-def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> int:
+def study(
+    session: Session, file: Path, only: tuple[str, ...], quick: bool, as_list: bool, first: bool
+) -> int:
     """Compare methods over a stream of periods.
 
     Each arm of FILE starts from the same first model and learns period after period, with every
     seed. Killed, it goes on when it is run again. Nothing is released.
+
+    Several machines: `--first` once, then `--only ARM` for each of `--list` at the same time, and
+    FILE alone for the report.
 
     \b
     Examples: updater study docs/studies/clinc.toml
@@ -35,18 +45,55 @@ def study(session: Session, file: Path, only: tuple[str, ...], quick: bool) -> i
     from updater.study.conduct import conduct
     from updater.study.finish import finish
 
+    if as_list + first + bool(only) > 1:
+        raise InputError(
+            "--list, --first and --only", "each does another part of the work", "give one of them"
+        )
     workspace = session.workspace()
+    if as_list:
+        return _list(session, workspace, file, quick)
+    if first:
+        return _first(session, workspace, file, quick)
     done = conduct(workspace, file, quick=quick, only=only)
     answer = finish(workspace, done)
     session.answer(answer, lambda console: _show(console, done))
     if session.as_json:  # else it stands below the table
         for sentence in _stopped(_arms(done)):
             click.echo(f"updater: {sentence}", err=True)
-    for failed in done.failed:
-        click.echo(f"updater: {failed.title}: {failed.reason}", err=True)
+    return _failed(session, done.failed)
+
+
+def _list(session: Session, workspace: "Workspace", path: Path, quick: bool) -> int:
+    """The arms by name."""
+    from updater.study import file
+
+    study = file.read(path, workspace.settings, quick=quick)
+    arms = [arm.name for arm in study.arms]
+    answer = {"study": study.name, "arms": arms, "seeds": list(study.seeds)}
+    session.answer(answer, lambda console: tables.names(console, arms, ""))
+    return 0
+
+
+def _first(session: Session, workspace: "Workspace", path: Path, quick: bool) -> int:
+    """The first models are there."""
+    from updater.study.conduct import prepare
+
+    failed = prepare(workspace, path, quick=quick)
+    answer = {"failed": [{"title": one.title, "why": one.reason} for one in failed]}
+    session.answer(
+        answer,
+        lambda console: console.print("Not all first models are there." if failed else "Ready."),
+    )
+    return _failed(session, failed)
+
+
+def _failed(session: Session, failed: "Sequence[Failed]") -> int:
+    """Names what failed; the exit code."""
+    for one in failed:
+        click.echo(f"updater: {one.title}: {one.reason}", err=True)
         if session.traceback:
-            click.echo(failed.why, err=True)
-    return EXIT_FAILED if done.failed else 0
+            click.echo(one.why, err=True)
+    return EXIT_FAILED if failed else 0
 
 
 def _show(console: Console, done: "Conducted") -> None:

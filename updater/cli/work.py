@@ -138,6 +138,9 @@ def update(session: Session, period: str, yes: bool, fail_on_reject: bool) -> in
 @click.option(
     "--partition", metavar="KEY", help="For ingest: an Airflow partition key, which names one."
 )
+@click.option(
+    "--mix-versions", is_flag=True, help="Also where another version of updater opened the update."
+)
 @click.pass_obj
 def step(
     session: Session,
@@ -145,6 +148,7 @@ def step(
     update_id: str | None,
     period: str | None,
     partition: str | None,
+    mix_versions: bool,
 ) -> None:
     """Run one step of an update, as Airflow does.
 
@@ -177,7 +181,7 @@ def step(
                 f"updater step {name} --update ID",
             )
         else:
-            result = pipeline.run_step(workspace, name, update_id)
+            result = pipeline.run_step(workspace, name, update_id, mix_versions=mix_versions)
             opened = workspace.ledger.update(update_id)
     answer = {**outcome.update(workspace, opened), "step": name, **result}
     session.answer(answer, lambda console: tables.step(console, opened, name, result))

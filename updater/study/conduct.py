@@ -14,7 +14,7 @@ from typing import Any
 from updater.errors import InputError, UpdateError
 from updater.nemotron.presets import config_fields
 from updater.progress import Progress
-from updater.study import arms, file, records, stream, tabulated
+from updater.study import arms, file, locks, records, stream, tabulated
 from updater.study.job import Job
 from updater.study.jobs import Jobs
 from updater.study.plan import Study
@@ -24,6 +24,8 @@ from updater.study.sweep import Choice, Sweep, Try
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
+FIRST = " first"
+"""What `prepare` is in the place of an arm: no arm has a name that begins so."""
 AGAIN = "run again, the study tries it again"
 
 
@@ -57,11 +59,23 @@ def conduct(
     study = file.read(path, workspace.settings, quick=quick, only=only)
     study = _with_architecture(workspace, study)
     _check_machine(study)
-    folder = workspace.root / "studies" / study.name
-    folder.mkdir(parents=True, exist_ok=True)
-    with workspace.lock(f"studies/{study.name}/.lock"):
-        done = _Conductor(workspace, study, folder).conducted()
+    with locks.at_work(workspace, study, only):
+        done = _Conductor(workspace, study).conducted()
     return dataclasses.replace(done, is_part=bool(only))
+
+
+def prepare(workspace: Workspace, path: Path, *, quick: bool = False) -> tuple[Failed, ...]:
+    """Data and first models of the whole study are there, so that its arms can run at the same time
+    (`only`); the first models whose workers failed are returned.
+
+    Raises:
+        InputError, UpdateError: as `conduct`.
+    """
+    study = file.read(path, workspace.settings, quick=quick)
+    study = _with_architecture(workspace, study)
+    _check_machine(study)
+    with locks.at_work(workspace, study, only=[FIRST]):
+        return _Conductor(workspace, study).prepared()
 
 
 def _with_architecture(workspace: Workspace, study: Study) -> Study:
@@ -94,13 +108,14 @@ def _check_machine(study: Study) -> None:
 
 
 class _Conductor:
-    def __init__(self, workspace: Workspace, study: Study, folder: Path) -> None:
-        self._study, self._folder = study, folder
-        self._shown = workspace.progress
-        reported, validation = stream.of_workspace(workspace, study.span), None
-        if study.validation and any(arm.sweep for arm in study.arms):
-            whole = stream.of_workspace(workspace, study.validation.span)
-            validation = stream.held_back(whole, study.validation, folder / "held-back")
+    def __init__(self, workspace: Workspace, study: Study) -> None:
+        self._workspace, self._study = workspace, study
+        self._folder = folder = workspace.root / "studies" / study.name
+        with locks.preparing(workspace, study):
+            reported, validation = stream.of_workspace(workspace, study.span), None
+            if study.validation and any(arm.sweep for arm in study.arms):
+                whole = stream.of_workspace(workspace, study.validation.span)
+                validation = stream.held_back(whole, study.validation, folder / "held-back")
         self._jobs = Jobs(study, folder, reported, validation)
         self._failed: list[Failed] = []
         # Key of a first model -> why there is none: its worker failed, or its training diverged.
@@ -116,7 +131,7 @@ class _Conductor:
         total = sum(len(job.stream.span.then) for job in [*tried, *planned])
         places = Places.found(self._study.processes, self._study.threads)
         with (
-            Progress("study", total, unit="updates", shown=self._shown) as progress,
+            Progress("study", total, unit="updates", shown=self._workspace.progress) as progress,
             Pool(places, progress) as pool,
         ):
             known = [job for job in planned if job.arm.name not in tries]
@@ -141,6 +156,20 @@ class _Conductor:
             sweeps=tuple(sweeps.values()),
         )
 
+    def prepared(self) -> tuple[Failed, ...]:
+        """The first models that any arm may begin with are there, but those whose worker failed."""
+        tried = [job for arm in self._study.arms for _, js in self._jobs.tries(arm) for job in js]
+        planned = [job for arm in self._study.arms for job in self._jobs.reported(arm)]
+        records.check([*tried, *planned])
+        places = Places.found(self._study.processes, self._study.threads)
+        with (
+            Progress("study", 0, unit="updates", shown=self._workspace.progress) as progress,
+            Pool(places, progress) as pool,
+        ):
+            self._prepare(pool, [*tried, *planned])
+        self._check_begun(planned)
+        return tuple(self._failed)
+
     def _prepare(self, pool: Pool, jobs: Sequence[Job]) -> None:
         """Every first model that an unfinished job begins with is there, or is known to fail; and
         where the records of one seed began with different first models, it is there to tell which
@@ -152,10 +181,11 @@ class _Conductor:
             if records.finished(job) is None or _start(job) in mixed
         }
         unknown = [first for key, first in firsts.items() if key not in self._unmade]
-        missing = [first for first in unknown if records.first_stage(first) is None]
         from updater.study.first import attempt
 
-        made = pool.run([Task(f.title, attempt, f) for f in missing])
+        with locks.preparing(self._workspace, self._study):
+            missing = [first for first in unknown if records.first_stage(first) is None]
+            made = pool.run([Task(f.title, attempt, f) for f in missing])
         self._failed += [one for one in made if isinstance(one, Failed)]
         self._unmade |= {f.key: one for f, one in zip(missing, made, strict=True) if one}
 

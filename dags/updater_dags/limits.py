@@ -1,0 +1,69 @@
+"""How long tasks may take and how often they are tried again, from the environment.
+
+A value that is no number is said in the DAG's description, and the default holds: one typing error
+must not take every DAG away. Called by the DAG files.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+DEFAULTS = {
+    "UPDATER_DAG_RETRIES": 3.0,
+    "UPDATER_DAG_RETRY_SECONDS": 60.0,
+    "UPDATER_DAG_STEP_HOURS": 6.0,
+    "UPDATER_DAG_GPU_STEP_HOURS": 72.0,
+}
+
+
+def problem() -> str:
+    """What is wrong with them in the environment; "" where nothing is."""
+    wrong = [name for name in DEFAULTS if _read(name, os.environ) is None]
+    return "".join(f"{name}={os.environ[name]}: it must be a number. " for name in wrong).strip()
+
+
+def defaults() -> dict[str, Any]:
+    """Of every task: Airflow's default_args."""
+    return {
+        "owner": "updater",
+        "retries": int(_number("UPDATER_DAG_RETRIES")),
+        "retry_delay": timedelta(seconds=_number("UPDATER_DAG_RETRY_SECONDS")),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(minutes=30),
+        "execution_timeout": timedelta(hours=_number("UPDATER_DAG_STEP_HOURS")),
+    }
+
+
+def gpu() -> dict[str, Any]:
+    """Of a task that trains or asks a model."""
+    hours = timedelta(hours=_number("UPDATER_DAG_GPU_STEP_HOURS"))
+    return {"pool": "gpu", "queue": "gpu", "execution_timeout": hours}
+
+
+def start_of(given: str) -> datetime | None:
+    """An ISO date: every tick since then gets a run, in order.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return datetime.fromisoformat(given).replace(tzinfo=UTC) if given else None
+    except ValueError:
+        raise ValueError(f"start = {given!r} is no date; write 2026-01-31") from None
+
+
+def _number(name: str) -> float:
+    value = _read(name, os.environ)
+    return DEFAULTS[name] if value is None else value
+
+
+def _read(name: str, environ: Mapping[str, str]) -> float | None:
+    try:
+        value = float(environ.get(name) or DEFAULTS[name])
+    except ValueError:
+        return None
+    return value if 0 <= value < math.inf else None
