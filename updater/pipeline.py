@@ -162,7 +162,8 @@ def check_step(workspace: Workspace, name: str, update_id: str) -> None:
     if done is not None and done.state == "finished":
         raise InputError(f"step {name} of {update_id} is finished", "it runs once", "go on")
     _check_turn(workspace, opened, name)
-    _check_settings(workspace, opened)
+    other = versions.differing(update_id, opened.config.get("updater_version"), mix=False)
+    _check_settings(workspace, opened, is_other=bool(other))
 
 
 def _say_it_stopped(workspace: Workspace, opened: Update, error: BaseException) -> None:
