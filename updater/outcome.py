@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from store.errors import UnreachableError
+from store.errors import StoreError
 from store.ledger import Score, Update
-from updater import release, statistics
+from updater import links, release, statistics
 from updater.standing import lineage, promotion
 from updater.workspace import Workspace
 
@@ -46,6 +46,7 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
             for s in steps
             if s.state == "finished" and "compute_seconds" in s.result
         },
+        "links": links.of_update(workspace, opened),
     }
 
 
@@ -58,6 +59,7 @@ def first(workspace: Workspace, opened: Update) -> dict[str, Any]:
         "deployed": release.deployed(workspace.ledger.events()) == opened.candidate,
         "scores": {s.period: s.accuracy for s in scores if s.period in opened.config["datasets"]},
         "update": opened.id,
+        "links": links.of_update(workspace, opened),
     }
 
 
@@ -65,7 +67,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
     """The answer of `status`.
 
     `consistent` is whether MLflow's aliases say what the events say: not where it can't be
-    reached.
+    reached, or refuses the sign-in.
     """
     ledger = workspace.ledger
     deployed = release.deployed(ledger.events())
@@ -77,13 +79,14 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "unfinished": release.unfinished(ledger),
         "awaiting_approval": release.awaiting_approval(ledger),
         "consistent": _consistent(workspace),
+        "links": links.of_workspace(workspace),
     }
 
 
 def _consistent(workspace: Workspace) -> bool:
     try:
         return release.consistent(workspace.ledger, workspace.aliases)
-    except UnreachableError as error:
+    except StoreError as error:
         log.warning("whether the aliases are right is not known: %s", error)
         return False
 
@@ -150,6 +153,7 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
         "reasons": list(verdict.reasons) if verdict else [],
         "scores": {p: s.accuracy for (v, p), s in current.items() if v == found.id},
         "mlflow_run": found.run_id,
+        "links": links.of_version(workspace, found.id),
     }
 
 

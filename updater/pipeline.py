@@ -14,7 +14,7 @@ from typing import Any
 
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import release
+from updater import cost, release
 from updater.errors import InputError
 from updater.opening import open_first, open_update
 from updater.steps import evaluate, gate, importance, rehearse, train
@@ -127,6 +127,7 @@ def run_step(workspace: Workspace, name: str, update_id: str, **options: bool) -
     except (Exception, KeyboardInterrupt) as error:
         _say_it_stopped(workspace, opened, error)
         raise
+    result |= cost.place(name, result, workspace.settings.training)
     seconds = time.monotonic() - started
     workspace.ledger.finish_step(update_id, name, result, seconds)
     log.info("%s: %s took %.1f s", update_id, name, seconds)
