@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from store import pointer, points
 from store.errors import ConflictError, NotFoundError
 from store.mlflow_client import Mlflow
+from store.pages import Pages
+from store.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +34,7 @@ PARAMETERS_AT_ONCE = 100
 PARAMETER_CHARACTERS = 6000
 # MLflow's page guesses what an experiment is about; this is its view for trained models.
 SHOWN_AS = {"mlflow.experimentKind": "custom_model_development"}
+PARENT = "mlflow.parentRunId"  # MLflow's own tag; its page nests runs by it
 
 
 class Registry:
@@ -105,6 +108,36 @@ class Registry:
         run_id = self._mlflow.ask(opened)
         self._log_parameters(run_id, {name: str(value) for name, value in parameters.items()})
         return run_id
+
+    def standing_run(self, key: str, *, run_name: str, tags: Mapping[str, str]) -> str:
+        """The id of the one run with this `key`, which is FINISHED between any two things that are
+        said to it: a parent, which no step of its own ends.
+
+        Raises: as `open_run`.
+        """
+        _require_plain(key)
+        experiment = self._experiment
+
+        def found_or_made(client: MlflowClient) -> str:
+            found = client.search_runs(
+                [experiment], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time"]
+            )
+            if found:
+                return str(found[0].info.run_id)
+            made = client.create_run(experiment, tags={**tags, KEY: key}, run_name=run_name)
+            client.set_terminated(made.info.run_id)
+            return str(made.info.run_id)
+
+        return self._mlflow.ask(found_or_made)
+
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """All tags of the run."""
+        return dict(self._mlflow.ask(lambda client: client.get_run(run_id)).data.tags)
+
+    def name_run(self, run_id: str, name: str) -> None:
+        """The run is called `name`. Not by a tag in a batch, for which MLflow opens a session
+        inside of another."""
+        self._mlflow.ask(lambda client: client.update_run(run_id, name=name))
 
     def close_run(self, run_id: str) -> None:
         """The run is FINISHED, now."""
@@ -251,6 +284,24 @@ class Registry:
                 client.set_model_version_tag(self.name, version, name, value)
 
         self._mlflow.ask(tagged)
+
+    def started_ms(self, run_id: str) -> int:
+        """When the run began, in Unix milliseconds."""
+        return int(self._mlflow.ask(lambda client: client.get_run(run_id)).info.start_time)
+
+    def system_metrics(self, run_id: str) -> SystemMetrics:
+        """MLflow's monitors of this machine. Raises: ImportError: psutil is missing."""
+        return SystemMetrics(self._mlflow, run_id)
+
+    @cached_property
+    def pages(self) -> Pages:
+        """What MLflow's pages of the experiment, the model and its versions say."""
+        return Pages(self._mlflow, self.name, self._experiment)
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's id, by which addresses in MLflow's page name it. Raises: as `check`."""
+        return self._experiment
 
     @cached_property
     def _experiment(self) -> str:

@@ -50,7 +50,7 @@ def average(chain: Chain) -> float | None:
     ACC of Lopez-Paz & Ranzato (2017), equation 2. None where a score is missing: a mean over the
     others would be of something else.
     """
-    return _mean(chain.present.values())
+    return mean(chain.present.values())
 
 
 def worst(chain: Chain) -> tuple[str, float] | None:
@@ -82,7 +82,7 @@ def forgetting(chain: Chain) -> dict[str, float | None]:
 
 def average_forgetting(chain: Chain) -> float | None:
     """The mean of `forgetting`; None where one is missing or nothing was learnt before."""
-    return _mean(forgetting(chain).values())
+    return mean(forgetting(chain).values())
 
 
 def backward_transfer(chain: Chain) -> float | None:
@@ -96,7 +96,7 @@ def backward_transfer(chain: Chain) -> float | None:
     for j, first in enumerate(chain.learnt_at):
         if first is not None and first < last:
             changes.append(_minus(chain.accuracy[last][j], chain.accuracy[first][j]))
-    return _mean(changes)
+    return mean(changes)
 
 
 def forward_transfer(chain: Chain) -> float | None:
@@ -110,7 +110,7 @@ def forward_transfer(chain: Chain) -> float | None:
     for j, first in enumerate(chain.learnt_at):
         if first is not None and first > 0:
             gains.append(chain.accuracy[first - 1][j])
-    return _mean(gains)
+    return mean(gains)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _minus(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
     total, num = 0.0, 0
     for value in values:
         if value is None:

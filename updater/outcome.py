@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from store.errors import UnreachableError
+from store.errors import StoreError
 from store.ledger import Event, Score, Update
 from updater import links, release, statistics
 from updater.standing import last_release, lineage, promotion
@@ -46,15 +46,8 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
             for s in steps
             if s.state == "finished" and "compute_seconds" in s.result
         },
-        "links": _links(workspace, opened),
+        "links": links.of_update(workspace, opened),
     }
-
-
-def _links(workspace: Workspace, opened: Update) -> dict[str, str]:
-    if opened.candidate is None:
-        return {}
-    run_id = workspace.ledger.model_version(opened.candidate).run_id
-    return links.of_run(workspace.mlflow_uri, run_id)
 
 
 def first(workspace: Workspace, opened: Update) -> dict[str, Any]:
@@ -66,6 +59,7 @@ def first(workspace: Workspace, opened: Update) -> dict[str, Any]:
         "deployed": release.deployed(workspace.ledger.events()) == opened.candidate,
         "scores": {s.period: s.accuracy for s in scores if s.period in opened.config["datasets"]},
         "update": opened.id,
+        "links": links.of_update(workspace, opened),
     }
 
 
@@ -73,8 +67,8 @@ def status(workspace: Workspace) -> dict[str, Any]:
     """The answer of `status`.
 
     `consistent` is whether MLflow's aliases say what the events say: not where it can't be
-    reached. `release` is the event by which the deployed version came, with the period of the
-    update that made it so; None where nothing is deployed.
+    reached, or refuses the sign-in. `release` is the event by which the deployed version came, with
+    the period of the update that made it so; None where nothing is deployed.
     """
     ledger = workspace.ledger
     last = last_release(ledger.events())
@@ -88,6 +82,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "unfinished": release.unfinished(ledger),
         "awaiting_approval": release.awaiting_approval(ledger),
         "consistent": _consistent(workspace),
+        "links": links.of_workspace(workspace),
     }
 
 
@@ -111,7 +106,7 @@ def _told(event: Event) -> dict[str, Any]:
 def _consistent(workspace: Workspace) -> bool:
     try:
         return release.consistent(workspace.ledger, workspace.aliases)
-    except UnreachableError as error:
+    except StoreError as error:
         log.warning("whether the aliases are right is not known: %s", error)
         return False
 
@@ -164,6 +159,7 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
         "reasons": list(verdict.reasons) if verdict else [],
         "scores": {p: s.accuracy for (v, p), s in current.items() if v == found.id},
         "mlflow_run": found.run_id,
+        "links": links.of_version(workspace, found.id),
     }
 
 

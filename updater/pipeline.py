@@ -14,7 +14,7 @@ from typing import Any
 
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import release, versions
+from updater import cost, release, versions
 from updater.config import ELSEWHERE
 from updater.errors import InputError
 from updater.opening import open_first, open_update
@@ -143,6 +143,7 @@ def run_step(
     except (Exception, KeyboardInterrupt) as error:
         _say_it_stopped(workspace, opened, error)
         raise
+    result |= cost.place(name, result, workspace.settings.training)
     seconds = time.monotonic() - started
     if other:
         result = {**result, "updater_version": versions.HERE}

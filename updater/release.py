@@ -298,8 +298,8 @@ def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:
         return to == last.version
     try:
         return aliases.get("deployed") in (None, last.previous)
-    except UnreachableError as error:
-        raise UnreachableError(
+    except StoreError as error:
+        raise type(error)(
             f"{error} Version {last.version} was rolled back to, and without MLflow nobody can "
             "tell whether its alias followed: go further back with `updater rollback --to VERSION`"
         ) from error

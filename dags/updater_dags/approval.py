@@ -9,7 +9,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 Context = Any
-LINKS = {"mlflow": "the run in MLflow", "report": "the report"}
+LINKS = {"run": "the run in MLflow", "report": "the report"}
 
 
 class Approval(ApprovalOperator):

@@ -25,7 +25,7 @@ GATE = {
     "verdict": "review",
     "reasons": ["2026-01: can't tell", "2026-04: improved"],
     "approval": "needed",
-    "links": {"mlflow": "http://m/#/runs/r", "report": "http://m/report"},
+    "links": {"run": "http://m/#/runs/r", "report": "http://m/report"},
     "scores": {
         "2026-01": {"base": 0.9, "candidate": 0.875, "num_examples": 200},
         "2026-04": {"base": None, "candidate": 0.8, "num_examples": 10},

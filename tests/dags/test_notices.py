@@ -19,7 +19,7 @@ GATE = {
     "verdict": "review",
     "reasons": ["2026-01: can't tell <b>&", "{{ 6 * 7 }} is no template"],
     "approval": "none",
-    "links": {"mlflow": "http://m/#/runs/r"},
+    "links": {"run": "http://m/#/runs/r"},
     "scores": {"2026-01": {"base": 0.9, "candidate": 0.875, "num_examples": 200}},
 }
 

@@ -156,6 +156,7 @@ def report(session: Session, version: str, output: Path | None) -> None:
     \b
     Example: updater report 3 -o report.html
     """
+    from updater import links
     from updater.errors import InputError
     from updater.files import write_text
     from updater.report.collect import collect
@@ -168,8 +169,14 @@ def report(session: Session, version: str, output: Path | None) -> None:
             f"--output {path}", "it must be a file in a folder that exists", "name one"
         )
     write_text(path, render(collect(workspace, version)))
-    answer = {"version": version, "report": str(path.resolve())}
-    session.answer(answer, lambda console: console.print(f"The report is {path.resolve()}"))
+    found = links.of_version(workspace, version)
+    answer = {"version": version, "report": str(path.resolve()), "links": found}
+
+    def show(console: Console) -> None:
+        console.print(f"The report is {path.resolve()}", markup=False)
+        tables.linked(console, found)
+
+    session.answer(answer, show)
 
 
 @app.command()

@@ -47,6 +47,7 @@ def first(console: Console, workspace: "Workspace", done: "Update") -> None:
     state = "deployed" if answer["deployed"] else "not deployed"
     console.print(f"Version [bold]{answer['version']}[/] ({state})")
     _scores(console, {p: {"accuracy": a} for p, a in answer["scores"].items()})
+    linked(console, answer["links"])
 
 
 def ingested(console: Console, workspace: "Workspace", version: "DatasetVersion") -> None:
@@ -101,6 +102,13 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
             "To learn the period anew, change the configuration (training.seed, say)."
         )
     console.print(f"Report: `updater report {answer['candidate']}`")
+    linked(console, answer["links"])
+
+
+def linked(console: Console, links: dict[str, str]) -> None:
+    """MLflow's pages, each on a line of its own, so that it can be clicked on and copied."""
+    for name, address in links.items():
+        console.print(f"MLflow, {name}: {address}", markup=False, soft_wrap=True)
 
 
 def step(console: Console, opened: "Update", name: str, result: dict[str, Any]) -> None:
@@ -113,6 +121,8 @@ def step(console: Console, opened: "Update", name: str, result: dict[str, Any]) 
 def status(console: Console, answer: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
     for key, value in answer.items():
+        if key == "links":
+            continue
         if isinstance(value, list):
             shown = ", ".join(value) or "–"
         elif isinstance(value, bool):
@@ -121,6 +131,7 @@ def status(console: Console, answer: dict[str, Any]) -> None:
             shown = "–" if value is None else f"[bold]{escape(str(value))}[/]"
         table.add_row(key.replace("_", " "), shown)
     console.print(table)
+    linked(console, answer["links"])
 
 
 def periods(console: Console, answer: dict[str, Any]) -> None:
@@ -155,7 +166,7 @@ def history(console: Console, answer: dict[str, Any]) -> None:
 def version(console: Console, answer: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
     for key, value in answer.items():
-        if key in ("scores", "reasons"):
+        if key in ("scores", "reasons", "links"):
             continue
         shown = ", ".join(value) if isinstance(value, list) else value
         shown = ", ".join(value.values()) if isinstance(value, dict) else shown
@@ -164,6 +175,7 @@ def version(console: Console, answer: dict[str, Any]) -> None:
     for reason in answer["reasons"]:
         console.print(f"  {reason}", markup=False)
     _scores(console, {p: {"accuracy": a} for p, a in answer["scores"].items()})
+    linked(console, answer["links"])
 
 
 def evaluation(console: Console, answer: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from rehearsal.choice import Choice
 from store.ledger import Event, Ledger, ModelVersion, Score
+from updater.cost import cost_of
 from updater.outcomes import holdout as read_holdout
 from updater.rehearsed import rehearsed
 from updater.report import flips
@@ -82,6 +83,7 @@ def collect(
         searched=_searched(ledger, subject),
         curve={} if update is None else _curve(workspace.root / "runs" / update.id),
         step_seconds=_step_seconds(ledger, subject),
+        cost=cost_of([] if subject.update is None else ledger.steps(subject.update)),
         datasets=tuple(_dataset(ledger, d) for d in _learnt(workspace, subject).values()),
         config={} if update is None else update.config,
         config_digest="" if update is None else update.config_digest,

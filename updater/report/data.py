@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from updater import metrics
+from updater.cost import Cost
 from updater.metrics import Chain, Flip
 
 
@@ -176,6 +177,7 @@ class ReportData:
     searched: Searched | None = None
     curve: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     step_seconds: tuple[tuple[str, float], ...] = ()
+    cost: Cost = field(default_factory=Cost)
     datasets: tuple[Dataset, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     config_digest: str = ""
@@ -233,6 +235,7 @@ class ReportData:
         chain = self.chain()
         worst = metrics.worst(chain)
         found: dict[str, float | None] = {
+            **self._against_base(),
             "average_accuracy": metrics.average(chain),
             "worst_accuracy": None if worst is None else worst[1],
             "average_forgetting": metrics.average_forgetting(chain),
@@ -246,6 +249,24 @@ class ReportData:
             found["draft_acceptance_before"] = self.drafts.acceptance_before[0]
             found["draft_acceptance_after"] = self.drafts.acceptance_after[0]
         return {name: float(value) for name, value in found.items() if value is not None}
+
+    def _against_base(self) -> dict[str, float | None]:
+        """Accuracy on what is new, and the worst change on a past period against the base."""
+        subject = self.subject
+        if subject.base is None:
+            return {}
+        past = [period for period in subject.learnt if period not in subject.new]
+        pairs = [
+            (self.accuracy(subject.base, period), self.accuracy(subject.id, period))
+            for period in past
+        ]
+        changes = [b - a for a, b in pairs if a is not None and b is not None]
+        return {
+            "new_period_accuracy": metrics.mean(
+                [self.accuracy(subject.id, period) for period in subject.new]
+            ),
+            "worst_past_change": min(changes) if changes and len(changes) == len(past) else None,
+        }
 
 
 def known_at(deployments: Sequence[Deployment], data: ReportData) -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from updater import metrics
 from updater.gate_reasons import percent, points
-from updater.report import style
+from updater.report import style, words
 from updater.report.data import ReportData
 from updater.report.figures import FIGURES
 
@@ -67,9 +67,10 @@ def _template() -> jinja2.Template:
         "points": lambda value: "–" if value is None else _minus(points(value)),
         "minus": _minus,
         "p_value": lambda p: "< 0.0001" if p < 1e-4 else f"{p:.2g}",
-        "count": lambda value: f"{value:,}",
-        "seconds": _seconds,
-        "bytes": _bytes,
+        "count": words.amount,
+        "seconds": words.duration,
+        "bytes": words.size,
+        "energy": words.energy,
         "moment": lambda at: at[:16].replace("T", " "),
         "cut": lambda text: text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…",
     }
@@ -163,22 +164,3 @@ def _maybe(words: Any, value: float | None) -> str:
 def _minus(text: str) -> str:
     """Hyphens before a number as real minus signs."""
     return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
-
-
-def _seconds(seconds: float) -> str:
-    """65 is "1 min 5 s"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _bytes(count: int) -> str:
-    """1234567 is "1.2 MB"."""
-    if count < 1000:
-        return f"{count} bytes"
-    thousands = min(4, (len(str(count)) - 1) // 3)
-    return f"{count / 1000**thousands:.1f} {' kMGT'[thousands]}B"

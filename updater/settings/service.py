@@ -54,6 +54,7 @@ class StoreSettings:
     url: str = "sqlite:///store.db"
     mlflow_uri: str = "sqlite:///mlflow.db"
     mlflow_artifacts: str = ""
+    mlflow_page: str = ""
     checkpoints: str = "checkpoints"
     dvc_remote: str = ""
 
@@ -63,6 +64,8 @@ class StoreSettings:
             raise ValueError(f"url: must be {database}")
         if not (DATABASE_URL.fullmatch(self.mlflow_uri) or SERVER_URL.fullmatch(self.mlflow_uri)):
             raise ValueError(f"mlflow_uri: must be https://HOST of a server, or {database}")
+        if self.mlflow_page and not SERVER_URL.fullmatch(self.mlflow_page):
+            raise ValueError("mlflow_page: must be https://HOST, as people's browsers know it")
 
     def of(self, workspace: str) -> "StoreSettings":
         """The same for the workspace of that name, which stands wherever `{workspace}` stood."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from store.ledger import ModelVersion, Update
 from updater.settings import TrainingSettings
+from updater.steps.life import tags_of
 from updater.steps.rehearse import manifest_of
 from updater.workspace import Workspace
 
@@ -26,11 +27,7 @@ def run_of(workspace: Workspace, update: Update) -> str:
         update.id,
         run_name=f"{update.kind} {update.period}",
         parameters=_parameters(workspace, update),
-        tags={
-            "updater.kind": update.kind,
-            "updater.period": update.period,
-            "mlflow.user": workspace.actor,
-        },
+        tags={**tags_of(workspace, update), "mlflow.user": workspace.actor},
     )
     workspace.registry.log_config(run_id, update.config)
     for version, context in _inputs(workspace, update):

@@ -17,6 +17,7 @@ from updater.files import read_json, write_json
 from updater.steps import drafts, room, search, teach, traces
 from updater.steps.curve import Curve
 from updater.steps.holdback import Tables
+from updater.steps.machine import Machine
 from updater.steps.registration import register, run_of, training_of
 from updater.steps.rehearse import manifest_of
 from updater.steps.student import Student
@@ -45,7 +46,8 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     version = register(workspace, update, digest)
     for state in ("training", "drafting"):
         shutil.rmtree(workspace.run_folder(update.id) / state, ignore_errors=True)
-    return {"version": version, "digest": digest, **result, **found}
+    place = {"experiment": workspace.registry.experiment}  # by which addresses name it
+    return {"version": version, "digest": digest, **place, **result, **found}
 
 
 def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -131,7 +133,8 @@ def _fit(
     tables, trace = Tables(new, rehearsed), traces.trace_of(workspace)
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
-    with Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
+    machine = Machine(workspace.registry, run_id, folder, training)
+    with machine, Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
         watch = Watch(curve.add, progress)
         learnt, lesson, done = teach.learn(
             workspace, update, start, tables, watch, folder=folder / "training", trace=trace
@@ -153,6 +156,7 @@ def _fit(
     result = {
         **traces.keep(workspace, update, candidate, done),
         **aligned,
+        **machine.result(),
         "num_steps": done.num_steps,
         "num_examples": done.num_examples,
         "num_tokens": done.num_tokens,

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from store.points import Point
-from store.registry import Registry
+from store.registry import PARENT, Registry
 from updater.study.measures import NAMES, accuracy, measures, over_stream, served
 from updater.study.results import Run
 from updater.study.tabulated import Arm, Table, chosen
-
-PARENT = "mlflow.parentRunId"  # MLflow's own tag; its page nests runs by it
 
 
 def publish(
