@@ -107,7 +107,7 @@ def test_a_verdict_has_reasons_scores_and_links_and_is_no_template(told):
     assert "2026-01: can&#39;t tell &lt;b&gt;&amp;" in body
     assert "{{ 6 * 7 }} is no template" in body
     assert "2026-01  200       90.0 %    87.5 %     -2.5" in body
-    assert "mlflow: http://m/#/runs/r" in body
+    assert "run: http://m/#/runs/r" in body
     assert "Log: http" in body
 
 
