@@ -202,6 +202,22 @@ def test_a_person_approves_and_the_alias_moves(stack: Stack, api: Api) -> None:
     assert "looks good" in promoted["reason"]
 
 
+def test_on_call_rolls_back_by_its_dag(stack: Stack, api: Api) -> None:
+    before = stack.updater("status")["deployed"]
+    asked = {"logical_date": None, "conf": {"reason": "wrong answers since noon"}}
+    made = api.ask("POST", "/api/v2/dags/model_rollback/dagRuns", asked)
+    path = f"/api/v2/dags/model_rollback/dagRuns/{made['dag_run_id']}"
+    api.wait(path, "success", seconds=180)
+    status = stack.updater("status")
+    assert status["deployed"] != before
+    assert alias(stack) == status["deployed"]
+    last = stack.updater("history")["events"][-1]
+    assert (last["kind"], last["actor"]) == ("rolled_back", "admin")
+    assert last["reason"] == "wrong answers since noon"
+    stack.updater("promote", before, "--reason", "it was right after all", "--force")
+    assert alias(stack) == before
+
+
 def test_what_was_learnt_is_in_the_object_store_and_not_in_the_workspace(stack: Stack) -> None:
     def keys(bucket: str) -> list[str]:
         import boto3
