@@ -6,8 +6,9 @@ and the standard library only, so that it can be copied alone into any DAG folde
 
 Environment: UPDATER_WORKSPACE (the workspace), UPDATER_EXECUTABLE (the `updater` to call),
 UPDATER_ACTOR (whose name the history shows, default "airflow"), UPDATER_DAG_RETRIES,
-UPDATER_DAG_RETRY_SECONDS, UPDATER_DAG_STEP_HOURS, UPDATER_DAG_GPU_STEP_HOURS, and
-UPDATER_DAG_START (catch up on every tick of the schedule since that date).
+UPDATER_DAG_RETRY_SECONDS, UPDATER_DAG_STEP_HOURS, UPDATER_DAG_GPU_STEP_HOURS,
+UPDATER_DAG_GPU_POD_TEMPLATE (a file of the scheduler's), and UPDATER_DAG_START (catch up on every
+tick of the schedule since that date).
 """
 
 from __future__ import annotations
@@ -326,6 +327,8 @@ GPU_STEP = {
     "queue": "gpu",
     "execution_timeout": hours("UPDATER_DAG_GPU_STEP_HOURS", 72),
 }
+if os.environ.get("UPDATER_DAG_GPU_POD_TEMPLATE"):  # KubernetesExecutor knows no queues
+    GPU_STEP["executor_config"] = {"pod_template_file": os.environ["UPDATER_DAG_GPU_POD_TEMPLATE"]}
 ASKS_THE_MODEL = CONFIGURATION.get("rehearsal", {}).get("policy") in ("hard", "surprise")
 STEPS = {
     "rehearse": GPU_STEP if ASKS_THE_MODEL else {},
