@@ -51,7 +51,9 @@ COPY deploy deploy
 COPY dags dags
 # The lock's torch is the CPU's name for the same version: the one that is there stays.
 ARG PIP_INDEX_URL
-RUN python3 deploy/requirements_of.py service airflow cluster s3 > /tmp/wanted.txt \
+# On Kubernetes: "service airflow cluster s3 kubernetes" (docs/kubernetes.md).
+ARG EXTRAS="service airflow cluster s3"
+RUN python3 deploy/requirements_of.py ${EXTRAS} > /tmp/wanted.txt \
     && grep --invert-match "^torch==" requirements.lock > /tmp/lock.txt \
     && pip install --no-cache-dir --requirement /tmp/wanted.txt --constraint /tmp/lock.txt \
     && install -d -o updater -g updater /workspaces /logs

@@ -41,7 +41,11 @@ def defaults() -> dict[str, Any]:
 def gpu() -> dict[str, Any]:
     """Of a task that trains or asks a model."""
     hours = timedelta(hours=_number("UPDATER_DAG_GPU_STEP_HOURS"))
-    return {"pool": "gpu", "queue": "gpu", "execution_timeout": hours}
+    found: dict[str, Any] = {"pool": "gpu", "queue": "gpu", "execution_timeout": hours}
+    template = os.environ.get("UPDATER_DAG_GPU_POD_TEMPLATE")
+    if template:  # KubernetesExecutor knows no queues
+        found["executor_config"] = {"pod_template_file": template}
+    return found
 
 
 def start_of(given: str) -> datetime | None:

@@ -120,6 +120,8 @@ def test_the_pods_meet_at_the_first(tmp_path: Path) -> None:
     assert f"--rdzv-endpoint={meet}" in container(job, "Worker")["command"]
     (port,) = container(job, "Master")["ports"]
     assert port == {"name": "pytorchjob-port", "containerPort": 29400}
+    waits = {environment(job, replica)["PET_RDZV_CONF"] for replica in ("Master", "Worker")}
+    assert waits == {"join_timeout=1800,read_timeout=1800"}
 
 
 def test_the_first_pod_trains_where_the_manifest_says(tmp_path: Path) -> None:

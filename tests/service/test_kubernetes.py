@@ -1,0 +1,227 @@
+"""deploy/kubernetes: sound YAML, no secret, hardened pods, names that agree, and the pods that
+Airflow's own KubernetesExecutor makes of them. No cluster and no Helm chart was there in the tests;
+docs/kubernetes.md tells what was tried by hand.
+"""
+
+import gzip
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from updater.cli import app as frame
+from updater.cli import main  # noqa: F401, loads the commands
+from updater.config_keys import leaves, variable
+from updater.settings import KubernetesSettings
+from updater.settings.kubernetes import IMAGE
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy" / "kubernetes"
+FILES = sorted(FOLDER.rglob("*.yaml"))
+PODS = ("pods/cpu", "pods/gpu", "shell")
+SECRET = re.compile(r"password|secret|token|key$", re.IGNORECASE)
+PLAIN = {"HOME", "AIRFLOW_HOME", "GPU_SLOTS", "AIRFLOW_ADMIN_PASSWORD"}
+"""No setting of ours or of Airflow's, and read: by the values' own commands, or by all."""
+EXECUTOR = {"pod_template_file", "worker_container_repository", "worker_container_tag"}
+DOCS = "".join((ROOT / "docs" / name).read_text() for name in ("airflow.md", "configuration.md"))
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((FOLDER / name).read_text("utf-8"))
+
+
+def leaves_of(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every plain value with the keys that lead to it."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from leaves_of(one, (*path, str(key)))
+    elif isinstance(value, list):
+        for one in value:
+            yield from leaves_of(one, path)
+    else:
+        yield path, value
+
+
+def variables(value: Any) -> Iterator[dict[str, Any]]:
+    """Every environment variable that is given."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            if key == "env":
+                yield from one
+            yield from variables(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from variables(one)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_no_secret_stands_in_it(path: Path) -> None:
+    whole = yaml.safe_load(path.read_text("utf-8"))
+    for keys, value in leaves_of(whole):
+        # The name of a Secret, or of a key in one, is none.
+        if SECRET.search(keys[-1]) and keys[-1] not in ("secretName", "key"):
+            assert isinstance(value, bool) or keys[-1].endswith("SecretName"), (keys, value)
+    for one in variables(whole):
+        if SECRET.search(one["name"]):
+            assert set(one) == {"name", "valueFrom"}, one
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_variable_is_one_that_something_reads(path: Path) -> None:
+    settings = {variable(key) for key in leaves()}
+    for one in variables(yaml.safe_load(path.read_text("utf-8"))):
+        name = one["name"]
+        known = name in PLAIN or name in settings or name.startswith("AWS_")
+        assert known or f"`{name}`" in DOCS, name
+
+
+def test_airflow_knows_every_option_that_the_values_set() -> None:
+    found = importlib.util.find_spec("airflow")  # imported it would read this process's environment
+    assert found is not None
+    assert found.origin is not None
+    described = Path(found.origin).parent / "config_templates" / "config.yml"
+    options = yaml.safe_load(described.read_text("utf-8"))
+    for section, values in read("airflow-values.yaml")["config"].items():
+        known = EXECUTOR if section == "kubernetes_executor" else set(options[section]["options"])
+        assert set(values) <= known, section
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_is_one_for_kubernetes(name: str) -> None:
+    pod = read(f"{name}.yaml")
+    packed = (ROOT / "tests" / "data" / "pytorchjob.schema.json.gz").read_bytes()
+    schema = json.loads(gzip.decompress(packed))
+    jsonschema.validate(pod["spec"], {"$ref": "#/$defs/V1PodSpec", "$defs": schema["$defs"]})
+    assert (pod["apiVersion"], pod["kind"]) == ("v1", "Pod")
+    mounted = {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_may_do_no_more_than_its_task(name: str) -> None:
+    spec = read(f"{name}.yaml")["spec"]
+    (container,) = spec["containers"]
+    hardened(spec["securityContext"], container["securityContext"])
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert container["name"] == "base"  # what Airflow's executor takes for the task's
+    assert IMAGE.fullmatch(container["image"])
+    assert container["resources"]["limits"]["memory"]
+    assert not any("SQL_ALCHEMY" in one["name"] for one in container["env"])
+
+
+def test_the_values_harden_every_container_of_airflow() -> None:
+    values = read("airflow-values.yaml")
+    hardened(values["securityContexts"]["pod"], values["securityContexts"]["containers"])
+    image = f"{values['defaultAirflowRepository']}:{values['defaultAirflowTag']}"
+    assert IMAGE.fullmatch(image)
+    for part in ("scheduler", "dagProcessor", "triggerer", "apiServer"):
+        assert values[part]["resources"]["limits"]["memory"]
+
+
+def hardened(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    assert pod["runAsNonRoot"]
+    assert pod["runAsUser"] == KubernetesSettings().user_id
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["readOnlyRootFilesystem"]
+    assert container["allowPrivilegeEscalation"] is False
+    assert container["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_images_are_those_that_the_dockerfiles_make() -> None:
+    """One version of all of them, and Airflow's as pyproject.toml pins it."""
+    values, project = read("airflow-values.yaml"), (ROOT / "pyproject.toml").read_text("utf-8")
+    version = re.search(r'^version = "(.+)"', project, re.MULTILINE)
+    assert version is not None
+    images = {name: read(f"{name}.yaml")["spec"]["containers"][0]["image"] for name in PODS}
+    service = f"{values['defaultAirflowRepository']}:{values['defaultAirflowTag']}"
+    assert images["pods/cpu"] == service == f"registry.example/updater-service:{version[1]}"
+    heavy = f"registry.example/updater-gpu-worker:{version[1]}"
+    assert images["pods/gpu"] == images["shell"] == heavy
+    assert f'"apache-airflow=={values["airflowVersion"]}"' in project
+
+
+def test_the_files_agree_on_names() -> None:
+    """Volume, Secrets, and where the scheduler finds the pods' templates."""
+    values, claim = read("airflow-values.yaml"), read("workspaces.yaml")
+    assert claim["metadata"]["name"] == KubernetesSettings().volume_claim
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    given = {one["name"]: one.get("value") for one in values["env"]}
+    (mount,) = values["scheduler"]["extraVolumeMounts"]
+    folder = Path(mount["mountPath"])
+    assert values["config"]["kubernetes_executor"]["pod_template_file"] == str(folder / "cpu.yaml")
+    assert given["UPDATER_DAG_GPU_POD_TEMPLATE"] == str(folder / "gpu.yaml")
+    for name in PODS:
+        (container,) = read(f"{name}.yaml")["spec"]["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": KubernetesSettings().secret}}]
+        assert {"name": "UPDATER_WORKSPACE", "value": given["UPDATER_WORKSPACE"]} in container[
+            "env"
+        ]
+    everything = [values, *(read(f"{name}.yaml") for name in PODS)]
+    claims = {value for keys, value in leaves_of(everything) if keys[-1] == "claimName"}
+    assert claims == {claim["metadata"]["name"]}
+
+
+def test_the_docs_name_only_commands_that_exist() -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
+    ours = set(re.findall(r"^    .*\bupdater-shell -- updater ([a-z]+)", text, re.MULTILINE))
+    assert {"init", "pytorchjob"} < ours <= set(frame.app.commands)
+    for path in re.findall(r"deploy/kubernetes[\w./-]*", text):
+        assert (ROOT / path).exists(), path
+    lines = re.findall(r"^    (airflow .+)$", text, re.MULTILINE)
+    assert lines
+    code = (
+        "import shlex, sys; from airflow.cli.cli_parser import get_parser\n"
+        "for line in sys.argv[1:]: get_parser().parse_args(shlex.split(line)[1:])"
+    )
+    subprocess.run([sys.executable, "-c", code, *lines], check=True, capture_output=True)
+
+
+HAS_EXECUTOR = importlib.util.find_spec("airflow.providers.cncf") is not None
+
+
+@pytest.mark.skipif(not HAS_EXECUTOR, reason="the extra `kubernetes` is not installed")
+def test_airflows_executor_gives_the_heavy_tasks_the_pod_with_a_gpu(tmp_path: Path) -> None:
+    config = read("airflow-values.yaml")["config"]["kubernetes_executor"]
+    given = {f"AIRFLOW__KUBERNETES_EXECUTOR__{key.upper()}": value for key, value in config.items()}
+    given["AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE"] = str(FOLDER / "pods" / "cpu.yaml")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "UPDATER_"))}
+    done = subprocess.run(
+        [
+            sys.executable,
+            Path(__file__).with_name("executor_pods.py"),
+            ROOT / "dags",
+            "model_update",
+        ],
+        env={
+            **kept,
+            **given,
+            "AIRFLOW_HOME": str(tmp_path),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "UPDATER_DAG_GPU_POD_TEMPLATE": str(FOLDER / "pods" / "gpu.yaml"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    pods = json.loads(done.stdout.splitlines()[-1])
+    heavy = {"importance", "train", "evaluate"}
+    assert heavy < set(pods)
+    for name, pod in pods.items():
+        wanted = read(f"pods/{'gpu' if name in heavy else 'cpu'}.yaml")["spec"]
+        (container,) = pod["spec"]["containers"]
+        for key in ("image", "resources", "securityContext", "volumeMounts"):
+            assert container[key] == wanted["containers"][0][key], (name, key)
+        assert pod["spec"].get("nodeSelector") == wanted.get("nodeSelector")
+        assert pod["spec"].get("tolerations") == wanted.get("tolerations")
+        assert container["args"][:2] == ["python", "-m"]
