@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from store.aliases import Aliases
-from store.errors import ConflictError, NotFoundError, StoreError, UnreachableError
+from store.errors import ConflictError, NotFoundError, StoreError
 from store.ledger import Event, Ledger
 from updater import objections
 from updater.errors import InputError
