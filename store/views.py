@@ -16,9 +16,9 @@ UPDATES, VERSIONS = "updates", "versions"
 MOST_PERIODS = 6  # lines in one chart: MLflow's page has as many dashes to tell them apart
 
 COLUMNS = {
-    "tags.`verdict`": 90,
-    "tags.`decision`": 150,
-    "params.`base`": 60,
+    "tags.`verdict`": 80,
+    "tags.`decision`": 115,
+    "params.`base`": 55,
     "metrics.`new_period_accuracy`": 150,
     "metrics.`worst_past_change`": 140,
     "metrics.`average_forgetting`": 145,
@@ -26,8 +26,7 @@ COLUMNS = {
     "metrics.`gpu_hours`": 85,
 }
 """What the view of updates shows beside the run's name and age, in this order, and how wide."""
-FIRST_COLUMNS = ("attributes.`Run Name`", "attributes.`Created`")
-RUN_NAME_WIDTH = 250
+FIRST_COLUMNS = {"attributes.`Run Name`": 215, "attributes.`Created`": 125}
 
 
 def updates() -> tuple[str, str]:
@@ -41,7 +40,7 @@ def updates() -> tuple[str, str]:
         {
             "selectedColumns": list(COLUMNS),
             "columnOrder": [*FIRST_COLUMNS, *COLUMNS],
-            "columnWidths": {FIRST_COLUMNS[0]: RUN_NAME_WIDTH, **COLUMNS},
+            "columnWidths": {**FIRST_COLUMNS, **COLUMNS},
             "searchFilter": "tags.`updater.kind` != 'life'",
             "orderByKey": "tags.`updater.opened_at`",
         },
@@ -53,8 +52,8 @@ def versions(periods: Sequence[str]) -> tuple[str, str]:
     means, and the newest `MOST_PERIODS` of `periods` in one. MLflow adds one for every metric."""
     newest = [f"accuracy/{period}" for period in periods[-MOST_PERIODS:]]
     charts = [
-        _line("means", "Mean and weakest period", ["average_accuracy", "worst_accuracy"]),
-        _line("periods", f"Accuracy on the newest {len(newest)} periods", newest),
+        _line("means", ["average_accuracy", "worst_accuracy"]),
+        _line("periods", newest),
     ]
     section = {"uuid": "updater", "name": "By version", "display": True, "isReordered": True}
     return _view(
@@ -81,12 +80,11 @@ def is_untouched(view: str) -> bool:
         return False
 
 
-def _line(uuid: str, title: str, metrics: list[str]) -> dict[str, Any]:
+def _line(uuid: str, metrics: list[str]) -> dict[str, Any]:
     return {
         "uuid": uuid,
         "type": "LINE",
         "metricSectionId": "updater",
-        "displayName": title,
         "metricKey": metrics[0],
         "selectedMetricKeys": metrics,
         "xAxisKey": "step",
