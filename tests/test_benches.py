@@ -23,6 +23,7 @@ def test_the_gpus_table_is_printed_at_toy_size() -> None:
     ("words", "row"),
     [
         (("memory.py",), "| 131,072 |"),
+        (("dag_parse.py",), "| 20 | yes | 140 |"),
         (("scan.py", "--rounds", "2"), "| 256 |"),
     ],
 )

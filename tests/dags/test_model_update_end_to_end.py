@@ -1,8 +1,12 @@
 """`airflow dags test model_update` runs a real update to promotion: the real command, a real model
-of every layer kind, SQLite under Airflow, the ledger and MLflow. Nothing stands in for anything."""
+of every layer kind, SQLite under Airflow, the ledger and MLflow. Nothing stands in for anything.
+
+Two Airflows that know nothing of each other run it at the same time for the same period."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,13 +67,21 @@ def rows(num_per_month: int = 160) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def workspace(airflow, tiny_json, tmp_path):
+def other(make_airflow, tmp_path):
+    """A second Airflow, with a home and a scheduler of its own."""
+    (tmp_path / "other").mkdir()
+    return make_airflow(tmp_path / "other")
+
+
+@pytest.fixture
+def workspace(airflow, other, tiny_json, tmp_path):
     folder = tmp_path / "real"
     folder.mkdir()
     (folder / "tiny.json").write_text(tiny_json)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     (folder / "updater.toml").write_text(CONFIG)
-    airflow.environ |= {"UPDATER_WORKSPACE": str(folder), "UPDATER_EXECUTABLE": UPDATER}
+    for one in (airflow, other):
+        one.environ |= {"UPDATER_WORKSPACE": str(folder), "UPDATER_EXECUTABLE": UPDATER}
     return folder
 
 
@@ -80,13 +92,35 @@ def ask(airflow, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def announced(airflow):
+    """The asset events after the DAG that the update has started has run twice."""
+    run = {"dag": "model_announcement", "environ": {}, "conf": {}, "fake": {}}
+    first, again = airflow.ask("many_runs.py", [run, run])["runs"]
+    assert [dag for dag, _ in first["started"]] == ["model_announcement"]
+    assert first["state"] == "success"
+    assert again["events"] == first["events"]
+    return first["events"]
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_airflow_runs_a_real_update_to_promotion(airflow, workspace):
+@pytest.mark.timeout(900)
+def test_two_airflows_run_one_real_update_to_one_promotion(airflow, other, workspace):
     ask(airflow, "init", str(workspace))
     first = ask(airflow, "scratch", "--periods", "2024-01", "--deploy")["version"]
-    output = airflow.test_run("2024-02", seconds=280)
-    assert "state=success" in output, output[-6000:]
+    often = {"UPDATER_DAG_RETRIES": "12", "UPDATER_DAG_RETRY_SECONDS": "1"}
+    asked = ("dags", "test", "model_update", "-c", '{"period": "2024-02"}')
+    running = [one.start(*asked, **often) for one in (airflow, other)]
+    try:
+        outputs = [process.communicate(timeout=400)[0] for process in running]
+    finally:
+        for process in running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+    for output in outputs:
+        assert "state=success" in output, output[-6000:]
+    assert any("another updater command is at work" in output for output in outputs)
+    told = [event for one in (airflow, other) for event in announced(one)]
     status = ask(airflow, "status")
     assert status["deployed"] != first
     assert status["learnt"] == ["2024-01", "2024-02"]
@@ -96,3 +130,5 @@ def test_airflow_runs_a_real_update_to_promotion(airflow, workspace):
     promoted = [e for e in ask(airflow, "history")["events"] if e["kind"] == "promoted"]
     assert [event["version"] for event in promoted] == [first, status["deployed"]]
     assert promoted[-1]["actor"] == "airflow"
+    assert [one["version"] for one in told] == [status["deployed"]] * 2
+    assert {(one["event"], one["period"]) for one in told} == {(promoted[-1]["id"], "2024-02")}
