@@ -28,9 +28,10 @@ from updater.nemotron import files, kernels, presets
 from updater.nemotron import tokenizer as tokenizers
 from updater.nemotron.grouped import follow_autocast
 from updater.nemotron.inputs import refuse_wrong_inputs
+from updater.nemotron.precise import route_in_float32
 from updater.nemotron.reading import fill
 from updater.nemotron.saving import save_tensors
-from updater.nemotron.scan import take_short_way
+from updater.nemotron.scan import scan_in_float32
 from updater.nemotron.validate import check
 from updater.nemotron.weights import parts, released, stays_float32
 
@@ -207,9 +208,10 @@ def build(fields: dict[str, Any]) -> NemotronHForCausalLM:
     computes: what transformers gets wrong is mended here."""
     kernels.announce()
     if not kernels.are_fused():
-        take_short_way()
+        scan_in_float32()
     model = NemotronHForCausalLM(presets.transformers_config(fields))
     follow_autocast(model)
+    route_in_float32(model)
     refuse_wrong_inputs(model)
     for module in model.modules():
         if isinstance(module, NemotronHMamba2Mixer):

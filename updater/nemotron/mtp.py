@@ -29,6 +29,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
 )
 
 from updater.nemotron.layout import mtp_shapes
+from updater.nemotron.precise import route_in_float32
 from updater.nemotron.reading import fill
 from updater.nemotron.validate import check
 
@@ -51,6 +52,7 @@ class MtpHead(nn.Module):
         first.enorm, first.hnorm = (NemotronHRMSNorm(size, eps=eps) for _ in range(2))
         first.eh_proj = nn.Linear(2 * size, size, bias=False)
         last.final_layernorm = NemotronHRMSNorm(size, eps=eps)
+        route_in_float32(self)
 
     def forward(self, hidden_bld: Tensor, embedded_bld: Tensor) -> Tensor:
         """h''_bld of the hidden states and, at the same positions, the embeddings of the next

@@ -72,12 +72,44 @@ def test_gradients_are_the_recurrences() -> None:
         assert error < 1e-5, (name, error)
 
 
-def test_bfloat16_is_scanned_in_float32() -> None:
-    given = inputs(2, 13, 4, 2, 0)
-    rounded = {k: v.bfloat16() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
-    found, expected = (way(**rounded, chunk_size=16) for way in (scan.chunk_scan, scan.REFERENCE))
-    assert found.dtype == expected.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("length", [13, 80])
+def test_bfloat16_is_scanned_in_float32(length: int, autocast: bool) -> None:
+    """By either way; dt_bias, A and D, float32 in a model of bfloat16, are not rounded."""
+    exact = inputs(2, length, 4, 2, 0)
+    for name in ("hidden_states", "dt", "B", "C"):
+        exact[name] = exact[name].bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = scan.chunk_scan(**exact, chunk_size=16)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), recurrence(exact), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_token_at_a_time_is_the_recurrence_in_float32(autocast: bool) -> None:
+    """Decoding, of which every rounding of the state stays in it."""
+    exact = inputs(2, 80, 4, 2, 0) | {"dt_limit": (0.0, float("inf"))}
+    for name in ("hidden_states", "dt", "B", "C"):
+        exact[name] = exact[name].bfloat16()
+    state_bhpn = torch.zeros(2, 4, 4, 5)
+    found = []
+    for t in range(80):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y_bhp = scan.one_token(
+                state_bhpn,
+                exact["hidden_states"][:, t],
+                exact["dt"][:, t, :, None].expand(-1, -1, 4),
+                exact["A"][:, None, None].expand(-1, 4, 5),
+                exact["B"][:, t],
+                exact["C"][:, t],
+                exact["D"][:, None].expand(-1, 4),
+                dt_bias=exact["dt_bias"][:, None].expand(-1, 4),
+                dt_softplus=True,
+            )
+        found.append(y_bhp)
+    torch.testing.assert_close(
+        torch.stack(found, 1).double(), recurrence(exact), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
