@@ -12,6 +12,7 @@ import errno
 import re
 import shutil
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 from store import manifest as manifests
@@ -74,6 +75,32 @@ class Checkpoints:
             with alone(self._cache):
                 assemble(target, manifest, lambda name, path: self._fill(manifest, name, path))
             return target
+
+    def read(self, digest: str, name: str) -> bytes:
+        """One small file of the checkpoint, every byte hashed; no other is downloaded for it.
+
+        Raises:
+            ValueError: that is no digest.
+            NotFoundError: there is no such checkpoint, or no such file in it.
+            UnreachableError: the remote does not answer.
+            StoreError: the file is missing or damaged.
+        """
+        source = f"{digest}/{name}"
+
+        def fetched() -> bytes:
+            with self._shelf.open(source) as stream:
+                return stream.read()
+
+        with _told(self.location):
+            expected = self._manifest(digest).files.get(name)
+            if expected is None:
+                raise NotFoundError(f"{self.uri(digest)} has no {name}")
+            try:
+                data = ask(fetched, without_secrets(self.location))
+            except FileNotFoundError:
+                raise StoreError(f"{self.uri(digest)}/{name} is missing. {DAMAGED}") from None
+            require(digest_of(BytesIO(data)), expected, f"{self.uri(digest)}/{name}", DAMAGED)
+        return data
 
     def uri(self, digest: str) -> str:
         """The URL of the checkpoint's folder. Raises: ValueError: that is no digest."""

@@ -27,7 +27,8 @@ def open_update(workspace: Workspace, period: str) -> Update:
 
     Raises:
         InputError: nothing is deployed, an unknown, already learnt or unclosed period, bad
-            source data, or the deployed version's training has not recorded what holds the update.
+            source data, the deployed version's training has not recorded what holds the update, or
+            it is made for shorter examples.
         NotFoundError: MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
@@ -46,8 +47,9 @@ def open_update(workspace: Workspace, period: str) -> Update:
             "`updater adopt CHECKPOINT --periods P...`",
         )
     check_recorded(workspace, base, period)
+    digest = workspace.ledger.model_version(base).digest
+    _check_length(workspace, digest)
     if workspace.settings.source.fields.messages:
-        digest = workspace.ledger.model_version(base).digest
         _check_template(workspace.checkpoints.local(digest))
     workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
@@ -101,6 +103,21 @@ def open_first(
     opened = _open(workspace, kind, datasets, arguments, base=None)
     _record_ingest(workspace, opened, time.monotonic() - started)
     return opened
+
+
+def _check_length(workspace: Workspace, digest: str) -> None:
+    """The checkpoint takes the longest example.
+
+    Raises:
+        InputError: it is made for shorter ones.
+    """
+    from updater.nemotron.presets import parse_config
+    from updater.nemotron.validate import check_length
+
+    where = f"{workspace.checkpoints.uri(digest)}/config.json"
+    text = workspace.checkpoints.read(digest, "config.json").decode()
+    longest = workspace.settings.model.max_length_tokens
+    check_length(parse_config(text, where=where), longest, where=where)
 
 
 def _check_template(folder: Path) -> None:

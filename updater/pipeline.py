@@ -78,9 +78,11 @@ def scratch(workspace: Workspace, periods: Sequence[str], *, deploy: bool) -> Up
     Raises: as `update`.
     """
     from updater.nemotron.presets import config_fields
+    from updater.nemotron.validate import check_length
 
-    model = workspace.settings.model
-    config_fields(train.architecture(workspace), model.vocabulary_size)
+    model, architecture = workspace.settings.model, train.architecture(workspace)
+    fields = config_fields(architecture, model.vocabulary_size)
+    check_length(fields, model.max_length_tokens, where=architecture)
     if model.tokenizer and not (workspace.root / model.tokenizer / "tokenizer.json").is_file():
         raise InputError(
             f"model.tokenizer = {model.tokenizer!r}",
@@ -95,10 +97,11 @@ def adopt(workspace: Workspace, checkpoint: str, periods: Sequence[str]) -> Upda
 
     Raises: as `update`; InputError: the folder is no sound checkpoint.
     """
-    from updater.nemotron.checkpoint import check
+    from updater.nemotron.validate import check, check_length
 
     folder = Path(checkpoint).expanduser().resolve()
-    check(folder)
+    longest = workspace.settings.model.max_length_tokens
+    check_length(check(folder).config, longest, where=str(folder / "config.json"))
     arguments = {"deploy": True, "checkpoint": str(folder)}
     return _finish(workspace, open_first(workspace, "adopt", periods, arguments))
 

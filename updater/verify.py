@@ -24,10 +24,10 @@ from updater.stopwatch import Stopwatch
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# An example may sit on the edge between right and wrong, and sums depend on the batch on a GPU, and
-# on how many processes share it: there so many of a thousand may differ. In one process on a CPU
-# none does. One that was exported wrongly answers far more otherwise. Chosen, not measured.
 TOLERATED_FRACTION = 0.01
+"""An example may sit on the edge between right and wrong, and sums depend on the batch on a GPU,
+and on how many processes share it: there this part of all examples may differ. In one process on a
+CPU none does. One that was exported wrongly answers far more otherwise. Chosen, not measured."""
 
 Ask = Callable[["dict[str, pa.Table]"], "Mapping[str, pa.Table]"]
 

@@ -166,6 +166,30 @@ def test_damage_is_named(
         store.quick_check(digest)
 
 
+def test_one_file_is_read_without_the_others(
+    store: Checkpoints, folder: Path, tmp_path: Path
+) -> None:
+    digest = store.add(folder)
+    assert store.read(digest, "code/parser.py") == FILES["code/parser.py"]
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(NotFoundError, match=r"has no secret\.txt"):
+        store.read(digest, "secret.txt")
+    with pytest.raises(ValueError, match="64 lower-case"):
+        store.read("../x", "config.json")
+
+
+def test_one_file_that_is_damaged_or_gone_is_not_read(local: Checkpoints, folder: Path) -> None:
+    digest = local.add(folder)
+    stored = local.local(digest) / "config.json"
+    stored.chmod(0o644)
+    stored.write_bytes(b"{!")
+    with pytest.raises(StoreError, match=r"config\.json"):
+        local.read(digest, "config.json")
+    stored.unlink()
+    with pytest.raises(StoreError, match=r"config\.json is missing"):
+        local.read(digest, "config.json")
+
+
 def test_a_changed_manifest_is_noticed_and_mended(store: Checkpoints, folder: Path) -> None:
     digest = store.add(folder)
     for text in (b"{}", b"nonsense", b'{"files":{}}'):

@@ -10,6 +10,8 @@ from commands import command
 from rehearsal import window
 from rehearsal.choice import Picked
 from rehearsal.manifest import Manifest
+from updater import doctor, opening
+from updater.errors import InputError
 from updater.report.collect import collect
 from updater.report.page import render
 from updater.steps import rehearse
@@ -57,3 +59,32 @@ def test_an_update_rehearses_by_it(two_learnt: Path, policy: str) -> None:
     page = render(collect(workspace, answer["candidate"]))
     assert f"“{policy}”" in page
     assert ("picked one by one" in page) == (policy != "reservoir")
+
+
+TINY = doctor.Machine("cpu", (), 2**20, 2, kernels=False)
+
+
+@pytest.mark.parametrize("policy", ["hard", "surprise"])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.packing=true", "fused Mamba-2 kernels"),
+        ("training.devices=8", "this machine has 1 GPUs"),
+        ("training.seed=5", r"takes \d+ GiB of each device"),
+    ],
+)
+def test_what_can_not_be_trained_here_is_refused_before_the_base_is_asked(
+    two_learnt: Path, monkeypatch: pytest.MonkeyPatch, policy: str, setting: str, message: str
+) -> None:
+    """The kernels are missing indeed; a machine of one GPU or with one MiB is made up."""
+    workspace = Workspace.open(two_learnt, [f"rehearsal.policy={policy}", setting])
+    update = opening.open_update(workspace, "south")
+    if "devices" in setting:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    if "seed" in setting:
+        monkeypatch.setattr(doctor, "this_machine", lambda: TINY)
+    asked: list[object] = []
+    monkeypatch.setattr(rehearse, "answers", lambda *given, **_: asked.append(given))
+    with pytest.raises(InputError, match=message):
+        rehearse.run(workspace, update)
+    assert not asked

@@ -12,6 +12,7 @@ from store.ledger import ModelVersion, migrate
 from updater import opening, versions
 from updater.cli import run
 from updater.errors import InputError
+from updater.nemotron import checkpoint
 from updater.steps.ingest import version_period
 from updater.workspace import Workspace
 
@@ -30,6 +31,7 @@ time_zone = "Europe/Berlin"
 holdout_fraction = 0.3
 """
 FUTURE = "2999-03"
+LONGEST = 512
 ENDS = "period 2999-03 has not closed yet (it ends 2999-04-01 00:00 Europe/Berlin)"
 
 
@@ -97,13 +99,21 @@ def test_an_update_that_is_known_is_returned_whatever_the_clock_says(
 def adopted(workspace: Workspace) -> Workspace:
     """An adopted version has learnt 2025-12 and is deployed; of its training nothing is known."""
     learnt = version_period(workspace, "2025-12")
+    made = workspace.root / "made"
+    made.mkdir()
+    fields = {
+        "model_type": "nemotron_h",
+        "hybrid_override_pattern": "M",
+        "max_position_embeddings": LONGEST,
+    }
+    (made / "config.json").write_text(json.dumps(fields))
     workspace.ledger.record_model_version(
         ModelVersion(
             id="1",
             kind="adopt",
             base=None,
             update=None,
-            digest="d",
+            digest=workspace.checkpoints.add(made),
             uri="",
             periods=["2025-12"],
             dataset_versions={"2025-12": learnt.id},
@@ -116,6 +126,37 @@ def adopted(workspace: Workspace) -> Workspace:
     )
     workspace.registry.create()
     return workspace
+
+
+@pytest.mark.parametrize("words", [("update",), ("step", "ingest", "--period")], ids=" ".join)
+def test_an_update_of_texts_that_the_base_is_not_made_for_is_refused_before_anything_is_begun(
+    adopted: Workspace, words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(adopted, *words, "2026-01", capfd=capfd)
+    assert [version.period for version in adopted.ledger.dataset_versions()] == ["2025-12"]
+    assert adopted.ledger.updates() == []
+
+
+def refused(workspace: Workspace, *words: str, capfd: pytest.CaptureFixture[str]) -> bool:
+    """One token more than the model is made for is too many."""
+    longer = ["--set", f"model.max_length_tokens={LONGEST + 1}"]
+    assert run(["--workspace", str(workspace.root), "--quiet", *longer, *words]) == 2
+    said = capfd.readouterr().err
+    assert f"model.max_length_tokens = {LONGEST + 1}. " in said
+    return f"max_position_embeddings = {LONGEST} tokens" in said and "set it to 512" in said
+
+
+def test_a_first_version_of_texts_that_it_is_not_made_for_is_refused(
+    workspace: Workspace, tmp_path: Path, tiny_json: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.json").write_text(tiny_json)
+    chosen = ("--set", "model.architecture=tiny.json")
+    assert refused(workspace, *chosen, "scratch", "--periods", "2025-12", capfd=capfd)
+    folder = checkpoint.create(
+        str(tmp_path / "tiny.json"), ["one bird"], tmp_path / "x", vocabulary_size=300, seed=0
+    )
+    assert refused(workspace, "adopt", str(folder), "--periods", "2025-12", capfd=capfd)
+    assert workspace.ledger.dataset_versions() == []
 
 
 @pytest.mark.parametrize("words", [("update",), ("step", "ingest", "--period")], ids=" ".join)

@@ -101,6 +101,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_CURE = "give the config.json of a Nemotron-H checkpoint"
 _SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")
 
 
@@ -156,17 +157,28 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, is not JSON, or describes another kind of model.
     """
-    cure = "give the config.json of a Nemotron-H checkpoint"
     try:
         text = path.read_text(encoding="utf-8")
-        fields = json.loads(text, object_hook=_special_float)
     except FileNotFoundError:
-        raise InputError(f"{path}: not found", "config.json must exist", cure) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: {error}", "must be a readable JSON file", cure) from None
+        raise InputError(f"{path}: not found", "config.json must exist", _CURE) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}", "must be a readable JSON file", _CURE) from None
+    return parse_config(text, where=str(path))
+
+
+def parse_config(text: str, *, where: str) -> dict[str, Any]:
+    """The same of a file's text.
+
+    Raises:
+        InputError: it is no JSON, or describes another kind of model.
+    """
+    try:
+        fields = json.loads(text, object_hook=_special_float)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: {error}", "must be a readable JSON file", _CURE) from None
     kind = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
     if kind != "nemotron_h":
-        raise InputError(f"{path}: model_type = {kind!r}", 'must be "nemotron_h"', cure)
+        raise InputError(f"{where}: model_type = {kind!r}", 'must be "nemotron_h"', _CURE)
     return released_form(fields)
 
 

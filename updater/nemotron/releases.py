@@ -3,8 +3,8 @@
 Each has exactly as many parameters and tensors on disk as its release (a test holds it to that).
 Where they are from: Nano, its config.json as quoted by NVIDIA's Megatron-Bridge recipes; Super, its
 config.json and NVIDIA's Megatron launch scripts; Ultra, the technical report's table 1 and the
-order of layers in its config.json; Nano-4B, its config.json. Not known to us: Ultra's
-routed_scaling_factor (Super's here) and Nano-4B's chunk_size (Nano's here), which change no shape.
+order of layers in its config.json; Nano-4B, its config.json. Not known to us: what stands in
+`GUESSED`, which changes no shape.
 Data only; what all have in common is in `updater.nemotron.presets`.
 """
 
@@ -14,6 +14,12 @@ _ATTENTION = {"num_key_value_heads": 2, "head_dim": 128}
 _MAMBA = {"mamba_head_dim": 64, "ssm_state_size": 128, "n_groups": 8, "chunk_size": 128}
 # One block of attention and experts, which a serving stack runs once for each token it drafts.
 _MTP = {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E"}
+
+GUESSED: dict[str, tuple[str, ...]] = {
+    "nemotron-3-nano-4b": ("chunk_size",),  # Nano's
+    "nemotron-3-ultra": ("routed_scaling_factor",),  # Super's
+}
+"""Fields that are another release's, for want of its own."""
 
 RELEASES: dict[str, dict[str, Any]] = {
     "nemotron-3-nano-4b": {

@@ -5,6 +5,7 @@ Not a proof that the numbers are right: digests of whole files are `store`'s mat
 `updater.nemotron.checkpoint` and by the commands that take a checkpoint.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,23 @@ def check(folder: Path) -> Contents:
     # A head that config.json says nothing of is carried from base to export as it is.
     _check_tensors(folder, entries, shapes, carried=set() if head else drafts)
     return contents
+
+
+def check_length(config: Mapping[str, Any], length: int, *, where: str) -> None:
+    """Texts of `length` tokens are no longer than these fields of a config.json say. Those without
+    a limit say nothing.
+
+    Raises:
+        InputError: they are.
+    """
+    longest = config.get("max_position_embeddings")
+    if isinstance(longest, int) and 0 < longest < length:
+        raise InputError(
+            f"model.max_length_tokens = {length}",
+            f"{where}: max_position_embeddings = {longest} tokens are the longest text that the"
+            " model is made for",
+            f"set it to {longest} at most; longer examples are left out, with a count",
+        )
 
 
 def _check_index(folder: Path, entries: dict[str, files.Entry]) -> None:

@@ -9,16 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from store.ledger import ModelVersion, Update
-from updater.settings import TrainingSettings
 from updater.steps.life import tags_of
 from updater.steps.rehearse import manifest_of
+from updater.steps.trainings import training_of
 from updater.workspace import Workspace
-
-
-def training_of(workspace: Workspace, update: Update) -> TrainingSettings:
-    """How this update is trained: from random weights by other settings than from a base."""
-    settings = workspace.settings
-    return settings.training if update.kind == "update" else settings.training_from_scratch
 
 
 def run_of(workspace: Workspace, update: Update) -> str:

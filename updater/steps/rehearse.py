@@ -7,6 +7,7 @@ for the policies that ask it, and for no other.
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from rehearsal import scored
 from rehearsal.choose import choose
 from rehearsal.manifest import Manifest
 from rehearsal.policies import Past
@@ -15,6 +16,7 @@ from updater import release
 from updater.files import write_text
 from updater.rehearsed import rehearsed
 from updater.settings import RehearsalSettings
+from updater.steps import room
 from updater.steps.past import past_versions
 from updater.steps.student import answers, checkpoint_of
 from updater.stopwatch import Stopwatch
@@ -31,7 +33,10 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
 
     Raises:
         UpdateError: the policy asks the base, and its losses are no numbers.
+        InputError: it does, and as `room.check`.
     """
+    if workspace.settings.rehearsal.policy in scored.DRAWS:
+        room.check(workspace, update)
     past = _past(workspace, update)
     watch = Stopwatch()
     manifest = choose(

@@ -1,11 +1,12 @@
 """Asked before a step loads a model: has this machine what the update takes?
 
-The reckoning is `updater.doctor`'s. Called by the steps importance and train, the first that do.
+The reckoning is `updater.doctor`'s. Called by the steps importance and
+train, and by rehearse where the base answers, for each may be the first that does.
 """
 
 from store.ledger import Update
-from updater.steps.registration import training_of
 from updater.steps.student import checkpoint_of
+from updater.steps.trainings import training_of
 from updater.workspace import Workspace
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from store.ledger import Update
 from updater.steps import importance as importance_step
 from updater.steps.holdback import Tables
-from updater.steps.registration import training_of
 from updater.steps.student import Student
+from updater.steps.trainings import training_of
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from updater.steps import drafts, room, search, teach, traces
 from updater.steps.curve import Curve
 from updater.steps.holdback import Tables
 from updater.steps.machine import Machine
-from updater.steps.registration import register, run_of, training_of
+from updater.steps.registration import register, run_of
 from updater.steps.rehearse import manifest_of
 from updater.steps.student import Student
+from updater.steps.trainings import training_of
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")

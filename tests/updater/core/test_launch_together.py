@@ -373,6 +373,28 @@ def test_a_folder_of_our_name_in_the_current_one_is_no_module(
     assert (tmp_path / "many" / answer.LEARNT).exists()
 
 
+def test_the_documented_command_does_a_task_and_the_update_goes_on_from_there(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path
+) -> None:
+    docs = (Path(__file__).parents[3] / "docs" / "parallel.md").read_text("utf-8")
+    (line,) = [one for one in docs.splitlines() if "-m updater.launch.worker FOLDER" in one]
+    python, *words = shlex.split(line.replace("FOLDER", shlex.quote(str(tmp_path / "many"))))
+    assert python == "python"
+    model, one = alone(base, lesson, importance, tmp_path / "one")
+    asked = task(base, importance, devices=2)
+    (tmp_path / "many").mkdir()
+    asked.write(tmp_path / "many", lesson)
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    same_weights(tmp_path / "many", model)
+    steps: list[int] = []
+    watch = Watch(lambda step, _: steps.append(step), progress=False)
+    many = together.fit(asked, lesson, folder=tmp_path / "many", watch=watch)
+    assert steps == [], "nothing was left to do"
+    assert many.num_steps == one.num_steps
+    same_weights(tmp_path / "many", model)
+
+
 def test_a_task_is_read_as_it_was_written(base: Path, lesson: Lesson, tmp_path: Path) -> None:
     search = SearchSettings(trials=3, learning_rate=(1e-4, 1e-2))
     asked = dataclasses.replace(

@@ -11,6 +11,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 from updater.errors import InputError
 from updater.nemotron import presets
 from updater.nemotron.layout import tensor_shapes
+from updater.nemotron.recognise import release
 from updater.nemotron.weights import released
 
 LATENT = {
@@ -101,6 +102,26 @@ def test_numbers_that_json_has_not_are_read_as_transformers_writes_them(
     assert fields["time_step_limit"] == [0.0, float("inf")]
     assert fields["other"] == {"__float__": "none"}
     assert presets.transformers_config(fields).time_step_limit[1] == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "known"),
+    [
+        ("nemotron-3-ultra", {"routed_scaling_factor": 2.5}, True),  # guessed
+        ("nemotron-3-nano-4b", {"chunk_size": 256}, True),  # guessed
+        ("nemotron-3-super", {"mtp_hybrid_override_pattern": None}, True),  # by default the same
+        ("nemotron-3-super", {"mtp_hybrid_override_pattern": "*EE"}, False),
+        ("nemotron-3-nano", {"routed_scaling_factor": 5.0}, False),
+        ("nemotron-3-super", {"num_experts_per_tok": 8}, False),
+    ],
+)
+def test_a_release_is_known_by_what_is_published_of_it(
+    name: str, change: dict[str, Any], known: bool
+) -> None:
+    told = presets.config_fields(name, 131_072)
+    assert release(told) == name
+    told = {key: value for key, value in (told | change).items() if value is not None}
+    assert release(told) == (name if known else "")
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
