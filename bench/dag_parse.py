@@ -113,7 +113,6 @@ def parse() -> dict:
         chain,
         task,
     )
-    from airflow.sdk import PartitionedAssetTimetable as _
     from airflow.serialization.serialized_objects import DagSerialization
 
     times = []

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from store.ledger import Update
 from updater.errors import InputError
 from updater.settings import TrainingSettings
-from updater.steps.registration import training_of
+from updater.steps.trainings import training_of
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
