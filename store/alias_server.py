@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
-from store.errors import NotFoundError, StoreError
+from store.errors import DeniedError, NotFoundError, StoreError
 from store.retry import with_backoff
 
 API = "/api/2.0/mlflow/registered-models/"
@@ -94,7 +94,7 @@ class AliasServer:
 
     def _refused(self, status: int, body: bytes) -> None:
         if status in (401, 403):
-            raise StoreError(
+            raise DeniedError(
                 f"{self.shown} refused the sign-in ({status}). Set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
             )

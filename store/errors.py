@@ -17,6 +17,10 @@ class UnreachableError(StoreError):
     """A database or server did not answer, however often it was asked. Exit code 1, resumable."""
 
 
+class DeniedError(StoreError):
+    """A server does not let us in: wrong credentials, expired ones, or too few rights."""
+
+
 class NotFoundError(StoreError):
     """Nothing is stored under that name; the message lists what is."""
 

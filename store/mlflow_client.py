@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from store.errors import ConflictError, NotFoundError, StoreError
+from store.errors import ConflictError, DeniedError, NotFoundError, StoreError
 from store.remote import ask, without_secrets
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+DENIED_CODES = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
 
 
@@ -49,6 +50,7 @@ class Mlflow:
 
         Raises:
             UnreachableError: no answer, however often it was asked.
+            DeniedError: MLflow does not let us in.
             NotFoundError: MLflow has nothing of that name or number.
             ConflictError: what is asked contradicts what MLflow keeps already.
             StoreError: any other refusal.
@@ -170,6 +172,11 @@ def _plain(error: MlflowException, shown: str) -> Exception:
         isinstance(cause, NoConnection | Timeout | RetryError) for cause in _causes(error)
     ):
         return ConnectionError(said)
+    if error.error_code in DENIED_CODES:
+        return DeniedError(
+            f"{shown} refused the sign-in ({error.get_http_status_code()}). Set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+        )
     if error.error_code == "RESOURCE_DOES_NOT_EXIST":
         return NotFoundError(f"{shown}: {said}")
     if error.error_code == "RESOURCE_ALREADY_EXISTS" or "Changing param values" in said:

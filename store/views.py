@@ -17,16 +17,16 @@ MOST_PERIODS = 6  # lines in one chart: MLflow's page has as many dashes to tell
 
 COLUMNS = {
     "tags.`verdict`": 80,
-    "tags.`decision`": 115,
+    "tags.`decision`": 110,
     "params.`base`": 55,
-    "metrics.`new_period_accuracy`": 150,
-    "metrics.`worst_past_change`": 140,
-    "metrics.`average_forgetting`": 145,
+    "metrics.`new_period_accuracy`": 145,
+    "metrics.`worst_past_change`": 132,
+    "metrics.`average_forgetting`": 138,
     "metrics.`minutes`": 75,
     "metrics.`gpu_hours`": 85,
 }
 """What the view of updates shows beside the run's name and age, in this order, and how wide."""
-FIRST_COLUMNS = {"attributes.`Run Name`": 215, "attributes.`Created`": 125}
+FIRST_COLUMNS = {"attributes.`Run Name`": 200, "attributes.`Created`": 118}
 
 
 def updates() -> tuple[str, str]:

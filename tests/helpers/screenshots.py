@@ -26,7 +26,7 @@ def main(workspace: Path, folder: Path) -> None:
     os.environ["UPDATER_STORE_MLFLOW_PAGE"] = f"http://127.0.0.1:{port}"
     opened = Workspace.open(workspace)
     found, of_all = links.of_version(opened, VERSION), links.of_workspace(opened)
-    with mlflow_server(workspace.resolve(), port=port), browser.opened(1360, 800) as page:
+    with mlflow_server(workspace.resolve(), port=port), browser.opened(1440, 860) as page:
         page.set_default_timeout(60_000)
 
         def take(name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from store.errors import UnreachableError
+from store.errors import DeniedError, UnreachableError
 from store.registry import Registry
 from updater.steps import curve
 from updater.steps.curve import Curve
@@ -109,6 +109,34 @@ def test_out_of_reach_it_trains_on_and_sends_the_rest_at_the_end(
                 made.add(step, {"loss": 1 / step})
         assert points(registry, run_id) == []
     assert points(registry, run_id) == kept(tmp_path) == [(s, 1 / s) for s in range(10, 51, 10)]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_token_that_expires_meanwhile_stops_no_training(
+    registry: Registry,
+    run_id: str,
+    opened: Callable[[], Curve],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(registry._mlflow._client, "log_batch", denied)
+        made = opened()
+        made.__enter__()
+        for step in range(10, 51, 10):
+            made.add(step, {"loss": 1 / step})
+        with pytest.raises(DeniedError, match="Set MLFLOW_TRACKING_USERNAME"):
+            made.__exit__(None, None, None)
+    with opened():
+        pass
+    assert points(registry, run_id) == kept(tmp_path) == [(s, 1 / s) for s in range(10, 51, 10)]
+
+
+def denied(*_: object, **__: object) -> None:
+    """As MLflow's client says it of a 401."""
+    from mlflow.exceptions import RestException
+
+    raise RestException({"error_code": "UNAUTHENTICATED", "message": "not authenticated"})
 
 
 def test_a_finished_training_whose_last_send_failed_sends_when_it_is_run_again(

@@ -1,22 +1,26 @@
-"""The score matrix as a heatmap: versions down, periods across, the accuracy in each cell.
+"""The score matrix as a heatmap: versions down, periods across; in numbers, or all of it at once.
 
 Called by `figures`.
 """
+
+import dataclasses
+import math
 
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from updater.report import style
+from updater.report import focus, style
 from updater.report.data import ReportData, Version
 
 _LONGEST_NAME = 24  # characters
 
 
 def score_matrix(data: ReportData) -> Figure:
-    """Every score there is. A period that a version has not learnt is set small and without colour;
-    what it learnt first is framed; the version of the report has a bar at its left."""
+    """The scores of `focus.rows`. A period that a version has not learnt is set small and without
+    colour; what it learnt first is framed; the version of the report has a bar at its left."""
+    data = dataclasses.replace(data, versions=focus.rows(data))
     rows, columns = len(data.versions), len(data.periods)
     width = max(30.0, min(84.0, 580 / max(1, columns)))
     height = 22.0 if rows <= 12 else 19.0
@@ -36,6 +40,46 @@ def score_matrix(data: ReportData) -> Figure:
         )
         _label(axes, data, slanted=slanted)
     return figure
+
+
+def overview(data: ReportData) -> Figure | None:
+    """Every score of every version in one picture, without numbers: where it turns pale, something
+    was forgotten. None where the numbers of all fit."""
+    if not focus.is_cut(data) and len(focus.rows(data)) == len(data.versions):
+        return None
+    cells = [[_seen(data, version, period) for period in data.periods] for version in data.versions]
+    with style.styled():
+        figure = style.new_figure(style.WIDTH, min(520.0, 90 + 4.0 * len(cells)))
+        axes = figure.add_subplot()
+        shown = axes.imshow(
+            cells, cmap=style.SCALE, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+        )
+        here = [version.id for version in data.versions].index(data.version)
+        axes.plot([-0.5], [here], ">", color=style.BLUE, ms=7, clip_on=False)
+        _thin_ticks(axes, data)
+        axes.set_xlabel("period")
+        axes.set_ylabel("version")
+        bar = figure.colorbar(shown, ax=axes, pad=0.01, aspect=30)
+        bar.set_ticks([0, 0.5, 1], labels=["0 %", "50 %", "100 %"])
+        for part in (axes, bar.ax):
+            for spine in part.spines.values():
+                spine.set_visible(False)
+    return figure
+
+
+def _seen(data: ReportData, version: Version, period: str) -> float:
+    """The accuracy on what the version has learnt; else nothing, which is left white."""
+    value = data.accuracy(version.id, period) if period in version.learnt else None
+    return math.nan if value is None else value
+
+
+def _thin_ticks(axes: Axes, data: ReportData) -> None:
+    across = math.ceil(len(data.periods) / 12)
+    down = math.ceil(len(data.versions) / 14)
+    columns, lines = range(0, len(data.periods), across), range(0, len(data.versions), down)
+    axes.set_xticks(columns, [style.shortened(data.periods[i], 12) for i in columns])
+    axes.set_yticks(lines, [style.shortened(data.versions[i].id, 12) for i in lines])
+    axes.tick_params(length=0, labelsize=7.5)
 
 
 def _fill(axes: Axes, data: ReportData) -> None:

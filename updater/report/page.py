@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from updater import metrics
 from updater.gate_reasons import percent, points
-from updater.report import style, words
+from updater.report import focus, style, words
 from updater.report.data import ReportData
-from updater.report.figures import FIGURES
+from updater.report.figures import drawn
 
 _MOST_TEXT = 600  # characters of a prompt in the flips' tables; the whole is in the dataset version
 VERDICTS = {"accepted": "Accepted", "rejected": "Rejected", "review": "Needs a person's review"}
@@ -32,14 +32,13 @@ DECIDED = {
 
 def render(data: ReportData) -> str:
     """The page on `data.version`, a whole HTML document."""
-    chain = data.chain()
+    chain, few = data.chain(), focus.focused(data)
     return _template().render(
         data=data,
         subject=data.subject,
         figures={
             name: Markup(style.inline_svg(figure, name, picture.description))
-            for name, picture in FIGURES.items()
-            if (figure := picture.draw(data)) is not None
+            for name, picture, figure in drawn(data)
         },
         headline=_headline(data),
         standing=_standing(data),
@@ -48,6 +47,9 @@ def render(data: ReportData) -> str:
         forgotten=metrics.forgetting(chain),
         present=chain.present,
         summary=data.summary(),
+        shown=few.periods,
+        rows=focus.rows(data),
+        colours=style.steps(),
         total_seconds=sum(seconds for _, seconds in data.step_seconds),
         config=json.dumps(data.config, indent=2, ensure_ascii=False, default=str),
     )
@@ -67,6 +69,8 @@ def _template() -> jinja2.Template:
         "points": lambda value: "–" if value is None else _minus(points(value)),
         "minus": _minus,
         "p_value": lambda p: "< 0.0001" if p < 1e-4 else f"{p:.2g}",
+        "heat": style.step,
+        "unmeasured": lambda losses: [period for period, loss in losses.items() if loss is None],
         "count": words.amount,
         "seconds": words.duration,
         "bytes": words.size,

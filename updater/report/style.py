@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 INK = "#1c2127"
@@ -30,6 +30,7 @@ PURPLE = "#a0569f"
 ON_DARK, ON_LIGHT = "#ffffff", "#000000"  # text on a heatmap cell, the same in light and dark
 LOW, HIGH = "#fff3d6", "#08306b"  # the ends of the heatmap's scale; see `SCALE`
 HEAT = (LOW, "#d9e8c9", "#86c5c3", "#3a8fbb", "#1c5a9c", HIGH)  # lightness falls evenly
+NUM_STEPS = 20
 SCALE = LinearSegmentedColormap.from_list("heat", HEAT)
 
 _ROLES = {
@@ -127,6 +128,17 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return opening + text[text.index(">") + 1 :].strip()
+
+
+def steps() -> list[tuple[str, str]]:
+    """The heatmap's scale in `NUM_STEPS` steps, for cells of a table: (colour, that of text)."""
+    middles = [(i + 0.5) / NUM_STEPS for i in range(NUM_STEPS)]
+    return [(to_hex(SCALE(middle)), on(SCALE(middle))) for middle in middles]
+
+
+def step(accuracy: float) -> int:
+    """Which of `steps` an accuracy in [0, 1] has."""
+    return min(NUM_STEPS - 1, int(accuracy * NUM_STEPS))
 
 
 def signed(points: float) -> str:

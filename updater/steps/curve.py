@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from store.errors import UnreachableError
+from store.errors import DeniedError, UnreachableError
 from store.points import Point
 from updater.files import write_text
 
@@ -69,8 +69,8 @@ class Curve:
         if time.monotonic() - self._sent_at > FLUSH_SECONDS:
             try:
                 self._send((step - 1) // self._every_steps * self._every_steps)
-            except UnreachableError as unreachable:
-                log.warning("training goes on; its metrics are sent later: %s", unreachable)
+            except (UnreachableError, DeniedError) as error:  # a token may expire meanwhile
+                log.warning("training goes on; its metrics are sent later: %s", error)
                 self._sent_at = time.monotonic()
 
     def _send(self, last_step: int) -> None:

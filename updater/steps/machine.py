@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from store import system_metrics
-from store.errors import UnreachableError
+from store.errors import DeniedError, UnreachableError
 from store.points import Point
 from updater import energy
 from updater.files import read_json, write_json
@@ -86,7 +86,7 @@ class Machine:
             log.warning("training goes on; what the machine does is told no longer: %s", error)
             return
         if self._unsent:
-            log.warning("MLflow is not there: %d system metrics are lost", len(self._unsent))
+            log.warning("MLflow does not answer: %d system metrics are lost", len(self._unsent))
 
     def _read(self) -> None:
         if self._meter is not None:
@@ -97,7 +97,7 @@ class Machine:
             at_ms = int(time.time() * 1000)
             point = Point((at_ms - self._started_ms) // 1000, at_ms, self._metrics.read())
             self._unsent = [*self._unsent[1 - MOST_UNSENT :], point]
-            with contextlib.suppress(UnreachableError):  # told with the next ones
+            with contextlib.suppress(UnreachableError, DeniedError):  # told with the next ones
                 self._registry.log_curve(self._run_id, self._unsent)
                 self._unsent = []
 
