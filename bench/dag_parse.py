@@ -113,11 +113,10 @@ def parse() -> dict:
         chain,
         task,
     )
-    from airflow.sdk import PartitionedAssetTimetable as _
     from airflow.serialization.serialized_objects import DagSerialization
 
     times = []
-    for _ in range(1 + REPEATS):
+    for _number in range(1 + REPEATS):
         started = time.process_time()
         bag = DagBag(dag_folder=str(DAGS))
         times.append(time.process_time() - started)
