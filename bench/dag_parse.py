@@ -116,7 +116,7 @@ def parse() -> dict:
     from airflow.serialization.serialized_objects import DagSerialization
 
     times = []
-    for _ in range(1 + REPEATS):
+    for _number in range(1 + REPEATS):
         started = time.process_time()
         bag = DagBag(dag_folder=str(DAGS))
         times.append(time.process_time() - started)

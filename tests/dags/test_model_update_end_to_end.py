@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,11 +108,14 @@ def announced(airflow):
 def test_two_airflows_run_one_real_update_to_one_promotion(airflow, other, workspace):
     ask(airflow, "init", str(workspace))
     first = ask(airflow, "scratch", "--periods", "2024-01", "--deploy")["version"]
-    often = {"UPDATER_DAG_RETRIES": "12", "UPDATER_DAG_RETRY_SECONDS": "1"}
+    often = {"UPDATER_DAG_RETRIES": "14"}  # each after twice as long, from 0.2 s on
     asked = ("dags", "test", "model_update", "-c", '{"period": "2024-02"}')
+    for one in (airflow, other):
+        one.run("dags", "reserialize")  # the DAG that announces is known too
     running = [one.start(*asked, **often) for one in (airflow, other)]
     try:
-        outputs = [process.communicate(timeout=400)[0] for process in running]
+        with ThreadPoolExecutor() as pool:  # a pipe that nobody reads stops whoever writes
+            outputs = list(pool.map(lambda one: one.communicate(timeout=500)[0], running))
     finally:
         for process in running:
             if process.poll() is None:
@@ -120,7 +124,7 @@ def test_two_airflows_run_one_real_update_to_one_promotion(airflow, other, works
     for output in outputs:
         assert "state=success" in output, output[-6000:]
     assert any("another updater command is at work" in output for output in outputs)
-    told = [event for one in (airflow, other) for event in announced(one)]
+    (told,) = announced(airflow)
     status = ask(airflow, "status")
     assert status["deployed"] != first
     assert status["learnt"] == ["2024-01", "2024-02"]
@@ -130,5 +134,4 @@ def test_two_airflows_run_one_real_update_to_one_promotion(airflow, other, works
     promoted = [e for e in ask(airflow, "history")["events"] if e["kind"] == "promoted"]
     assert [event["version"] for event in promoted] == [first, status["deployed"]]
     assert promoted[-1]["actor"] == "airflow"
-    assert [one["version"] for one in told] == [status["deployed"]] * 2
-    assert {(one["event"], one["period"]) for one in told} == {(promoted[-1]["id"], "2024-02")}
+    assert (told["event"], told["period"]) == (promoted[-1]["id"], "2024-02")
