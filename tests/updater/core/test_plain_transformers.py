@@ -25,20 +25,19 @@ from updater.train.record import Watch
 DRIVER = Path(__file__).with_name("plain_driver.py")
 
 
-@pytest.fixture(scope="module")
-def updated(trained: Path, language: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export after an update."""
-    folder = tmp_path_factory.mktemp("updated")
-    model, tokenizer = checkpoint.load(trained)
+@pytest.fixture
+def updated(release: Path, language: Any, tmp_path: Path) -> Path:
+    """The released form after an update."""
+    model, tokenizer = checkpoint.load(release)
     fit(
         model,
-        Lesson.of(tokenizer, language(300, 32), None, max_length_tokens=64),
-        training=TrainingSettings(epochs=1, batch_size=8),
+        Lesson.of(tokenizer, language(0, 96), None, max_length_tokens=64),
+        training=TrainingSettings(epochs=4, batch_size=8, learning_rate=1e-2),
         guards=Guards(),
-        folder=folder / "state",
+        folder=tmp_path / "state",
         watch=Watch(progress=False),
     )
-    return checkpoint.export(model, trained, folder / "export")
+    return checkpoint.export(model, release, tmp_path / "export")
 
 
 def padded(folder: Path, table: Any) -> tuple[Batch, torch.Tensor]:
