@@ -30,7 +30,9 @@ from updater.train.fit import Fit, fit
 from updater.train.importance import estimate
 from updater.train.lesson import Lesson
 from updater.train.memory import Memory, ones
+from updater.train.objective import Likelihood, Objected, Objective
 from updater.train.record import Watch
+from updater.train.schedule import MicroBatch
 
 QUIET = Watch(progress=False)
 # 60 examples in batches of 7: the last one has 4, and after accumulation the processes' parts are
@@ -74,6 +76,7 @@ def alone(
     watch: Watch = QUIET,
     regularizer: RegularizerSettings = EWC,
     num_terms: int = 1,
+    objective: Objective | None = None,
     **changes: Any,
 ) -> tuple[NemotronHForCausalLM, Fit]:
     """The same in this process."""
@@ -85,11 +88,14 @@ def alone(
     if regularizer.method == "l2":
         found = ones(model)
     held = [Held(dict(model.named_parameters()), found)] * num_terms
+    guards = Memory.of(regularizer, held).guards(regularizer, model, lesson)
+    if objective is not None:
+        guards = dataclasses.replace(guards, objective=objective)
     done = fit(
         model,
         lesson,
         training=training,
-        guards=Memory.of(regularizer, held).guards(regularizer, model, lesson),
+        guards=guards,
         folder=folder,
         watch=watch,
         trace=trace,
@@ -129,6 +135,53 @@ def test_the_weights_are_those_of_one_process(
     assert many.losses == pytest.approx(one.losses, abs=1e-5)
     for counted in ("num_steps", "num_examples", "num_tokens"):
         assert getattr(many, counted) == getattr(one, counted)
+
+
+class InParts(Likelihood):
+    """The likelihood of a micro-batch as two processes have it: each part by itself, its gradient
+    rounded by itself. Autocast would cast a weight once for both, and add their gradients up in
+    bfloat16."""
+
+    def loss(self, model: NemotronHForCausalLM, batch: MicroBatch) -> Objected:
+        found = []
+        for rank in range(2):
+            torch.clear_autocast_cache()
+            found.append(super().loss(model, batch.part(rank, 2)))
+        torch.clear_autocast_cache()
+        sums_b, counts_b = (
+            torch.cat([getattr(part, name) for part in found]) for name in ("sums_b", "counts_b")
+        )
+        return Objected(found[0].loss + found[1].loss, sums_b, counts_b)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "checkpointing"), [("ddp", False), ("fsdp", False), ("fsdp", True)]
+)
+def test_in_mixed_precision_too(
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    strategy: str,
+    checkpointing: bool,
+) -> None:
+    """Nothing is added up in bfloat16: the weights are those of one process that goes through the
+    same parts. Those of one that takes each batch whole are others by rounding alone, for there a
+    batch's gradient is rounded once and not once for each part."""
+    changes: dict[str, Any] = {"precision": "bf16-mixed"}
+    model, one = alone(base, lesson, importance, tmp_path / "one", objective=InParts(), **changes)
+    whole, _ = alone(base, lesson, importance, tmp_path / "whole", **changes)
+    asked = task(
+        *(base, importance),
+        devices=2,
+        strategy=strategy,
+        activation_checkpointing=checkpointing,
+        **changes,
+    )
+    many = together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+    same_weights(tmp_path / "many", model)
+    assert many.losses == pytest.approx(one.losses, abs=1e-5)
+    assert 1e-5 < distance(whole, model) < 0.1 * distance(checkpoint.load(base)[0], model)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +263,12 @@ def moved(base: Path, model: NemotronHForCausalLM) -> float:
     return max(
         float((a - b).detach().abs().max()) for a, b in zip(*both(before, model), strict=True)
     )
+
+
+def distance(first: nn.Module, second: nn.Module) -> float:
+    """The norm of the difference of all weights."""
+    apart = [(a - b).detach().square().sum() for a, b in zip(*both(first, second), strict=True)]
+    return float(torch.stack(apart).sum().sqrt())
 
 
 @pytest.mark.parametrize("trace", ["path", "optimizer"])

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,41 +11,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, NemotronHForCausalLM
 
 from updater.errors import InputError
 from updater.nemotron import checkpoint, files, tokenizer
 from updater.nemotron.weights import released, stays_float32
+from updater.settings import TrainingSettings
+from updater.train.adapt import frozen_dtype
+from updater.train.fit import fit
+from updater.train.guards import Guards
+from updater.train.lesson import Lesson
+from updater.train.record import Watch
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-@pytest.fixture
-def bf16(base: Path, tmp_path: Path) -> Path:
-    """A folder as NVIDIA would release it: bfloat16 but for the router's tensors, in shards, with
-    an MTP head, and with files beside that are no weights."""
-    folder = tmp_path / "released"
-    shutil.copytree(base, folder)
-    (folder / files.SINGLE).unlink()
-    tensors = load_file(base / files.SINGLE)
-    for name, tensor in tensors.items():
-        if not stays_float32(name):
-            tensors[name] = tensor.bfloat16()
-    tensors["mtp.layers.0.norm.weight"] = torch.arange(32.0).bfloat16()
-    names = list(tensors)
-    where = {}
-    for number, part in enumerate((names[:20], names[20:]), start=1):
-        file = f"model-0000{number}-of-00002.safetensors"
-        save_file({n: tensors[n] for n in part}, folder / file, metadata={"format": "pt"})
-        where |= dict.fromkeys(part, file)
-    (folder / files.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    (folder / "chat_template.jinja").write_text("{{ messages }}\r\n")
-    (folder / "extra").mkdir()
-    (folder / "extra" / "reasoning_parser.py").write_text("# not run\n")
-    return folder
 
 
 def test_the_same_arguments_make_the_same_bytes(micro: str, base: Path, tmp_path: Path) -> None:
@@ -130,26 +112,28 @@ def test_a_small_dtype_spares_the_router_and_the_states_decay(base: Path) -> Non
     assert torch.isfinite(model(torch.tensor([[3, 4, 5]])).logits).all()
 
 
-def test_an_export_of_what_was_loaded_is_the_base_byte_for_byte(bf16: Path, tmp_path: Path) -> None:
-    model, _ = checkpoint.load(bf16)
-    exported = checkpoint.export(model, bf16, tmp_path / "export")
-    assert contents(exported) == contents(bf16)
+def test_an_export_of_what_was_loaded_is_the_base_byte_for_byte(
+    release: Path, tmp_path: Path
+) -> None:
+    model, _ = checkpoint.load(release)
+    exported = checkpoint.export(model, release, tmp_path / "export")
+    assert contents(exported) == contents(release)
 
 
 def test_an_export_differs_from_the_base_in_trained_weights_alone(
-    bf16: Path, tmp_path: Path
+    release: Path, tmp_path: Path
 ) -> None:
-    model, _ = checkpoint.load(bf16)
+    model, _ = checkpoint.load(release)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
-    exported = checkpoint.export(model, bf16, tmp_path / "export")
-    for name, content in contents(bf16).items():
+    exported = checkpoint.export(model, release, tmp_path / "export")
+    for name, content in contents(release).items():
         if not name.endswith(".safetensors"):
             assert (exported / name).read_bytes() == content, name
     views = dict(released(model))
     for file in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
-        before, after = load_file(bf16 / file), load_file(exported / file)
+        before, after = load_file(release / file), load_file(exported / file)
         assert list(before) == list(after)
         for name, tensor in after.items():
             assert tensor.dtype == before[name].dtype, name
@@ -157,6 +141,68 @@ def test_an_export_differs_from_the_base_in_trained_weights_alone(
             assert torch.equal(tensor, wanted), name
     gate = checkpoint.check(exported).entries["backbone.layers.1.mixer.gate.weight"]
     assert gate.dtype == "F32"
+
+
+def raw(folder: Path) -> dict[str, bytes]:
+    """Each tensor's bytes as they lie in its file, under its name, and each file's header."""
+    found = {}
+    for path in folder.glob("*.safetensors"):
+        content = path.read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        found[path.name] = content[:start]
+        for name, about in json.loads(content[8:start]).items():
+            if name != "__metadata__":
+                first, last = about["data_offsets"]
+                found[name] = content[start + first : start + last]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "moving"),
+    [
+        # All but what is frozen, and experts, some of which may have had no token.
+        ({"learning_rate": 1e-2}, ""),
+        ({"adapt": "lora"}, r"mixer\.(shared_experts\.)?(q|k|v|o|in|up|down)_proj\.weight"),
+        (
+            {"adapt": "lora", "lora_experts": True, "precision": "bf16-mixed"},
+            r"mixer\.(shared_experts\.|experts\.\d\.)?(q|k|v|o|in|up|down)_proj\.weight",
+        ),
+    ],
+    ids=["full", "lora", "lora-experts"],
+)
+def test_what_an_update_did_not_touch_is_byte_identical(
+    release: Path, language: Any, tmp_path: Path, changes: dict[str, Any], moving: str
+) -> None:
+    """After a training, in the shards of the released form; and no code in the folder is run."""
+    training = TrainingSettings(**{"epochs": 2, "batch_size": 8, "learning_rate": 5e-2, **changes})
+    dtype = frozen_dtype(training, checkpoint.check(release))
+    model, tokens = checkpoint.load(release, dtype=dtype)
+    fit(
+        model,
+        Lesson.of(tokens, language(0, 48), None, max_length_tokens=64),
+        training=training,
+        guards=Guards(),
+        folder=tmp_path / "state",
+        watch=Watch(progress=False),
+    )
+    exported = checkpoint.export(model, release, tmp_path / "export")
+    before, after = raw(release), raw(exported)
+    assert before.keys() == after.keys()
+    moved = {name for name in before if before[name] != after[name]}
+    assert not moved & {name for name in before if name.startswith("mtp.")}
+    if moving:
+        may = {name for name in before if re.search(moving, name) and name.startswith("backbone.")}
+        must = {name for name in may if ".experts." not in name}
+    else:
+        frozen = re.compile(r"mtp\.|mixer\.gate\.|safetensors")
+        may = {name for name in before if not frozen.search(name)}
+        must = {name for name in may if ".experts." not in name}
+    assert must <= moved <= may
+    assert any(".experts." in name for name in moved) is any(".experts." in n for n in may)
+    beside = {name: c for name, c in contents(release).items() if not name.endswith(".safetensors")}
+    assert {"modeling_nemotron_h.py", "configuration_nemotron_h.py", files.INDEX} <= beside.keys()
+    assert contents(exported).keys() == contents(release).keys()
+    assert all((exported / name).read_bytes() == content for name, content in beside.items())
 
 
 def test_pickles_stay_behind(base: Path, tmp_path: Path) -> None:
