@@ -22,7 +22,7 @@ from updater.train.fit import fit
 from updater.train.memory import Memory, ones
 from updater.train.ranks import Ranks
 from updater.train.record import Watch
-from updater.train.shards import arranged, gathered, reshard
+from updater.train.shards import Whole, arranged, reshard
 
 
 def learn(folder: Path, ranks: Ranks, device: str) -> None:
@@ -51,10 +51,20 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
             trace=task.trace,
             ranks=ranks,
         )
-    state = gathered(model.state_dict(), kept=ranks.first)
+    export(model, task.start, folder / answer.LEARNT, ranks)
     if ranks.first:
-        checkpoint.export_state(state, task.start, folder / answer.LEARNT)
         answer.write_fit(folder, done)
+
+
+def export(model: NemotronHForCausalLM, base: Path, target: Path, ranks: Ranks) -> None:
+    """As `checkpoint.export`, by all processes together: the first one writes, and one tensor of a
+    model in shards is whole at a time."""
+    whole = Whole(model.state_dict())
+    if ranks.first:
+        checkpoint.export_tensors(whole, base, target)
+    elif ranks.mesh is not None:
+        for name in checkpoint.exported(whole, base):
+            whole[name]  # its part is the first one's to write
 
 
 def _memory(task: Learning, model: NemotronHForCausalLM) -> Memory:
