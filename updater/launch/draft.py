@@ -10,6 +10,7 @@ from typing import Any
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.launch import answer
+from updater.launch.export import export
 from updater.launch.task import Drafting
 from updater.nemotron import checkpoint, mtp
 from updater.settings import TrainingSettings
@@ -21,7 +22,7 @@ from updater.train.guards import Guards
 from updater.train.lesson import Lesson
 from updater.train.ranks import ALONE, Ranks
 from updater.train.record import Watch
-from updater.train.shards import arranged, arranged_head, gathered, reshard
+from updater.train.shards import arranged, arranged_head, reshard
 
 
 def draft(folder: Path, ranks: Ranks, device: str) -> None:
@@ -79,9 +80,7 @@ def aligned(
     )
     after = acceptance(model, asked, task.batch_size, ranks)
     head = model.get_submodule("mtp").state_dict(prefix="mtp.")
-    state = gathered(head, kept=ranks.first)
-    if ranks.first:
-        checkpoint.export_state(state, task.checkpoint, folder / answer.LEARNT)
+    export(head, task.checkpoint, folder / answer.LEARNT, ranks)
     return {
         "acceptance_before": before,
         "acceptance_after": after,

@@ -14,13 +14,14 @@ from regularizers.consolidate import Held
 from regularizers.formats import Weight
 from regularizers.methods import method_of
 from updater.launch import answer
+from updater.launch.export import export
 from updater.launch.task import Learning
 from updater.nemotron import checkpoint
 from updater.train.adapt import freeze, frozen_dtype
 from updater.train.fit import fit
 from updater.train.memory import Memory, ones
 from updater.train.ranks import Ranks
-from updater.train.shards import arranged, gathered, reshard
+from updater.train.shards import arranged, reshard
 
 
 def learn(folder: Path, ranks: Ranks, device: str) -> None:
@@ -46,9 +47,8 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
             trace=task.trace,
             ranks=ranks,
         )
-    state = gathered(model.state_dict(), kept=ranks.first)
+    export(model.state_dict(), task.start, folder / answer.LEARNT, ranks)
     if ranks.first:
-        checkpoint.export_state(state, task.start, folder / answer.LEARNT)
         answer.write_fit(folder, done)
 
 

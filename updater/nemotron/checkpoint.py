@@ -9,14 +9,13 @@ in a form that serving stacks do not read, and drops the MTP layers. Called by t
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import (
     NemotronHForCausalLM,
@@ -30,10 +29,10 @@ from updater.nemotron.grouped import follow_autocast
 from updater.nemotron.inputs import refuse_wrong_inputs
 from updater.nemotron.precise import route_in_float32
 from updater.nemotron.reading import fill
-from updater.nemotron.saving import save_tensors
+from updater.nemotron.saving import save_over, save_tensors
 from updater.nemotron.scan import scan_in_float32
 from updater.nemotron.validate import check
-from updater.nemotron.weights import parts, released, stays_float32
+from updater.nemotron.weights import released, stays_float32
 
 __all__ = [
     "build",
@@ -41,7 +40,8 @@ __all__ = [
     "create",
     "empty",
     "export",
-    "export_state",
+    "export_tensors",
+    "exported",
     "freeze_routers",
     "load",
     "random",
@@ -156,26 +156,26 @@ def random(
 
 def export(model: NemotronHForCausalLM, base: Path, target: Path) -> Path:
     """`target` is the folder `base` with the weights of `model` in it, and is returned: as
-    `export_state` of its state dict."""
-    return export_state(model.state_dict(), base, target)
+    `export_tensors` of them."""
+    return export_tensors(dict(released(model)), base, target)
 
 
-def export_state(state: Mapping[str, torch.Tensor], base: Path, target: Path) -> Path:
-    """`target` is the folder `base` with the weights of a model's state dict, or of a part of it,
-    whole tensors, in it, and is returned.
+def export_tensors(tensors: Mapping[str, torch.Tensor], base: Path, target: Path) -> Path:
+    """`target` is the folder `base` with these whole tensors of a model, or of a part of it, by
+    their released names, in it, and is returned.
 
     Every file that holds no weights is the base's, byte for byte; pickles stay behind. Tensors
     keep their released names, shards, order and dtypes (float32 routers stay float32), and those
-    that the state has not (mtp.*, where no head is attached) are the base's. The same state and
-    base make the same bytes. A shard at a time is in memory twice. What stood at `target` is
-    replaced, and until it is whole it is not there.
+    that are not given (mtp.*, where no head is attached) are the base's. The same tensors and base
+    make the same bytes. Each tensor is asked for once, in the order of `exported`, and let go of
+    before the next. What stood at `target` is replaced, and until it is whole it is not there.
 
     Raises:
         InputError: `base` is not a whole checkpoint of the model's shape.
+        OSError: the disk refuses.
     """
     base = Path(base)
     contents = check(base)
-    views = {name: view for name, view, _ in parts(state)}
     skipped = contents.headers.keys() | {p.name for p in base.iterdir() if _holds_weights(p)}
     with _renamed_when_whole(Path(target)) as folder:
         for source in sorted(base.iterdir()):
@@ -183,16 +183,19 @@ def export_state(state: Mapping[str, torch.Tensor], base: Path, target: Path) ->
                 continue
             copy = shutil.copytree if source.is_dir() else shutil.copyfile
             copy(source, folder / source.name)
-        for name, header in contents.headers.items():
-            with safe_open(base / name, framework="pt") as stream:
-                kept = {n: stream.get_tensor(n) for n in header.entries}
-            for tensor_name in kept.keys() & views.keys():
-                new = views[tensor_name].detach().to("cpu", kept[tensor_name].dtype)
-                if new.shape != kept[tensor_name].shape:
-                    raise AssertionError(f"{tensor_name}: the model is not of the base's shape")
-                kept[tensor_name] = new.contiguous()
-            save_tensors(kept, folder / name, header.metadata)
+        for name in contents.headers:
+            save_over(tensors, base / name, folder / name)
     return Path(target)
+
+
+def exported(names: Collection[str], base: Path) -> Iterator[str]:
+    """Those of the names that `export_tensors` asks for, in its order.
+
+    Raises:
+        InputError: as `check`.
+    """
+    for header in check(base).headers.values():
+        yield from (name for name in header.entries if name in names)
 
 
 def freeze_routers(model: NemotronHForCausalLM) -> None:

@@ -46,6 +46,11 @@ class Entry:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in the file."""
+        return math.prod(self.shape) * _BITS[self.dtype] // 8
+
 
 @dataclass(frozen=True)
 class Header:
@@ -92,8 +97,7 @@ def _check_spans(
         entry = entries[name]
         if entry.dtype not in _BITS:
             raise ValueError(f"tensor {name} has an unknown dtype {entry.dtype}")
-        size = math.prod(entry.shape) * _BITS[entry.dtype] // 8
-        if start != end or stop - start != size:
+        if start != end or stop - start != entry.num_bytes:
             raise ValueError(f"tensor {name} does not lie where its shape says")
         end = stop
     if end != num_bytes:

@@ -1,4 +1,4 @@
-"""Writing tensors to a safetensors file, with the disk's refusals told as what they are.
+"""Writing tensors to a safetensors file: a new one, or one with other numbers in it.
 
 Called by `updater.nemotron.checkpoint` and `updater.train.state`.
 """
@@ -9,6 +9,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+
+from updater.nemotron.files import Entry, read_header
+
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_PIECE_BYTES = 2**24
 
 
 def save_tensors(
@@ -24,3 +29,33 @@ def save_tensors(
         save_file(dict(tensors), path, dict(metadata) if metadata else None)
     except SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error
+
+
+def save_over(tensors: Mapping[str, torch.Tensor], base: Path, target: Path) -> None:
+    """`target` is the safetensors file `base`, byte for byte, but for the numbers of the tensors
+    that are in both, which are cast to the file's dtypes. Each is asked for once, in the order in
+    which they lie in the file, and one at a time is in memory: safetensors would have all of them.
+
+    Raises:
+        OSError: the disk refuses.
+        InputError: `base` is not a whole safetensors file.
+    """
+    entries = read_header(base).entries
+    with base.open("rb") as old, target.open("wb") as new:
+        length = 8 + int.from_bytes(old.read(8), "little")
+        old.seek(0)
+        new.write(old.read(length))
+        for name, entry in entries.items():
+            if name in tensors:
+                new.write(_bytes(name, tensors[name], entry))
+                old.seek(entry.num_bytes, 1)
+                continue
+            for start in range(0, entry.num_bytes, _PIECE_BYTES):
+                new.write(old.read(min(_PIECE_BYTES, entry.num_bytes - start)))
+
+
+def _bytes(name: str, tensor: torch.Tensor, entry: Entry) -> memoryview:
+    if tuple(tensor.shape) != entry.shape:
+        raise AssertionError(f"{name}: the model is not of the base's shape")
+    written = tensor.detach().to("cpu", _DTYPES[entry.dtype]).contiguous()
+    return written.reshape(-1).view(torch.uint8).numpy().data

@@ -32,6 +32,15 @@ def stays_float32(name: str) -> bool:
     return name.endswith(_FLOAT32)
 
 
+def released_name(name: str, expert: int = 0) -> str:
+    """The name on disk of an in-memory tensor, or of one expert's slice of it."""
+    name = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
+    if not is_experts(name):
+        return name
+    stem, kind = name.rsplit(".", 1)
+    return f"{stem}.{expert}.{kind}.weight"
+
+
 def released(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Each tensor of `model` under its released name, as a view: reading it exports, writing
     into it loads. Of a model in shards this process's part, as `parts` has it."""
@@ -43,7 +52,6 @@ def parts(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor
     model's state dict: all of it, or of DTensors, cut along their first axis, its own rows; of a
     stack of experts those of its own experts."""
     for name, tensor in state.items():
-        name = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
         first = 0
         if isinstance(tensor, DTensor):
             _, offset = compute_local_shape_and_global_offset(
@@ -51,8 +59,7 @@ def parts(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor
             )
             first, tensor = offset[0], tensor.to_local()
         if is_experts(name):
-            stem, kind = name.rsplit(".", 1)
             for expert, view in enumerate(tensor, start=first):
-                yield f"{stem}.{expert}.{kind}.weight", view, 0
+                yield released_name(name, expert), view, 0
         else:
-            yield name, tensor, first
+            yield released_name(name), tensor, first

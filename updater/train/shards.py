@@ -5,16 +5,17 @@ while it computes, and its gradients are summed into shards on the way back. Cal
 `updater.launch` and, for what a training recorded, by `updater.train.fit`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.nemotron.mtp import MtpHead
+from updater.nemotron.weights import is_experts, released_name
 
 
 def shard(model: NemotronHForCausalLM, mesh: DeviceMesh) -> None:
@@ -54,6 +55,49 @@ def reshard(model: NemotronHForCausalLM) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+class Whole(Mapping[str, Tensor]):
+    """The tensors of a model by their released names, each gathered when it is asked for and not
+    kept. Of a model in shards each process has to ask for the same ones in the same order.
+
+    Args:
+        state: the model's state dict.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._parts = {
+            released_name(name, expert): (tensor, expert if is_experts(name) else None)
+            for name, tensor in state.items()
+            for expert in range(tensor.shape[0] if is_experts(name) else 1)
+        }
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Tensor:
+        tensor, expert = self._parts[name]
+        if not isinstance(tensor, DTensor):
+            return tensor if expert is None else tensor[expert]
+        return tensor.full_tensor() if expert is None else _slice(tensor, expert)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+def _slice(stack: DTensor, index: int) -> Tensor:
+    """One entry along the first axis, which one process has whole: the stack of a layer's experts
+    would be gigabytes."""
+    mesh, local = stack.device_mesh, stack.to_local()
+    owner, row = divmod(index, -(-stack.shape[0] // mesh.size()))  # as torch.chunk cuts
+    mine = mesh.get_local_rank() == owner
+    part = local[row].contiguous() if mine else local.new_empty(local.shape[1:])
+    distributed.broadcast(part, group=mesh.get_group(), group_src=owner)
+    return part
 
 
 @torch.no_grad()
