@@ -18,6 +18,7 @@ from updater.launch.export import export
 from updater.launch.task import Learning
 from updater.nemotron import checkpoint
 from updater.train.adapt import freeze, frozen_dtype
+from updater.train.distilled import RECIPES
 from updater.train.fit import fit
 from updater.train.memory import Memory, ones
 from updater.train.ranks import Ranks
@@ -28,9 +29,10 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
     """The checkpoint that came of the training lies in the folder."""
     task, lesson = Learning.read(folder)
     dtype = frozen_dtype(task.training, checkpoint.check(task.start))
-    model, _ = checkpoint.load(
-        task.start, device=device, dtype=dtype, arranged=arranged(ranks.mesh)
-    )
+    # Who asks the base for its answers asks in float32, and outside of autocast.
+    asks_base = task.regularizer.method in RECIPES
+    cut = arranged(ranks.mesh, "32-true" if asks_base else task.training.precision)
+    model, _ = checkpoint.load(task.start, device=device, dtype=dtype, arranged=cut)
     freeze(model, task.training)  # before anything goes forward
     # What was whole in memory is gone with this call: the guards' parts are cut as the model is.
     guards = _memory(task, model).guards(task.regularizer, model, lesson)

@@ -47,7 +47,7 @@ def ready(
         task.checkpoint,
         device=device,
         dtype=frozen_dtype(task.training, checkpoint.check(task.checkpoint)),
-        arranged=arranged(ranks.mesh),
+        arranged=arranged(ranks.mesh, task.training.precision),
     )
     freeze(model, task.training)
     return model

@@ -184,6 +184,24 @@ def test_in_mixed_precision_too(
     assert 1e-5 < distance(whole, model) < 0.1 * distance(checkpoint.load(base)[0], model)
 
 
+def test_a_base_in_shards_answers_in_mixed_precision(
+    base: Path, lesson: Lesson, importance: Path, tmp_path: Path
+) -> None:
+    """What der++ holds on to is asked before the training, in float32 as alone."""
+    regularizer = RegularizerSettings(method="der++", strength=1.0, top_k=8)
+    changes: dict[str, Any] = {"precision": "bf16-mixed"}
+    model, one = alone(
+        *(base, lesson, importance, tmp_path / "one"), regularizer=regularizer, **changes
+    )
+    asked = dataclasses.replace(
+        task(base, importance, devices=2, **changes), regularizer=regularizer
+    )
+    many = together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
+    assert many.losses == pytest.approx(one.losses, abs=1e-3)
+    learnt, _ = checkpoint.load(tmp_path / "many" / answer.LEARNT)
+    assert distance(learnt, model) < 0.1 * distance(checkpoint.load(base)[0], model)
+
+
 @pytest.mark.parametrize(
     ("held", "changes"),
     [
