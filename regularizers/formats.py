@@ -6,7 +6,7 @@ only piece by piece, in `regularizers.anchor`. Does not estimate: an estimate is
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -133,13 +133,24 @@ def flat(weights: Mapping[str, Weight]) -> dict[str, Tensor]:
     return tensors
 
 
+def flat_names(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Each weight's name, and the names of its tensors in the file of `flat`, of all names in it.
+    Raises: KeyError: half of one is missing."""
+    names = list(names)
+    found: dict[str, tuple[str, ...]] = {name: (name,) for name in names if "#" not in name}
+    for stem in (name.rpartition("#")[0] for name in names if "#" in name):
+        found[stem] = (stem + _ROWS, stem + _COLUMNS)
+    for missing in {part for parts in found.values() for part in parts}.difference(names):
+        raise KeyError(missing)
+    return found
+
+
 def from_flat(tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
     """The weights of which `flat` made these tensors. Raises: KeyError: half of one is missing."""
-    weights: dict[str, Weight] = {n: t for n, t in tensors.items() if "#" not in n}
-    for name in tensors:
-        if name.endswith(_ROWS):
-            stem = name.removesuffix(_ROWS)
-            weights[stem] = Factored(tensors[name], tensors[stem + _COLUMNS])
+    weights: dict[str, Weight] = {}
+    for name, stored in flat_names(tensors).items():
+        held = [tensors[part] for part in stored]
+        weights[name] = Factored(*held) if len(held) > 1 else held[0]
     return weights
 
 

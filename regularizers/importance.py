@@ -5,7 +5,6 @@ hold weights (`anchor` does). The importance step saves, the trainer loads.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from regularizers.finite import check_weight
 from regularizers.formats import (
-    FORMATS,
     Factored,
     Weight,
     flat,
@@ -29,6 +27,7 @@ from regularizers.formats import (
     parts,
     whole,
 )
+from regularizers.stored import digest, dtype_of, opened
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ class Importance:
     format: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"format is {self.format!r}: must be one of {', '.join(FORMATS)}")
-        wanted = torch.bfloat16 if self.format == "bfloat16" else torch.float32
+        wanted = dtype_of(self.format)
         for name, weight in self.tensors.items():
             if isinstance(weight, Factored) and self.format != "factored":
                 raise ValueError(f"importance of {name!r} is factored: must be {self.format}")
@@ -87,7 +84,9 @@ def save(importance: Importance, path: Path) -> None:
     """
     flattened = flat(importance.tensors)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in flattened.items()}
-    about = {name: getattr(importance, name) for name in _ABOUT} | {"sha256": _digest(tensors)}
+    about = {name: getattr(importance, name) for name in _ABOUT} | {
+        "sha256": digest(sorted(tensors.items()))
+    }
     partial = path.with_name(f".{path.name}.partial")
     try:
         save_file(tensors, partial, {"importance": json.dumps(about, sort_keys=True)})
@@ -107,17 +106,12 @@ def load(path: Path) -> Importance:
         ValueError: the file is damaged, or is no importance.
         FileNotFoundError: no such file.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["importance"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about.pop("sha256") != _digest(tensors):
+    with opened(path) as (file, about):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.pop("sha256") != digest(sorted(tensors.items())):
             raise ValueError("its tensors are not those that were saved")
         # A file of before there were formats names none: float32.
         return Importance(from_flat(tensors), **about)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is no importance, or damaged ({reason}); delete it") from error
 
 
 def normalise_by_evidence(importance: Importance, tokens: Mapping[str, Tensor]) -> Importance:
@@ -162,12 +156,3 @@ def _per_expert(name: str, fisher: Tensor, count: Tensor) -> Tensor:
     normalised = fisher * scale[:, None, None]
     normalised[~seen] = normalised[seen].mean(dim=0)
     return normalised
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of every name, shape and content, in order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -9,12 +9,13 @@ bench/importance_scale.py). Called by `updater.train.memory`.
 from collections.abc import Mapping
 
 from regularizers.formats import Factored, Weight
+from regularizers.shards import local, over_shards
 
 SCALES = ("none", "mean")
 
 
 def scaled(importance: Mapping[str, Weight], scale: str) -> Mapping[str, Weight]:
-    """The importance as `scale` says; in the format that it has.
+    """The importance as `scale` says; in the format that it has. Of DTensors each rank has to ask.
 
     `none`: as it was estimated. `mean`: divided by its mean over all entries of all parameters, so
     that it has a mean of 1, as plain L2 has, and strength is the mean curvature that it adds. Only
@@ -36,9 +37,9 @@ def scaled(importance: Mapping[str, Weight], scale: str) -> Mapping[str, Weight]
 
 
 def _total(weight: Weight) -> float:
-    if isinstance(weight, Factored):
-        return float(weight.rows.double().sum())  # the columns are shares of 1
-    return float(weight.double().sum())
+    # Of a factored one the columns are shares of 1.
+    entries = weight.rows if isinstance(weight, Factored) else weight
+    return float(over_shards(local(entries).double().sum(), entries))
 
 
 def _times(weight: Weight, factor: float) -> Weight:

@@ -1,11 +1,14 @@
 """This rank's part of a tensor that is cut over several, and sums over all parts.
 
 Of DTensors (torch.distributed.tensor) and of plain tensors alike, so that the anchor need not know
-which it holds. Called by `regularizers.anchor`.
+which it holds. Called by `regularizers.anchor`, and where importances are read and scaled.
 """
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, distribute_tensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from regularizers.formats import Factored, Weight, parts
 
@@ -64,6 +67,34 @@ def _rows_sharded_like(theta: DTensor, part: Tensor) -> Tensor:
     if part.shape[0] != theta.shape[0]:
         cut = (Replicate(),) * len(cut)
     return distribute_tensor(part, theta.device_mesh, cut, src_data_rank=None)
+
+
+def is_cut_by_rows(theta: Tensor) -> bool:
+    """Whether this rank has rows of theta, all of each, and there are others."""
+    if not isinstance(theta, DTensor):
+        return False
+    return all(place.is_replicate() or place.is_shard(0) for place in theta.placements)
+
+
+def rows_of(theta: Tensor) -> slice:
+    """Which rows of a theta that is cut by rows are this rank's."""
+    assert isinstance(theta, DTensor), "asked only of what is cut"
+    shape, offset = compute_local_shape_and_global_offset(
+        theta.shape, theta.device_mesh, theta.placements
+    )
+    return slice(offset[0], offset[0] + shape[0])
+
+
+def shard_of(theta: Tensor, part: Tensor, shape: torch.Size, *, cut: bool) -> DTensor:
+    """A tensor of that shape, of which this rank has `part`: its rows, cut as theta's are, or, not
+    `cut`, all of it, as every rank has. It stays where it is, on the CPU too of a mesh of GPUs, as
+    FSDP2 offloads parameters; `DTensor.from_local` would move it."""
+    assert isinstance(theta, DTensor), "asked only of what is cut"
+    places: tuple[Placement, ...] = theta.placements
+    if not cut:
+        places = (Replicate(),) * len(places)
+    about = TensorMeta(shape, torch.empty(shape, device="meta").stride(), part.dtype)
+    return DTensor(part, DTensorSpec(theta.device_mesh, places, about), requires_grad=False)
 
 
 def over_shards(value: Tensor, theta: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ recorded is not in the cache, for it can't be had again: `updater.steps.traces` 
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from store.ledger import Update
 from updater.errors import InputError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from updater.train.memory import Memory
 
 log = logging.getLogger("updater")
+
+Read = TypeVar("Read")
 
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
@@ -94,6 +97,7 @@ def files(workspace: Workspace, update: Update) -> "tuple[TermFiles, ...] | None
     Raises:
         InputError: as `memory`.
     """
+    from regularizers import stored
     from updater.launch.task import TermFiles
 
     if update.base is None:
@@ -103,7 +107,7 @@ def files(workspace: Workspace, update: Update) -> "tuple[TermFiles, ...] | None
     found = []
     for term in terms_of(workspace, update):
         if term.sample.num_examples:
-            _load(workspace, term)
+            _sound(workspace, term, stored.verify)
         folder = workspace.checkpoints.local(term.version.digest)
         found.append(TermFiles(folder, term.file if term.sample.num_examples else None))
     return tuple(found)
@@ -129,10 +133,20 @@ def _held(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") -
 def _load(workspace: Workspace, term: Term) -> "Importance":
     from regularizers import importance as weights
 
+    return _sound(workspace, term, weights.load)
+
+
+def _sound(workspace: Workspace, term: Term, read: Callable[[Path], Read]) -> Read:
+    """What is read of the term's importance. A broken file of the cache is removed and estimated
+    again.
+
+    Raises:
+        InputError: what a training recorded is missing or broken.
+    """
     assert term.file is not None, "a term without a record is not among an update's"
     _find(workspace, term, Stopwatch())
     try:
-        return weights.load(term.file)
+        return read(term.file)
     except ValueError as error:
         if term.traced:
             raise InputError(
@@ -144,7 +158,7 @@ def _load(workspace: Workspace, term: Term) -> "Importance":
         log.warning("broken in the cache, so removed and estimated again: %s", error)
         term.file.unlink()
     _find(workspace, term, Stopwatch())
-    return weights.load(term.file)
+    return read(term.file)
 
 
 def _find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:
