@@ -2,7 +2,8 @@
 
 Padding is routed like any token, and does not count. Called by `updater.train.fit`.
 
-Shape suffixes: b examples of a batch, l positions, t = b l, k experts of a token.
+Shape suffixes: b examples of a batch, l positions, t = b l, k experts of a token, r routers, e
+experts.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +47,10 @@ class ExpertLoad:
             for name, module in model.model.named_modules()
             if isinstance(module, NemotronHTopkRouter)
         }
-        self._step, self._read = self._nothing(), self._nothing()
+        # Of all layers in one tensor: one sum over the processes, and not one for each layer.
+        shape = (2, len(self._routers), model.config.n_routed_experts)
+        self._step_re, self._read_re = torch.zeros(shape, dtype=torch.float64, device=model.device)
+        self._step = dict(zip(self._routers, self._step_re, strict=True))
         self._inside_t: Tensor = torch.ones(0)
         self._handles: list[Any] = []
 
@@ -77,31 +81,27 @@ class ExpertLoad:
         Nemotron 3 were trained with, at 1e-3 a step. The bias chooses experts, and does not weigh
         what they say.
         """
-        for name, count in self._step.items():
-            count.copy_(self._total(count))
-            if rate:
-                bias: Tensor = self._routers[name].e_score_correction_bias
+        if rate:
+            counts = self._total(self._step_re)
+            for router, count in zip(self._routers.values(), counts, strict=True):
+                bias: Tensor = router.e_score_correction_bias
                 bias.add_((count.mean() - count).sign(), alpha=rate)
-            self._read[name] += count
-            count.zero_()
+        self._read_re += self._step_re
+        self._step_re.zero_()
 
     def read(self) -> dict[str, float]:
         """Over all layers, of the steps since it was last read: `busiest`, how many times the mean
         of its layer the busiest expert had, and `idle`, the part of the experts that had nothing,
-        in [0, 1]. Nothing of a model without experts, or where there was no step."""
-        counts = [count for count in self._read.values() if bool(count.any())]
-        self._read = self._nothing()
-        if not counts:
+        in [0, 1]. Nothing of a model without experts, or where there was no step. Each process has
+        to ask."""
+        if not self._routers:
             return {}
-        busiest = torch.stack([count.max() / count.mean() for count in counts]).max()
-        idle = torch.cat([count == 0 for count in counts]).double().mean()
-        return {"busiest": float(busiest), "idle": float(idle)}
-
-    def _nothing(self) -> dict[str, Tensor]:
-        return {
-            name: torch.zeros(router.num_experts, dtype=torch.float64, device=router.weight.device)
-            for name, router in self._routers.items()
-        }
+        counts_re = self._total(self._read_re).cpu()
+        self._read_re = torch.zeros_like(self._read_re)
+        if not bool(counts_re.any()):
+            return {}
+        busiest = (counts_re.amax(1) / counts_re.mean(1)).max()
+        return {"busiest": float(busiest), "idle": float((counts_re == 0).double().mean())}
 
     def _look(self, _model: nn.Module, _inputs: object, given: Mapping[str, Any]) -> None:
         self._inside_t = (given["input_ids"] != self._padding).double().flatten()

@@ -62,6 +62,40 @@ def test_the_bias_goes_up_where_little_came_and_down_where_much_did(model: Any) 
     )
 
 
+@pytest.mark.parametrize(("rate", "sums"), [(0.0, 1), (1e-3, 6)])
+def test_processes_sum_all_layers_at_once_and_only_where_it_is_asked(
+    model: Any, rate: float, sums: int
+) -> None:
+    """Two processes that see the same: once when it is read, and in a step only to move a bias."""
+    asked: list[torch.Tensor] = []
+
+    def total(counts: torch.Tensor) -> torch.Tensor:
+        asked.append(counts)
+        return 2 * counts
+
+    with torch.no_grad(), ExpertLoad(model, padding=PADDING, total=total) as load:
+        for _ in range(5):
+            model(torch.arange(3, 43).reshape(2, 20))
+            load.stepped(rate)
+        both = load.read()
+    assert len(asked) == sums
+    assert {tuple(counts.shape) for counts in asked} == {(2, 6)}
+    with torch.no_grad(), ExpertLoad(model, padding=PADDING) as load:
+        model(torch.arange(3, 43).reshape(2, 20))
+        load.stepped()
+        assert rate or both == pytest.approx(load.read())
+
+
+def test_a_model_without_experts_has_no_load(model: Any) -> None:
+    model.model.layers = torch.nn.ModuleList(
+        layer for layer in model.model.layers if layer.block_type != "moe"
+    )
+    with torch.no_grad(), ExpertLoad(model, padding=PADDING, total=pytest.fail) as load:
+        model(torch.arange(3, 43).reshape(2, 20))
+        load.stepped()
+        assert load.read() == {}
+
+
 def test_an_uneven_load_is_evened_out(model: Any, base: Path, language: Any) -> None:
     """A router that sends nearly all to two of its six experts."""
     _, tokenizer = checkpoint.load(base)
