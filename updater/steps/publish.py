@@ -73,7 +73,7 @@ def _draw(workspace: Workspace, version: str, folder: Path) -> dict[str, float]:
     write_text(folder / "report.html", render(data))
     figures.save_all(data, folder)
     write_json(folder / "score_matrix.json", outcome.score_matrix(workspace))
-    for name in ("manifest.json", "search.json", "train_metrics.jsonl"):
+    for name in ("manifest.json", "search.json", "experts.json", "train_metrics.jsonl"):
         made = folder.parent / name
         if made.exists():
             shutil.copyfile(made, folder / name)
