@@ -123,7 +123,14 @@ def test_the_update_is_trained_as_the_winner_and_the_next_one_starts_from_it(
     assert float(run.data.params["training/learning_rate"]) == won["values"]["learning_rate"]
     assert float(run.data.params["regularizer/strength"]) == won["values"]["strength"]
     assert float(run.data.params["rehearsal/fraction"]) == fraction
-    assert "search.json" in {file.path for file in client.list_artifacts(version.run_id)}
+    assert {"search.json", "experts.json"} <= {
+        file.path for file in client.list_artifacts(version.run_id)
+    }
+    experts = json.loads(
+        Path(client.download_artifacts(version.run_id, "experts.json")).read_text()
+    )
+    assert list(experts["tokens"]) == ["backbone.layers.1", "backbone.layers.3"]
+    assert {sum(tokens) for tokens in experts["tokens"].values()} == {2 * result["num_tokens"]}
     page = render(collect(workspace, version.id))
     assert "What was tried" in page
     assert f"{won['values']['learning_rate']:g}" in page

@@ -26,7 +26,10 @@ class ExpertLoad:
     """What the routers of a model do, counted in a `with` block and on the model's device.
 
     Call `stepped` after each optimizer step. Nothing is counted of a multi-token-prediction head,
-    whose positions are others. Under gradient checkpointing each token counts twice.
+    whose positions are others, nor of what gradient checkpointing computes again.
+
+    `tokens_re`: of all steps that were read, float64; a part of the run's state, to be saved with
+    it.
 
     Args:
         model: as it is trained.
@@ -50,17 +53,20 @@ class ExpertLoad:
         # Of all layers in one tensor: one sum over the processes, and not one for each layer.
         shape = (2, len(self._routers), model.config.n_routed_experts)
         self._step_re, self._read_re = torch.zeros(shape, dtype=torch.float64, device=model.device)
+        self.tokens_re = torch.zeros(shape[1:], dtype=torch.float64, device=model.device)
         self._step = dict(zip(self._routers, self._step_re, strict=True))
-        self._inside_t: Tensor = torch.ones(0)
+        self._inside_t: Tensor | None = None
         self._handles: list[Any] = []
 
     def __enter__(self) -> "ExpertLoad":
-        look = self._model.model.register_forward_pre_hook(self._look, with_kwargs=True)
+        trunk = self._model.model
+        look = trunk.register_forward_pre_hook(self._look, with_kwargs=True)
+        look_away = trunk.register_forward_hook(self._look_away, always_call=True)
         counters = [
             router.register_forward_hook(self._counter(name))
             for name, router in self._routers.items()
         ]
-        self._handles = [look, *counters]
+        self._handles = [look, look_away, *counters]
         return self
 
     def __exit__(
@@ -96,18 +102,31 @@ class ExpertLoad:
         to ask."""
         if not self._routers:
             return {}
-        counts_re = self._total(self._read_re).cpu()
+        counts_re = self._total(self._read_re)
+        self.tokens_re += counts_re
+        counts_re = counts_re.cpu()
         self._read_re = torch.zeros_like(self._read_re)
         if not bool(counts_re.any()):
             return {}
         busiest = (counts_re.amax(1) / counts_re.mean(1)).max()
         return {"busiest": float(busiest), "idle": float((counts_re == 0).double().mean())}
 
+    def tokens(self) -> dict[str, list[int]]:
+        """Layer, by its released name -> how many tokens each of its experts got, over all
+        processes and all steps that were read."""
+        names = [f"backbone.{name.removesuffix('.mixer.gate')}" for name in self._routers]
+        return dict(zip(names, self.tokens_re.long().tolist(), strict=True))
+
     def _look(self, _model: nn.Module, _inputs: object, given: Mapping[str, Any]) -> None:
         self._inside_t = (given["input_ids"] != self._padding).double().flatten()
 
+    def _look_away(self, *_: object) -> None:
+        self._inside_t = None
+
     def _counter(self, name: str) -> Callable[..., None]:
         def count(_router: nn.Module, _inputs: object, output: tuple[Tensor, ...]) -> None:
+            if self._inside_t is None:  # computed again, on the way back
+                return
             chosen_tk = output[2]
             spread_tk = self._inside_t[:, None].expand_as(chosen_tk)
             self._step[name].scatter_add_(0, chosen_tk.flatten(), spread_tk.flatten())

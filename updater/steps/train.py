@@ -166,6 +166,8 @@ def _fit(
         "num_too_long": len(done.too_long),
         "compute_seconds": done.seconds + aligned.get("mtp", {}).get("compute_seconds", 0.0),
     }
+    if done.experts:
+        write_json(folder / "experts.json", {"tokens": done.experts})
     write_json(result_file, result)
     return candidate, result
 

@@ -130,7 +130,8 @@ def trained(first: First, stage: Stage) -> Fit:
     for name, tensor in found.items():
         part, _, parameter = name.partition("/")
         parts[part][parameter] = tensor
-    return Fit(stage.steps, stage.examples, stage.tokens, stage.seconds, (), (), **parts)
+    told = (stage.steps, stage.examples, stage.tokens, stage.seconds)
+    return Fit(*told, (), (), trace=parts["trace"], moved=parts["moved"])
 
 
 def _write_trace(done: Fit, path: Path) -> None:

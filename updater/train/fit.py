@@ -39,7 +39,8 @@ class Fit:
     penalty. `too_long`: the ids of the examples that were left out. `seconds`: without those of
     steps that a kill made vain. `trace`: name of a trained parameter -> float32, what was recorded
     on the way: the Fisher that the optimizer's accumulator has (`fisher.from_second_moment`), or
-    SI's omega, and then `moved` says how far each weight went.
+    SI's omega, and then `moved` says how far each weight went. `experts`: layer of experts, by its
+    released name -> how many tokens each of them got, padding left out.
     """
 
     num_steps: int
@@ -50,6 +51,7 @@ class Fit:
     too_long: tuple[str, ...]
     trace: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False)
     moved: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False)
+    experts: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 def fit(
@@ -110,6 +112,7 @@ def fit(
         too_long=lesson.examples.too_long,
         trace=traced,
         moved=moved,
+        experts=load.tokens(),
     )
 
 

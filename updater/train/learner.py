@@ -48,7 +48,8 @@ class Learner(LightningModule):
             if training.router_bias_rate and name.endswith(CORRECTION_BIAS)
         }
         self.optimizer = adamw(self.trained, training)
-        self.live = Live(self.trained, self.moved, self.optimizer)
+        counted = {"tokens_of_experts": load.tokens_re} if load.tokens_re.numel() else {}
+        self.live = Live(self.trained, {**self.moved, **counted}, self.optimizer)
         self.record: Record
         self._training, self._num_steps, self._guards = training, num_steps, guards
         self._load, self.ranks = load, ranks

@@ -135,6 +135,7 @@ def test_the_weights_are_those_of_one_process(
     assert many.losses == pytest.approx(one.losses, abs=1e-5)
     for counted in ("num_steps", "num_examples", "num_tokens"):
         assert getattr(many, counted) == getattr(one, counted)
+    same_experts(many, one)
 
 
 class InParts(Likelihood):
@@ -275,6 +276,14 @@ def same_weights(folder: Path, model: NemotronHForCausalLM) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-5, msg=name)
 
 
+def same_experts(many: Fit, one: Fit) -> None:
+    """Every token has gone to the same experts, but where rounding decides between two."""
+    assert many.experts.keys() == one.experts.keys()
+    for layer, tokens in one.experts.items():
+        assert sum(many.experts[layer]) == sum(tokens) == 2 * one.num_tokens
+        assert many.experts[layer] == pytest.approx(tokens, abs=3)
+
+
 def moved(base: Path, model: NemotronHForCausalLM) -> float:
     """The furthest that any weight went."""
     before, _ = checkpoint.load(base)
@@ -345,6 +354,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
         learnt, _ = checkpoint.load(folder / answer.LEARNT)
     assert min(steps) > 10, steps
     assert many.losses == pytest.approx(one.losses, abs=1e-4)
+    same_experts(many, one)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(learnt.state_dict()[name], tensor, rtol=0, atol=1e-5, msg=name)
 

@@ -12,7 +12,7 @@ from updater.nemotron.experts import routed_tokens
 from updater.nemotron.load import ExpertLoad
 from updater.settings import TrainingSettings
 from updater.train.encode import PADDING, collate, encode
-from updater.train.fit import fit
+from updater.train.fit import Fit, fit
 from updater.train.guards import Guards
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
@@ -86,6 +86,24 @@ def test_processes_sum_all_layers_at_once_and_only_where_it_is_asked(
         assert rate or both == pytest.approx(load.read())
 
 
+def test_what_is_computed_again_on_the_way_back_does_not_count(
+    base: Path, language: Any, quick: TrainingSettings, tmp_path: Path
+) -> None:
+    loads = []
+    for on in (False, True):
+        model, tokenizer = checkpoint.load(base)
+        done = fit(
+            model,
+            Lesson.of(tokenizer, language(0, 32), None, max_length_tokens=64),
+            training=dataclasses.replace(quick, epochs=1, activation_checkpointing=on),
+            guards=Guards(),
+            folder=tmp_path / str(on),
+            watch=Watch(progress=False),
+        )
+        loads.append(done.experts)
+    assert loads[0] == loads[1]
+
+
 def test_a_model_without_experts_has_no_load(model: Any) -> None:
     model.model.layers = torch.nn.ModuleList(
         layer for layer in model.model.layers if layer.block_type != "moe"
@@ -120,7 +138,7 @@ def test_in_training_the_bias_moves_only_on_request_and_survives_a_kill(
     training = dataclasses.replace(quick, epochs=2, router_bias_rate=rate, checkpoint_every_steps=5)
     seen: list[dict[str, float]] = []
 
-    def trained(folder: Path, *, stop_at: int = 0) -> dict[str, torch.Tensor]:
+    def trained(folder: Path, *, stop_at: int = 0) -> tuple[dict[str, torch.Tensor], Fit]:
         model, tokenizer = checkpoint.load(base)
 
         def watch(step: int, metrics: dict[str, float]) -> None:
@@ -128,7 +146,7 @@ def test_in_training_the_bias_moves_only_on_request_and_survives_a_kill(
             if stop_at and step >= stop_at:
                 raise KeyboardInterrupt
 
-        fit(
+        done = fit(
             model,
             Lesson.of(tokenizer, language(0, 160), None, max_length_tokens=64),
             training=training,
@@ -136,12 +154,17 @@ def test_in_training_the_bias_moves_only_on_request_and_survives_a_kill(
             folder=folder,
             watch=Watch(watch, progress=False),
         )
-        return {n: b.clone() for n, b in model.named_buffers() if "correction" in n}
+        return {n: b.clone() for n, b in model.named_buffers() if "correction" in n}, done
 
-    whole = trained(tmp_path / "whole")
+    whole, done = trained(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "parted", stop_at=10)
-    parted = trained(tmp_path / "parted")
+    parted, again = trained(tmp_path / "parted")
+    # Each token has two experts in each layer; what was counted before the kill is.
+    assert {n: sum(each) for n, each in done.experts.items()} == {
+        f"backbone.layers.{layer}": 2 * done.num_tokens for layer in (1, 4)
+    }
+    assert again.experts == done.experts
     assert all(torch.equal(whole[name], parted[name]) for name in whole)
     moved = any(bool(bias.any()) for bias in whole.values())
     assert moved is bool(rate)
