@@ -78,8 +78,13 @@ def test_an_importance_is_that_of_one_process(
     file = together.estimate(task, examples, folder=tmp_path / "many", progress=False)
     many = weights.load(file)
     assert dataclasses.replace(many, tensors={}) == dataclasses.replace(one, tensors={})
+    same_importance(one, many, rounding=2**-7 if task.form == "bfloat16" else 1e-4)
+
+
+def same_importance(
+    one: weights.Importance, many: weights.Importance, *, rounding: float = 1e-4
+) -> None:
     assert many.tensors.keys() == one.tensors.keys()
-    rounding = 2**-7 if task.form == "bfloat16" else 1e-4
     for name, weight in one.tensors.items():
         for mine, theirs in zip(parts(weight), parts(many.tensors[name]), strict=True):
             largest = float(mine.abs().max())
@@ -87,6 +92,25 @@ def test_an_importance_is_that_of_one_process(
             torch.testing.assert_close(
                 theirs, mine, rtol=rounding, atol=1e-5 * largest, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def test_an_importance_of_logits_that_are_made_in_pieces(
+    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In shards the output head is asked for again for each piece, and on the way back."""
+    driven_by(monkeypatch, "pieces_driver.py")
+    table = language(0, 9)
+    long = pa.array([" bright yellow" * (n % 3 + 3) for n in range(9)])
+    examples = encoded(trained, table.set_column(2, "completion", long))
+    assert examples.completion_lengths.min() > 5, "the driver makes five tokens' logits at a time"
+    model, _ = checkpoint.load(trained)
+    assert model.lm_head.out_features == 400, "the driver counts on it"
+    freeze(model, FULL)
+    task = weighing(trained, FULL)
+    about = {"checkpoint_digest": "c", "data_digest": "d", "progress": False}
+    one = estimate(model, examples, estimator=task.estimator, form=task.form, **about)
+    file = together.estimate(task, examples, folder=tmp_path, progress=False)
+    same_importance(one, weights.load(file))
 
 
 def test_processes_draw_labels_of_their_own(trained: Path, language: Any, tmp_path: Path) -> None:
