@@ -97,7 +97,7 @@ def _failed(session: Session, failed: "Sequence[Failed]") -> int:
 
 
 def _show(console: Console, done: "Conducted") -> None:
-    from updater.study.report.words import at_last_alone, judged, seeds_of
+    from updater.study.report.words import at_last_alone, judged, none_deployed, seeds_of
 
     shown = Table(
         "arm", "seeds", "all periods", "new", "worst forgetting", "steps", "seconds", box=None
@@ -116,6 +116,7 @@ def _show(console: Console, done: "Conducted") -> None:
         *_stopped(arms),
         *((late,) if (late := at_last_alone(arms)) else ()),
         *(sentence for arm in arms if (sentence := judged(arm))),
+        *((none,) if (none := none_deployed(arms)) else ()),
         *_gate_followed(done.study),
         f"Means over the seeds that finished. {left}: {done.folder}",
     ):

@@ -64,6 +64,13 @@ class Arm:
         learnt = [[stage.steps > 0 for stage in run.stages[1:]] for run in self.finished]
         return bool(learnt) and all(len(of) > 1 and of[-1] and sum(of) == 1 for of in learnt)
 
+    @cached_property
+    def undeployed(self) -> tuple[int, ...]:
+        """The finished seeds of a replay with which no update was deployed: users had the first
+        model all along, which forgets nothing."""
+        judged = ((run.seed, [s for s in run.stages[1:] if s.verdict]) for run in self.finished)
+        return tuple(seed for seed, of in judged if of and not any(s.deployed for s in of))
+
     def values(self, measure: str) -> dict[int, float]:
         """Seed -> the measure, of the finished runs in which it is known; none of
         `OF_EACH_UPDATE` where it learnt at the last one alone."""

@@ -184,6 +184,7 @@ def test_what_the_gate_said_of_each_arm_stands_below_the_table(
     verdicts = "both: 2 accepted, 2 for review, 4 rejected."
     assert said[3] == f"{verdicts} Deployed at the end: the update of travel."
     assert said[4] == "wild: 0 accepted, 0 for review, 4 rejected. No update was deployed."
+    assert said[5].startswith("No update was deployed: wild. Users had the first model all along")
     apart = shown(folder, rejected(first, 2), second).splitlines()[3]
     assert apart.endswith(
         "at the end: the update of dining (seed 0); the update of travel (seed 1)."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from updater.report import style
+from updater.study.report.words import none_deployed
 from updater.study.tabulated import Arm, Table
 
 MOST_ARMS = 12
@@ -97,10 +98,12 @@ def not_compared(table: Table) -> str:
 
 
 def not_forgotten(table: Table) -> str:
-    """A sentence on the arms of which no forgetting is told; "" without any."""
+    """On the arms of which no forgetting is told, and of whose no update was deployed; "" without
+    any."""
     names = [arm.name for arm in _finished(table) if arm.learnt_at_last_alone]
     why = "No row for those that trained at the last update alone"
-    return f"{why}: {', '.join(names)}." if names else ""
+    untold = f"{why}: {', '.join(names)}." if names else ""
+    return " ".join(filter(None, (untold, none_deployed(_finished(table)))))
 
 
 def _finished(table: Table) -> list[Arm]:

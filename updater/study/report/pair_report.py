@@ -11,9 +11,9 @@ from updater.study.report.sheet import Sheet
 from updater.study.report.words import (
     CLAIMED,
     TONES,
-    at_last_alone,
     difference,
     in_points,
+    notes,
     p_value,
     three_digits,
     unspread,
@@ -43,7 +43,7 @@ def sheet(table: Table) -> Sheet:
         ),
         rows=tuple(_row(pair) for pair in found),
         tones=tuple(TONES[pair.claim] for pair in found),
-        below=at_last_alone([arm for arm in table.arms if arm.name in paired]),
+        below=notes([arm for arm in table.arms if arm.name in paired]),
     )
 
 

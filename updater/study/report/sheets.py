@@ -15,8 +15,8 @@ from updater.study.report.words import (
     CLAIMED,
     COLUMNS,
     TONES,
-    at_last_alone,
     difference,
+    notes,
     p_value,
     points,
     seeds_of,
@@ -52,7 +52,7 @@ def results(table: Table) -> Sheet:
         columns=("arm", "seeds", *(COLUMNS[name].title for name in shown)),
         rows=tuple(_row(arm, shown) for arm in table.arms),
         notes=tuple("; ".join(stopped(arm)) for arm in table.arms),
-        below=at_last_alone(table.arms),
+        below=notes(table.arms),
     )
 
 
@@ -103,7 +103,7 @@ def paired(table: Table) -> Sheet:
         ),
         rows=tuple(rows),
         tones=tuple(tones),
-        below=at_last_alone(table.arms),
+        below=notes(table.arms),
     )
 
 

@@ -130,6 +130,27 @@ def at_last_alone(arms: Sequence[Arm]) -> str:
     return f"Trained at the last update alone: {', '.join(names)}. {why}" if names else ""
 
 
+def none_deployed(arms: Sequence[Arm]) -> str:
+    """Of a replay: that the numbers of those of the arms are the first model's of which no update
+    was deployed; "" without one."""
+    names = []
+    for arm in arms:
+        if arm.undeployed and len(arm.undeployed) == len(arm.finished):
+            names.append(arm.name)
+        elif arm.undeployed:
+            names.append(f"{arm.name} (seed {', '.join(map(str, arm.undeployed))})")
+    why = (
+        "Users had the first model all along: accuracies, transfers and forgetting are its own, "
+        "and say nothing of what the updates would have forgotten."
+    )
+    return f"No update was deployed: {', '.join(names)}. {why}" if names else ""
+
+
+def notes(arms: Sequence[Arm]) -> str:
+    """What has to be known of some of the arms to read a table of them all; "" where nothing."""
+    return " ".join(note for note in (at_last_alone(arms), none_deployed(arms)) if note)
+
+
 def seeds_of(arm: Arm) -> str:
     """How many of its seeds finished: "4 of 5", or "5" where that is all of them."""
     finished = f"{len(arm.finished)}"
