@@ -95,10 +95,10 @@ def same_importance(
 
 
 def test_an_importance_of_logits_that_are_made_in_pieces(
-    trained: Path, language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, language: Any, tmp_path: Path, driven_by: Callable[[str], None]
 ) -> None:
     """In shards the output head is asked for again for each piece, and on the way back."""
-    driven_by(monkeypatch, "pieces_driver.py")
+    driven_by("pieces_driver.py")
     table = language(0, 9)
     long = pa.array([" bright yellow" * (n % 3 + 3) for n in range(9)])
     examples = encoded(trained, table.set_column(2, "completion", long))
