@@ -1,6 +1,7 @@
 """MLflow as the dashboard: what an update leaves on a server, and that a person in a browser gets
 from the experiment to the run, its parent's charts, the report and the model card."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +139,23 @@ def test_commands_print_where_to_look(server: str, story: Path) -> None:
     for words in (["update", "south"], ["show", "2"], ["report", "2", "-o", str(story / "r.html")]):
         assert f"MLflow, report: {links['report']}\n" in said(story, *words)[0]
     assert f"MLflow, updates: {server}/#/experiments/" in said(story, "status")[0]
+
+
+def test_a_run_that_somebody_deleted_stops_no_update(
+    server: str, story: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = client_of(server)
+    gone = command(story, "show", "1")["mlflow_run"]
+    client.delete_run(gone)
+    client.delete_run(life_of(server).info.run_id)
+    opened = command(story, "show", "2")["update"]
+    workspace = Workspace.open(story)
+    logging.getLogger("updater").propagate = True  # which every command takes away
+    with caplog.at_level(logging.WARNING, "updater"):
+        publish(workspace, workspace.ledger.update(opened))
+    assert [step for step, _ in history(server, "accuracy/north")] == [1, 2]
+    assert "version 1 has no run in MLflow any longer" in caplog.text
+    client.restore_run(gone)
 
 
 @needs_browser

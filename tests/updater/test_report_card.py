@@ -108,7 +108,7 @@ def test_two_hundred_periods_fit_the_description_by_the_weakest_and_the_newest()
 
 
 def test_names_of_any_length_never_break_the_room_there_is() -> None:
-    text = card.brief(history(30, names="x" * 400 + "{:03d}"), DESCRIPTION_CHARACTERS)
+    text = card.brief(history(30, names="x" * 1500 + "{:03d}"), DESCRIPTION_CHARACTERS)
     assert len(text) <= DESCRIPTION_CHARACTERS
 
 

@@ -14,14 +14,15 @@ from updater.report.data import Cell, ReportData
 from updater.report.page import render
 
 NUM_VERSIONS, NUM_PERIODS = 50, 200
+HIT = 180
 
 
 @pytest.fixture(scope="module")
 def many() -> ReportData:
-    """One period, far back, is hit hard by the newest version."""
+    """One period, neither the weakest nor among the newest, is hit hard by the newest version."""
     data = history(NUM_VERSIONS, first=155, rejected=tuple(range(7, NUM_VERSIONS, 11)))
     assert len(data.periods) == NUM_PERIODS
-    hit = {(data.version, data.periods[61]): Cell(5, 750)}
+    hit = {(data.version, data.periods[HIT]): Cell(400, 750)}
     return dataclasses.replace(data, scores={**data.scores, **hit})
 
 
@@ -67,7 +68,7 @@ def test_every_number_is_in_the_page(many: ReportData, page: str) -> None:
 def test_the_pictures_show_what_is_new_what_was_hit_and_the_newest(many: ReportData) -> None:
     few = focus.focused(many)
     assert len(few.periods) == focus.MOST_PERIODS
-    assert {many.subject.new[0], many.periods[61], many.periods[-1]} <= set(few.periods)
+    assert {many.subject.new[0], many.periods[HIT], many.periods[-1]} <= set(few.periods)
     assert list(few.periods) == [p for p in many.periods if p in few.periods], "in their order"
     assert few.judgement is not None
     assert {c["period"] for c in few.judgement.comparisons} <= set(few.periods)

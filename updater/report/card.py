@@ -155,7 +155,7 @@ def _scores(data: ReportData, most: int) -> list[str]:
     found = data.summary()
     means = [
         ("mean accuracy", "average_accuracy", percent),
-        ("mean forgetting (best so far less present)", "average_forgetting", points),
+        ("mean forgetting (best so far less present)", "average_forgetting", _loss),
         ("backward transfer", "backward_transfer", points),
     ]
     said = [f"{name} {words(found[key])}" for name, key, words in means if key in found]
@@ -167,6 +167,11 @@ def _scores(data: ReportData, most: int) -> list[str]:
         else "",
         f"Over all periods: {', '.join(said)}." if said else "",
     ]
+
+
+def _loss(fraction: float) -> str:
+    """Forgetting is a loss by itself: no sign where there is one."""
+    return points(fraction).removeprefix("+")
 
 
 def _limits(data: ReportData) -> list[str]:

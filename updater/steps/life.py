@@ -7,15 +7,19 @@ again from the ledger at any time. Called by `updater.steps.registration` and
 """
 
 import dataclasses
+import logging
 from datetime import datetime
 
 from store import views
+from store.errors import DeniedError, StoreError, UnreachableError
 from store.ledger import ModelVersion, Score, Update
 from store.points import Point
 from store.registry import PARENT
 from updater import outcome
 from updater.report.data import ReportData
 from updater.workspace import Workspace
+
+log = logging.getLogger("updater")
 
 KEY = "life"
 FILLED = "updater.filled_to"
@@ -65,10 +69,12 @@ def show(workspace: Workspace, update: Update, data: ReportData) -> None:
     run_id = open_life(workspace)
     filled = int(registry.run_tags(run_id).get(FILLED, 0))
     versions = ledger.model_versions()
-    scores = outcome.current_scores(workspace)
+    scores: dict[str, dict[str, Score]] = {version.id: {} for version in versions}
+    for (name, period), score in outcome.current_scores(workspace).items():
+        scores[name][period] = score
     told: list[Point] = []
     for version in versions:
-        own = {p: score for (name, p), score in scores.items() if name == version.id}
+        own = scores[version.id]
         if int(version.id) > filled:
             _adopt(workspace, version)
             told += _points(version, own, data)
@@ -83,10 +89,17 @@ def show(workspace: Workspace, update: Update, data: ReportData) -> None:
 
 
 def _adopt(workspace: Workspace, version: ModelVersion) -> None:
-    """The version's run, which a release without parent runs may have made, is a child."""
-    if version.update is not None:
-        tags = tags_of(workspace, workspace.ledger.update(version.update))
+    """The version's run, which a release without parent runs may have made, is a child; where
+    MLflow has lost it, or somebody deleted it, there is none."""
+    if version.update is None:
+        return
+    tags = tags_of(workspace, workspace.ledger.update(version.update))
+    try:
         workspace.registry.log_summary(version.run_id, tags)
+    except (UnreachableError, DeniedError):
+        raise
+    except StoreError as gone:
+        log.warning("version %s has no run in MLflow any longer: %s", version.id, gone)
 
 
 def _points(version: ModelVersion, scores: dict[str, Score], data: ReportData) -> list[Point]:
