@@ -53,11 +53,17 @@ Check = Callable[[str], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What is deployed now, and the event by which it came with what was deployed before it."""
+    """What is deployed now, and the event by which it came with what was deployed before it.
+
+    `is_new`: the event is of this call, which else found it and appended nothing. `moved`: an alias
+    had to follow.
+    """
 
     deployed: str | None
     previous: str | None
     event: Event
+    is_new: bool
+    moved: bool
 
 
 def _unchecked(digest: str) -> None:
@@ -97,6 +103,7 @@ def promote(
     event = promotion(events, objections.maker(ledger, update, version)) if update else None
     if event is None and now is not None and now.version == version:
         event = now
+    is_new = event is None
     if event is None:
         objections.check_verified(events, version)
         against = objections.to_deploying(ledger, events, found)
@@ -112,7 +119,7 @@ def promote(
             update=update,
             payload={"overridden": [error.what for error in against]},
         )
-    return _settled(ledger, aliases, event)
+    return _settled(ledger, aliases, event, is_new=is_new)
 
 
 def rollback(
@@ -140,12 +147,12 @@ def rollback(
     now = _last(events)
     target = _target(ledger, aliases, events, to)
     if target == now.version:
-        return _settled(ledger, aliases, now)
+        return _settled(ledger, aliases, now, is_new=False)
     check(ledger.model_version(target).digest)
     event = ledger.append_release(
         "rolled_back", target, expected_deployed=now.version, actor=actor, reason=reason
     )
-    return _settled(ledger, aliases, event)
+    return _settled(ledger, aliases, event, is_new=True)
 
 
 def rollback_target(ledger: Ledger, aliases: Aliases, *, to: str | None = None) -> str:
@@ -281,9 +288,15 @@ def _point(aliases: Aliases, alias: str, version: str) -> None:
         ) from error
 
 
-def _settled(ledger: Ledger, aliases: Aliases, event: Event) -> Release:
-    repair(ledger, aliases)
-    return Release(deployed=deployed(ledger.events()), previous=event.previous, event=event)
+def _settled(ledger: Ledger, aliases: Aliases, event: Event, *, is_new: bool) -> Release:
+    moved = repair(ledger, aliases)
+    return Release(
+        deployed=deployed(ledger.events()),
+        previous=event.previous,
+        event=event,
+        is_new=is_new,
+        moved=moved,
+    )
 
 
 def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:

@@ -161,3 +161,26 @@ def answer(
     found = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert isinstance(found, dict)
     return found
+
+
+def test_what_is_deployed_already_is_said_and_nothing_changed(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An alias that had not followed is moved all the same, and that is said too."""
+    before = kinds(workspace.ledger)
+    assert run(["--workspace", str(workspace.root), "status", "--repair"]) == 0
+    words = ["--workspace", str(workspace.root), "promote", "2", *WHY]
+    told = []
+    for shown in ("2", "1", None):
+        if shown is not None:
+            workspace.aliases.set("deployed", shown)
+        capfd.readouterr()
+        assert run(words if shown is not None else [*words, "--json"]) == 0
+        told.append(capfd.readouterr().out.splitlines()[-1])
+    assert told == [
+        "Version 2 is deployed already; nothing was changed",
+        "Version 2 is deployed already; MLflow's aliases follow now",
+        '{"deployed": "2", "previous": "1"}',
+    ]
+    assert kinds(workspace.ledger) == before
+    assert workspace.aliases.get("deployed") == "2"

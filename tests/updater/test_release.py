@@ -236,7 +236,8 @@ def test_approving_promotes_once(ledger, aliases, story, verdict: str) -> None:
     assert release.consistent(ledger, aliases)
     done = release.approve(ledger, aliases, update, **WHO)
     assert (done.deployed, done.previous, done.event.update) == ("2", "1", update)
-    assert release.approve(ledger, aliases, update, **WHO) == done
+    again = release.approve(ledger, aliases, update, **WHO)
+    assert again == dataclasses.replace(done, is_new=False, moved=False)
     assert kinds(ledger) == [("promoted", "1"), ("approved", "2"), ("promoted", "2")]
     assert release.awaiting_approval(ledger) == []
     assert (aliases.get("deployed"), aliases.get("candidate")) == ("2", None)

@@ -224,6 +224,10 @@ def released(done: "Release") -> tuple[dict[str, Any], Callable[[Console], None]
                 "--force` deploys it again"
             )
             return
+        if not done.is_new:
+            what = "MLflow's aliases follow now" if done.moved else "nothing was changed"
+            console.print(f"Version [bold]{done.deployed}[/] is deployed already; {what}")
+            return
         before = f"was {done.previous}" if done.previous else "the first"
         console.print(f"Version [bold]{done.deployed}[/] is deployed ({before})")
 
