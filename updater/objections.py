@@ -64,8 +64,8 @@ def _unaccepted(ledger: Ledger, events: list[Event], version: ModelVersion) -> I
         return None
     force = f"`updater promote {version.id} --reason TEXT --force` overrides it"
     if decided is not None:
-        what = f"update {update} was rejected by {decided.actor} ({decided.reason})"
-        return InputError(what, "what a person rejected is not deployed", force)
+        what = f"update {update} was {decided.kind} by {decided.actor} ({decided.reason})"
+        return InputError(what, f"what a person {decided.kind} is not deployed", force)
     verdict = ledger.verdict(update) if update else None
     if verdict is None:
         return InputError(f"version {version.id} has no verdict yet", "the gate judges it", force)
@@ -119,8 +119,8 @@ def check_not_rejected(ledger: Ledger, update: Update, decided: Event | None) ->
         InputError: one of them has.
     """
     cure = f"`updater promote {update.candidate} --reason TEXT --force` overrides it"
-    if decided is not None and decided.kind == "rejected":
-        what = f"update {update.id} was rejected by {decided.actor} ({decided.reason})"
+    if decided is not None and decided.kind != "approved":
+        what = f"update {update.id} was {decided.kind} by {decided.actor} ({decided.reason})"
         raise InputError(what, "an update is decided once", cure)
     verdict = ledger.verdict(update.id)
     if verdict is not None and verdict.verdict == "rejected":

@@ -16,7 +16,7 @@ from typing import Any
 from store.ledger import DatasetVersion, Update
 from updater import config, release, trials, versions
 from updater.errors import InputError
-from updater.standing import lineage
+from updater.standing import abandoned, lineage
 from updater.steps import ingest
 from updater.steps.terms import check_recorded
 from updater.workspace import Workspace
@@ -159,15 +159,21 @@ def _known(
     """The newest update with the same arguments and configuration that still stands.
 
     It stands while its base is deployed, or its candidate is or was on the way to what is (run
-    twice is run once), and no newer data of the period has been versioned since.
+    twice is run once), no newer data of the period has been versioned since, and nobody has
+    abandoned it.
     """
     ledger = workspace.ledger
     wanted = _config_digest(workspace, arguments)
-    deployed = release.deployed(ledger.events())
+    events = ledger.events()
+    deployed = release.deployed(events)
     newest = {d.period: d.id for d in ledger.dataset_versions()}
     for update in reversed(ledger.updates(period=period)):
         same = (update.kind, update.config_digest) == (kind, wanted)
-        if not same or any(newest[p] != d for p, d in update.config["datasets"].items()):
+        if (
+            not same
+            or abandoned(events, update.id)
+            or any(newest[p] != d for p, d in update.config["datasets"].items())
+        ):
             continue
         if kind != "update" or deployed == update.base:
             return update
@@ -198,7 +204,8 @@ def _open(
     """The update is in the ledger, with the datasets that it learns: it can be finished now."""
     *_, (period, dataset_version) = datasets.items()
     digest = _config_digest(workspace, arguments)
-    identity = json.dumps([kind, datasets, base, digest])
+    given_up = _given_up(workspace, period, (kind, datasets, base, digest))
+    identity = json.dumps([kind, datasets, base, digest, *([given_up] if given_up else [])])
     return workspace.ledger.open_update(
         Update(
             id=f"{period}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}",
@@ -216,6 +223,17 @@ def _open(
             candidate=None,
             created_at=datetime.now(UTC),
         )
+    )
+
+
+def _given_up(workspace: Workspace, period: str, same: tuple[object, ...]) -> int:
+    """Of the updates that are the same, how many were abandoned: after those it is another one,
+    which begins anew."""
+    events = workspace.ledger.events()
+    return sum(
+        (one.kind, one.config["datasets"], one.base, one.config_digest) == same
+        for one in workspace.ledger.updates(period=period)
+        if abandoned(events, one.id) is not None
     )
 
 

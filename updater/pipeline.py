@@ -18,6 +18,7 @@ from updater import cost, release, versions
 from updater.config import ELSEWHERE
 from updater.errors import InputError
 from updater.opening import open_first, open_update
+from updater.standing import abandoned
 from updater.steps import evaluate, gate, importance, rehearse, train
 from updater.steps import release as release_step
 from updater.steps.publish import publish_decision
@@ -119,8 +120,8 @@ def run_step(
     Where another version of updater has opened the update, the result says which ran the step.
 
     Raises:
-        InputError: no such step, a step before it is not finished, or the update was opened by
-            another configuration, or without `mix_versions` by too different an updater.
+        InputError: no such step, a step before it is not finished, the update was abandoned, or was
+            opened by another configuration, or without `mix_versions` by too different an updater.
     """
     opened = workspace.ledger.update(update_id)
     order = ORDER[opened.kind]
@@ -131,6 +132,7 @@ def run_step(
     done = workspace.ledger.step(update_id, name)
     if done is not None and done.state == "finished":
         return done.result
+    _check_standing(workspace, opened)
     _check_turn(workspace, opened, name)
     other = versions.differing(update_id, opened.config.get("updater_version"), mix=mix_versions)
     if other:
@@ -165,6 +167,7 @@ def check_step(workspace: Workspace, name: str, update_id: str) -> None:
     done = workspace.ledger.step(update_id, name)
     if done is not None and done.state == "finished":
         raise InputError(f"step {name} of {update_id} is finished", "it runs once", "go on")
+    _check_standing(workspace, opened)
     _check_turn(workspace, opened, name)
     other = versions.differing(update_id, opened.config.get("updater_version"), mix=False)
     _check_settings(workspace, opened, is_other=bool(other))
@@ -186,6 +189,17 @@ def _finish(workspace: Workspace, opened: Update, *, approve: bool = False) -> U
     for name in ORDER[opened.kind]:
         run_step(workspace, name, opened.id, **({"approve": approve} if name == "release" else {}))
     return workspace.ledger.update(opened.id)
+
+
+def _check_standing(workspace: Workspace, opened: Update) -> None:
+    """Nobody has abandoned it."""
+    event = abandoned(workspace.ledger.events(), opened.id)
+    if event is not None:
+        raise InputError(
+            f"update {opened.id} was abandoned by {event.actor} ({event.reason})",
+            "what was abandoned does not go on",
+            f"begin another with `updater update {opened.period}`",
+        )
 
 
 def _check_turn(workspace: Workspace, opened: Update, name: str) -> None:

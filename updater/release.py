@@ -219,7 +219,7 @@ def reject(ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reas
     if earlier is None or earlier.kind != "rejected":
         if promotion(events, update) is not None or earlier is not None:
             raise InputError(
-                f"update {update_id} was {'promoted' if earlier is None else 'approved'} already",
+                f"update {update_id} was {'promoted' if earlier is None else earlier.kind} already",
                 "only what nobody has decided can be rejected",
                 "go back with `updater rollback --reason TEXT`",
             )

@@ -7,6 +7,7 @@ Only the order of events counts, never their times.
 from collections.abc import Collection, Sequence
 
 from store.ledger import Event, Ledger, Update
+from store.ledger.records import DECISION_KINDS
 
 RELEASES = ("promoted", "rolled_back")
 
@@ -67,9 +68,15 @@ def promotion(events: Sequence[Event], update: Update) -> Event | None:
 
 
 def decision(events: Sequence[Event], update_id: str) -> Event | None:
-    """What a person decided on the update: an event "approved" or "rejected", or None."""
-    kinds = ("approved", "rejected")
-    return next((e for e in events if e.kind in kinds and e.update == update_id), None)
+    """What a person decided on the update: an event "approved", "rejected" or "abandoned", or
+    None."""
+    return next((e for e in events if e.kind in DECISION_KINDS and e.update == update_id), None)
+
+
+def abandoned(events: Sequence[Event], update_id: str) -> Event | None:
+    """The event by which a person gave the update up before it was finished, or None."""
+    decided = decision(events, update_id)
+    return decided if decided is not None and decided.kind == "abandoned" else None
 
 
 def awaiting_approval(ledger: Ledger) -> list[str]:
@@ -99,8 +106,9 @@ def candidate_awaiting(ledger: Ledger) -> str | None:
 def unfinished(ledger: Ledger) -> list[str]:
     """The updates that running their command again would finish, oldest first.
 
-    Not those that are superseded: whose base is deployed no longer (unless they themselves were
-    promoted), and first models that a later one of the same periods' end has replaced.
+    Not those that were abandoned, nor those that are superseded: whose base is deployed no longer
+    (unless they themselves were promoted), and first models that a later one of the same periods'
+    end has replaced.
     """
     steps = ledger.steps()
     started = {s.update for s in steps}
@@ -117,6 +125,8 @@ def unfinished(ledger: Ledger) -> list[str]:
     }
 
     def stands(update: Update) -> bool:
+        if abandoned(events, update.id) is not None:
+            return False
         if update.kind == "update":
             return update.base == now or promotion(events, update) is not None
         return update.id in started and update.id not in replaced

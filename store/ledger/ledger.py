@@ -302,7 +302,7 @@ class Ledger:
 
         Raises:
             ValueError: a release (use `append_release`), or a decision without its update.
-            ConflictError: a second decision ("approved", "rejected") on one update.
+            ConflictError: a second decision ("approved", "rejected", "abandoned") on one update.
         """
         fields = self._event(kind, version, actor, reason, update) | {"payload": payload or {}}
         with self._sessions.write() as session:

@@ -13,7 +13,7 @@ UPDATE_KINDS = ("update", "scratch", "adopt")
 STEP_STATES = ("running", "finished")
 VERDICTS = ("accepted", "rejected", "review")
 RELEASE_KINDS = ("promoted", "rolled_back")
-DECISION_KINDS = ("approved", "rejected")
+DECISION_KINDS = ("approved", "rejected", "abandoned")
 
 
 @dataclass(frozen=True, kw_only=True)

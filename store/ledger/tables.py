@@ -167,7 +167,8 @@ def _once_per_update(name: str, condition: str) -> Index:
 
 
 class EventRow(Row):
-    """An update is promoted at most once for ever, and decided by a person at most once."""
+    """An update is promoted at most once for ever, and decided by a person at most once. (That one
+    was abandoned is kept once by the transaction alone.)"""
 
     __tablename__ = "events"
     __table_args__ = (

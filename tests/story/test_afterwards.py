@@ -66,6 +66,27 @@ def test_new_data_of_the_only_learnt_period_has_no_past_to_hold_on_to(first: Pat
     assert answer["compute_seconds"]["importance"] == 0.0
 
 
+def test_what_was_abandoned_goes_on_no_more_and_the_same_begins_anew(first: Path) -> None:
+    wild = ("--set", "training.learning_rate=1e6", "--set", "training.gradient_clip=0")
+    said(first, "update", "east", *wild, code=1)
+    [given_up] = command(first, "status")["unfinished"]
+    ingested = command(first, "periods")
+    answer = command(first, "abandon", given_up, "--reason", "too hot")
+    assert (answer["update"], answer["reason"]) == (given_up, "too hot")
+    assert command(first, "status")["unfinished"] == []
+    assert mlflow_run(first, given_up).info.status == "KILLED"
+    _, errors = said(first, "step", "train", "--update", given_up, *wild, code=2)
+    assert "was abandoned by" in errors
+    made = {given_up}
+    for _ in range(2):
+        again = command(first, "step", "ingest", "--period", "east", *wild)["update"]
+        assert again == command(first, "step", "ingest", "--period", "east", *wild)["update"]
+        made.add(again)
+        command(first, "abandon", again, "--reason", "still too hot")
+    assert len(made) == 3
+    assert command(first, "periods") == ingested, "the next update learns the same data"
+
+
 def test_a_training_that_fails_is_failed_in_mlflow_and_goes_on_when_mended(first: Path) -> None:
     wild = ("--set", "training.learning_rate=1e6", "--set", "training.gradient_clip=0")
     _, errors = said(first, "update", "east", *wild, code=1)

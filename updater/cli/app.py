@@ -32,7 +32,7 @@ LOG_TIME = "%H:%M:%S"
 
 SECTIONS = {
     "Start": ("demo", "init", "adopt", "scratch"),
-    "Update": ("due", "ingest", "update", "step", "pytorchjob"),
+    "Update": ("due", "ingest", "update", "step", "abandon", "pytorchjob"),
     "Look": (
         *("status", "periods", "scores", "history", "show", "evaluate", "compare", "report"),
         "doctor",
@@ -174,6 +174,11 @@ def many_periods(*, required: bool) -> Callable[[Callable[..., Any]], Callable[.
         )(function)
 
     return decorate
+
+
+reason_option = click.option(
+    "--reason", required=True, metavar="TEXT", help="Why; it stands in the history for ever."
+)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

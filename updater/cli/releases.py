@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from updater.cli import tables
-from updater.cli.app import Session, app
+from updater.cli.app import Session, app, reason_option
 
 if TYPE_CHECKING:
     from updater.workspace import Workspace
 
 Done = TypeVar("Done")
-
-reason_option = click.option(
-    "--reason", required=True, metavar="TEXT", help="Why; it stands in the history for ever."
-)
 
 
 def _decide(workspace: "Workspace", verb: Callable[..., Done], *what: str, **more: Any) -> Done:

@@ -1,14 +1,18 @@
 """Commands that make workspaces, versions and updates."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from updater.cli import tables
-from updater.cli.app import EXIT_NOT_ACCEPTED, Session, app, many_periods
-from updater.errors import InputError, did_you_mean
+from updater.cli.app import EXIT_NOT_ACCEPTED, Session, app, many_periods, reason_option
+from updater.errors import InputError, UpdateError, did_you_mean
+
+if TYPE_CHECKING:
+    from updater.workspace import Workspace
 
 
 @app.command()
@@ -185,6 +189,46 @@ def step(
             opened = workspace.ledger.update(update_id)
     answer = {**outcome.update(workspace, opened), "step": name, **result}
     session.answer(answer, lambda console: tables.step(console, opened, name, result))
+
+
+@app.command()
+@click.argument("update")
+@reason_option
+@click.pass_obj
+def abandon(session: Session, update: str, reason: str) -> None:
+    """Give up an unfinished UPDATE.
+
+    It goes on no more, and its large files go. What it has ingested stays: the same command begins
+    another update.
+
+    \b
+    Example: updater abandon 2026-04-1a2b3c4d --reason "the labels were wrong"
+    """
+    from updater import abandon as giving_up
+
+    workspace = session.workspace()
+    with contextlib.ExitStack() as held:
+        _hold(workspace, update, held)
+        event = giving_up.abandon(workspace, update, reason=reason)
+    answer = {"update": update, "abandoned": True, "actor": event.actor, "reason": event.reason}
+    session.answer(
+        answer,
+        lambda console: console.print(
+            f"Update {update} is abandoned; what it ingested stays.", markup=False
+        ),
+    )
+
+
+def _hold(workspace: "Workspace", update: str, held: contextlib.ExitStack) -> None:
+    """The workspace's lock is held. Raises: InputError: it is another command's."""
+    try:
+        held.enter_context(workspace.lock())
+    except UpdateError as error:
+        raise InputError(
+            f"update {update} can't be abandoned now: {error}",
+            "an update at which a command may be at work is not abandoned",
+            "stop that command or wait for it, then run this again",
+        ) from error
 
 
 def _check_step(name: str, steps: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from rehearsal.choice import Choice
 from store.ledger import Event, Ledger, ModelVersion, Score
+from store.ledger.records import DECISION_KINDS
 from updater.cost import cost_of
 from updater.outcomes import holdout as read_holdout
 from updater.rehearsed import rehearsed
@@ -164,7 +165,7 @@ def _decision(ledger: Ledger, subject: ModelVersion) -> tuple[str, str, str] | N
     found = [
         event
         for event in ledger.events()
-        if (event.kind in ("approved", "rejected") and event.update == subject.update)
+        if (event.kind in DECISION_KINDS and event.update == subject.update)
         or (event.kind == "promoted" and event.version == subject.id and _overrode(event))
     ]
     return (found[-1].kind, found[-1].actor, found[-1].reason) if found else None

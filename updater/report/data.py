@@ -57,8 +57,8 @@ class Deployment:
 @dataclass(frozen=True)
 class Judgement:
     """The gate's verdict with the rule that it followed. `comparisons` are `Comparison.as_dict`s as
-    the ledger keeps them; `decision` is what a person made of it: "approved", "rejected" or, over
-    the gate's head, "promoted", and who and why; None where nobody had to."""
+    the ledger keeps them; `decision` is what a person made of it: "approved", "rejected",
+    "abandoned" or, over the gate's head, "promoted", and who and why; None where nobody had to."""
 
     verdict: str
     reasons: tuple[str, ...]

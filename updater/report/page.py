@@ -26,6 +26,7 @@ JUDGED = {**VERDICTS, "review": "Undecided"}
 DECIDED = {
     "approved": "approved",
     "rejected": "turned down",
+    "abandoned": "abandoned",
     "promoted": "promoted by force",
 }
 
