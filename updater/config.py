@@ -33,6 +33,10 @@ from updater.settings import PLACES, Settings, password_in, without_password
 
 CONFIG_FILE = "updater.toml"
 
+PLACE_KEYS = (*(("training", name) for name in PLACES), ("regularizer", "offload"))
+"""Section and key of what says on how many devices and in which memory an update is made, and
+nothing of what it comes to."""
+
 TYPE_NAMES = {
     str: 'text in quotes, as in "abc"',
     int: "a whole number, as in 3",
@@ -101,9 +105,8 @@ def digest(settings: Settings) -> str:
     say on how many devices and in which memory: an update is the same, and may be gone on with, on
     others."""
     whole = settings.as_dict()
-    for name in PLACES:
-        whole["training"].pop(name)
-    whole["regularizer"].pop("offload")
+    for section, key in PLACE_KEYS:
+        whole[section].pop(key)
     # Keys that came when updates were open already stay out as long as they say what went before.
     if not whole["training"]["train_thinking"]:
         whole["training"].pop("train_thinking")

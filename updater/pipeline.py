@@ -14,7 +14,7 @@ from typing import Any
 
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import release
+from updater import config, release
 from updater.errors import InputError
 from updater.opening import open_first, open_update
 from updater.steps import evaluate, gate, importance, rehearse, train
@@ -168,13 +168,14 @@ def _check_turn(workspace: Workspace, opened: Update, name: str) -> None:
 
 
 def _check_settings(workspace: Workspace, opened: Update) -> None:
-    """All steps of an update run by the settings that it was opened with."""
+    """All steps of an update run by the settings that it was opened with, on whatever devices."""
     now: dict[str, dict[str, Any]] = json.loads(json.dumps(workspace.settings.as_dict()))
     changed = [
         f"{section}.{key}"
         for section, values in now.items()
         for key, value in values.items()
-        if opened.config.get(section, {}).get(key) != value
+        if (section, key) not in config.PLACE_KEYS
+        and opened.config.get(section, {}).get(key) != value
     ]
     if changed:
         raise InputError(
