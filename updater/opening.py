@@ -48,10 +48,10 @@ def open_update(workspace: Workspace, period: str) -> Update:
         )
     check_recorded(workspace, base, period)
     digest = workspace.ledger.model_version(base).digest
-    _check_length(workspace, digest)
     if workspace.settings.source.fields.messages:
         _check_template(workspace.checkpoints.local(digest))
     workspace.registry.check()  # training would miss it at its end, after hours
+    _check_length(workspace, digest)
     started = time.monotonic()
     dataset = _with_holdout(ingest.version_period(workspace, period))
     learnt = workspace.ledger.model_version(base).dataset_versions

@@ -291,5 +291,5 @@ def test_packing_without_its_kernels_is_refused_before_the_base_is_loaded(
 ) -> None:
     monkeypatch.setattr(checkpoint, "load", refuse)
     _, said = answered(line, "update", "south", *settings("training.packing=true"), code=2)
-    assert "training.packing = true: only the fused Mamba-2 kernels" in said
+    assert "training.packing = true. only the fused Mamba-2 kernels" in said
     assert "or take training.packing = false" in said

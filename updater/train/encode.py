@@ -67,10 +67,19 @@ class Batch:
     most_targets: int = 0
     lengths: tuple[int, ...] = ()
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """The batch on `device`."""
+    def pinned(self) -> "Batch":
+        """The batch in memory from which a GPU takes it while it computes something else."""
         return replace(
-            self, tokens_bl=self.tokens_bl.to(device), targets_bl=self.targets_bl.to(device)
+            self, tokens_bl=self.tokens_bl.pin_memory(), targets_bl=self.targets_bl.pin_memory()
+        )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on `device`; a GPU copies what is pinned beside what it computes."""
+        beside = torch.device(device).type == "cuda"
+        return replace(
+            self,
+            tokens_bl=self.tokens_bl.to(device, non_blocking=beside),
+            targets_bl=self.targets_bl.to(device, non_blocking=beside),
         )
 
 

@@ -97,15 +97,18 @@ def fit(
         learner = Learner(
             model, training, num_steps=plan.num_steps, guards=guards, load=load, ranks=ranks
         )
-        tracer = TRACERS[trace](learner, plan)
-        of_run = fingerprint(training, lesson, dict(model.named_parameters()), guards) + trace
-        saver = Saver(folder, of_run, training, ranks)
-        restored = saver.restore(learner)
-        done = restored[0].num_examples
-        with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
-            learner.record = record = _record(learner, plan, restored, watch, progress)
-            train(learner, plan, training, saver)
-        traced, moved = (_at_first(recorded, ranks) for recorded in tracer())
+        try:
+            tracer = TRACERS[trace](learner, plan)
+            of_run = fingerprint(training, lesson, dict(model.named_parameters()), guards) + trace
+            saver = Saver(folder, of_run, training, ranks)
+            restored = saver.restore(learner)
+            done = restored[0].num_examples
+            with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
+                learner.record = record = _record(learner, plan, restored, watch, progress)
+                train(learner, plan, training, saver)
+            traced, moved = (_at_first(recorded, ranks) for recorded in tracer())
+        finally:
+            learner.let_go()
     return Fit(
         **asdict(record.counters),
         losses=tuple(record.losses),

@@ -56,6 +56,14 @@ class Learner(LightningModule):
         self._idle = IdleExperts(self.trained, lora_rank=training.lora_rank)
         self.path: Path | None = None
 
+    def let_go(self) -> None:
+        """Nothing of the model is held here any more. Lightning's trainer and this learner refer to
+        each other, and would keep all weights in memory until Python looks for such cycles: long
+        after the next model was loaded beside them, perhaps."""
+        self.optimizer.state.clear()
+        self.optimizer.param_groups.clear()
+        self.__dict__.clear()
+
     def measured(self) -> dict[str, float]:
         """The anchor's penalty at the present weights, and how the experts were loaded since it was
         last asked."""

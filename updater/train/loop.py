@@ -5,8 +5,11 @@ Called by `updater.train.fit`; what it asks of the weights, by `updater.study.pe
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -22,6 +25,8 @@ from updater.train.learner import Learner
 from updater.train.ranks import ALONE, Ranks
 from updater.train.record import RATE
 from updater.train.schedule import MicroBatch, Plan
+
+Item = TypeVar("Item")
 
 
 def train(learner: Learner, plan: Plan, training: TrainingSettings, beside: Callback) -> None:
@@ -77,7 +82,8 @@ def _go_on(learner: Learner, plan: Plan, training: TrainingSettings, beside: Cal
             use_distributed_sampler=False,
         )
         try:
-            trainer.fit(learner, train_dataloaders=_Stream(plan, first_step, learner.ranks))
+            stream = Stream(plan, first_step, learner.ranks, device)
+            trainer.fit(learner, train_dataloaders=stream)
         except SystemExit as ended:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from ended
     learner.eval()
@@ -95,19 +101,35 @@ class _Stays(SingleDeviceStrategy):
         self.checkpoint_io.teardown()
 
 
-class _Stream:
+class Stream:
     """What Lightning reads batches from: this process's part of the plan from one optimizer step
-    on."""
+    on. For a GPU another thread makes the next one meanwhile, in pinned memory."""
 
-    def __init__(self, plan: Plan, first_step: int, ranks: Ranks) -> None:
+    def __init__(self, plan: Plan, first_step: int, ranks: Ranks, device: torch.device) -> None:
         self._plan, self._first_step, self._ranks = plan, first_step, ranks
+        self._device = device
 
     def __len__(self) -> int:
         return self._plan.num_batches(self._first_step)
 
     def __iter__(self) -> Iterator[MicroBatch]:
         rank, world = self._ranks.rank, self._ranks.world
-        return (batch.part(rank, world) for batch in self._plan.batches(self._first_step))
+        mine = (batch.part(rank, world) for batch in self._plan.batches(self._first_step))
+        if self._device.type != "cuda":
+            return mine
+        # A new thread would pin by the first GPU, and take memory of it.
+        begin = partial(torch.cuda.set_device, self._device)
+        return ahead((batch.pinned() for batch in mine), begin)
+
+
+def ahead(made: Iterator[Item], begin: Callable[[], object]) -> Iterator[Item]:
+    """The same items in the same order, each made by one other thread while the one before it is
+    used, and no sooner. The thread calls `begin` first; it ends with the iterator."""
+    with ThreadPoolExecutor(1, "ahead", begin) as thread:
+        coming = thread.submit(next, made, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, made, None)
+            yield item
 
 
 @contextmanager

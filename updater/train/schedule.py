@@ -41,6 +41,10 @@ class MicroBatch:
         """The same with its tensors on `device`."""
         return replace(self, batch=self.batch.to(device))
 
+    def pinned(self) -> "MicroBatch":
+        """The same with its tensors in pinned memory."""
+        return replace(self, batch=self.batch.pinned())
+
     def part(self, rank: int, world: int) -> "MicroBatch":
         """What the process `rank` of `world` takes of it: every `world`-th example. Where there is
         none for it, one of padding that teaches nothing, since what is sharded needs every process

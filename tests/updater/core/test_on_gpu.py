@@ -18,7 +18,10 @@ from updater.train.fit import fit
 from updater.train.guards import Guards
 from updater.train.importance import estimate
 from updater.train.lesson import Lesson
+from updater.train.loop import Stream
+from updater.train.ranks import ALONE
 from updater.train.record import Watch
+from updater.train.schedule import Plan
 
 DEVICE = "cuda"
 SHORT = TrainingSettings(epochs=4, batch_size=8, learning_rate=5e-3, checkpoint_every_steps=5)
@@ -102,6 +105,23 @@ def test_without_padding_it_learns_the_same(base, language, tmp_path, precision)
     packed, done = taught(base, tmp_path / "packed", table, precision=precision, packing=True)
     assert done.losses == pytest.approx(before.losses, rel=0.02)
     assert far(packed, padded) < 0.02
+
+
+def test_batches_come_from_pinned_memory_and_are_those_of_the_cpu(base, language):
+    _, tokenizer = checkpoint.load(base, device="cpu")
+    lesson = Lesson.of(tokenizer, language(0, 64), None, max_length_tokens=64)
+    plan = Plan(lesson, SHORT)
+    device = torch.device(DEVICE, torch.cuda.current_device())
+    there = list(Stream(plan, 0, ALONE, device))
+    here = list(Stream(plan, 0, ALONE, torch.device("cpu")))
+    assert len(there) == len(here) > 8
+    moved = [batch.to(device) for batch in there]  # all copies are under way at once
+    for mine, pinned, expected in zip(moved, there, here, strict=True):
+        assert mine.examples == expected.examples
+        for name in ("tokens_bl", "targets_bl"):
+            assert getattr(pinned.batch, name).is_pinned()
+            assert getattr(mine.batch, name).device == device
+            assert torch.equal(getattr(mine.batch, name).cpu(), getattr(expected.batch, name))
 
 
 @pytest.mark.parametrize("trace", ["optimizer", "path"])
