@@ -24,6 +24,8 @@ def end_state(folder: Path) -> dict[str, Any]:
     answer = outcome.update(workspace, update)
     for name in ("seconds", "compute_seconds"):
         answer.pop(name)
+    status = outcome.status(workspace)
+    status["release"].pop("at")
     events = [(e.kind, e.version, e.previous) for e in ledger.events()]
     import mlflow
 
@@ -31,7 +33,7 @@ def end_state(folder: Path) -> dict[str, Any]:
     runs = client.search_runs([client.get_experiment_by_name("story").experiment_id])
     return {
         "answer": answer,
-        "status": outcome.status(workspace),
+        "status": status,
         "events": events,
         "digest": version.digest,
         "versions": [v.id for v in ledger.model_versions()],

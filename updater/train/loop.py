@@ -28,6 +28,11 @@ from updater.train.schedule import MicroBatch, Plan
 
 Item = TypeVar("Item")
 
+# Lightning 2.6's own about torch 2.13, which no user can act on. For good, not for a block: the
+# filters are the process's, and MLflow puts back those it found, in the thread that watches the
+# machine.
+warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
+
 
 def train(learner: Learner, plan: Plan, training: TrainingSettings, beside: Callback) -> None:
     """The learner has gone through the rest of the plan, if any of it is left, on the device that
@@ -134,16 +139,13 @@ def ahead(made: Iterator[Item], begin: Callable[[], object]) -> Iterator[Item]:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """No banners and tips in the block; warnings come through, but for one of Lightning 2.6's
-    own about torch 2.13, which no user can act on."""
+    """No banners and tips in the block; warnings come through."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
-            yield
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
-from updater.launch.learn import export
+from updater.launch.export import export
 from updater.nemotron import checkpoint, files, presets, tokenizer
 from updater.nemotron.weights import parts, released, stays_float32
 from updater.train.ranks import Ranks
@@ -85,7 +85,7 @@ def main(base: Path, target: Path) -> None:
     ranks.wait()
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
-    export(model, base, target, ranks)
+    export(model.state_dict(), base, target, ranks)
     grown = status("VmHWM") - before
     target.with_name(f"{target.name}-{rank}.txt").write_text(str(grown))
     ranks.wait()
