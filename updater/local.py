@@ -121,7 +121,6 @@ def airflow_environment(
         "API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
         "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port(8793)),
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port(8794)),
-        "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     return {
         **kept,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from store.aliases import Aliases
     from store.checkpoints import Checkpoints
     from store.datasets import Datasets
-    from store.ledger import Ledger
+    from store.ledger import DatasetVersion, Ledger
     from store.registry import Registry
     from updater.periods import Periods
 
@@ -126,6 +126,14 @@ class Workspace:
         from store.datasets import Datasets
 
         return Datasets(self.root, self.dvc_remote)
+
+    def quarantine(self, newest: DatasetVersion) -> Path:
+        """The rows that a period's newest version holds in quarantine: under the period's name
+        where it is checked out, else DVC's own object."""
+        checked_out = self.root / "data" / newest.period / "quarantine.parquet"
+        if checked_out.exists():
+            return checked_out
+        return self.datasets.path(newest.id, "quarantine.parquet")
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

@@ -150,6 +150,10 @@ def test_status_says_by_which_release_the_deployed_version_came(
     assert found["event"] == last.id
     assert (found["kind"], found["version"], found["previous"]) == ("rolled_back", "1", "2")
     assert (found["update"], found["period"], found["reason"]) == (None, None, "drill")
+    assert run(["--workspace", str(workspace.root), "status"]) == 0
+    line = next(x for x in capfd.readouterr().out.splitlines() if x.startswith("release"))
+    at = str(found["at"]).replace("T", " ").removesuffix("+00:00")
+    assert line.split(None, 1)[1].strip() == f"rolled back at {at} UTC by {last.actor}: drill"
 
 
 def answer(

@@ -73,6 +73,9 @@ def test_a_growing_file_leaves_its_old_periods_as_they_are(
     assert f"3 broken rows may be of any period; they stand in {where}" in caplog.text
     assert pq.read_table(where)["line"].to_pylist() == [21, 83, 84]
     assert version_period(workspace, "b").num_quarantined == 3
+    where = workspace.root / "data" / "b" / "quarantine.parquet"
+    assert f"3 broken rows may be of any period; they stand in {where}" in caplog.text
+    assert pq.read_table(where)["line"].to_pylist() == [21, 83, 84]
     add(workspace, [row("a", 20)])
     assert version_period(workspace, "a").id == "a@v2"
 

@@ -57,10 +57,8 @@ def ingested(console: Console, workspace: "Workspace", version: "DatasetVersion"
         f"{version.num_leaked} leaked"
     )
     if version.num_quarantined:
-        path = workspace.datasets.path(version.id, "quarantine.parquet")
+        path = workspace.quarantine(version)
         _quarantined(console, path)
-        checked_out = workspace.root / "data" / version.period / "quarantine.parquet"
-        path = checked_out if checked_out.exists() else path
         console.print(
             f"All {version.num_quarantined}, with what they held, as Parquet: {path}",
             soft_wrap=True,
@@ -78,7 +76,7 @@ def _quarantined(console: Console, path: Path) -> None:
 
 
 def update(console: Console, workspace: "Workspace", done: "Update") -> None:
-    from updater import outcome
+    from updater import outcome, release
 
     answer = outcome.update(workspace, done)
     style = VERDICT_STYLE[answer["verdict"]]
@@ -94,7 +92,7 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     _scores(console, answer["scores"])
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in answer["seconds"].items())
     console.print(seconds, style="dim")
-    if answer["verdict"] == "review" and not answer["promoted"]:
+    if done.id in release.awaiting_approval(workspace.ledger):
         console.print(f"Decide: `updater approve {done.id} --reason TEXT` or `updater reject ...`")
     if answer["rolled_back"]:
         console.print(
@@ -123,7 +121,9 @@ def status(console: Console, answer: dict[str, Any]) -> None:
     for key, value in answer.items():
         if key == "links":
             continue
-        if isinstance(value, list):
+        if key == "release":
+            shown = _release(value) if value else "–"
+        elif isinstance(value, list):
             shown = ", ".join(value) or "–"
         elif isinstance(value, bool):
             shown = "yes" if value else "[bold red]no[/]: run `updater status --repair`"
@@ -132,6 +132,15 @@ def status(console: Console, answer: dict[str, Any]) -> None:
         table.add_row(key.replace("_", " "), shown)
     console.print(table)
     linked(console, answer["links"])
+
+
+def _release(event: dict[str, Any]) -> str:
+    what = event["kind"].replace("_", " ")
+    return escape(f"{what} at {_utc(event['at'])} UTC by {event['actor']}: {event['reason']}")
+
+
+def _utc(at: str) -> str:
+    return at.replace("T", " ").removesuffix("+00:00")
 
 
 def periods(console: Console, answer: dict[str, Any]) -> None:
@@ -157,7 +166,7 @@ def score_matrix(console: Console, answer: dict[str, Any], deployed: str | None)
 def history(console: Console, answer: dict[str, Any]) -> None:
     table = _table("id", "at (UTC)", "actor", "what", "version", "reason")
     for event in answer["events"]:
-        at = event["at"].replace("T", " ").removesuffix("+00:00")
+        at = _utc(event["at"])
         cells = (event["id"], at, event["actor"], event["kind"], event["version"], event["reason"])
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
     console.print(table)

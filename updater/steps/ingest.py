@@ -56,7 +56,7 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
             assert newest, "only the rows of a version are known"
             version = newest
             _push(workspace, version.id)
-        _tell(workspace, version.id, done, staging)
+        _tell(workspace, version, done, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return version
@@ -116,13 +116,13 @@ def _rows_digest(workspace: Workspace, version: DatasetVersion | None) -> str:
         return ""
 
 
-def _tell(workspace: Workspace, version: str, done: Ingested, staging: Path) -> None:
+def _tell(workspace: Workspace, version: DatasetVersion, done: Ingested, staging: Path) -> None:
     """What this ingest read is in the log; broken rows that no version holds are in a file."""
     reading = done.reading
     state = "new" if done.summary else "unchanged"
     log.info(
         "%s is %s: %d rows read, %d of other periods",
-        *(version, state, reading.num_rows_read, reading.num_skipped),
+        *(version.id, state, reading.num_rows_read, reading.num_skipped),
     )
     if reading.num_unknown_periods:
         log.warning(
@@ -136,14 +136,14 @@ def _tell(workspace: Workspace, version: str, done: Ingested, staging: Path) -> 
         )
 
 
-def _unplaced(workspace: Workspace, version: str, done: Ingested, staging: Path) -> Path:
+def _unplaced(workspace: Workspace, version: DatasetVersion, done: Ingested, staging: Path) -> Path:
     """Where the broken rows that may be of any period can be read: a new version has them in its
     quarantine; an unchanged one may be older than they are."""
     if done.summary:
-        return workspace.datasets.path(version, "quarantine.parquet")
+        return workspace.quarantine(version)
     from updater.ingest import UNPLACED_FILE
 
-    kept = workspace.root / "cache" / "unplaced" / f"{version}.parquet"
+    kept = workspace.root / "cache" / "unplaced" / f"{version.id}.parquet"
     kept.parent.mkdir(parents=True, exist_ok=True)
     return (staging / UNPLACED_FILE).replace(kept)
 
