@@ -23,13 +23,15 @@ RUN pip install --no-cache-dir setuptools wheel packaging ninja einops
 ENV TORCH_CUDA_ARCH_LIST=${ARCHITECTURES} MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE
 RUN pip install --no-cache-dir --no-build-isolation causal-conv1d==1.7.0 \
     && pip install --no-cache-dir --no-build-isolation mamba-ssm==2.3.2.post1
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml README.md LICENSE requirements.lock /src/
 COPY updater /src/updater
 COPY rehearsal /src/rehearsal
 COPY regularizers /src/regularizers
 COPY store /src/store
 COPY dags /src/dags
-RUN pip install --no-cache-dir /src
+# In the versions of the lock but for its torch, which is the CPU's name for the same version.
+RUN grep --invert-match "^torch==" /src/requirements.lock > /tmp/lock.txt \
+    && pip install --no-cache-dir /src --constraint /tmp/lock.txt
 
 FROM nvidia/cuda:${CUDA}-base-ubuntu24.04 AS core
 # Triton builds EWC's kernel on first use: it wants a C compiler and Python's headers.
@@ -49,7 +51,6 @@ WORKDIR /opt/updater
 COPY pyproject.toml requirements.lock ./
 COPY deploy deploy
 COPY dags dags
-# The lock's torch is the CPU's name for the same version: the one that is there stays.
 ARG PIP_INDEX_URL
 # On Kubernetes: "service airflow cluster s3 kubernetes" (docs/kubernetes.md).
 ARG EXTRAS="service airflow cluster s3"

@@ -33,7 +33,7 @@ def build(workspace: Workspace) -> None:
         schedule=None,
         max_active_runs=1,  # what was announced is looked up, then told
         is_paused_upon_creation=False,  # of itself it does nothing
-        default_args=limits.defaults(),
+        default_args={**limits.defaults(), **limits.release()},
         **about(workspace, notices, LINE, text),
     ):
         Announcement(

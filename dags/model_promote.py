@@ -59,7 +59,7 @@ def build(workspace: Workspace) -> None:
         schedule=None,
         max_active_runs=1,
         params=PARAMS,
-        default_args={**limits.defaults(), "retries": 1},
+        default_args={**limits.defaults(), **limits.release(), "retries": 1},
         **about(workspace, notices, LINE, ABOUT),
     ):
         promote = UpdaterCommand(

@@ -2,10 +2,12 @@
 
     python deploy/compose_check.py
 
-Says everything that breaks a rule of ours, one line each, and ends with 1 where there is any. Where
-Docker's own command is there it is asked too, since it alone knows the whole format.
+Says everything that breaks a rule of ours or of the format, one line each, and ends with 1 where
+there is any. The format's rules are in compose-spec.json, the schema of github.com/compose-spec
+(commit 170098ba, Apache License 2.0). Where Docker's own command is there it is asked too.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,11 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 from compose_file import COMPOSE, MissingError, load
 from secrets_file import asked, made
 
+SCHEMA = COMPOSE.parent / "deploy" / "compose-spec.json"
 PINNED = re.compile(r"[^:@]+:(?!latest$)[^:@]*\d[^:@]*")
 SECRET = re.compile(r"PASSWORD|SECRET|_KEY$|FERNET", re.IGNORECASE)
+LOOPBACK = "127.0.0.1"
+IN_A_URL = re.compile(r"://[^/\s:@]*:(?!\$\{)[^/\s@]+@")
 ONE_SHOT = ("setup", "updater")
 """Services that end by themselves: nothing waits for their health."""
 
@@ -38,6 +44,22 @@ def problems(whole: dict[str, Any]) -> Iterator[str]:
                 yield f"{name}: {source} does not exist"
 
 
+def misshapen(whole: dict[str, Any]) -> Iterator[str]:
+    """What is not of the format: a key that does not exist, a value of another type."""
+    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
+    for error in validator.iter_errors(whole):
+        for least in _leaves(error):
+            yield f"{'.'.join(map(str, least.absolute_path)) or 'the file'}: {least.message}"
+
+
+def _leaves(error: jsonschema.ValidationError) -> Iterator[jsonschema.ValidationError]:
+    """Of a value that may be one of several forms: what it lacks for each."""
+    for inner in error.context or ():
+        yield from _leaves(inner)
+    if not error.context:
+        yield error
+
+
 def _hardening(service: dict[str, Any]) -> Iterator[str]:
     if not PINNED.fullmatch(str(service.get("image", ""))):
         yield f"image {service.get('image')} is not pinned to a version"
@@ -50,8 +72,8 @@ def _hardening(service: dict[str, Any]) -> Iterator[str]:
     if "memory" not in service.get("deploy", {}).get("resources", {}).get("limits", {}):
         yield "has no limit of memory"
     for port in service.get("ports", []):
-        if len(str(port).split(":")) < 3:
-            yield f"port {port} is open on all of the machine's addresses"
+        if str(port).rpartition(":")[0].rpartition(":")[0] != LOOPBACK:
+            yield f"port {port} is open beyond this machine"
     build = service.get("build")
     if build:
         text = (COMPOSE.parent / build["dockerfile"]).read_text("utf-8")
@@ -75,6 +97,8 @@ def defaults(text: str) -> Iterator[str]:
         key, _, value = line.strip().partition(":")
         if SECRET.search(key) and value.strip() and "${" not in value and " " not in key:
             yield f"line {number}: {key} is written down"
+        if IN_A_URL.search(line):
+            yield f"line {number}: a password is written down in a URL"
     for name in re.findall(r"\$\{([A-Z_]+):-", text):
         if SECRET.search(name):
             yield f"{name} has a default"
@@ -96,7 +120,8 @@ def _engine(environ: dict[str, str]) -> Iterator[str]:
 def main() -> int:
     """The exit code."""
     environ = {name: made(name) for name in asked()}
-    found = [*problems(load(environ)), *defaults(COMPOSE.read_text("utf-8"))]
+    whole = load(environ)
+    found = [*misshapen(whole), *problems(whole), *defaults(COMPOSE.read_text("utf-8"))]
     for name in environ:
         try:
             load({**environ, name: ""})
@@ -108,7 +133,7 @@ def main() -> int:
     for line in found:
         sys.stderr.write(f"{COMPOSE.name}: {line}\n")
     if not found:
-        sys.stderr.write(f"{COMPOSE.name}: {len(load(environ)['services'])} services, no problem\n")
+        sys.stderr.write(f"{COMPOSE.name}: {len(whole['services'])} services, no problem\n")
     return 1 if found else 0
 
 

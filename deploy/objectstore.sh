@@ -6,5 +6,7 @@ cat > /tmp/s3.json <<JSON
 {"identities": [{"name": "updater", "actions": ["Admin", "Read", "Write", "List", "Tagging"],
   "credentials": [{"accessKey": "$AWS_ACCESS_KEY_ID", "secretKey": "$AWS_SECRET_ACCESS_KEY"}]}]}
 JSON
-exec weed server -dir=/data -ip=objectstore -ip.bind=0.0.0.0 -volume.max=0 \
-    -master.volumeSizeLimitMB=1024 -filer -s3 -s3.port=8333 -s3.config=/tmp/s3.json
+# Of its servers only S3 asks for a key, so it alone can be reached from other containers.
+exec weed -logtostderr=true server -dir=/data -ip=127.0.0.1 -ip.bind=127.0.0.1 -volume.max=0 \
+    -master.volumeSizeLimitMB=1024 -master.telemetry=false \
+    -filer -s3 -s3.port=8333 -s3.ip.bind=0.0.0.0 -s3.config=/tmp/s3.json

@@ -32,7 +32,8 @@ def main() -> int:
     """The exit code."""
     path = Path(sys.argv[1])
     text = path.read_text("utf-8") if path.exists() else ""
-    there = {line.partition("=")[0].strip() for line in text.splitlines()}
+    pairs = [line.partition("=") for line in text.splitlines()]
+    there = {name.strip() for name, _, value in pairs if value.strip()}  # Compose takes "" for none
     names = asked()
     missing = [name for name in names if name not in there]
     if text and not text.endswith("\n"):

@@ -1,7 +1,8 @@
 """What has to be there before Airflow starts: migrations, logins, the pool, the buckets.
 
 The service `setup` of docker-compose.yml runs it at every start. Safe to run again: what is there
-stays, and the two logins get the passwords of the environment. Needs Airflow and boto3.
+stays, and the two logins get the passwords of the environment. No password stands on a command line
+or in what is printed. Needs Airflow with its logins (FAB) and boto3.
 """
 
 import json
@@ -14,38 +15,42 @@ from base64 import b64encode
 from typing import Any
 
 import boto3
+from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+from airflow.utils.providers_configuration_loader import providers_configuration_loaded
+from werkzeug.security import check_password_hash
 
 BUCKETS = ("artifacts", "checkpoints", "datasets")
 TIMEOUT_SECONDS = 30
 
 
-def airflow(*arguments: str) -> str:
-    """What the command printed.
+def airflow(*arguments: str) -> None:
+    """The command has ended well.
 
     Raises:
         subprocess.CalledProcessError: it failed; what it said went to stderr.
     """
-    done = subprocess.run(["airflow", *arguments], check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout
+    subprocess.run(["airflow", *arguments], check=True)
 
 
+@providers_configuration_loaded
 def make_admin() -> None:
-    """Airflow's user `admin` has the password of the environment."""
+    """Airflow's user `admin` has the password of the environment. Not by the command line of
+    Airflow: every process of the machine could read the password there."""
     password = os.environ["AIRFLOW_ADMIN_PASSWORD"]
-    users = json.loads(airflow("users", "list", "--output", "json"))
-    if any(user["username"] == "admin" for user in users):
-        airflow("users", "reset-password", "--username", "admin", f"--password={password}")
-        return
-    names = ("--firstname", "Updater", "--lastname", "Administrator", "--email", "admin@localhost")
-    airflow(
-        *("users", "create", "--username", "admin", "--role", "Admin", *names),
-        f"--password={password}",
-    )
+    with get_application_builder() as builder:
+        logins = builder.sm
+        admin = logins.find_user(username="admin")
+        if admin is None:
+            names = ("admin", "Updater", "Administrator", "admin@localhost")
+            if not logins.add_user(*names, logins.find_role("Admin"), password=password):
+                raise SystemExit("Airflow did not make the user admin; its log above says why")
+        elif not check_password_hash(admin.password, password):  # it would end the admin's sessions
+            logins.reset_password(admin.id, password)
 
 
 def make_pool() -> None:
-    """The pool `gpu` has as many slots as GPU workers take tasks."""
-    airflow("pools", "set", "gpu", os.environ["GPU_SLOTS"], "Heavy steps: one slot per GPU worker")
+    """The pool `gpu` has room for what any number of GPU workers take, one task each."""
+    airflow("pools", "set", "gpu", os.environ["GPU_SLOTS"], "Heavy steps, on GPU workers")
 
 
 def make_buckets() -> None:
@@ -64,6 +69,11 @@ def make_mlflow_login() -> None:
     try:
         mlflow("POST", "create", login)
     except urllib.error.HTTPError as error:
+        if error.code == 401:
+            raise SystemExit(
+                "MLflow refused the administrator: MLFLOW_ADMIN_PASSWORD is not the one that it "
+                "was first started with. Change it there first (docs/security.md)"
+            ) from None
         if error.code != 400 or json.load(error)["error_code"] != "RESOURCE_ALREADY_EXISTS":
             raise
         mlflow("PATCH", "update-password", login)

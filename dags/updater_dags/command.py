@@ -66,7 +66,7 @@ class UpdaterCommand(BaseOperator):
         self.log.info("$ %s", shlex.join(command))
         actor = actor or os.environ.get("UPDATER_ACTOR") or "airflow"
         try:
-            self.child = Child(command, {**os.environ, "UPDATER_ACTOR": actor})
+            self.child = Child(command, {**_environment(), "UPDATER_ACTOR": actor})
         except OSError as error:
             raise AirflowFailException(
                 f"{command[0]} can't be started ({error.strerror}). Install the package where the "
@@ -78,6 +78,11 @@ class UpdaterCommand(BaseOperator):
         """Airflow stops the task: the command goes with it."""
         if self.child is not None:
             self.child.stop(self.log)
+
+
+def _environment() -> dict[str, str]:
+    """Without what is Airflow's: training code need not be able to reach its database or broker."""
+    return {key: text for key, text in os.environ.items() if not key.startswith("AIRFLOW_")}
 
 
 def answer(code: int, lines: Sequence[str]) -> dict[str, Any]:

@@ -48,6 +48,13 @@ def gpu() -> dict[str, Any]:
     return found
 
 
+def release() -> dict[str, Any]:
+    """Of a DAG that deploys: the queue of its tasks, where they have one of their own, so that a
+    rollback waits behind nothing else."""
+    queue = os.environ.get("UPDATER_DAG_RELEASE_QUEUE")
+    return {"queue": queue} if queue else {}
+
+
 def start_of(given: str) -> datetime | None:
     """An ISO date: every tick since then gets a run, in order.
 

@@ -2,15 +2,18 @@
 
 import copy
 import os
+import re
 import stat
 import subprocess
 import sys
+import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from compose_check import defaults, problems
+from compose_check import defaults, misshapen, problems
 from compose_file import COMPOSE, MissingError, environment, load
 from requirements_of import requirements
 from secrets_file import asked, made
@@ -32,7 +35,7 @@ def checked(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_file_breaks_no_rule() -> None:
     done = checked("compose_check.py")
-    assert (done.returncode, done.stderr) == (0, "docker-compose.yml: 12 services, no problem\n")
+    assert (done.returncode, done.stderr) == (0, "docker-compose.yml: 13 services, no problem\n")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,8 @@ def test_the_file_breaks_no_rule() -> None:
         (lambda s: s["postgres"].pop("healthcheck"), "postgres: has no health check"),
         (lambda s: s["postgres"].pop("healthcheck"), "setup: waits for the health of postgres"),
         (lambda s: s["mlflow"]["deploy"]["resources"].pop("limits"), "has no limit of memory"),
-        (lambda s: s["mlflow"].update(ports=["5000:5000"]), "open on all of the machine's"),
+        (lambda s: s["mlflow"].update(ports=["5000:5000"]), "is open beyond this machine"),
+        (lambda s: s["mlflow"].update(ports=["0.0.0.0:5000:5000"]), "is open beyond this machine"),
         (lambda s: s["mlflow"]["build"].update(target="other"), "has no target other"),
         (
             lambda s: s["setup"]["depends_on"].update(x={"condition": "a"}),
@@ -61,6 +65,40 @@ def test_a_broken_rule_is_named(whole: dict[str, Any], change: Change, said: str
     changed = copy.deepcopy(whole)
     change(changed["services"])
     assert any(said in problem for problem in problems(changed))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda s: s["redis"].update(healtcheck={}),
+            "services.redis: 'healtcheck' does not match",
+        ),
+        (lambda s: s["redis"].update(tmpfs=3), "services.redis.tmpfs: 3 is not of type"),
+        (
+            lambda s: s["setup"]["depends_on"]["redis"].update(condition="healthy"),
+            "services.setup.depends_on.redis.condition: 'healthy' is not one of",
+        ),
+        (
+            lambda s: s["redis"]["deploy"]["resources"]["limits"].update(ram="1g"),
+            "services.redis.deploy.resources.limits: 'ram' does not match",
+        ),
+    ],
+)
+def test_what_is_not_of_the_format_is_named(
+    whole: dict[str, Any], change: Change, said: str
+) -> None:
+    assert list(misshapen(whole)) == []
+    changed = copy.deepcopy(whole)
+    change(changed["services"])
+    assert any(re.search(said, problem) for problem in misshapen(changed))
+
+
+def test_a_password_in_a_url_is_named() -> None:
+    assert list(defaults("  URL: redis://:secret@redis:6379/0"))
+    assert list(defaults("  URL: postgresql://airflow:secret@postgres/x"))
+    assert not list(defaults("  URL: postgresql://airflow:${X:?y}@postgres/x"))
+    assert not list(defaults("  URL: http://objectstore:8333"))
 
 
 @pytest.mark.parametrize("line", ["  PGPASSWORD: secret", "  API__SECRET_KEY: abc"])
@@ -84,7 +122,7 @@ def test_the_secrets_are_made_once(tmp_path: Path) -> None:
     assert len(set(first.values())) == len(first)
     assert all(len(value) >= 40 for value in first.values())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    path.write_text("LISTEN=0.0.0.0\n# mine\nREDIS_PASSWORD=kept")
+    path.write_text("LISTEN=0.0.0.0\n# mine\nLEDGER_PASSWORD=\nREDIS_PASSWORD=kept")
     assert "12 added, 1 kept" in checked("secrets_file.py", str(path)).stderr
     again = environment(path)
     assert again["REDIS_PASSWORD"] == "kept"
@@ -102,17 +140,33 @@ def test_the_images_without_a_gpu_install_nothing_that_trains() -> None:
         requirements(["nothing"])
 
 
-def test_every_pinned_version_that_is_repeated_is_the_locks() -> None:
+def test_every_pinned_version_that_is_repeated_is_the_same() -> None:
     """The GPU image installs by the lock without its torch, which it has to have itself."""
-    lock = (COMPOSE.parent / "requirements.lock").read_text().splitlines()
+    root = COMPOSE.parent
+    lock = (root / "requirements.lock").read_text().splitlines()
     torch = next(line for line in lock if line.startswith("torch=="))
-    assert (
-        f"pip install --no-cache-dir {torch}\n" in (COMPOSE.parent / "gpu.Dockerfile").read_text()
-    )
+    dockerfile = (root / "gpu.Dockerfile").read_text()
+    assert f"pip install --no-cache-dir {torch}\n" in dockerfile
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    kernels = [line.partition(";")[0] for line in project["optional-dependencies"]["gpu"]]
+    assert len(kernels) == 2
+    assert [line for line in kernels if f"--no-build-isolation {line}" not in dockerfile] == []
+    tags = re.findall(r"\$\{UPDATER_TAG:-([^}]*)\}", COMPOSE.read_text())
+    assert set(tags) == {project["version"]}
 
 
 def test_what_answers_and_what_does_not(unused_port: int) -> None:
-    assert checked("answers.py", f"http://127.0.0.1:{unused_port}/").returncode == 1
+    address = f"http://127.0.0.1:{unused_port}/"
+    assert checked("answers.py", address).returncode == 1
+    serve = [sys.executable, "-m", "http.server", str(unused_port), "--bind", "127.0.0.1"]
+    with subprocess.Popen(serve, stderr=subprocess.DEVNULL) as server:
+        try:
+            end = time.monotonic() + 60
+            while checked("answers.py", address).returncode:
+                assert time.monotonic() < end
+            assert checked("answers.py", f"{address}lost").returncode == 1
+        finally:
+            server.kill()
 
 
 @pytest.fixture

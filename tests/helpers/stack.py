@@ -105,7 +105,8 @@ class Stack:
     ) -> None:
         self.folder = folder
         self.ports = {port: _free_port() for port in PORTS}
-        self.environ = {name: made(name) for name in asked()} | dict(environ)
+        no_gpu = {"GPUS_PER_WORKER": "0"}
+        self.environ = {name: made(name) for name in asked()} | no_gpu | dict(environ)
         self._more = dict(more)
         # Not in `folder`, which the user that PostgreSQL runs as may not enter.
         self._database = Path(tempfile.mkdtemp(prefix="updater-postgres-"))
@@ -149,7 +150,7 @@ class Stack:
             moto = ["-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.ports[8333])]
             command = [sys.executable, *moto]
         else:
-            given = self.services[name]["command"]
+            given = [*self.services[name].get("entrypoint", []), *self.services[name]["command"]]
             own = ["--port", str(self.ports[6379]), "--bind", "127.0.0.1"]
             command = [*given, *own] if name == "redis" else list(given)
         self.running[name] = Service(name, command, environ, self.folder / "services")

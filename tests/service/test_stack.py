@@ -89,12 +89,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_json: str) -> Iterator[
         pytest.fail(said) if os.environ.get("CI") == "true" else pytest.skip(said)
     stack = Stack(
         tmp_path_factory.mktemp("stack"),
+        environ={
+            "UPDATER_DAG_RETRY_SECONDS": "1",
+            "UPDATER_DAG_START": THIS_MONTH.date().isoformat(),
+        },
         more={
             # Of what a person would wait minutes for, a test waits seconds.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
-            "UPDATER_DAG_RETRY_SECONDS": "1",
-            "UPDATER_DAG_START": THIS_MONTH.date().isoformat(),
         },
     )
     try:
@@ -259,4 +261,4 @@ def test_a_wrong_password_is_a_clear_error_and_the_command_can_be_run_again(
 
 def test_setup_may_run_again(stack: Stack, api: Api) -> None:
     stack.run("setup")
-    assert Api(stack).ask("GET", "/api/v2/pools/gpu")["slots"] == 1
+    assert Api(stack).ask("GET", "/api/v2/pools/gpu")["slots"] == 64
