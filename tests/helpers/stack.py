@@ -166,7 +166,7 @@ class Stack:
                 assert time.monotonic() < end, f"{name} is not healthy:\n{service.tail()}"
                 time.sleep(0.5)
         if "postgres" in names:
-            self._make_databases()
+            self.make_databases()
 
     def is_healthy(self, name: str) -> bool:
         """What the file's health check says."""
@@ -248,8 +248,9 @@ class Stack:
         port = ["-p", str(self.ports[5432]), "-k", str(data), "-c", "listen_addresses=127.0.0.1"]
         return [*user, "postgres", "-D", str(data), *port, "-c", "fsync=off"]
 
-    def _make_databases(self) -> None:
-        """What PostgreSQL's image does once: the script of the file's mount has run."""
+    def make_databases(self) -> None:
+        """What PostgreSQL's image does once, and a person after a change of passwords: the script
+        of the file's mount has run."""
         environ = self.environment("postgres")
         environ |= {"PGHOST": "127.0.0.1", "PGPORT": str(self.ports[5432])}
         environ["PGPASSWORD"] = environ["POSTGRES_PASSWORD"]

@@ -15,10 +15,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from stack import Api, Stack, missing_programs
+from secrets_file import made
+from stack import ROOT, Api, Stack, missing_programs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+SECURITY = (ROOT / "docs" / "security.md").read_text("utf-8")
 THIS_MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 PAIRS = (
     {"snow": "ski", "frost": "coat", "ice": "skate"},
@@ -262,3 +264,55 @@ def test_a_wrong_password_is_a_clear_error_and_the_command_can_be_run_again(
 def test_setup_may_run_again(stack: Stack, api: Api) -> None:
     stack.run("setup")
     assert Api(stack).ask("GET", "/api/v2/pools/gpu")["slots"] == 64
+
+
+def test_workers_have_neither_airflows_keys_nor_its_database_and_training_has_less(
+    stack: Stack,
+) -> None:
+    keys = {name for name in stack.environ if name.startswith("AIRFLOW_")}
+    secrets = {stack.environ[name] for name in keys - {"AIRFLOW_DATABASE_PASSWORD"}}
+    for name in ("cpu-worker", "release-worker", "gpu-worker"):
+        given = stack.services[name]["environment"]
+        assert "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in given
+        assert [v for v in map(str, given.values()) if any(s in v for s in secrets)] == []
+
+
+def test_mlflows_pages_may_ask_by_the_address_of_the_environment_and_no_others(
+    stack: Stack,
+) -> None:
+    login = f"updater:{stack.environ['MLFLOW_PASSWORD']}"
+    origins = {stack.services["mlflow"]["environment"]["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]: 200}
+    for origin, wanted in (origins | {"https://elsewhere.example": 403}).items():
+        words = ["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"]
+        ask = ["--user", login, "--header", f"Origin: {origin}", "--header"]
+        ask += ["Content-Type: application/json", "--data", '{"experiment_ids": ["0"]}']
+        url = stack.url(5000, "/api/2.0/mlflow/runs/search")
+        assert stack.execute("updater", "curl", *words, *ask, url) == str(wanted), origin
+
+
+def test_secrets_are_changed_as_the_security_guide_says(stack: Stack) -> None:
+    """The administrators' passwords and the ledger's; and no secret stands in what setup says."""
+    old, new = stack.environ["MLFLOW_ADMIN_PASSWORD"], made("MLFLOW_ADMIN_PASSWORD")
+    setup = stack.services["setup"]["environment"]
+    airflows = setup["AIRFLOW_ADMIN_PASSWORD"] = stack.environ["AIRFLOW_ADMIN_PASSWORD"] = made("")
+    setup["MLFLOW_ADMIN_PASSWORD"] = new
+    with pytest.raises(AssertionError, match="is not the one that it was first started") as refused:
+        stack.run("setup")
+    said = str(refused.value)
+    assert [secret for secret in (old, new, airflows) if secret in said] == []
+    block = SECURITY[SECURITY.index("    curl ") :].partition("\n\n")[0]
+    command = block.replace("admin:OLD", f"admin:{old}").replace('"NEW"', f'"{new}"')
+    command = command.replace("http://localhost:5000", stack.url(5000))
+    assert stack.execute("updater", "bash", "-c", f"{command} --silent --fail") == "{}"
+    assert new not in stack.run("setup")
+    assert Api(stack).ask("GET", "/api/v2/pools/gpu")["name"] == "gpu"
+    before = stack.updater("status")["deployed"]
+    for name in ("postgres", "updater"):
+        given = stack.services[name]["environment"]
+        for key in ("LEDGER_PASSWORD", "UPDATER_STORE_URL"):
+            if key in given:
+                given[key] = given[key].replace(stack.environ["LEDGER_PASSWORD"], "changed")
+    with pytest.raises(AssertionError, match="password"):
+        stack.updater("status")
+    stack.make_databases()
+    assert stack.updater("status")["deployed"] == before
