@@ -102,6 +102,18 @@ class Checkpoints:
             require(digest_of(BytesIO(data)), expected, f"{self.uri(digest)}/{name}", DAMAGED)
         return data
 
+    def names(self, digest: str) -> tuple[str, ...]:
+        """The checkpoint's files.
+
+        Raises:
+            ValueError: that is no digest.
+            NotFoundError: there is no such checkpoint.
+            UnreachableError: the remote does not answer.
+            StoreError: its manifest is damaged.
+        """
+        with _told(self.location):
+            return tuple(self._manifest(digest).files)
+
     def uri(self, digest: str) -> str:
         """The URL of the checkpoint's folder. Raises: ValueError: that is no digest."""
         _require_digest(digest)

@@ -8,7 +8,7 @@ this.
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
     check_recorded(workspace, base, period)
     digest = workspace.ledger.model_version(base).digest
     if workspace.settings.source.fields.messages:
-        _check_template(workspace.checkpoints.local(digest))
+        _check_base_template(workspace, digest)
     workspace.registry.check()  # training would miss it at its end, after hours
     _check_length(workspace, digest)
     started = time.monotonic()
@@ -94,8 +94,10 @@ def open_first(
             else "make another workspace with `updater init DIR`",
         )
     if workspace.settings.source.fields.messages:
+        from updater.nemotron.tokenizer import reader
+
         given = arguments["checkpoint"] if kind == "adopt" else _tokenizer(workspace)
-        _check_template(Path(given))
+        _check_template(str(given), reader(Path(given)))
     workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     versions = [_with_holdout(ingest.version_period(workspace, p)) for p in periods]
@@ -120,17 +122,28 @@ def _check_length(workspace: Workspace, digest: str) -> None:
     check_length(parse_config(text, where=where), longest, where=where)
 
 
-def _check_template(folder: Path) -> None:
-    """Conversations can be shown to the checkpoint, or by the tokenizer, in the folder.
+def _check_base_template(workspace: Workspace, digest: str) -> None:
+    """As `_check_template`, of a stored checkpoint; its weights are not fetched for it."""
+    checkpoints = workspace.checkpoints
+    names = checkpoints.names(digest)
+
+    def read(name: str) -> str | None:
+        return checkpoints.read(digest, name).decode() if name in names else None
+
+    _check_template(checkpoints.uri(digest), read)
+
+
+def _check_template(where: str, read: Callable[[str], str | None]) -> None:
+    """Conversations can be shown to the checkpoint, or by the tokenizer, whose files `read` gives.
 
     Raises:
         InputError: it has no chat template.
     """
     from updater.nemotron.tokenizer import has_template
 
-    if not has_template(folder):
+    if not has_template(read):
         raise InputError(
-            f"{folder}: no chat template",
+            f"{where}: no chat template",
             "conversations (source.fields.messages) are rendered by it",
             "put the release's chat_template.jinja beside its tokenizer.json",
         )

@@ -2,13 +2,13 @@
 
 import json
 import logging
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 
 from store.datasets import Datasets
-from store.ledger import ModelVersion, migrate
+from store.ledger import DatasetVersion, ModelVersion, migrate
 from updater import opening, versions
 from updater.cli import run
 from updater.errors import InputError
@@ -32,6 +32,7 @@ holdout_fraction = 0.3
 """
 FUTURE = "2999-03"
 LONGEST = 512
+ROLES = ("user", "assistant")
 ENDS = "period 2999-03 has not closed yet (it ends 2999-04-01 00:00 Europe/Berlin)"
 
 
@@ -95,6 +96,29 @@ def test_an_update_that_is_known_is_returned_whatever_the_clock_says(
     assert opening.open_first(workspace, "scratch", [FUTURE], arguments).id == opened.id
 
 
+def record_deployed(
+    workspace: Workspace, digest: str, learnt: DatasetVersion | None = None
+) -> None:
+    """Version 1 is adopted and deployed, and has learnt what is given."""
+    workspace.ledger.record_model_version(
+        ModelVersion(
+            id="1",
+            kind="adopt",
+            base=None,
+            update=None,
+            digest=digest,
+            uri="",
+            periods=[learnt.period] if learnt else [],
+            dataset_versions={learnt.period: learnt.id} if learnt else {},
+            run_id="r",
+            created_at=datetime.now(UTC),
+        )
+    )
+    workspace.ledger.append_release(
+        "promoted", "1", expected_deployed=None, actor="a", reason="the first"
+    )
+
+
 @pytest.fixture
 def adopted(workspace: Workspace) -> Workspace:
     """An adopted version has learnt 2025-12 and is deployed; of its training nothing is known."""
@@ -107,23 +131,7 @@ def adopted(workspace: Workspace) -> Workspace:
         "max_position_embeddings": LONGEST,
     }
     (made / "config.json").write_text(json.dumps(fields))
-    workspace.ledger.record_model_version(
-        ModelVersion(
-            id="1",
-            kind="adopt",
-            base=None,
-            update=None,
-            digest=workspace.checkpoints.add(made),
-            uri="",
-            periods=["2025-12"],
-            dataset_versions={"2025-12": learnt.id},
-            run_id="r",
-            created_at=learnt.created_at,
-        )
-    )
-    workspace.ledger.append_release(
-        "promoted", "1", expected_deployed=None, actor="a", reason="the first"
-    )
+    record_deployed(workspace, workspace.checkpoints.add(made), learnt)
     workspace.registry.create()
     return workspace
 
@@ -135,6 +143,33 @@ def test_an_update_of_texts_that_the_base_is_not_made_for_is_refused_before_anyt
     assert refused(adopted, *words, "2026-01", capfd=capfd)
     assert [version.period for version in adopted.ledger.dataset_versions()] == ["2025-12"]
     assert adopted.ledger.updates() == []
+
+
+@pytest.mark.parametrize("has_template", [True, False])
+def test_that_conversations_can_be_shown_is_looked_up_without_fetching_the_weights(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, has_template: bool
+) -> None:
+    """On a worker without a GPU, whose disk has no room for them."""
+    row = {"date": "2026-01-05", "messages": [{"role": r, "content": "c"} for r in ROLES]}
+    (workspace.root / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for _ in range(9)))
+    told = CONFIG.replace('prompt = "{text}"\ncompletion = "{label}"', 'messages = "{messages}"')
+    (workspace.root / "updater.toml").write_text(told)
+    monkeypatch.setenv("UPDATER_STORE_CHECKPOINTS", f"memory://opening-{has_template}")
+    workspace = Workspace.open(workspace.root)
+    made = workspace.root / "made"
+    made.mkdir()
+    fields = {"model_type": "nemotron_h", "hybrid_override_pattern": "M"}
+    (made / "config.json").write_text(json.dumps(fields | {"max_position_embeddings": 8}))
+    (made / "model.safetensors").write_bytes(bytes(1000))
+    if has_template:
+        (made / "chat_template.jinja").write_text("{{ messages }}")
+    record_deployed(workspace, workspace.checkpoints.add(made))
+    workspace.registry.create()
+    what = "max_position_embeddings = 8 tokens" if has_template else "memory://.*: no chat template"
+    with pytest.raises(InputError, match=what):
+        opening.open_update(workspace, "2026-01")
+    fetched = (workspace.root / "cache" / "checkpoints").rglob("*.safetensors")
+    assert list(fetched) == []
 
 
 def refused(workspace: Workspace, *words: str, capfd: pytest.CaptureFixture[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from updater.nemotron.layout import mtp_shapes, pattern, tensor_shapes
 from updater.nemotron.recognise import release
-from updater.nemotron.tokenizer import has_template
+from updater.nemotron.tokenizer import has_template, reader
 from updater.nemotron.validate import Contents
 
 HEAD = "multi-token prediction"
@@ -81,7 +81,7 @@ def describe(folder: Path, contents: Contents) -> Description:
         vocabulary=fields["vocab_size"],
         longest=int(fields.get("max_position_embeddings", 0)),
         mtp="whole" if has_head else "missing" if head else "none",
-        chat_template=has_template(folder),
+        chat_template=has_template(reader(folder)),
     )
 
 

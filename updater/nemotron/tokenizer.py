@@ -5,7 +5,7 @@ Called by `updater.nemotron.checkpoint`. Nothing here downloads or runs code fro
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,12 +91,22 @@ def read(folder: Path, *, where: Path | None = None) -> "PreTrainedTokenizerFast
     return tokenizer
 
 
-def has_template(folder: Path) -> bool:
-    """Whether there is a chat template in the folder, as far as can be told without reading it."""
-    told = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (
-        told.is_file() and '"chat_template"' in told.read_text(encoding="utf-8")
-    )
+def reader(folder: Path) -> Callable[[str], str | None]:
+    """What `has_template` reads by, of a tokenizer's files in the folder."""
+
+    def read(name: str) -> str | None:
+        path = folder / name
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    return read
+
+
+def has_template(read: Callable[[str], str | None]) -> bool:
+    """Whether there is a chat template, as far as can be told without using it. `read` gives the
+    text of a tokenizer's file, None where there is none of that name."""
+    if read("chat_template.jinja") is not None:
+        return True
+    return '"chat_template"' in (read("tokenizer_config.json") or "")
 
 
 def _ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
