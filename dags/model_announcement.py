@@ -1,4 +1,4 @@
-"""An asset event for every release, which other pipelines wait for. docs/airflow.md.
+"""An asset event for the newest release, which other pipelines wait for. docs/airflow.md.
 
 Started by the DAGs that release, and after a release on the command line by hand.
 """
@@ -20,8 +20,9 @@ from updater_dags.workspaces import Workspace, each
 
 LINE = "Tell other pipelines what is deployed now"
 ABOUT = """Emits an event of the asset `{uri}` where what is deployed has come by a release, a
-promotion or a rollback, that had no event yet. The event's extra says what, by whom and why.
-Run it by hand after a release on the command line; to run it without one changes nothing."""
+promotion or a rollback, that had no event yet: of several the newest. Its extra says what, by
+whom and why. Run it by hand after a release on the command line; to run it without one changes
+nothing."""
 
 
 def build(workspace: Workspace) -> None:

@@ -32,12 +32,14 @@ from updater_dags.assets import Announce
 from updater_dags.command import UpdaterCommand
 from updater_dags.configuration import DEFAULT_APPROVAL_SECONDS, timetable
 from updater_dags.notify import MACROS, Notices
+from updater_dags.turn import Turn
 from updater_dags.workspaces import Workspace, each
 
 Context = Any
 
 LINE = "Learn one period: fine-tune, evaluate, judge and release the model"
-ABOUT = """Learns one period of data: **ingest** (validate and version the rows), **rehearse**
+ABOUT = """Learns one period of data, when it is its **turn** (one run at a time, the oldest tick
+first, and none after one that failed): **ingest** (validate and version the rows), **rehearse**
 (choose old examples to show again), **importance** (how much each weight matters for the past),
 **train**, **evaluate** (deployed model and candidate on every period's holdout), **gate** (the
 verdict) and **release** (promote what was accepted).
@@ -125,7 +127,7 @@ def build(workspace: Workspace) -> None:
         schedule=timetable(settings),
         start_date=start,
         catchup=start is not None,  # the ticks since then that nobody ran are periods to learn
-        max_active_runs=1,
+        max_active_runs=1,  # backfills aside: those `turn` puts in order
         params=PARAMS,
         default_args=limits.defaults(),
         user_defined_macros=MACROS,
@@ -144,6 +146,7 @@ def build(workspace: Workspace) -> None:
             on_failure_callback=notices.of_failure(),
         )
         chain(
+            Turn(task_id="turn", last="announce", on_failure_callback=notices.of_failure()),
             command("ingest", ingest_arguments),
             *(command(name, partial(step_arguments, name), **o) for name, o in steps.items()),
             approval_needed(),

@@ -22,7 +22,8 @@ TOLD = ("event", "kind", "version", "previous", "update", "period", "actor", "re
 
 
 def deployed(workspace: Workspace) -> Asset:
-    """Has an event for every release: a promotion or a rollback."""
+    """Has an event for a release, a promotion or a rollback: of several at once for the newest,
+    which says what is to be served."""
     return Asset(f"x-updater://{workspace.key or workspace.name}/deployed")
 
 

@@ -62,10 +62,16 @@ def functions(cases: dict) -> dict:
     """What the pure functions answer; the DAG files have put their folder on the path."""
     from updater_dags.approval import answer_of, question
     from updater_dags.notify import told_verdict
+    from updater_dags.turn import goes_before, of_tick_before
 
     return {
         "answers": [answer_of(case) for case in cases["answers"]],
         "questions": [question(case) for case in cases["questions"]],
+        "waits": [
+            goes_before(other, mine, state, has_begun=has_begun)
+            for other, mine, state, has_begun in cases.get("waits", [])
+        ],
+        "before": [of_tick_before(mine, runs) for mine, runs in cases.get("before", [])],
         "verdicts": [told_verdict(case, "LOG") for case in cases["questions"]],
     }
 

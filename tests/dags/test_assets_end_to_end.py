@@ -4,15 +4,11 @@ promotes by the form and is named. The command is the stand-in; scheduler and se
 
 import json
 import shutil
-import time
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
-
-from updater import local
-from updater.daemon import Daemon, fetch
+from running_airflow import running, until
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 OTHERS = """
@@ -65,29 +61,6 @@ ANSWERS = {
 }
 
 
-class Api:
-    """Airflow's, as its admin."""
-
-    def __init__(self, url: str, home: Path) -> None:
-        self.url, self.token = url, ""
-        kept = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text())
-        body = {"username": "admin", "password": kept["admin"]}
-        self.token = self("POST", "/auth/token", body)["access_token"]
-
-    def __call__(self, method: str, path: str, body: dict | None = None) -> dict:
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
-    def trigger(self, dag: str, **fields: object) -> None:
-        self("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, **fields})
-
-    def runs(self, dag: str) -> list[dict]:
-        return self("GET", f"/api/v2/dags/{dag}/dagRuns?order_by=run_after")["dag_runs"]
-
-
 @pytest.fixture
 def api(airflow, tmp_path):
     """A running Airflow on a folder of DAGs, ours below it beside others'."""
@@ -98,50 +71,14 @@ def api(airflow, tmp_path):
     gate = {"verdict": "accepted", "reasons": [], "approval": "none"}
     answers = {name: json.dumps(answer) for name, answer in ANSWERS.items()}
     airflow.orders(gate=gate, answers=answers)
-    port, home = local.free_port(0), Path(airflow.environ["AIRFLOW_HOME"])
-    environ = local.airflow_environment(airflow.workspace, home, port, airflow.environ)
-    url = f"http://{local.HOST}:{port}"
-
-    def is_healthy() -> bool:
-        parts = json.loads(fetch(f"{url}/api/v2/monitor/health"))
-        return all(parts[n]["status"] == "healthy" for n in ("scheduler", "dag_processor"))
-
-    daemon = Daemon(
-        "Airflow",
-        [local.sys.executable, "-P", "-m", "airflow", "standalone"],
-        environ={
-            **environ,
-            "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
-            "UPDATER_DAG_DATA_ASSET": "tickets s3://lake/tickets",
-        },
-        log=tmp_path / "airflow.log",
-        is_healthy=is_healthy,
-    )
-    try:
-        until(is_healthy, 150, daemon)
-        api = Api(url, home)
-        names = {"model_update", "model_data", "model_data_partition", "model_announcement"}
-        names |= {"load", "load_partition", "deploy", "model_promote"}
-        until(
-            lambda: names <= {d["dag_id"] for d in api("GET", "/api/v2/dags")["dags"]}, 90, daemon
-        )
-        assert api("GET", "/api/v2/importErrors")["import_errors"] == []
-        api("POST", "/api/v2/pools", {"name": "gpu", "slots": 1})
+    names = {"model_update", "model_data", "model_data_partition", "model_announcement"}
+    names |= {"load", "load_partition", "deploy", "model_promote"}
+    environ = {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
+        "UPDATER_DAG_DATA_ASSET": "tickets s3://lake/tickets",
+    }
+    with running(airflow, tmp_path / "airflow.log", names, **environ) as api:
         yield api
-    finally:
-        daemon.stop()
-
-
-def until(condition, seconds, daemon):
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if found := condition():
-                return found
-        except (OSError, KeyError):  # it does not answer yet
-            pass
-        assert time.monotonic() < end, daemon.tail() if daemon else "waited in vain"
-        time.sleep(0.5)
 
 
 @pytest.mark.slow
@@ -155,13 +92,13 @@ def test_events_start_updates_and_a_release_starts_what_waits_for_it(api, airflo
         return [run for run in api.runs("deploy") if run["state"] == "success"]
 
     api.trigger("model_update", partition_key=TICK)  # as its schedule does
-    until(deployed, 150, None)
+    until(deployed, 150)
     api.trigger("load", conf={"extra": {"period": "2026-04"}})
-    until(lambda: learnt(2), 120, None)
+    until(lambda: learnt(2), 120)
     api.trigger("load_partition")
-    until(lambda: learnt(3), 120, None)
+    until(lambda: learnt(3), 120)
     api.trigger("load")
-    assert until(lambda: learnt(4), 120, None) == [
+    assert until(lambda: learnt(4), 120) == [
         ["--partition", TICK],
         ["--period", "2026-04"],
         ["--partition", "2026-05"],
@@ -169,12 +106,12 @@ def test_events_start_updates_and_a_release_starts_what_waits_for_it(api, airflo
     ]
 
     api.trigger("model_promote", conf={"version": "3", "reason": "again"})
-    until(lambda: "promote" in airflow.names(), 120, None)
+    until(lambda: "promote" in airflow.names(), 120)
     (call,) = (call for call in airflow.calls() if call["name"] == "promote")
     assert call["actor"] == "admin"
     told = "model_announcement"
-    until(lambda: len(api.runs(told)) == 5, 120, None)
-    until(lambda: all(run["state"] == "success" for run in api.runs(told)), 120, None)
+    until(lambda: len(api.runs(told)) == 5, 120)
+    until(lambda: all(run["state"] == "success" for run in api.runs(told)), 120)
     (run,) = api.runs("deploy")  # five runs have released the same: it is one release
     path = f"/api/v2/dags/deploy/dagRuns/{run['dag_run_id']}/taskInstances/deploy/xcomEntries"
     told = api("GET", f"{path}/return_value?deserialize=true")["value"]

@@ -32,6 +32,35 @@ GATE = {
     },
 }
 JOE = {"id": "17", "name": "joe"}
+FEBRUARY = "scheduled__2026-02-01T03:00:00+01:00__2026-02-01T03:00:00__aB3"
+MARCH = "scheduled__2026-03-01T03:00:00+01:00__2026-03-01T03:00:00__cD4"
+BACKFILLED = "backfill__2026-02-01T02:00:00+00:00__2026-02-01T03:00:00__eF5"  # February's too
+BY_HAND = "manual__2026-02-01T03:00:00+00:00__gH6"
+NAMED = "data__2026-01__2026-02-01T00:00:00+00:00"
+WAITS = [  # (other run, mine, the other's state, whether it has begun), whether mine waits
+    ((BACKFILLED, MARCH, "running", False), True),
+    ((BACKFILLED, MARCH, "queued", False), True),  # of its backfill others go before it
+    ((MARCH, BACKFILLED, "running", False), False),
+    ((MARCH, BACKFILLED, "running", True), True),
+    ((MARCH, BACKFILLED, "queued", False), False),
+    ((FEBRUARY, MARCH, "running", False), True),
+    ((FEBRUARY, MARCH, "queued", True), False),  # cleared: it is queued because mine runs
+    ((BACKFILLED, BY_HAND, "queued", False), True),
+    ((BY_HAND, BACKFILLED, "running", False), False),
+    ((BY_HAND, BACKFILLED, "running", True), True),
+    ((NAMED, BACKFILLED, "running", False), False),
+    ((MARCH, BY_HAND, "running", False), True),
+    ((BACKFILLED, FEBRUARY, "running", False), True),  # one of the two is first, whichever asks
+    ((FEBRUARY, BACKFILLED, "running", False), False),
+    ((FEBRUARY, MARCH, "failed", True), False),
+    ((FEBRUARY, MARCH, "success", True), False),
+]
+BEFORE = [  # mine, all runs, those of the tick before
+    (MARCH, [FEBRUARY, MARCH, BACKFILLED, BY_HAND, NAMED], [BACKFILLED, FEBRUARY]),
+    (FEBRUARY, [FEBRUARY, MARCH, BACKFILLED], []),
+    (BY_HAND, [FEBRUARY, BY_HAND], []),
+    (NAMED, [FEBRUARY], []),
+]
 CASES = {
     "answers": [
         {"chosen_options": ["Approve"], "responded_by_user": JOE, "params_input": {"reason": "ok"}},
@@ -39,6 +68,8 @@ CASES = {
         {"chosen_options": ["Reject"], "responded_by_user": None, "params_input": {}},
     ],
     "questions": [GATE, {**GATE, "approval": "none"}],
+    "waits": [case for case, _ in WAITS],
+    "before": [[mine, runs] for mine, runs, _ in BEFORE],
 }
 
 
@@ -82,7 +113,7 @@ def test_shape_with_a_schedule(seen):
     parsed = seen["parsed"][0]
     assert parsed["errors"] == {}
     dag = parsed["model_update"]
-    chain = [*STEPS, "approval_needed", "approval", "approve", "reject", "announce"]
+    chain = ["turn", *STEPS, "approval_needed", "approval", "approve", "reject", "announce"]
     assert set(dag["tasks"]) == set(chain)
     for before, after in zip([None, *chain], chain, strict=False):
         assert dag["tasks"][after]["upstream"] == ([before] if before else [])
@@ -125,6 +156,11 @@ def test_what_a_person_is_asked_and_what_is_recorded(seen):
     assert "| 2026-01 | 200 | 90.0 % | 87.5 % | -2.5 |" in asked
     assert "| 2026-04 | 10 |  | 80.0 % |  |" in asked
     assert "Look at [the run in MLflow](http://m/#/runs/r) and [the report](http://m/rep" in asked
+
+
+def test_which_runs_a_run_waits_for(seen):
+    assert seen["functions"]["waits"] == [waits for _, waits in WAITS]
+    assert seen["functions"]["before"] == [before for _, _, before in BEFORE]
 
 
 @pytest.mark.parametrize("case", range(len(WITHOUT_WORKSPACE)))

@@ -20,6 +20,8 @@ RELEASE = {
 STATUS = {"deployed": "3", "consistent": True, "release": RELEASE}
 LATER = {**RELEASE, "event": 10, "kind": "rolled_back", "version": "2", "previous": "3"}
 
+NEWEST = {**RELEASE, "event": 13, "version": "4", "previous": "3"}
+
 
 def announcement(**status):
     answers = {"status": json.dumps({**STATUS, **status})}
@@ -50,6 +52,7 @@ RUNS = {
     "nothing yet": announcement(deployed=None, release=None),
     "not consistent": announcement(consistent=False, release={**RELEASE, "event": 11}),
     "older worker": without_release(),
+    "several since": announcement(release=NEWEST),  # 11 and 12 came meanwhile
     "study": run_of("model_study", {"file": "s.toml", "quick": True}, study={"arms": ["a", "b+c"]}),
     "accepted": run_of("model_update", {"period": "2026-04"}, release={"promoted": True}),
 }
@@ -101,6 +104,10 @@ def test_what_is_not_sure_is_not_announced(runs):
         assert len(runs[name]["events"]) == 2
     assert "updater status --repair" in runs["output"]
     assert "updater is older than the DAGs" in runs["output"]
+
+
+def test_of_several_releases_the_newest_is_announced(runs):
+    assert runs["several since"]["events"][2:] == [{"model": "model", **NEWEST}]
 
 
 def test_a_study_is_a_task_for_each_arm_between_first_models_and_report(runs):

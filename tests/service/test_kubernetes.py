@@ -113,6 +113,7 @@ def test_a_pod_may_do_no_more_than_its_task(name: str) -> None:
     hardened(spec["securityContext"], container["securityContext"])
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
+    assert spec["shareProcessNamespace"] is True
     assert container["name"] == "base"  # what Airflow's executor takes for the task's
     assert IMAGE.fullmatch(container["image"])
     assert container["resources"]["limits"]["memory"]
@@ -177,8 +178,9 @@ def test_the_docs_name_only_commands_that_exist() -> None:
     assert {"init", "pytorchjob"} < ours <= set(frame.app.commands)
     for path in re.findall(r"deploy/kubernetes[\w./-]*", text):
         assert (ROOT / path).exists(), path
-    lines = re.findall(r"^    (airflow .+)$", text, re.MULTILINE)
-    assert lines
+    lines = re.findall(r"^    (?:kubectl .+ -- )?(airflow .+)$", text, re.MULTILINE)
+    assert any("dags clear" in line and "--run-id" in line for line in lines)
+    assert not any("tasks clear" in line for line in lines)  # of every run, whatever was meant
     code = (
         "import shlex, sys; from airflow.cli.cli_parser import get_parser\n"
         "for line in sys.argv[1:]: get_parser().parse_args(shlex.split(line)[1:])"
@@ -224,4 +226,5 @@ def test_airflows_executor_gives_the_heavy_tasks_the_pod_with_a_gpu(tmp_path: Pa
             assert container[key] == wanted["containers"][0][key], (name, key)
         assert pod["spec"].get("nodeSelector") == wanted.get("nodeSelector")
         assert pod["spec"].get("tolerations") == wanted.get("tolerations")
+        assert pod["spec"]["shareProcessNamespace"] is True
         assert container["args"][:2] == ["python", "-m"]
