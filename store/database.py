@@ -6,6 +6,7 @@ MLflow's own tables, by the aliases.
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import weakref
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from store.retry import with_backoff
 BUSY_TIMEOUT_SECONDS = 5
 # Per attempt; libpq's own default is to wait for ever.
 CONNECT_TIMEOUT_SECONDS = 3
+# With less than this SQLite may not open a file: its shared memory alone takes 32 KiB.
+FULL_BYTES = 1 << 20
 # What SQLite says when waiting may help. All else it says (disk full, read-only, no such table)
 # is as true a second later.
 PASSING = ("database is locked", "database table is locked", "unable to open database file")
@@ -170,14 +173,14 @@ class Database:
         except UnreachableError as error:
             cause = error.__cause__
             if isinstance(cause, exc.DBAPIError) and not self._may_pass(cause):
-                raise StoreError(f"{self.shown}: {_reason(cause)}") from cause
+                raise StoreError(f"{self.shown}: {self._reason(cause)}") from cause
             raise
         except exc.DBAPIError as error:
             if self._may_pass(error):
                 raise UnreachableError(
-                    f"{self.shown} broke off: {_reason(error)}. Run the same command again."
+                    f"{self.shown} broke off: {self._reason(error)}. Run the same command again."
                 ) from error
-            raise StoreError(f"{self.shown} refused: {_reason(error)}") from error
+            raise StoreError(f"{self.shown} refused: {self._reason(error)}") from error
         except exc.StatementError as error:
             raise ValueError(f"{self.shown} can't keep this: {error.orig}") from error
 
@@ -186,9 +189,19 @@ class Database:
             return False
         return not self.is_sqlite or any(said in str(error.orig) for said in PASSING)
 
-
-def _reason(error: exc.DBAPIError) -> str:
-    return (str(error.orig).strip() or type(error).__name__).splitlines()[0]
+    def _reason(self, error: exc.DBAPIError) -> str:
+        """What the database said. Of a full disk SQLite says no more than "disk I/O error" where
+        it can't open its shared memory."""
+        said = (str(error.orig).strip() or type(error).__name__).splitlines()[0]
+        if self.file is None or not said.startswith(("disk I/O", "database or disk is full")):
+            return said
+        try:
+            is_full = shutil.disk_usage(self.file.parent).free < FULL_BYTES
+        except OSError:
+            is_full = False
+        return (
+            f"{said}. Its disk is full: free some space and run the same again" if is_full else said
+        )
 
 
 def _file(url: sa.URL) -> Path | None:

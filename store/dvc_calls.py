@@ -6,6 +6,7 @@ Nothing about what is asked of it (that is `store.data_cache`, the one caller).
 import contextlib
 import errno
 import logging
+import sqlite3
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from store.errors import StoreError
 
+FREE = "free some space and run the same again"
 _LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
@@ -63,6 +65,12 @@ def plain_errors(said: list[str], root: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StoreError(_disk(error, root)) from error
+    except sqlite3.Error as error:  # of DVC's own notes on files
+        raise StoreError(
+            f"the disk of {root} is full ({error}); {FREE}"
+            if "full" in str(error)
+            else f"the data repository {root} can't be used: {error}"
+        ) from error
     except DvcException as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__
         raise StoreError(_disk(full, root) if full else f"DVC: {error}") from error
@@ -70,5 +78,5 @@ def plain_errors(said: list[str], root: Path) -> Iterator[None]:
 
 def _disk(error: OSError, root: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of {root} is full ({error}); free some space and run the same again"
+        return f"the disk of {root} is full ({error}); {FREE}"
     return f"the data repository {root} can't be used: {error}"

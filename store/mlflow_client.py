@@ -10,13 +10,20 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from store.errors import ConflictError, DeniedError, NotFoundError, StoreError
+from store.errors import (
+    ConflictError,
+    DeniedError,
+    NotFoundError,
+    StoreError,
+    UnreachableError,
+)
 from store.remote import ask, without_secrets
 
 if TYPE_CHECKING:
@@ -33,8 +40,14 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+# A server that can't keep an artifact answers 500 whatever its reason, which stands in its log.
+NOT_KEPT = re.compile(r"/mlflow-artifacts/.*too many (5\d\d) error responses")
 DENIED_CODES = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
+
+
+class _NotKeptError(ConnectionError):
+    """The server is there, and an artifact could not be kept; that may pass."""
 
 
 class Mlflow:
@@ -57,6 +70,14 @@ class Mlflow:
         """
         try:
             return ask(lambda: self._translated(question), self.shown)
+        except UnreachableError as error:
+            if not isinstance(error.__cause__, _NotKeptError):
+                raise
+            raise StoreError(
+                f"{self.shown} can't keep artifacts ({error.__cause__}): where it keeps them is "
+                "full, gone, or refuses its sign-in; its log says which. Mend that, then run the "
+                "same command again"
+            ) from error
         except OSError as error:
             raise StoreError(f"{self.shown}: {error}") from error
 
@@ -168,6 +189,8 @@ def _plain(error: MlflowException, shown: str) -> Exception:
     from requests.exceptions import RetryError, Timeout
 
     said = without_secrets(str(error.message).strip().splitlines()[0])
+    if not_kept := NOT_KEPT.search(said):
+        return _NotKeptError(f"it answered {not_kept[1]}")
     if error.error_code in PASSING_CODES or any(
         isinstance(cause, NoConnection | Timeout | RetryError) for cause in _causes(error)
     ):

@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +187,9 @@ class Registry:
         steps = points.steps_of(accuracy, ordinals)
         known = self._mlflow.ask(lambda client: client.get_run(run_id).data.metrics)
         drawn = self._mlflow.ask(lambda client: client.get_metric_history(run_id, points.BY_PERIOD))
-        self._log(run_id, points.scores(accuracy, steps, known=known, drawn=drawn, now_ms=_now()))
+        single = {f"accuracy/{period}": accuracy[period] for period in steps}
+        now_ms = self._after(run_id, [points.BY_PERIOD, *_changed(single, known)])
+        self._log(run_id, points.scores(accuracy, steps, known=known, drawn=drawn, now_ms=now_ms))
 
     def log_summary(self, run_id: str, summary: Mapping[str, float | str | bool | None]) -> None:
         """Numbers of `summary` are metrics of the run, words and truths tags; None is absent.
@@ -197,7 +199,9 @@ class Registry:
             UnreachableError, StoreError, NotFoundError: as all methods here.
         """
         known = self._mlflow.ask(lambda client: client.get_run(run_id).data.metrics)
-        metrics, tags = points.summary(summary, known, _now())
+        metrics, tags = points.summary(
+            summary, known, self._after(run_id, _changed(summary, known))
+        )
         self._mlflow.ask(lambda client: client.log_batch(run_id, tags=tags))
         self._log(run_id, metrics)
 
@@ -327,12 +331,31 @@ class Registry:
 
         self._mlflow.ask(logged)
 
+    def _after(self, run_id: str, metrics: Sequence[str]) -> int:
+        """Now, in Unix milliseconds, or later where a worker whose clock is ahead has told one of
+        these metrics: MLflow shows the value that is newest by its time."""
+        told = [
+            point.timestamp
+            for name in metrics
+            for point in self._mlflow.ask(partial(_history, run_id, name))
+        ]
+        return max([_now(), *(at_ms + 1 for at_ms in told)])
+
     def _log(self, run_id: str, metrics: Sequence[Metric]) -> None:
         def logged(client: MlflowClient) -> None:
             for start in range(0, len(metrics), METRICS_AT_ONCE):
                 client.log_batch(run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
 
         self._mlflow.ask(logged)
+
+
+def _history(run_id: str, name: str, client: MlflowClient) -> list[Metric]:
+    return list(client.get_metric_history(run_id, name))
+
+
+def _changed(values: Mapping[str, Any], known: Mapping[str, float]) -> list[str]:
+    """The metrics that have another value by now."""
+    return [name for name, value in values.items() if name in known and known[name] != value]
 
 
 def _now() -> int:

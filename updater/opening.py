@@ -9,23 +9,25 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from store.ledger import DatasetVersion, Update
 from updater import config, release, trials, versions
-from updater.errors import InputError
+from updater.errors import InputError, UpdateError
 from updater.standing import abandoned, lineage
 from updater.steps import ingest
 from updater.steps.terms import check_recorded
 from updater.workspace import Workspace
 
 
-def open_update(workspace: Workspace, period: str) -> Update:
+def open_update(workspace: Workspace, period: str, *, is_scheduled: bool = False) -> Update:
     """The update of `period` on the deployed version: found where it is known, else opened.
 
+    `is_scheduled`: a scheduler asks, by whose clock the period has closed.
+
     Raises:
+        UpdateError: by the ledger's clock the scheduled period has not closed.
         InputError: nothing is deployed, an unknown, already learnt or unclosed period, bad
             source data, the deployed version's training has not recorded what holds the update, or
             it is made for shorter examples.
@@ -37,7 +39,7 @@ def open_update(workspace: Workspace, period: str) -> Update:
     known = _known(workspace, "update", period, {})
     if known is not None:
         return known
-    workspace.periods.check_closed(period, datetime.now(UTC))
+    _check_closed(workspace, period, is_scheduled=is_scheduled)
     trials.check(workspace.settings.training.search.trials)
     if base is None:
         raise InputError(
@@ -83,7 +85,7 @@ def open_first(
     if known is not None:
         return known
     for period in periods:
-        workspace.periods.check_closed(period, datetime.now(UTC))
+        workspace.periods.check_closed(period, workspace.ledger.now())
     deployed = release.deployed(workspace.ledger.events())
     if arguments["deploy"] and deployed is not None:
         raise InputError(
@@ -105,6 +107,24 @@ def open_first(
     opened = _open(workspace, kind, datasets, arguments, base=None)
     _record_ingest(workspace, opened, time.monotonic() - started)
     return opened
+
+
+def _check_closed(workspace: Workspace, period: str, *, is_scheduled: bool) -> None:
+    """The period is over by the ledger's clock, which is the same for all workers.
+
+    Raises:
+        InputError: it is not.
+        UpdateError: it is not, and a scheduler's clock says that it is. Clocks are a little apart
+            everywhere, so the task has to be tried again.
+    """
+    now = workspace.ledger.now()
+    if is_scheduled and not workspace.periods.closed(period, now):
+        raise UpdateError(
+            f"period {period} ends {workspace.periods.end_shown(period)}; by the scheduler's clock "
+            f"that has passed, and by the ledger's it is {now:%Y-%m-%d %H:%M:%S} UTC. Set the two "
+            "machines' clocks by NTP, and run this again"
+        )
+    workspace.periods.check_closed(period, now)
 
 
 def _check_length(workspace: Workspace, digest: str) -> None:
@@ -234,7 +254,7 @@ def _open(
             },
             config_digest=digest,
             candidate=None,
-            created_at=datetime.now(UTC),
+            created_at=workspace.ledger.now(),
         )
     )
 

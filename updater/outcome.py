@@ -5,7 +5,7 @@ Not how it looks to people (`updater.cli.tables`). Imports neither torch nor MLf
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from store.errors import StoreError
@@ -78,7 +78,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "deployed": deployed,
         "release": _release(workspace, last) if last else None,
         "learnt": learnt,
-        "due": workspace.periods.due(learnt, datetime.now(UTC)),
+        "due": workspace.periods.due(learnt, ledger.now()),
         "unfinished": release.unfinished(ledger),
         "awaiting_approval": release.awaiting_approval(ledger),
         "consistent": _consistent(workspace),

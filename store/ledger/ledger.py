@@ -7,7 +7,7 @@ step may run twice. Called by the steps, the release logic and the read commands
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -40,13 +40,9 @@ from store.ledger.tables import (
 )
 
 
-def now() -> datetime:
-    """The present, aware, in UTC."""
-    return datetime.now(UTC)
-
-
-def open_ledger(url: str, *, clock: Callable[[], datetime] = now) -> "Ledger":
-    """The ledger at the SQLAlchemy `url`, its tables as this code needs them.
+def open_ledger(url: str, *, clock: Callable[[], datetime] | None = None) -> "Ledger":
+    """The ledger at the SQLAlchemy `url`, its tables as this code needs them. `clock` takes the
+    place of its own.
 
     Raises:
         SchemaError: it has no tables, older or newer ones; the message names the cure.
@@ -68,9 +64,14 @@ class Ledger:
     Lists are oldest first, in the order in which things were recorded.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], datetime] = now) -> None:
-        self._sessions = Sessions(database)
-        self._clock = clock
+    def __init__(self, database: Database, *, clock: Callable[[], datetime] | None = None) -> None:
+        self._sessions = Sessions(database, clock)
+
+    def now(self) -> datetime:
+        """The present, aware, in UTC, by the ledger's own clock: PostgreSQL's, which is one for
+        all workers whatever theirs say; with SQLite this machine's."""
+        with self._sessions.read() as session:
+            return self._sessions.now(session)
 
     # Periods and their data
 
@@ -170,7 +171,7 @@ class Ledger:
                 session.add(row)
             if row.state == "running":
                 row.attempts += 1
-                row.started_at = self._clock()
+                row.started_at = self._sessions.now(session)
             session.flush()
             return row.record(Step)
 
@@ -189,7 +190,7 @@ class Ledger:
                 again = dataclasses.replace(row.record(Step), result=result)
                 return keep(session, StepRow, again, key=("update", "name")).record(Step)
             row.state, row.result, row.seconds = "finished", result, seconds
-            row.finished_at = self._clock()
+            row.finished_at = self._sessions.now(session)
             session.flush()
             session.refresh(row)
             return row.record(Step)
@@ -265,16 +266,16 @@ class Ledger:
             ConflictError: another verdict is recorded.
             ValueError: a number in it is not finite.
         """
-        record = VerdictRecord(
-            update=update,
-            verdict=verdict,
-            reasons=reasons,
-            comparisons=comparisons,
-            rule=rule,
-            created_at=self._clock(),
-        )
         with self._sessions.write() as session:
             find(session, UpdateRow, update)
+            record = VerdictRecord(
+                update=update,
+                verdict=verdict,
+                reasons=reasons,
+                comparisons=comparisons,
+                rule=rule,
+                created_at=self._sessions.now(session),
+            )
             return keep(session, VerdictRow, record, key=("update",)).record(VerdictRecord)
 
     def verdict(self, update: str) -> VerdictRecord | None:
@@ -304,9 +305,9 @@ class Ledger:
             ValueError: a release (use `append_release`), or a decision without its update.
             ConflictError: a second decision ("approved", "rejected", "abandoned") on one update.
         """
-        fields = self._event(kind, version, actor, reason, update) | {"payload": payload or {}}
+        fields = _event(kind, version, actor, reason, update) | {"payload": payload or {}}
         with self._sessions.write() as session:
-            return events.append(session, fields)
+            return events.append(session, {**fields, "at": self._sessions.now(session)})
 
     def append_release(
         self,
@@ -328,8 +329,9 @@ class Ledger:
             ConflictError: another version is deployed; nothing was appended.
             ValueError: `kind` is no release.
         """
-        fields = self._event(kind, version, actor, reason, update) | {"payload": payload or {}}
+        fields = _event(kind, version, actor, reason, update) | {"payload": payload or {}}
         with self._sessions.write() as session:
+            fields["at"] = self._sessions.now(session)
             return events.append_release(session, fields, expected=expected_deployed)
 
     def events(self, kind: str | None = None) -> list[Event]:
@@ -340,17 +342,17 @@ class Ledger:
         with self._sessions.read() as session:
             return [row.record(Event) for row in session.scalars(chosen)]
 
-    def _event(
-        self, kind: str, version: str | None, actor: str, reason: str, update: str | None
-    ) -> dict[str, Any]:
-        return {
-            "at": self._clock(),
-            "actor": actor,
-            "kind": kind,
-            "version": version,
-            "update": update,
-            "reason": reason,
-        }
+
+def _event(
+    kind: str, version: str | None, actor: str, reason: str, update: str | None
+) -> dict[str, Any]:
+    return {
+        "actor": actor,
+        "kind": kind,
+        "version": version,
+        "update": update,
+        "reason": reason,
+    }
 
 
 def _step(session: Session, update: str, name: str) -> StepRow | None:

@@ -4,10 +4,11 @@ Used by `store.ledger.ledger` alone, which opens one for each of its methods.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, select, text
+from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -38,10 +39,25 @@ LOCK_TIMEOUT_SECONDS = 20
 
 
 class Sessions:
-    """Transactions on `database`. They raise what `Database.read` and `Database.write` do."""
+    """Transactions on `database`. They raise what `Database.read` and `Database.write` do.
 
-    def __init__(self, database: Database) -> None:
+    `clock` takes the place of the database's own, for tests.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], datetime] | None) -> None:
         self._database = database
+        self._clock = clock
+
+    def now(self, session: Session) -> datetime:
+        """The present, aware, in UTC. Workers' clocks may be hours apart, so PostgreSQL's is
+        asked: within `write` it then rises with the order of commits."""
+        if self._clock is not None:
+            return self._clock()
+        if self._database.is_sqlite:
+            return datetime.now(UTC)
+        with session.no_autoflush:  # a row of the caller's may be half made
+            present: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        return present.astimezone(UTC)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from runbook import Section, shell
 from secrets_file import made
 from stack import ROOT, Api, Stack, missing_programs
 
@@ -207,18 +208,31 @@ def test_a_person_approves_and_the_alias_moves(stack: Stack, api: Api) -> None:
 
 
 def test_on_call_rolls_back_by_its_dag(stack: Stack, api: Api) -> None:
+    """By the commands of docs/runbook.md: the API, later Airflow's command line."""
     before = stack.updater("status")["deployed"]
-    asked = {"logical_date": None, "conf": {"reason": "wrong answers since noon"}}
-    made = api.ask("POST", "/api/v2/dags/model_rollback/dagRuns", asked)
-    path = f"/api/v2/dags/model_rollback/dagRuns/{made['dag_run_id']}"
-    api.wait(path, "success", seconds=180)
+    runs = "/api/v2/dags/model_rollback/dagRuns"
+    with Section("Roll back by Airflow") as section:
+        asked = "\n".join([section.take("TOKEN="), section.take("curl")])
+        login = {"NAME": "admin", "PASSWORD": stack.environ["AIRFLOW_ADMIN_PASSWORD"]}
+        environ = {"AIRFLOW": stack.url(8080), "NO_PROXY": "*", **login}
+        made = json.loads(shell(asked, stack.folder, environ=environ))
+        by_hand = section.take("airflow")
+    first = made["dag_run_id"]
+    api.wait(f"{runs}/{first}", "success", seconds=180)
     status = stack.updater("status")
     assert status["deployed"] != before
     assert alias(stack) == status["deployed"]
     last = stack.updater("history")["events"][-1]
     assert (last["kind"], last["actor"]) == ("rolled_back", "admin")
     assert last["reason"] == "wrong answers since noon"
-    stack.updater("promote", before, "--reason", "it was right after all", "--force")
+    back = ("promote", before, "--reason", "it was right after all", "--force")
+    stack.updater(*back)
+    assert alias(stack) == before
+    stack.execute("airflow-scheduler", "bash", "-c", by_hand)
+    (second,) = {r["dag_run_id"] for r in api.ask("GET", runs)["dag_runs"]} - {first}
+    api.wait(f"{runs}/{second}", "success", seconds=180)
+    assert alias(stack) == status["deployed"]
+    stack.updater(*back)
     assert alias(stack) == before
 
 

@@ -4,13 +4,13 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from store.errors import ConflictError, NotFoundError
-from store.ledger import Event, Ledger, open_ledger
+from store.ledger import Event, Ledger, migrate, open_ledger
 
 
 def release(ledger: Ledger, version: str, over: str | None, **more: str) -> Event:
@@ -110,7 +110,8 @@ def test_the_database_itself_keeps_promotions_and_decisions_single(
     from store.ledger.tables import EventRow
 
     kind = "promoted" if name == "events_promoted_once" else "rejected"
-    fields = ledger._event(kind, "1", "x", "r", "u1") | {"payload": {}}
+    who = {"actor": "x", "reason": "r", "version": "1", "update": "u1"}
+    fields = {"kind": kind, "at": ledger.now(), "payload": {}, **who}
     with ledger._sessions.write() as session:
         session.add(EventRow(**fields))
     with pytest.raises(RuntimeError, match=r"(?i)unique"), ledger._sessions.write() as session:
@@ -191,3 +192,47 @@ def test_events_of_many_writers_are_all_there(ledger_url: str, ledger: Ledger) -
     assert len(events) == 30
     for name in range(6):
         assert [e.payload["n"] for e in events if e.actor == f"w{name}"] == list(range(5))
+
+
+SKEWED = """
+import datetime, sys
+from datetime import timedelta
+
+hours = timedelta(hours=float(sys.argv[2]))
+
+class Wrong(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + hours
+
+datetime.datetime = Wrong
+from store.ledger import open_ledger
+ledger = open_ledger(sys.argv[1])
+ledger.append("noted", actor="worker", reason=sys.argv[2])
+print(ledger.now().isoformat())
+"""
+
+
+def test_workers_whose_clocks_are_hours_apart_write_by_the_ledgers_clock(
+    postgres_ledger_url: str,
+) -> None:
+    """PostgreSQL's clock is one for all. With SQLite a worker's own counts, which shows that the
+    clocks are wrong indeed."""
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    for hours in ("5", "-5", "3"):
+        words = [sys.executable, "-c", SKEWED, postgres_ledger_url, hours]
+        said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        assert abs(datetime.fromisoformat(said.strip()) - datetime.now(UTC)) < timedelta(minutes=5)
+    events = open_ledger(postgres_ledger_url).events()
+    assert [e.reason for e in events] == ["5", "-5", "3"]
+    times = [e.at for e in events]
+    assert times == sorted(times)
+    assert before < times[0] <= times[-1] < datetime.now(UTC) + timedelta(seconds=1)
+
+
+def test_with_sqlite_a_process_own_clock_counts(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    migrate(url)
+    subprocess.run([sys.executable, "-c", SKEWED, url, "5"], check=True, capture_output=True)
+    (event,) = open_ledger(url).events()
+    assert event.at > datetime.now(UTC) + timedelta(hours=4)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from store import registry as registries
 from store.errors import ConflictError, NotFoundError, StoreError, UnreachableError
 from store.points import Point
 from store.registry import Registry
@@ -218,6 +219,26 @@ def test_a_score_that_changed_is_the_newer_point(embedded: Registry) -> None:
         "accuracy_by_period": 0.5,
     }
     assert history(embedded, run_id, "accuracy/a") == [(0, 0.5), (0, 0.75)]
+
+
+def test_what_a_worker_with_a_slower_clock_says_is_newer_all_the_same(
+    embedded: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow shows the value whose time is newest."""
+    run_id = run_of(embedded)
+    for hours, score in ((5, 0.75), (0, 0.5), (-5, 0.25)):
+        with monkeypatch.context() as skewed:
+            skewed.setattr(registries, "_now", lambda h=hours: int((time.time() + h * 3600) * 1000))
+            embedded.log_scores(run_id, {"a": score}, {"a": 0})
+            embedded.log_summary(run_id, {"forgetting": 1 - score})
+    assert client_of(embedded).get_run(run_id).data.metrics == {
+        "accuracy/a": 0.25,
+        "accuracy_by_period": 0.25,
+        "forgetting": 0.75,
+    }
+    again = history(embedded, run_id, "forgetting")
+    embedded.log_summary(run_id, {"forgetting": 0.75})
+    assert history(embedded, run_id, "forgetting") == again
 
 
 def test_a_closed_run_is_opened_again(embedded: Registry) -> None:

@@ -2,13 +2,13 @@
 
 import json
 import logging
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from store.datasets import Datasets
-from store.ledger import DatasetVersion, ModelVersion, migrate
+from store.ledger import DatasetVersion, ModelVersion, migrate, open_ledger
 from updater import opening, versions
 from updater.cli import run
 from updater.errors import InputError
@@ -36,12 +36,9 @@ ROLES = ("user", "assistant")
 ENDS = "period 2999-03 has not closed yet (it ends 2999-04-01 00:00 Europe/Berlin)"
 
 
-class Later(datetime):
+def later() -> datetime:
     """A clock that runs a thousand years ahead."""
-
-    @classmethod
-    def now(cls, tz: tzinfo | None = None) -> datetime:
-        return datetime.now(tz) + timedelta(days=365_250)
+    return datetime.now(UTC) + timedelta(days=365_250)
 
 
 @pytest.fixture
@@ -91,7 +88,7 @@ def test_an_update_that_is_known_is_returned_whatever_the_clock_says(
     arguments = {"deploy": False}
     workspace.registry.create()
     with monkeypatch.context() as ahead:
-        ahead.setattr(opening, "datetime", Later)
+        ahead.setattr(workspace, "ledger", open_ledger(workspace.ledger_url, clock=later))
         opened = opening.open_first(workspace, "scratch", [FUTURE], arguments)
     assert opening.open_first(workspace, "scratch", [FUTURE], arguments).id == opened.id
 
@@ -117,6 +114,21 @@ def record_deployed(
     workspace.ledger.append_release(
         "promoted", "1", expected_deployed=None, actor="a", reason="the first"
     )
+
+
+def test_a_tick_before_the_ledgers_clock_is_tried_again_and_a_persons_period_is_not(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scheduler's clock is ahead: exit code 1, after which Airflow tries again."""
+    step = ["--workspace", str(workspace.root), "step", "ingest"]
+    assert run([*step, "--partition", "2999-04-01T00:00:05"]) == 1
+    said = capsys.readouterr().err
+    assert "period 2999-03 ends 2999-04-01 00:00 Europe/Berlin; by the scheduler's clock" in said
+    assert f"the ledger's it is {datetime.now(UTC):%Y-%m-%d}" in said
+    for named in (["--partition", FUTURE], ["--period", FUTURE]):
+        assert run([*step, *named]) == 2
+        assert ENDS in capsys.readouterr().err
+    assert workspace.ledger.updates() == []
 
 
 @pytest.fixture

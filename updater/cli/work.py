@@ -176,7 +176,8 @@ def step(
                     "updater step ingest --period P",
                 )
             chosen = period or workspace.periods.for_partition(str(partition))
-            opened = opening.open_update(workspace, chosen)
+            ticked = period is None and partition != chosen  # the partition is a time
+            opened = opening.open_update(workspace, chosen, is_scheduled=ticked)
             result: dict[str, Any] = {"datasets": opened.config["datasets"]}
         elif not update_id or period or partition:
             raise InputError(

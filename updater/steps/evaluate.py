@@ -6,7 +6,6 @@ answer alike (`updater.verify`): an event "verified" says that it did.
 """
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -134,7 +133,7 @@ def _measure(
                 num_correct=sum(table["correct"].to_pylist()),
                 num_examples=table.num_rows,
                 outcomes=str(path.relative_to(workspace.root)),
-                created_at=datetime.now(UTC),
+                created_at=workspace.ledger.now(),
             )
         )
     return scores

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,7 @@ def version_period(workspace: Workspace, period: str) -> DatasetVersion:
         InputError: an unknown period, a source that is gone or empty, a changed schema.
         StoreError: the data repository can't be written.
     """
-    if not workspace.periods.closed(period, datetime.now(UTC)):
+    if not workspace.periods.closed(period, workspace.ledger.now()):
         log.warning(
             "period %s has not closed yet (it ends %s): only its rows so far are read",
             *(period, workspace.periods.end_shown(period)),
@@ -163,7 +162,7 @@ def _versioned(workspace: Workspace, summary: Summary, staging: Path) -> Dataset
         id=commit.version,
         commit=commit.commit,
         digest=commit.digest,
-        created_at=datetime.now(UTC),
+        created_at=ledger.now(),
     )
     ledger.record_dataset_version(version)
     return ledger.dataset_version(commit.version)

@@ -23,6 +23,7 @@ log = logging.getLogger("updater")
 
 KEY = "life"
 FILLED = "updater.filled_to"
+TOLD = "updater.scores_told"  # how many of the ledger's scores, in the order of their arrival
 MEANS = ("average_accuracy", "worst_accuracy", "average_forgetting", "backward_transfer")
 NOTE = """\
 Every version of **{name}**, by its number: the charts' steps are version numbers. `accuracy/PERIOD`
@@ -59,15 +60,19 @@ def show(workspace: Workspace, update: Update, data: ReportData) -> None:
     """The parent run has the scores of every version, and MLflow's page the views of them.
 
     Every version is told once, with the first update that is published here; after that those that
-    `update` made or scored, and any that were told of by halves. A point carries the time at which
-    it was measured, so that MLflow keeps one that it is told twice once.
+    `update` made or compared, those that have got a score since, and any that were told of by
+    halves. A point carries the time at which it was measured, so that MLflow keeps one that it is
+    told twice once.
 
     Raises:
         UnreachableError, StoreError: MLflow can't be reached or refuses; run it again.
     """
     registry, ledger = workspace.registry, workspace.ledger
     run_id = open_life(workspace)
-    filled = int(registry.run_tags(run_id).get(FILLED, 0))
+    tags = registry.run_tags(run_id)
+    filled, num_told = (int(tags.get(name, 0)) for name in (FILLED, TOLD))
+    measured = ledger.scores()
+    fresh = {score.version for score in measured[num_told:]}
     versions = ledger.model_versions()
     scores: dict[str, dict[str, Score]] = {version.id: {} for version in versions}
     for (name, period), score in outcome.current_scores(workspace).items():
@@ -78,11 +83,11 @@ def show(workspace: Workspace, update: Update, data: ReportData) -> None:
         if int(version.id) > filled:
             _adopt(workspace, version)
             told += _points(version, own, data)
-        elif version.id in (update.candidate, update.base) or _after(own, update.created_at):
+        elif version.id in (update.candidate, update.base, *fresh):
             told += _points(version, own, data)
     registry.log_curve(run_id, told)
     newest = max((int(version.id) for version in versions), default=0)
-    registry.log_summary(run_id, {FILLED: str(max(newest, filled))})
+    registry.log_summary(run_id, {FILLED: str(max(newest, filled)), TOLD: str(len(measured))})
     for view in (views.updates(), views.versions(data.periods)):
         registry.pages.save_view(*view)
     registry.close_run(run_id)
@@ -115,10 +120,6 @@ def _points(version: ModelVersion, scores: dict[str, Score], data: ReportData) -
         means = {name: row[name] for name in MEANS if name in row}
         points.append(Point(step, max(learnt), means))
     return points
-
-
-def _after(scores: dict[str, Score], moment: datetime) -> bool:
-    return any(score.created_at >= moment for score in scores.values())
 
 
 def _ms(moment: datetime) -> int:

@@ -5,7 +5,6 @@ update (`updater.steps.publish`).
 """
 
 import dataclasses
-from datetime import UTC, datetime
 from typing import Any
 
 from store.ledger import ModelVersion, Update
@@ -95,7 +94,7 @@ def register(workspace: Workspace, update: Update, digest: str) -> str:
             periods=sorted(learnt, key=workspace.periods.ordinal),
             dataset_versions=learnt,
             run_id=run_id,
-            created_at=datetime.now(UTC),
+            created_at=workspace.ledger.now(),
         )
     )
     workspace.ledger.set_candidate(update.id, version)

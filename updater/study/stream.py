@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,7 +66,7 @@ def of_workspace(workspace: Workspace, span: Span) -> Stream:
     newest = {version.period: version for version in workspace.ledger.dataset_versions()}
     missing = [period for period in span.periods if period not in newest]
     for period in missing:  # before any of them is ingested
-        workspace.periods.check_closed(period, datetime.now(UTC))
+        workspace.periods.check_closed(period, workspace.ledger.now())
     if missing:
         with workspace.lock():
             newest |= {period: version_period(workspace, period) for period in missing}
