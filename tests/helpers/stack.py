@@ -199,7 +199,7 @@ class Stack:
         answer: dict[str, Any] = json.loads(said.splitlines()[-1])
         return answer
 
-    def execute(self, name: str, *command: str, seconds: float = 300) -> str:
+    def execute(self, name: str, *command: str, seconds: float = 900) -> str:
         """What a command in a container of the service printed."""
         done = subprocess.run(
             command,
@@ -213,11 +213,33 @@ class Stack:
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def up(self, *names: str) -> None:
+        """The services run and are healthy, each after those before it; `setup` has run."""
+        for name in names:
+            if name == "setup":
+                self.run(name)
+            elif name not in self.running:
+                self.start(name)
+                self.wait(name)
+
+    def halt(self, *names: str) -> None:
+        """The services are stopped; their volumes stay."""
+        for name in reversed(list(self.running)):
+            if name in names:
+                # PostgreSQL would wait for its clients on SIGTERM.
+                self.running.pop(name).kill(
+                    signal.SIGQUIT if name == "postgres" else signal.SIGTERM
+                )
+
+    def wipe(self) -> None:
+        """The volumes of the stopped services are gone; moto's went with its process."""
+        shutil.rmtree(self._database / "data")
+        shutil.rmtree(self.folder / "workspaces")
+        (self.folder / "workspaces").mkdir()
+
     def stop(self) -> None:
         """No process of any service is left."""
-        for service in reversed(self.running.values()):
-            # PostgreSQL would wait for its clients on SIGTERM.
-            service.kill(signal.SIGQUIT if service.name == "postgres" else signal.SIGTERM)
+        self.halt(*self.running)
         shutil.rmtree(self._database)
 
     def _here(self, text: str) -> str:
@@ -234,7 +256,7 @@ class Stack:
         return text
 
     def _postgres(self, environ: dict[str, str]) -> list[str]:
-        """The server's command, on a new cluster that asks for passwords."""
+        """The server's command, on a cluster that asks for passwords; made where none is."""
         data, secret = self._database / "data", self._database / "password"
         secret.write_text(environ["POSTGRES_PASSWORD"])
         user = _unprivileged()
@@ -242,9 +264,9 @@ class Stack:
             for path in (self._database, secret):
                 shutil.chown(path, "postgres", "postgres")
         setup = ["initdb", "--auth=scram-sha-256", "--username=postgres", f"--pwfile={secret}"]
-        subprocess.run(
-            [*user, *setup, "--no-sync", str(data)], env=environ, check=True, capture_output=True
-        )
+        if not data.exists():
+            command = [*user, *setup, "--no-sync", str(data)]
+            subprocess.run(command, env=environ, check=True, capture_output=True)
         port = ["-p", str(self.ports[5432]), "-k", str(data), "-c", "listen_addresses=127.0.0.1"]
         return [*user, "postgres", "-D", str(data), *port, "-c", "fsync=off"]
 
@@ -306,11 +328,11 @@ class Api:
             time.sleep(1)
 
 
-def missing_programs() -> list[str]:
-    """What the stack needs of this machine and does not find."""
+def missing_programs(*more: str) -> list[str]:
+    """What the stack, and whoever calls, needs of this machine and does not find."""
     path = os.pathsep.join([*map(str, _postgres_binaries()), os.environ.get("PATH", "")])
     wanted = ("initdb", "postgres", "psql", "pg_isready", "redis-server", "redis-cli", "git")
-    return [name for name in wanted if shutil.which(name, path=path) is None]
+    return [name for name in (*wanted, *more) if shutil.which(name, path=path) is None]
 
 
 def _postgres_binaries() -> Iterator[Path]:

@@ -1,0 +1,184 @@
+"""docs/upgrade.md: its scripts run on a ledger and an MLflow that are a version behind, back again,
+and from one machine to servers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from commands import command
+from engine import run_script
+from mlflow_server import mlflow_server
+from pages import script
+from stack import ROOT
+
+from store.ledger import open_ledger
+
+pytestmark = pytest.mark.slow
+
+PROGRAMS = Path(sys.executable).parent
+NEXT_MIGRATION = '''"""What a later release may add."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table("notes", sa.Column("text", sa.Text()))
+    op.add_column("events", sa.Column("seen", sa.Text()))
+'''
+
+
+def updater(
+    source: Path, *arguments: str, code: int = 0, **environ: str
+) -> "subprocess.CompletedProcess[str]":
+    """A command of the updater whose source lies there."""
+    done = subprocess.run(
+        [str(PROGRAMS / "updater"), "--quiet", *arguments],
+        env={**os.environ, "PYTHONPATH": str(source), **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def typed(page: str, heading: str, **values: str) -> str:
+    """A script of the docs with this environment's programs."""
+    return script(page, heading, **values).replace(".venv/bin/", f"{PROGRAMS}/")
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """The source of a later release, whose ledger has one more migration."""
+    source = tmp_path / "later"
+    for name in ("updater", "store", "rehearsal", "regularizers"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    schema = source / "store" / "ledger" / "schema.py"
+    text = schema.read_text()
+    assert 'HEAD = "0001"' in text
+    schema.write_text(text.replace('HEAD = "0001"', 'HEAD = "0002"'))
+    migration = source / "store" / "ledger" / "migrations" / "versions" / "0002_notes.py"
+    migration.write_text(NEXT_MIGRATION)
+    return source
+
+
+def test_one_machine_is_migrated_and_goes_back_by_its_copy(
+    folder: Path, release: Path, tmp_path: Path
+) -> None:
+    command(folder, "init", str(folder))
+    open_ledger(f"sqlite:///{folder / 'store.db'}").append("noted", actor="a", reason="of before")
+    before = json.loads(updater(ROOT, "--workspace", str(folder), "--json", "history").stdout)
+    copy = {"WORKSPACE": str(folder), "BACKUP": str(tmp_path / "copy")}
+    run_script(typed("backup.md", "Back up", **copy), ROOT, dict(os.environ))
+
+    asked = ("--workspace", str(folder), "status")
+    assert "needs 0002. Run `updater init`" in updater(release, *asked, code=2).stderr
+    later = {**os.environ, "PYTHONPATH": str(release)}
+    said = run_script(
+        typed("upgrade.md", "Migrate a workspace", WORKSPACE=str(folder)), ROOT, later
+    )
+    assert "deployed" in said
+    kept = json.loads(updater(release, "--workspace", str(folder), "--json", "history").stdout)
+    assert kept == before
+
+    for arguments in (asked, ("init", str(folder))):
+        refused = updater(ROOT, *arguments, code=2).stderr
+        assert "0002, newer than the 0001 that this updater knows" in refused
+    run_script(typed("backup.md", "Restore", **copy), ROOT, dict(os.environ))
+    again = json.loads(updater(ROOT, "--workspace", str(folder), "--json", "history").stdout)
+    assert again == before
+
+
+def test_an_mlflow_of_before_is_named_and_migrated(folder: Path) -> None:
+    url = f"sqlite:///{folder / 'mlflow.db'}"
+    revision = older(url)
+    refused = updater(ROOT, "init", str(folder), code=1).stderr
+    assert f"out-of-date database schema (found version {revision}" in refused
+    assert "mlflow db upgrade" in refused
+    run_script(
+        typed("upgrade.md", "Migrate a workspace", WORKSPACE=str(folder)), ROOT, dict(os.environ)
+    )
+    status = json.loads(updater(ROOT, "--workspace", str(folder), "--json", "status").stdout)
+    assert status["consistent"]
+
+
+def older(url: str) -> str:
+    """An MLflow database at the last revision but one, which is returned."""
+    from alembic import command as alembic
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.base_sql_model import Base  # noqa: F401, the tables' registry
+    from mlflow.store.db.utils import _get_alembic_config
+    from mlflow.store.dbmodels.initial_models import Base as InitialBase
+
+    engine = sa.create_engine(url)
+    InitialBase.metadata.create_all(engine)
+    config = _get_alembic_config(url)
+    head = ScriptDirectory.from_config(config).get_revision("head")
+    assert head is not None
+    assert isinstance(head.down_revision, str)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.upgrade(config, head.down_revision)
+    engine.dispose()
+    return head.down_revision
+
+
+@pytest.mark.timeout(600)
+def test_a_model_moves_from_one_machine_to_servers(
+    lay_out: Callable[[Path], Path], postgres_url: str, tmp_path: Path
+) -> None:
+    old, new, model = lay_out(tmp_path / "old"), tmp_path / "new", tmp_path / "model"
+    command(old, "init", str(old))
+    quick = ("--set", "training.epochs=1", "--set", "gate.margin_fraction=0.99")
+    command(old, "scratch", "--periods", "north", "--deploy")
+    made = command(old, "update", "east", *quick)
+    if not made["promoted"]:
+        command(old, "promote", made["candidate"], "--reason", "a test", "--force")
+    scores = command(old, "scores")
+    new.mkdir()
+    for name in ("rows.jsonl", "tiny.json"):
+        shutil.copy(old / name, new)
+    served = tmp_path / "served"
+    served.mkdir()
+    environ = {**os.environ, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"}
+    values = {"OLD": str(old), "MODEL": str(model)}
+    run_script(typed("upgrade.md", "Take the model along", VERSION="2", **values), ROOT, environ)
+    with mlflow_server(served) as address:
+        servers = {
+            "UPDATER_STORE_URL": postgres_url + "?options=-csearch_path%3D%22{workspace}%22",
+            "UPDATER_STORE_MLFLOW_URI": address,
+            "UPDATER_STORE_CHECKPOINTS": f"file://{tmp_path}/store/{{workspace}}",
+            "UPDATER_STORE_DVC_REMOTE": f"{tmp_path}/remote",
+        }
+        text = typed("upgrade.md", "Adopt it there", NEW=str(new), PERIODS="north..east", **values)
+        run_script(text, ROOT, environ | servers)
+
+        def asked(*arguments: str) -> dict[str, Any]:
+            said = updater(ROOT, "--workspace", str(new), "--json", *arguments, **servers).stdout
+            answer: dict[str, Any] = json.loads(said.splitlines()[-1])
+            return answer
+
+        status = asked("status")
+        assert (status["deployed"], status["learnt"]) == ("1", ["north", "east"])
+        assert status["consistent"]
+        moved = asked("scores")
+        assert moved["periods"] == scores["periods"]
+        assert moved["accuracy"] == [scores["accuracy"][scores["versions"].index("2")]]
+        learnt = asked("update", "south", *quick)
+        assert learnt["candidate"] == "2"
+        assert set(learnt["scores"]) == {"north", "east", "south"}
+    assert not (new / "store.db").exists()
+    assert not (new / "mlflow.db").exists()
+    assert command(old, "scores") == scores
