@@ -33,7 +33,7 @@ def abandon(workspace: Workspace, update_id: str, *, reason: str) -> Event:
     reason = objections.required(reason)
     ledger = workspace.ledger
     update = ledger.update(update_id)
-    event = abandoned(ledger.events(), update_id)
+    event = abandoned(ledger, update_id)
     if event is None:
         _check_unfinished(workspace, update)
         event = ledger.append(
@@ -48,11 +48,11 @@ def abandon(workspace: Workspace, update_id: str, *, reason: str) -> Event:
 
 
 def _check_unfinished(workspace: Workspace, update: Update) -> None:
-    ledger, events = workspace.ledger, workspace.ledger.events()
-    decided = decision(events, update.id)
+    ledger = workspace.ledger
+    decided = decision(ledger, update.id)
     released = ledger.step(update.id, "release")
     state, cure = "", f"`updater show {update.candidate}` tells what became of it"
-    if promotion(events, update) is not None:
+    if promotion(ledger, update) is not None:
         state = "was promoted"
         cure = "go back with `updater rollback --reason TEXT`"
     elif decided is not None:

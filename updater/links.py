@@ -40,8 +40,8 @@ def of_workspace(workspace: Workspace) -> dict[str, str]:
     if not page:
         return {}
     links = {"model": f"{page}/models/{quote(workspace.settings.workspace.name, safe='')}"}
-    versions = workspace.ledger.model_versions()
-    experiment = _experiment(workspace, versions[-1].update) if versions else None
+    newest = workspace.ledger.newest_version()
+    experiment = _experiment(workspace, newest.update) if newest is not None else None
     if experiment is not None:
         runs = f"{page}/experiments/{experiment}/runs?{views.PARAMETER}="
         links["updates"] = f"{runs}{views.UPDATES}"

@@ -6,7 +6,7 @@ Reads the ledger, changes nothing. Called by `updater.release`, which releases.
 from store.ledger import Event, Ledger, ModelVersion, Update
 from updater.errors import InputError
 from updater.gate_reasons import on_one_line
-from updater.standing import decision, deployed
+from updater.standing import decision
 
 
 def required(reason: str) -> str:
@@ -37,13 +37,13 @@ def maker(ledger: Ledger, update_id: str, version: str) -> Update:
     return update
 
 
-def check_verified(events: list[Event], version: str) -> None:
+def check_verified(ledger: Ledger, version: str) -> None:
     """A clean process has given the scores that the version was judged by.
 
     Raises:
         InputError: none has.
     """
-    if not any(e.kind == "verified" and e.version == version for e in events):
+    if ledger.first_event("verified", version=version) is None:
         raise InputError(
             f"version {version} is not verified",
             "what is deployed must first have given its judged scores in a clean process; "
@@ -52,14 +52,14 @@ def check_verified(events: list[Event], version: str) -> None:
         )
 
 
-def to_deploying(ledger: Ledger, events: list[Event], version: ModelVersion) -> list[InputError]:
-    """What speaks against deploying the version, and force would override."""
-    return [o for o in (_unaccepted(ledger, events, version), stale(events, version)) if o]
+def to_deploying(ledger: Ledger, version: ModelVersion, now: str | None) -> list[InputError]:
+    """What speaks against deploying the version in the place of `now`, and force would override."""
+    return [o for o in (_unaccepted(ledger, version), stale(version, now)) if o]
 
 
-def _unaccepted(ledger: Ledger, events: list[Event], version: ModelVersion) -> InputError | None:
+def _unaccepted(ledger: Ledger, version: ModelVersion) -> InputError | None:
     update = version.update
-    decided = decision(events, update) if update else None
+    decided = decision(ledger, update) if update else None
     if decided is not None and decided.kind == "approved":
         return None
     force = f"`updater promote {version.id} --reason TEXT --force` overrides it"
@@ -81,9 +81,8 @@ def _unaccepted(ledger: Ledger, events: list[Event], version: ModelVersion) -> I
     return None
 
 
-def stale(events: list[Event], version: ModelVersion) -> InputError | None:
-    """That another version than its base is deployed; None where it isn't so."""
-    now = deployed(events)
+def stale(version: ModelVersion, now: str | None) -> InputError | None:
+    """That another version than its base is deployed, which is `now`; None where it isn't so."""
     if version.base == now:
         return None
     return InputError(

@@ -35,7 +35,7 @@ def open_update(workspace: Workspace, period: str, *, is_scheduled: bool = False
         StoreError: a store can't be read or written.
     """
     workspace.periods.check(period)
-    base = release.deployed(workspace.ledger.events())
+    base = release.deployed(workspace.ledger)
     known = _known(workspace, "update", period, {})
     if known is not None:
         return known
@@ -86,7 +86,7 @@ def open_first(
         return known
     for period in periods:
         workspace.periods.check_closed(period, workspace.ledger.now())
-    deployed = release.deployed(workspace.ledger.events())
+    deployed = release.deployed(workspace.ledger)
     if arguments["deploy"] and deployed is not None:
         raise InputError(
             f"version {deployed} is deployed already",
@@ -197,14 +197,13 @@ def _known(
     """
     ledger = workspace.ledger
     wanted = _config_digest(workspace, arguments)
-    events = ledger.events()
-    deployed = release.deployed(events)
+    deployed = release.deployed(ledger)
     newest = {d.period: d.id for d in ledger.dataset_versions()}
     for update in reversed(ledger.updates(period=period)):
         same = (update.kind, update.config_digest) == (kind, wanted)
         if (
             not same
-            or abandoned(events, update.id)
+            or abandoned(ledger, update.id)
             or any(newest[p] != d for p, d in update.config["datasets"].items())
         ):
             continue
@@ -262,11 +261,10 @@ def _open(
 def _given_up(workspace: Workspace, period: str, same: tuple[object, ...]) -> int:
     """Of the updates that are the same, how many were abandoned: after those it is another one,
     which begins anew."""
-    events = workspace.ledger.events()
     return sum(
         (one.kind, one.config["datasets"], one.base, one.config_digest) == same
         for one in workspace.ledger.updates(period=period)
-        if abandoned(events, one.id) is not None
+        if abandoned(workspace.ledger, one.id) is not None
     )
 
 

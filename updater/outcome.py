@@ -11,7 +11,7 @@ from typing import Any
 from store.errors import StoreError
 from store.ledger import Event, Score, Update
 from updater import links, release, statistics
-from updater.standing import last_release, lineage, promotion
+from updater.standing import lineage, promotion
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -26,9 +26,8 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
     """
     ledger = workspace.ledger
     verdict = ledger.verdict(opened.id)
-    events = ledger.events()
-    promoted = promotion(events, opened) is not None
-    in_use = opened.candidate in lineage(ledger, release.deployed(events))
+    promoted = promotion(ledger, opened) is not None
+    in_use = opened.candidate in lineage(ledger, release.deployed(ledger))
     steps = ledger.steps(opened.id)
     return {
         "update": opened.id,
@@ -56,7 +55,7 @@ def first(workspace: Workspace, opened: Update) -> dict[str, Any]:
     scores = workspace.ledger.scores(version=opened.candidate)
     return {
         "version": opened.candidate,
-        "deployed": release.deployed(workspace.ledger.events()) == opened.candidate,
+        "deployed": release.deployed(workspace.ledger) == opened.candidate,
         "scores": {s.period: s.accuracy for s in scores if s.period in opened.config["datasets"]},
         "update": opened.id,
         "links": links.of_update(workspace, opened),
@@ -71,7 +70,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
     the period of the update that made it so; None where nothing is deployed.
     """
     ledger = workspace.ledger
-    last = last_release(ledger.events())
+    last = ledger.last_release()
     deployed = last.version if last else None
     learnt = ledger.model_version(deployed).periods if deployed else []
     return {
@@ -126,10 +125,14 @@ def score_matrix(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def current_scores(workspace: Workspace) -> dict[tuple[str, str], Score]:
-    """(version, period) -> score on the period's newest dataset version that has been scored."""
+def current_scores(
+    workspace: Workspace, version: str | None = None
+) -> dict[tuple[str, str], Score]:
+    """(version, period) -> score on the period's newest dataset version that has been scored; of
+    one version or of all."""
     newest = {d.id: n for n, d in enumerate(workspace.ledger.dataset_versions())}
-    scores = sorted(workspace.ledger.scores(), key=lambda s: newest[s.dataset_version])
+    found = workspace.ledger.scores(version=version)
+    scores = sorted(found, key=lambda s: newest[s.dataset_version])
     return {(s.version, s.period): s for s in scores}
 
 
@@ -143,7 +146,7 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
     ledger = workspace.ledger
     found = ledger.model_version(name)
     verdict = ledger.verdict(found.update) if found.update else None
-    current = current_scores(workspace)
+    current = current_scores(workspace, found.id)
     return {
         "version": found.id,
         "kind": found.kind,
@@ -154,10 +157,10 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
         "learnt": found.periods,
         "dataset_versions": found.dataset_versions,
         "created_at": found.created_at.astimezone(UTC).isoformat(timespec="seconds"),
-        "deployed": release.deployed(ledger.events()) == found.id,
+        "deployed": release.deployed(ledger) == found.id,
         "verdict": verdict.verdict if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [],
-        "scores": {p: s.accuracy for (v, p), s in current.items() if v == found.id},
+        "scores": {p: s.accuracy for (_, p), s in current.items()},
         "mlflow_run": found.run_id,
         "links": links.of_version(workspace, found.id),
     }
@@ -188,7 +191,7 @@ def periods(workspace: Workspace) -> dict[str, Any]:
 
 def evaluation(workspace: Workspace, name: str, wanted: Sequence[str]) -> dict[str, Any]:
     """The answer of `evaluate`: accuracy with its 95 % interval (Wilson 1927) per period."""
-    found = {p: s for (v, p), s in current_scores(workspace).items() if v == name}
+    found = {p: s for (_, p), s in current_scores(workspace, name).items()}
     chosen = (
         workspace.periods.expand(wanted) if wanted else sorted(found, key=workspace.periods.ordinal)
     )

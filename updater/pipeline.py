@@ -193,7 +193,7 @@ def _finish(workspace: Workspace, opened: Update, *, approve: bool = False) -> U
 
 def _check_standing(workspace: Workspace, opened: Update) -> None:
     """Nobody has abandoned it."""
-    event = abandoned(workspace.ledger.events(), opened.id)
+    event = abandoned(workspace.ledger, opened.id)
     if event is not None:
         raise InputError(
             f"update {opened.id} was abandoned by {event.actor} ({event.reason})",

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from store.aliases import Aliases
 from store.errors import ConflictError, NotFoundError, StoreError
 from store.ledger import Event, Ledger
+from store.ledger.records import RELEASE_KINDS
 from updater import objections
 from updater.errors import InputError
 from updater.standing import (
     awaiting_approval,
+    before,
     candidate,
     candidate_awaiting,
     decision,
     deployed,
-    deployments,
-    deployments_ever,
-    last_release,
     promotion,
     unfinished,
 )
@@ -34,8 +33,6 @@ __all__ = [
     "candidate",
     "consistent",
     "deployed",
-    "deployments",
-    "deployments_ever",
     "promote",
     "reject",
     "repair",
@@ -98,22 +95,22 @@ def promote(
     """
     reason = objections.required(reason)
     found = ledger.model_version(version)
-    events = ledger.events()
-    now = last_release(events)
-    event = promotion(events, objections.maker(ledger, update, version)) if update else None
+    now = ledger.last_release()  # before all else: what is deployed since is told by append_release
+    event = promotion(ledger, objections.maker(ledger, update, version)) if update else None
     if event is None and now is not None and now.version == version:
         event = now
     is_new = event is None
     if event is None:
-        objections.check_verified(events, version)
-        against = objections.to_deploying(ledger, events, found)
+        objections.check_verified(ledger, version)
+        replaced = now.version if now else None
+        against = objections.to_deploying(ledger, found, replaced)
         if against and not force:
             raise against[0]
         check(found.digest)
         event = ledger.append_release(
             "promoted",
             version,
-            expected_deployed=deployed(events),
+            expected_deployed=replaced,
             actor=actor,
             reason=reason,
             update=update,
@@ -143,9 +140,8 @@ def rollback(
         NotFoundError, ConflictError, UnreachableError, StoreError: as `promote`.
     """
     reason = objections.required(reason)
-    events = ledger.events()
-    now = _last(events)
-    target = _target(ledger, aliases, events, to)
+    now = _last(ledger)
+    target = _target(ledger, aliases, now, to)
     if target == now.version:
         return _settled(ledger, aliases, now, is_new=False)
     check(ledger.model_version(target).digest)
@@ -162,7 +158,7 @@ def rollback_target(ledger: Ledger, aliases: Aliases, *, to: str | None = None) 
     Raises:
         InputError, NotFoundError, UnreachableError, StoreError: as `rollback`.
     """
-    return _target(ledger, aliases, ledger.events(), to)
+    return _target(ledger, aliases, _last(ledger), to)
 
 
 def approve(
@@ -185,14 +181,13 @@ def approve(
     """
     reason = objections.required(reason)
     update = ledger.update(update_id)
-    events = ledger.events()
     version = objections.judged_candidate(ledger, update)
-    if promotion(events, update) is None:
-        earlier = decision(events, update_id)
+    if promotion(ledger, update) is None:
+        earlier = decision(ledger, update_id)
         objections.check_not_rejected(ledger, update, earlier)
-        objections.check_verified(events, version)
+        objections.check_verified(ledger, version)
         found = ledger.model_version(version)
-        old = objections.stale(events, found)
+        old = objections.stale(found, deployed(ledger))
         if old is not None:
             raise old
         if earlier is None:
@@ -213,11 +208,10 @@ def reject(ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reas
     """
     reason = objections.required(reason)
     update = ledger.update(update_id)
-    events = ledger.events()
     version = objections.judged_candidate(ledger, update)
-    earlier = decision(events, update_id)
+    earlier = decision(ledger, update_id)
     if earlier is None or earlier.kind != "rejected":
-        if promotion(events, update) is not None or earlier is not None:
+        if promotion(ledger, update) is not None or earlier is not None:
             raise InputError(
                 f"update {update_id} was {'promoted' if earlier is None else earlier.kind} already",
                 "only what nobody has decided can be rejected",
@@ -237,7 +231,7 @@ def consistent(ledger: Ledger, aliases: Aliases) -> bool:
     Raises:
         UnreachableError, StoreError: ledger or MLflow.
     """
-    if aliases.get("deployed") != deployed(ledger.events()):
+    if aliases.get("deployed") != deployed(ledger):
         return False
     shown = aliases.get("candidate")
     return shown == candidate(ledger) or shown == candidate_awaiting(ledger)
@@ -254,7 +248,7 @@ def repair(ledger: Ledger, aliases: Aliases) -> bool:
     """
     moved = False
     for _ in range(MOST_ROUNDS):
-        wanted = {"deployed": deployed(ledger.events()), "candidate": candidate(ledger)}
+        wanted = {"deployed": deployed(ledger), "candidate": candidate(ledger)}
         wrong = {alias: v for alias, v in wanted.items() if aliases.get(alias) != v}
         if not wrong:
             return moved
@@ -291,7 +285,7 @@ def _point(aliases: Aliases, alias: str, version: str) -> None:
 def _settled(ledger: Ledger, aliases: Aliases, event: Event, *, is_new: bool) -> Release:
     moved = repair(ledger, aliases)
     return Release(
-        deployed=deployed(ledger.events()),
+        deployed=deployed(ledger),
         previous=event.previous,
         event=event,
         is_new=is_new,
@@ -318,16 +312,15 @@ def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:
         ) from error
 
 
-def _target(ledger: Ledger, aliases: Aliases, events: list[Event], to: str | None) -> str:
-    now = _last(events)
+def _target(ledger: Ledger, aliases: Aliases, now: Event, to: str | None) -> str:
     if _was_done(now, aliases, to):
         return str(now.version)
-    return _before(events) if to is None else _earlier(ledger, events, to)
+    return _before(ledger) if to is None else _earlier(ledger, str(now.version), to)
 
 
-def _last(events: list[Event]) -> Event:
+def _last(ledger: Ledger) -> Event:
     """The event by which what is deployed came."""
-    now = last_release(events)
+    now = ledger.last_release()
     if now is None:
         raise InputError(
             "nothing is deployed",
@@ -337,24 +330,24 @@ def _last(events: list[Event]) -> Event:
     return now
 
 
-def _before(events: list[Event]) -> str:
-    stack = deployments(events)
-    if len(stack) < 2:
+def _before(ledger: Ledger) -> str:
+    earlier = before(ledger)
+    if earlier is None:
         raise InputError(
-            f"version {stack[-1]} is where the deployments begin",
+            f"version {deployed(ledger)} is where the deployments begin",
             "a rollback needs one before it",
             "name another with `updater promote VERSION --reason TEXT --force`",
         )
-    return stack[-2]
+    return earlier
 
 
-def _earlier(ledger: Ledger, events: list[Event], to: str) -> str:
+def _earlier(ledger: Ledger, now: str, to: str) -> str:
     ledger.model_version(to)
-    ever = deployments_ever(events)
-    if to not in ever or to == deployed(events):
+    known = ledger.first_event(*RELEASE_KINDS, version=to)
+    if known is None or to == now:
         raise InputError(
-            f"version {to} {'is deployed already' if to in ever else 'was never deployed'}",
-            f"a rollback goes to what was deployed before: {', '.join(ever)}",
+            f"version {to} {'is deployed already' if known else 'was never deployed'}",
+            f"a rollback goes to what was deployed before: {', '.join(ledger.ever_deployed())}",
             "name one of them, or deploy another with `updater promote`",
         )
     return to

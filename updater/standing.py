@@ -4,78 +4,78 @@ Changes nothing (that is `updater.release`, through which the rest of the servic
 Only the order of events counts, never their times.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
-from store.ledger import Event, Ledger, Update
-from store.ledger.records import DECISION_KINDS
+from store.ledger import Event, Ledger, Release, Update
+from store.ledger.records import DECISION_KINDS, RELEASE_KINDS
 
-RELEASES = ("promoted", "rolled_back")
-
-
-def last_release(events: Sequence[Event]) -> Event | None:
-    """The event that made the deployed version what it is; None before the first."""
-    return next((e for e in reversed(events) if e.kind in RELEASES), None)
+FIRST_READ, MORE = 64, 8
+"""Of the newest releases: how many are read to find what was deployed before, and how many times
+more where these do not tell."""
 
 
-def deployed(events: Sequence[Event]) -> str | None:
+def deployed(ledger: Ledger) -> str | None:
     """The version in use; None before the first promotion."""
-    last = last_release(events)
+    last = ledger.last_release()
     return last.version if last else None
 
 
-def deployments(events: Sequence[Event]) -> list[str]:
+def before(ledger: Ledger) -> str | None:
+    """What was deployed before what is; None where the deployments begin with that."""
+    most = FIRST_READ
+    while True:
+        newest = ledger.releases(most)
+        is_whole = len(newest) < most
+        stack = deployments(newest) if is_whole else deployments(newest[1:], below=newest[0])
+        if len(stack) > 1 or is_whole:
+            return stack[-2] if len(stack) > 1 else None
+        most *= MORE
+
+
+def deployments(releases: Iterable[Release | Event], *, below: Release | None = None) -> list[str]:
     """The stack that rollback walks, the deployed version last.
 
     A promotion is put on top. A rollback takes off what lies above its version; one to a version
-    that was taken off before puts it on top again.
+    that was taken off before puts it on top again. `below` is the release before these, where they
+    are only the newest: then the stack is the upper part of the whole, as far as they tell.
     """
-    stack: list[str] = []
-    for event in events:
+    stack: list[str] = [] if below is None else [below.version]
+    for event in releases:
         version = event.version
-        if event.kind not in RELEASES or version is None or stack[-1:] == [version]:
+        if event.kind not in RELEASE_KINDS or version is None or stack[-1:] == [version]:
             continue
         if event.kind == "rolled_back" and version in stack:
             while stack[-1] != version:
                 stack.pop()
+        elif event.kind == "rolled_back" and below is not None:
+            stack = [version]  # taken off down to it, or put on top: further down nobody knows
         else:
             stack.append(version)
     return stack
 
 
-def deployments_ever(events: Sequence[Event]) -> list[str]:
-    """Every version that was ever deployed, once, in the order of first deployments."""
-    versions = (e.version for e in events if e.kind in RELEASES)
-    return list(dict.fromkeys(v for v in versions if v is not None))
-
-
 def lineage(ledger: Ledger, version: str | None) -> list[str]:
     """`version`, its base, the base's base and so on to the first."""
-    chain = []
-    while version is not None:
-        chain.append(version)
-        version = ledger.model_version(version).base
-    return chain
+    return [] if version is None else ledger.lineage(version)
 
 
-def promotion(events: Sequence[Event], update: Update) -> Event | None:
+def promotion(ledger: Ledger, update: Update) -> Event | None:
     """The event that promoted the update's candidate, by the update itself or by hand."""
-    for event in events:
-        if event.kind == "promoted" and (
-            event.update == update.id or event.version == update.candidate is not None
-        ):
-            return event
-    return None
+    found = [ledger.first_event("promoted", update=update.id)]
+    if update.candidate is not None:
+        found.append(ledger.first_event("promoted", version=update.candidate))
+    return min((e for e in found if e is not None), key=lambda event: event.id, default=None)
 
 
-def decision(events: Sequence[Event], update_id: str) -> Event | None:
+def decision(ledger: Ledger, update_id: str) -> Event | None:
     """What a person decided on the update: an event "approved", "rejected" or "abandoned", or
     None."""
-    return next((e for e in events if e.kind in DECISION_KINDS and e.update == update_id), None)
+    return ledger.first_event(*DECISION_KINDS, update=update_id)
 
 
-def abandoned(events: Sequence[Event], update_id: str) -> Event | None:
+def abandoned(ledger: Ledger, update_id: str) -> Event | None:
     """The event by which a person gave the update up before it was finished, or None."""
-    decided = decision(events, update_id)
+    decided = decision(ledger, update_id)
     return decided if decided is not None and decided.kind == "abandoned" else None
 
 
@@ -85,8 +85,7 @@ def awaiting_approval(ledger: Ledger) -> list[str]:
     One that was approved, but whose promotion was cut short, still waits: approving it again
     finishes it.
     """
-    waiting = {s.update for s in ledger.steps() if s.name == "release" and s.result.get("awaiting")}
-    return [update.id for update in _open(ledger) if update.id in waiting]
+    return [update.id for update in _open(ledger) if _is_awaiting(ledger, update)]
 
 
 def candidate(ledger: Ledger) -> str | None:
@@ -94,13 +93,12 @@ def candidate(ledger: Ledger) -> str | None:
 
     That is one whose update waits for a person, or was judged and is being released.
     """
-    return _newest(ledger, [u for u in _open(ledger) if u.id in _undecided(ledger)])
+    return _newest(ledger, [u for u in _open(ledger) if _is_undecided(ledger, u)])
 
 
 def candidate_awaiting(ledger: Ledger) -> str | None:
     """As `candidate`, of the updates that wait for a person alone."""
-    waiting = awaiting_approval(ledger)
-    return _newest(ledger, [u for u in _open(ledger) if u.id in waiting])
+    return _newest(ledger, [u for u in _open(ledger) if _is_awaiting(ledger, u)])
 
 
 def unfinished(ledger: Ledger) -> list[str]:
@@ -110,56 +108,59 @@ def unfinished(ledger: Ledger) -> list[str]:
     (unless they themselves were promoted), and first models that a later one of the same periods'
     end has replaced.
     """
-    steps = ledger.steps()
-    started = {s.update for s in steps}
-    finished = {s.update for s in steps if s.name == "release" and s.state == "finished"}
-    events = ledger.events()
-    now = deployed(events)
-    updates = ledger.updates()
-    replaced = {
-        earlier.id
-        for number, later in enumerate(updates)
-        if later.id in finished
-        for earlier in updates[:number]
-        if (earlier.kind, earlier.period) == (later.kind, later.period)
-    }
+    now = deployed(ledger)
 
     def stands(update: Update) -> bool:
-        if abandoned(events, update.id) is not None:
-            return False
         if update.kind == "update":
-            return update.base == now or promotion(events, update) is not None
-        return update.id in started and update.id not in replaced
+            stays = update.base == now or promotion(ledger, update) is not None
+        else:
+            stays = bool(ledger.steps(update.id)) and not _is_replaced(ledger, update)
+        return stays and abandoned(ledger, update.id) is None
 
-    return [u.id for u in updates if u.id not in finished and stands(u)]
+    return [update.id for update in ledger.updates_without("release") if stands(update)]
+
+
+def _is_replaced(ledger: Ledger, update: Update) -> bool:
+    """Whether a later update of its kind and period is finished."""
+    alike = [u.id for u in ledger.updates(period=update.period) if u.kind == update.kind]
+    later = alike[alike.index(update.id) + 1 :]
+    return any(_is_finished(ledger, name) for name in later)
+
+
+def _is_finished(ledger: Ledger, update_id: str) -> bool:
+    step = ledger.step(update_id, "release")
+    return step is not None and step.state == "finished"
 
 
 def _open(ledger: Ledger) -> list[Update]:
     """The updates on the deployed version that have a candidate which nobody has settled."""
-    events = ledger.events()
-    now = deployed(events)
 
     def is_open(update: Update) -> bool:
-        decided = decision(events, update.id)
-        return (
-            update.candidate is not None
-            and update.base == now
-            and promotion(events, update) is None
-            and (decided is None or decided.kind == "approved")
-        )
+        if update.candidate is None or promotion(ledger, update) is not None:
+            return False
+        decided = decision(ledger, update.id)
+        return decided is None or decided.kind == "approved"
 
-    return [update for update in ledger.updates() if is_open(update)]
+    return [update for update in ledger.updates_on(deployed(ledger)) if is_open(update)]
 
 
-def _undecided(ledger: Ledger) -> set[str]:
-    """The updates that wait for a person, and those between the gate and the end of release."""
-    released = {s.update: s for s in ledger.steps() if s.name == "release"}
-    judged = {v.update for v in ledger.verdicts() if v.verdict in ("accepted", "review")}
-    done = {name for name, step in released.items() if step.state == "finished"}
-    first = {update.id for update in ledger.updates() if update.base is None}
-    return set(awaiting_approval(ledger)) | (judged - done - first)
+def _is_awaiting(ledger: Ledger, update: Update) -> bool:
+    """Whether an open update's release left it to a person."""
+    step = ledger.step(update.id, "release")
+    return step is not None and bool(step.result.get("awaiting"))
+
+
+def _is_undecided(ledger: Ledger, update: Update) -> bool:
+    """Whether an open update waits for a person, or is between the gate and the end of release."""
+    if _is_awaiting(ledger, update):
+        return True
+    if update.base is None or _is_finished(ledger, update.id):
+        return False
+    judged = ledger.verdict(update.id)
+    return judged is not None and judged.verdict in ("accepted", "review")
 
 
 def _newest(ledger: Ledger, updates: Collection[Update]) -> str | None:
-    made = {update.candidate for update in updates}
-    return next((v.id for v in reversed(ledger.model_versions()) if v.id in made), None)
+    made = {update.candidate for update in updates if update.candidate is not None}
+    newest = ledger.newest_version(made) if made else None
+    return None if newest is None else newest.id

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from store.errors import ConflictError
 from store.ledger.kept import find
 from store.ledger.records import DECISION_KINDS, RELEASE_KINDS, Event
-from store.ledger.tables import EventRow, ModelVersionRow
+from store.ledger.tables import IS_RELEASE, EventRow, ModelVersionRow
 
 
 def append(session: Session, fields: dict[str, Any]) -> Event:
@@ -65,7 +65,7 @@ def append_release(session: Session, fields: dict[str, Any], *, expected: str | 
 
 
 def _deployed(session: Session) -> str | None:
-    newest = select(EventRow.version).where(EventRow.kind.in_(RELEASE_KINDS))
+    newest = select(EventRow.version).where(IS_RELEASE)
     return session.scalars(newest.order_by(EventRow.id.desc()).limit(1)).one_or_none()
 
 

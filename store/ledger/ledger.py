@@ -6,7 +6,7 @@ step may run twice. Called by the steps, the release logic and the read commands
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 
 from store.database import Database
 from store.errors import ConflictError, SchemaError
-from store.ledger import events, schema
+from store.ledger import events, past, schema
 from store.ledger.kept import find, keep
 from store.ledger.records import (
     DatasetVersion,
     Event,
     ModelVersion,
     Period,
+    Release,
     Score,
     Step,
     Update,
@@ -140,6 +141,15 @@ class Ledger:
             UpdateRow, Update, *([] if period is None else [UpdateRow.period == period])
         )
 
+    def updates_on(self, base: str | None) -> list[Update]:
+        """The updates on that base, or without one."""
+        return self._sessions.all(UpdateRow, Update, UpdateRow.base == base)
+
+    def updates_without(self, step: str) -> list[Update]:
+        """The updates whose step of that name is not finished."""
+        with self._sessions.read() as session:
+            return [row.record(Update) for row in past.updates_without(session, step)]
+
     def set_candidate(self, update_id: str, version: str) -> None:
         """The update has made `version`.
 
@@ -230,6 +240,22 @@ class Ledger:
     def model_versions(self) -> list[ModelVersion]:
         """Every version."""
         return self._sessions.all(ModelVersionRow, ModelVersion)
+
+    def newest_version(self, among: Collection[str] | None = None) -> ModelVersion | None:
+        """The newest version of all, or among these; None where there is none."""
+        with self._sessions.read() as session:
+            row = past.newest_version(session, among)
+            return None if row is None else row.record(ModelVersion)
+
+    def lineage(self, version: str) -> list[str]:
+        """The version, its base, the base's base and so on to the first.
+
+        Raises:
+            NotFoundError: there is no such version.
+        """
+        with self._sessions.read() as session:
+            found = past.lineage(session, version)
+            return found or [find(session, ModelVersionRow, version).id]
 
     def record_scores(self, scores: Sequence[Score]) -> None:
         """All of the scores are recorded, or none where one of them is refused.
@@ -336,11 +362,31 @@ class Ledger:
 
     def events(self, kind: str | None = None) -> list[Event]:
         """The events, of one kind or of all."""
-        chosen = select(EventRow).order_by(EventRow.id)
-        if kind is not None:
-            chosen = chosen.where(EventRow.kind == kind)
+        where = [] if kind is None else [EventRow.kind == kind]
+        return self._sessions.all(EventRow, Event, *where)
+
+    def first_event(
+        self, *kinds: str, update: str | None = None, version: str | None = None
+    ) -> Event | None:
+        """The oldest event of one of these kinds on the update, or where None is given on the
+        version; None where there is none. Reads that one alone, however long the history is."""
         with self._sessions.read() as session:
-            return [row.record(Event) for row in session.scalars(chosen)]
+            return past.first(session, kinds, update=update, version=version)
+
+    def last_release(self) -> Event | None:
+        """The event by which what is deployed came; None before the first release."""
+        with self._sessions.read() as session:
+            return past.last_release(session)
+
+    def releases(self, most: int) -> list[Release]:
+        """The newest `most` releases, or all that there are."""
+        with self._sessions.read() as session:
+            return past.releases(session, most)
+
+    def ever_deployed(self) -> list[str]:
+        """Every version that was ever deployed, once, in the order of first deployments."""
+        with self._sessions.read() as session:
+            return past.ever_deployed(session)
 
 
 def _event(

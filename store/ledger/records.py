@@ -125,6 +125,14 @@ class VerdictRecord:
     created_at: datetime
 
 
+@dataclass(frozen=True)
+class Release:
+    """By which `kind` of event which version was deployed."""
+
+    kind: str
+    version: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """Something that happened; never edited. Order is `id`, never `at`."""

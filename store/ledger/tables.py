@@ -23,7 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import Integer, Text
 
 from store.database import PlainJson, UtcTime
-from store.ledger.records import STEP_STATES, UPDATE_KINDS, VERDICTS
+from store.ledger.records import RELEASE_KINDS, STEP_STATES, UPDATE_KINDS, VERDICTS
 
 Record = TypeVar("Record")
 
@@ -166,6 +166,10 @@ def _once_per_update(name: str, condition: str) -> Index:
     return Index(name, "update", unique=True, sqlite_where=chosen, postgresql_where=chosen)
 
 
+IS_RELEASE = text(f"kind IN {RELEASE_KINDS}")
+"""In words, not values: a database uses a partial index where a question repeats its condition."""
+
+
 class EventRow(Row):
     """An update is promoted at most once for ever, and decided by a person at most once. (That one
     was abandoned is kept once by the transaction alone.)"""
@@ -175,6 +179,10 @@ class EventRow(Row):
         _once_per_update("events_promoted_once", "kind = 'promoted'"),
         _once_per_update("events_decided_once", "kind IN ('approved', 'rejected')"),
         Index("events_kind", "kind"),
+        # Of a long history what stands is asked by these, without reading the rest of it.
+        Index("events_released", "id", sqlite_where=IS_RELEASE, postgresql_where=IS_RELEASE),
+        Index("events_version", "version", "kind", "id"),
+        Index("events_update", "update", "kind", "id"),
         {"sqlite_autoincrement": True},
     )
     id: Mapped[int] = mapped_column(Integer, primary_key=True)

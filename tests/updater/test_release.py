@@ -15,6 +15,7 @@ from store.errors import ConflictError, NotFoundError, StoreError
 from store.ledger import Ledger, open_ledger
 from updater import release
 from updater.errors import InputError
+from updater.standing import deployments
 
 ROOT = Path(__file__).parents[2]
 WHO = {"actor": "ann", "reason": "looked at it"}
@@ -55,7 +56,7 @@ def test_the_first_version_is_promoted_over_nothing(ledger, aliases, story) -> N
     assert (done.deployed, done.previous, done.event.kind) == ("1", None, "promoted")
     assert (done.event.actor, done.event.reason) == ("ann", "looked at it")
     assert aliases.get("deployed") == "1"
-    assert release.deployed(ledger.events()) == "1"
+    assert release.deployed(ledger) == "1"
 
 
 def test_rollback_walks_the_history_and_a_promotion_goes_on_top(ledger, aliases, story) -> None:
@@ -66,18 +67,18 @@ def test_rollback_walks_the_history_and_a_promotion_goes_on_top(ledger, aliases,
     with pytest.raises(InputError, match="version 1 is where the deployments begin"):
         release.rollback(ledger, aliases, **WHO)
     release.promote(ledger, aliases, "3", force=True, **WHO)
-    assert release.deployments(ledger.events()) == ["1", "3"]
+    assert deployments(ledger.events()) == ["1", "3"]
     assert release.rollback(ledger, aliases, **WHO).deployed == "1"
-    assert release.deployments_ever(ledger.events()) == ["1", "2", "3"]
+    assert ledger.ever_deployed() == ["1", "2", "3"]
 
 
 def test_rollback_may_name_any_version_that_was_deployed(ledger, aliases, story) -> None:
     deploy_three(ledger, aliases, story)
     assert release.rollback(ledger, aliases, to="1", **WHO).deployed == "1"
-    assert release.deployments(ledger.events()) == ["1"]
+    assert deployments(ledger.events()) == ["1"]
     assert release.rollback(ledger, aliases, to="1", **WHO).previous == "3", "said twice, done once"
     assert release.rollback(ledger, aliases, to="3", **WHO).previous == "1"
-    assert release.deployments(ledger.events()) == ["1", "3"]
+    assert deployments(ledger.events()) == ["1", "3"]
     assert release.rollback(ledger, aliases, **WHO).deployed == "1"
 
 
@@ -359,7 +360,7 @@ def test_killed_between_event_and_alias_it_is_seen_and_repaired(
     story.candidate("4", "3")
     with pytest.raises(KeyboardInterrupt):
         release.promote(ledger, Failing(aliases, after=after), "4", update="u-4", **WHO)
-    assert release.deployed(ledger.events()) == "4"
+    assert release.deployed(ledger) == "4"
     assert release.consistent(ledger, aliases) is after
     assert release.promote(ledger, aliases, "4", update="u-4", **WHO).deployed == "4"
     assert release.consistent(ledger, aliases)
@@ -424,7 +425,7 @@ def test_a_process_killed_between_event_and_alias_is_repaired(
     story.candidate("4", "3")
     command = [sys.executable, "-c", KILLED, ledger_url, mlflow_tables.url]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
-    assert release.deployed(ledger.events()) == "4"
+    assert release.deployed(ledger) == "4"
     assert (aliases.get("deployed"), release.consistent(ledger, aliases)) == ("3", False)
     release.promote(ledger, aliases, "4", update="u-4", **WHO)
     assert release.consistent(ledger, aliases)
@@ -452,7 +453,7 @@ def test_of_rival_promotions_one_wins_and_the_alias_is_its(
     with ThreadPoolExecutor(len(rivals)) as pool:
         won = [v for v, ok in zip(rivals, pool.map(promote, rivals), strict=True) if ok]
     assert len(won) == 1
-    assert [release.deployed(ledger.events())] == [aliases.get("deployed")] == won
+    assert [release.deployed(ledger)] == [aliases.get("deployed")] == won
     assert release.consistent(ledger, aliases)
 
 

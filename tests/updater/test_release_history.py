@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,8 +17,8 @@ from hypothesis.stateful import (
 )
 
 from store.aliases import Aliases
-from store.ledger import migrate, open_ledger
-from updater import release
+from store.ledger import Release, migrate, open_ledger
+from updater import release, standing
 from updater.errors import InputError
 
 VERSIONS = ["1", "2", "3", "4", "5"]
@@ -68,7 +68,7 @@ class History(RuleBasedStateMachine):
         try:
             done = act()
         except Crash:
-            assert release.deployed(self.ledger.events()) == self.stack[-1], "the fact is kept"
+            assert release.deployed(self.ledger) == self.stack[-1], "the fact is kept"
             done = act()
         self.aliases.dies = ""
         return str(done.deployed)
@@ -128,14 +128,32 @@ class History(RuleBasedStateMachine):
         if not hasattr(self, "stack"):
             return
         events = self.ledger.events()
-        assert release.deployments(events) == self.stack
-        assert release.deployed(events) == (self.stack[-1] if self.stack else None)
-        assert set(release.deployments_ever(events)) == set(self.ever)
+        assert standing.deployments(events) == self.stack
+        assert standing.before(self.ledger) == (self.stack[-2] if self.stack[1:] else None)
+        assert release.deployed(self.ledger) == (self.stack[-1] if self.stack else None)
+        assert set(self.ledger.ever_deployed()) == set(self.ever)
         assert sum(e.kind == "promoted" for e in events) == self.promotions
         assert release.consistent(self.ledger, self.aliases)
 
 
-def test_history_is_a_list(tmp_path: Path, mlflow_tables, story_of) -> None:
+releases = st.builds(
+    Release, st.sampled_from(["promoted", "rolled_back"]), st.sampled_from(VERSIONS[:4])
+)
+
+
+@given(history=st.lists(releases, min_size=1, max_size=30))
+def test_the_newest_releases_tell_the_upper_part_of_the_stack(history: list[Release]) -> None:
+    whole = standing.deployments(history)
+    for start in range(1, len(history)):
+        upper = standing.deployments(history[start:], below=history[start - 1])
+        assert upper == whole[-len(upper) :]
+
+
+def test_history_is_a_list(
+    tmp_path: Path, mlflow_tables, story_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "FIRST_READ", 2)  # so that histories of twenty are long
+    monkeypatch.setattr(standing, "MORE", 2)
     migrate(f"sqlite:///{tmp_path / 'store.db'}")
     ledger = open_ledger(f"sqlite:///{tmp_path / 'store.db'}")
     for version in VERSIONS:

@@ -67,7 +67,7 @@ def _deployed(session: Session) -> Path:
     from updater.standing import deployed
 
     workspace = session.workspace()
-    version = deployed(workspace.ledger.events())
+    version = deployed(workspace.ledger)
     if version is None:
         raise InputError("no version is deployed", "a checkpoint is needed", "give --model DIR")
     return workspace.checkpoints.local(workspace.ledger.model_version(version).digest)

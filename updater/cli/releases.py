@@ -63,7 +63,7 @@ def rollback(session: Session, to: str | None, dry_run: bool, reason: str) -> No
     workspace = session.workspace()
     if dry_run:
         target = release.rollback_target(workspace.ledger, workspace.aliases, to=to)
-        deployed = release.deployed(workspace.ledger.events())
+        deployed = release.deployed(workspace.ledger)
         session.answer(
             {"deployed": deployed, "target": target},
             lambda console: console.print(
@@ -108,7 +108,7 @@ def reject(session: Session, update: str, reason: str) -> None:
 
     workspace = session.workspace()
     _decide(workspace, release.reject, update, reason=reason)
-    deployed = release.deployed(workspace.ledger.events())
+    deployed = release.deployed(workspace.ledger)
     answer = {"update": update, "rejected": True, "deployed": deployed}
     session.answer(
         answer, lambda console: console.print(f"Turned down; version {deployed} stays deployed.")

@@ -193,7 +193,7 @@ def _taken(workspace: Workspace, careful: Update) -> Update | None:
 
 def _roll_back(workspace: Workspace, careful: Update) -> dict[str, Any]:
     """What is deployed is the version before April's; taking the tour twice rolls back once."""
-    deployed = release.deployed(workspace.ledger.events())
+    deployed = release.deployed(workspace.ledger)
     if deployed == careful.candidate:
         done = release.rollback(
             workspace.ledger,

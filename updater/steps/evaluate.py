@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from store.errors import NotFoundError
 from store.ledger import ModelVersion, Score, Update
-from updater import release
 from updater.outcomes import counted
 from updater.steps.past import past_versions
 from updater.steps.student import answers, checkpoint_of
@@ -67,7 +66,7 @@ def _score_deployed(workspace: Workspace, past: dict[str, str], watch: Stopwatch
     """What was ever deployed has a score on the past periods' present data where it had one on
     older: best so far is who answers the same examples best."""
     ledger = workspace.ledger
-    for version in release.deployments_ever(ledger.events()):
+    for version in ledger.ever_deployed():
         known = ledger.scores(version=version)
         periods, datasets = {s.period for s in known}, {s.dataset_version for s in known}
         again = {p: d for p, d in past.items() if p in periods and d not in datasets}

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from store.ledger import Score, Update
-from updater import gate, release
+from updater import gate
 from updater.comparison import Against, Role
 from updater.outcomes import outcomes, scores_on
 from updater.steps.past import past_versions
@@ -42,7 +42,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
 def _tell(workspace: Workspace, update: Update, verdict: gate.Verdict) -> None:
     """The history has the verdict, once."""
     ledger = workspace.ledger
-    if not any(e.update == update.id for e in ledger.events(kind="judged")):
+    if ledger.first_event("judged", update=update.id) is None:
         ledger.append(
             "judged",
             _candidate(workspace, update),
@@ -106,7 +106,7 @@ def _best(
     base: str,
 ) -> dict[str, str]:
     """Past period -> the version ever deployed that did better on it than the base, if any did."""
-    ever = release.deployments_ever(workspace.ledger.events())
+    ever = workspace.ledger.ever_deployed()
     accuracy = {key: score.accuracy for key, score in scores.items() if key[1] in past}
     return gate.best_deployed(accuracy, ever, base)
 

@@ -102,7 +102,7 @@ def _decision(workspace: Workspace, update: Update, data: ReportData) -> str:
     if judgement is not None and judgement.decision is not None:
         kind, actor, _ = judgement.decision
         return f"{card.DECIDED[kind]} by {actor}"
-    if promotion(workspace.ledger.events(), update) is not None:
+    if promotion(workspace.ledger, update) is not None:
         return "promoted"
     if update.id in release.awaiting_approval(workspace.ledger):
         return "waits for a person"

@@ -12,7 +12,6 @@ from rehearsal.choose import choose
 from rehearsal.manifest import Manifest
 from rehearsal.policies import Past
 from store.ledger import ModelVersion, Update
-from updater import release
 from updater.files import write_text
 from updater.rehearsed import rehearsed
 from updater.settings import RehearsalSettings
@@ -105,7 +104,7 @@ def _widest(workspace: Workspace) -> RehearsalSettings:
 
 def _past(workspace: Workspace, update: Update) -> list[Past]:
     ledger = workspace.ledger
-    ever_deployed = set(release.deployments_ever(ledger.events()))
+    ever_deployed = set(ledger.ever_deployed())
     past = []
     for period, version in past_versions(workspace, update).items():
         scores = [s for s in ledger.scores(period=period) if s.dataset_version == version]

@@ -19,9 +19,9 @@ def verify_version(
     Returns: how many examples were compared.
     """
     ledger = workspace.ledger
-    for event in ledger.events(kind="verified"):
-        if event.version == version.id:
-            return int(event.payload["num_examples"])
+    known = ledger.first_event("verified", version=version.id)
+    if known is not None:
+        return int(known.payload["num_examples"])
     workspace.checkpoints.verify(version.digest)
     num_examples, seconds = _verified(workspace, version)
     if watch is not None:
