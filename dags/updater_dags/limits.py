@@ -39,14 +39,10 @@ def defaults() -> dict[str, Any]:
 
 
 def waiting() -> dict[str, Any]:
-    """Of a sensor: asked again after as long as a first retry, then ever more seldom. It gives up
+    """Of a sensor, which asks every five minutes unless retries are at another pace. It gives up
     after 30 days, when nothing that it can wait for is still at work."""
-    return {
-        "poke_interval": timedelta(seconds=_number("UPDATER_DAG_RETRY_SECONDS")),
-        "exponential_backoff": True,
-        "max_wait": timedelta(minutes=10),
-        "timeout": timedelta(days=30),
-    }
+    seconds = max(1.0, 5 * _number("UPDATER_DAG_RETRY_SECONDS"))
+    return {"poke_interval": timedelta(seconds=seconds), "timeout": timedelta(days=30)}
 
 
 def gpu() -> dict[str, Any]:

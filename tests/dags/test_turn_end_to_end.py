@@ -77,7 +77,7 @@ def api(airflow, models, tmp_path_factory):
     airflow.environ |= {
         "UPDATER_WORKSPACES": str(listed),
         "UPDATER_GATE_APPROVAL_TIMEOUT_SECONDS": "5",
-        "UPDATER_DAG_NOTIFY": "",
+        "UPDATER_DAG_RETRY_SECONDS": "1",  # so that who waits looks every five
     }
     environ = {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"}  # until all can be asked
     dags = [model.dag for model in models.values()]
@@ -108,16 +108,6 @@ def ended(api, model, number: int) -> list[str]:
         return found if done else []
 
     return until(states, SECONDS)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_a_backfill_and_the_schedule_go_one_after_the_other(api, models):
-    filled = models["filled"]
-    assert ended(api, filled, 4) == ["success"] * 4
-    assert filled.names() == STEPS * 4
-    assert [key for key in filled.learnt() if key != KEYS[3]] == KEYS[:3]
-    assert {run["run_type"] for run in api.runs(filled.dag)} == {"backfill", "scheduled"}
 
 
 @pytest.mark.slow
@@ -165,3 +155,13 @@ def test_nobody_answering_is_a_rejection_that_says_so(api, models):
     states = {task["task_id"]: task["state"] for task in api("GET", path)["task_instances"]}
     assert (states["approve"], states["announce"]) == ("skipped", "skipped")
     assert api.runs("model_announcement.asked") == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_backfill_and_the_schedule_go_one_after_the_other(api, models):
+    filled = models["filled"]
+    assert ended(api, filled, 4) == ["success"] * 4
+    assert filled.names() == STEPS * 4
+    assert [key for key in filled.learnt() if key != KEYS[3]] == KEYS[:3]
+    assert {run["run_type"] for run in api.runs(filled.dag)} == {"backfill", "scheduled"}
