@@ -3,9 +3,9 @@
     python skew_driver.py WORKSPACE COMMANDS
 
 COMMANDS is a JSON list of [hours, [argument ..]]; UPDATE stands for the newest answer's update.
-Everything is imported once; each command is a
-fork, in which every clock that our packages read is wrong by its hours. (Not that of compiled
-libraries, which have their own.) Prints a JSON list of [exit code, answer].
+Everything is imported once; each command is a fork, in which every clock that our packages read is
+wrong by its hours. (Not that of compiled libraries, which have their own.) Prints a JSON list of
+[exit code, answer].
 """
 
 import datetime

@@ -17,10 +17,11 @@ import pytest
 from commands import answered, command, said
 from mlflow_server import free_port, mlflow_server
 from object_store import EXPIRED, FULL, ObjectStore, keys, object_store
-from runbook import Section, sections
+from runbook import Section, sections, shell
 from sqlalchemy.engine import make_url
 
 from store.checkpoints import Checkpoints
+from store.errors import NotFoundError
 from store.ledger import migrate
 from updater import versions
 from updater.workspace import Workspace
@@ -234,6 +235,14 @@ def test_the_disk_is_full(story: Path, tmp_path: Path) -> None:
             assert promotions(folder, "5") == (deployed == "5")
 
 
+def test_dvc_gc_is_as_bad_as_the_page_says(folder: Path) -> None:
+    datasets = Workspace.open(folder).datasets
+    assert datasets.path("east@v1", "train.parquet").is_file()
+    shell("dvc gc --workspace --force", folder)
+    with pytest.raises(NotFoundError, match="is not whole in the DVC cache"):
+        datasets.path("east@v1", "train.parquet")
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     with object_store(tmp_path, "checkpoints", "datasets") as made:
@@ -255,8 +264,7 @@ def test_the_object_store_is_full_then_closed_then_its_clock_is_wrong(
     shutil.rmtree(folder / "checkpoints")
     with (folder / "updater.toml").open("a") as file:
         file.write('[store]\ncheckpoints = "s3://checkpoints/story"\n')
-        file.write('dvc_remote = "s3://datasets/story"\n')
-    command(folder, "init", str(folder))
+        file.write('dvc_remote = "s3://datasets/story"\n')  # which has nothing yet
     with (
         Section("The object store is full") as full,
         Section("A token has expired, or a password is wrong") as expired,
