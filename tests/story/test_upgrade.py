@@ -101,26 +101,37 @@ def test_one_machine_is_migrated_and_goes_back_by_its_copy(
     assert again == before
 
 
-def test_an_mlflow_of_before_is_named_and_migrated(folder: Path) -> None:
+@pytest.mark.filterwarnings("ignore:The .*noload")  # MLflow's own tables
+def test_an_mlflow_of_before_is_migrated(folder: Path) -> None:
     url = f"sqlite:///{folder / 'mlflow.db'}"
-    revision = older(url)
-    refused = updater(ROOT, "init", str(folder), code=1).stderr
-    assert f"out-of-date database schema (found version {revision}" in refused
-    assert "mlflow db upgrade" in refused
-    run_script(
-        typed("upgrade.md", "Migrate a workspace", WORKSPACE=str(folder)), ROOT, dict(os.environ)
+    before, head = older(url)
+    assert revision(url) == before
+    first, rest = script("upgrade.md", "Migrate a workspace", WORKSPACE=str(folder)).split(
+        ".venv/bin/updater", 1
     )
+    run_script(first.replace(".venv/bin/", f"{PROGRAMS}/"), ROOT, dict(os.environ))
+    assert revision(url) == head
+    whole = first + ".venv/bin/updater" + rest
+    run_script(whole.replace(".venv/bin/", f"{PROGRAMS}/"), ROOT, dict(os.environ))
     status = json.loads(updater(ROOT, "--workspace", str(folder), "--json", "status").stdout)
     assert status["consistent"]
 
 
-def older(url: str) -> str:
-    """An MLflow database at the last revision but one, which is returned."""
+def revision(url: str) -> str:
+    """At which MLflow's tables are."""
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
+    engine.dispose()
+    return str(found)
+
+
+def older(url: str) -> tuple[str, str]:
+    """An MLflow database at the last revision but one; that one and the last."""
     from alembic import command as alembic
     from alembic.script import ScriptDirectory
-    from mlflow.store.db.base_sql_model import Base  # noqa: F401, the tables' registry
     from mlflow.store.db.utils import _get_alembic_config
-    from mlflow.store.dbmodels.initial_models import Base as InitialBase
+    from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
     engine = sa.create_engine(url)
     InitialBase.metadata.create_all(engine)
@@ -132,7 +143,7 @@ def older(url: str) -> str:
         config.attributes["connection"] = connection
         alembic.upgrade(config, head.down_revision)
     engine.dispose()
-    return head.down_revision
+    return head.down_revision, head.revision
 
 
 @pytest.mark.timeout(600)
