@@ -127,6 +127,9 @@ def stack(
     try:
         stack.up(*SERVICES)
         folder = lay_out(stack.folder / "workspaces" / "model")
+        quick = (folder / "updater.toml").read_text().replace("epochs = 6", "epochs = 1")
+        quick = quick.replace("epochs = 10", "epochs = 2") + "[evaluation]\nverify_examples = 8\n"
+        (folder / "updater.toml").write_text(quick)
         stack.updater("init", str(folder))
         stack.updater("scratch", "--periods", "north", "--deploy", on="gpu-worker")
         stack.updater("update", "east", on="gpu-worker")
