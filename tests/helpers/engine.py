@@ -51,7 +51,7 @@ class Engine:
             shim.write_text(SHIM.format(python=sys.executable, path=path, settings=str(settings)))
             shim.chmod(0o755)
             environ = {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}"}
-            return run_script(text, cwd, environ)
+            return run_script(self._stack.here(text), cwd, environ)
 
     def _settings(self, socket: str) -> dict[str, object]:
         environments = {name: self._stack.environment(name) for name in self._stack.services}
@@ -66,7 +66,6 @@ class Engine:
         }
         return {
             "socket": socket,
-            "folder": str(self._stack.folder),
             "environments": environments,
             "entrypoints": entrypoints,
         }
@@ -98,7 +97,9 @@ class Engine:
 
     def _do(self, verb: str, names: list[str], wipe: bool) -> None:
         if verb == "down":
-            self._stack.halt(*self._stack.running)
+            # moto has no volume: what it keeps would go with its process.
+            kept = () if wipe else ("objectstore",)
+            self._stack.halt(*(name for name in self._stack.running if name not in kept))
             if wipe:
                 self._stack.wipe()
         elif verb == "stop":
@@ -146,16 +147,8 @@ def docker(settings: str, arguments: list[str]) -> None:
         command = [*([given] if given else found["entrypoints"][service]), *command]
     outside, _, inside = options.get("--volume", "").partition(":")
     environ = found["environments"][service]
-    command = [_here(word, found["folder"], outside, inside) for word in command]
+    if inside:
+        command = [re.sub(rf"^{inside}(?=/|$)", lambda _: outside, word) for word in command]
     program = shutil.which(command[0], path=environ["PATH"])
     assert program, f"{command[0]}: no such program"
     os.execve(program, command, environ)
-
-
-def _here(word: str, folder: str, outside: str, inside: str) -> str:
-    """A container's path as this machine's."""
-    if inside and re.match(rf"{inside}(/|$)", word):
-        return outside + word.removeprefix(inside)
-    for place in ("/workspaces", "/opt/updater"):
-        word = re.sub(rf"(?<![\w/]){place}(?=/|$)", f"{folder}/{place.rpartition('/')[2]}", word)
-    return word

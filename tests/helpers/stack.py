@@ -116,9 +116,9 @@ class Stack:
         shutil.copytree(ROOT / "dags", folder / "updater" / "dags")
         shutil.copytree(ROOT / "deploy", folder / "updater" / "deploy")
         for path in (folder / "updater" / "deploy").glob("*.ini"):
-            path.write_text(self._here(path.read_text("utf-8")))
+            path.write_text(self.here(path.read_text("utf-8")))
         compose = folder / "docker-compose.yml"
-        compose.write_text(self._here(COMPOSE.read_text("utf-8")))
+        compose.write_text(self.here(COMPOSE.read_text("utf-8")))
         self.services: dict[str, Any] = load(self.environ, compose)["services"]
         self.running: dict[str, Service] = {}
 
@@ -242,7 +242,7 @@ class Stack:
         self.halt(*self.running)
         shutil.rmtree(self._database)
 
-    def _here(self, text: str) -> str:
+    def here(self, text: str) -> str:
         """The text with this machine's addresses and folders."""
         ports = "|".join(map(str, PORTS))
         text = re.sub(
