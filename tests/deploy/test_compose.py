@@ -72,7 +72,7 @@ def test_a_broken_rule_is_named(whole: dict[str, Any], change: Change, said: str
     [
         (
             lambda s: s["redis"].update(healtcheck={}),
-            "services.redis: 'healtcheck' does not match",
+            r"services.redis: .*'healtcheck' was unexpected",
         ),
         (lambda s: s["redis"].update(tmpfs=3), "services.redis.tmpfs: 3 is not of type"),
         (
@@ -81,7 +81,7 @@ def test_a_broken_rule_is_named(whole: dict[str, Any], change: Change, said: str
         ),
         (
             lambda s: s["redis"]["deploy"]["resources"]["limits"].update(ram="1g"),
-            "services.redis.deploy.resources.limits: 'ram' does not match",
+            "services.redis.deploy.resources.limits: .*'ram' was unexpected",
         ),
     ],
 )
