@@ -7,6 +7,7 @@ values are texts: YAML would make a number of 1 and a truth value of no.
 from typing import Any
 
 TEXT: dict[str, Any] = {"type": "string"}
+FLAG: dict[str, Any] = {"type": "boolean"}
 TEXTS: dict[str, Any] = {"type": "array", "items": TEXT}
 
 
@@ -21,7 +22,7 @@ SERVICE = _of(
         **dict.fromkeys(("image", "user"), TEXT),
         **dict.fromkeys(("cap_drop", "command", "entrypoint", "ports", "profiles"), TEXTS),
         **dict.fromkeys(("security_opt", "tmpfs", "volumes"), TEXTS),
-        **dict.fromkeys(("init", "read_only"), {"type": "boolean"}),
+        **dict.fromkeys(("init", "read_only"), FLAG),
         "build": _of(dict.fromkeys(("context", "dockerfile", "target"), TEXT)),
         "depends_on": {
             "type": "object",
