@@ -58,6 +58,8 @@ bench: setup ## The benchmarks, side by side with the usual way; results in benc
 	$(BIN)/python bench/scan.py --write
 	$(BIN)/python bench/memory.py --write
 	$(BIN)/python bench/compiled.py --write
+	$(BIN)/python bench/dag_parse.py --write
+	$(BIN)/python bench/scale.py --write
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) demo-workspace .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

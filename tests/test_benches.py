@@ -19,6 +19,18 @@ def test_the_gpus_table_is_printed_at_toy_size() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("postgres_url")
+@pytest.mark.parametrize(("target", "code"), [("60", 0), ("0.01", 1)])
+def test_a_target_that_is_missed_fails_the_bench_of_scale(target: str, code: int) -> None:
+    size = ("--periods", "4", "--versions", "20", "--events", "200", "--report-periods", "0")
+    command = [sys.executable, str(ROOT / "bench" / "scale.py"), *size, "--target", target]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == code, done.stderr
+    for row in ("| `status` |", "| `rollback --reason bench` |", "| `history --json` |"):
+        assert row in done.stdout, row
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "row"),
     [

@@ -136,9 +136,11 @@ def current_scores(
     return {(s.version, s.period): s for s in scores}
 
 
-def history(workspace: Workspace) -> dict[str, Any]:
-    """The answer of `history`: every event, oldest first."""
-    return {"events": [{"id": e.id, **_told(e)} for e in workspace.ledger.events()]}
+def history(workspace: Workspace, last: int | None = None) -> dict[str, Any]:
+    """The answer of `history`: every event, or the `last` so many; oldest first."""
+    ledger = workspace.ledger
+    events = ledger.events() if last is None else ledger.newest_events(last)
+    return {"events": [{"id": e.id, **_told(e)} for e in events]}
 
 
 def version(workspace: Workspace, name: str) -> dict[str, Any]:

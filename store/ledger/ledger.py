@@ -373,6 +373,11 @@ class Ledger:
         with self._sessions.read() as session:
             return past.first(session, kinds, update=update, version=version)
 
+    def newest_events(self, most: int) -> list[Event]:
+        """The newest `most` events, or all that there are."""
+        with self._sessions.read() as session:
+            return past.newest(session, most)
+
     def last_release(self) -> Event | None:
         """The event by which what is deployed came; None before the first release."""
         with self._sessions.read() as session:

@@ -29,6 +29,12 @@ def _oldest(session: Session, *where: ColumnElement[bool]) -> Event | None:
     return None if row is None else row.record(Event)
 
 
+def newest(session: Session, most: int) -> list[Event]:
+    """The newest events, oldest first, and no more than `most`."""
+    rows = session.scalars(select(EventRow).order_by(EventRow.id.desc()).limit(most)).all()
+    return [row.record(Event) for row in reversed(rows)]
+
+
 def last_release(session: Session) -> Event | None:
     """The newest event by which a version was deployed."""
     chosen = select(EventRow).where(IS_RELEASE)

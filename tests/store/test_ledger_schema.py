@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from store.database import Database
 from store.errors import SchemaError
 from store.ledger import migrate, open_ledger, schema
-from store.ledger.tables import Row
+from store.ledger.tables import EventRow, Row
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +56,31 @@ def test_migrating_again_keeps_what_is_there(ledger_url: str) -> None:
     open_ledger(ledger_url).append("noted", actor="a", reason="r")
     assert migrate(ledger_url) == schema.HEAD
     assert len(open_ledger(ledger_url).events()) == 1
+
+
+def test_every_older_revision_is_migrated_and_keeps_what_is_there(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alembic import command
+
+    upgrade = command.upgrade
+    for number in range(1, int(schema.HEAD)):
+        older = f"{number:04}"
+        with monkeypatch.context() as before:
+            before.setattr(command, "upgrade", lambda config, _, r=older: upgrade(config, r))
+            migrate(empty_url)
+        with pytest.raises(SchemaError, match=f"revision {older}.*`updater init`"):
+            open_ledger(empty_url)
+    event = {"at": datetime(2026, 1, 1, tzinfo=UTC), "actor": "a", "kind": "promoted"}
+    with database(empty_url).write() as connection:
+        row = {**event, "version": "1", "reason": "r", "payload": {}}
+        connection.execute(sa.insert(EventRow).values(row))
+    assert migrate(empty_url) == schema.HEAD
+    (kept,) = open_ledger(empty_url).events()
+    assert (kept.kind, kept.version) == ("promoted", "1")
+    with database(empty_url).read() as connection:
+        indexes = {index["name"] for index in sa.inspect(connection).get_indexes("events")}
+    assert {"events_released", "events_version", "events_update"} <= indexes
 
 
 def test_two_may_migrate_at_once(empty_url: str) -> None:

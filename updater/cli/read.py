@@ -67,16 +67,17 @@ def scores(session: Session) -> None:
 
 
 @app.command()
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="The newest N events only.")
 @click.pass_obj
-def history(session: Session) -> None:
+def history(session: Session, last: int | None) -> None:
     """Show who promoted what, when and why.
 
     \b
-    Example: updater history
+    Example: updater history --last 20
     """
     from updater import outcome
 
-    _tell(session, outcome.history(session.workspace()), tables.history)
+    _tell(session, outcome.history(session.workspace(), last), tables.history)
 
 
 @app.command()
