@@ -75,24 +75,3 @@ def test_an_update_by_workers_with_wrong_clocks(
     assert max(times) < datetime.now(UTC) + timedelta(minutes=1)
     status = command(folder, "status")
     assert (status["deployed"], status["consistent"]) == ("1", True)
-    assert life(folder) == {
-        (version.id, f"accuracy/{score.period}"): score.accuracy
-        for version in ledger.model_versions()
-        for score in ledger.scores(version=version.id)
-    }
-
-
-def life(folder: Path) -> dict[tuple[str, str], float]:
-    """(version, metric) -> what MLflow's parent run shows of it."""
-    registry = Workspace.open(folder).registry
-
-    def asked(client: Any) -> dict[tuple[str, str], float]:
-        (run,) = client.search_runs([registry.experiment], "tags.`updater.key` = 'life'")
-        return {
-            (str(point.step), name): point.value
-            for name in run.data.metrics
-            if name.startswith("accuracy/")
-            for point in client.get_metric_history(run.info.run_id, name)
-        }
-
-    return registry._mlflow.ask(asked)
