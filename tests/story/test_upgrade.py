@@ -19,17 +19,19 @@ from pages import script
 from stack import ROOT
 
 from store.ledger import open_ledger
+from store.ledger.schema import HEAD
 
 pytestmark = pytest.mark.slow
 
 PROGRAMS = Path(sys.executable).parent
-NEXT_MIGRATION = '''"""What a later release may add."""
+NEXT = f"{int(HEAD) + 1:04}"
+NEXT_MIGRATION = f'''"""What a later release may add."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{NEXT}"
+down_revision = "{HEAD}"
 
 
 def upgrade() -> None:
@@ -67,9 +69,10 @@ def release(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     schema = source / "store" / "ledger" / "schema.py"
     text = schema.read_text()
-    assert 'HEAD = "0001"' in text
-    schema.write_text(text.replace('HEAD = "0001"', 'HEAD = "0002"'))
-    migration = source / "store" / "ledger" / "migrations" / "versions" / "0002_notes.py"
+    ours = f'HEAD = "{HEAD}"'
+    assert ours in text
+    schema.write_text(text.replace(ours, f'HEAD = "{NEXT}"'))
+    migration = source / "store" / "ledger" / "migrations" / "versions" / f"{NEXT}_notes.py"
     migration.write_text(NEXT_MIGRATION)
     return source
 
@@ -84,7 +87,7 @@ def test_one_machine_is_migrated_and_goes_back_by_its_copy(
     run_script(typed("backup.md", "Back up", **copy), ROOT, dict(os.environ))
 
     asked = ("--workspace", str(folder), "status")
-    assert "needs 0002. Run `updater init`" in updater(release, *asked, code=2).stderr
+    assert f"needs {NEXT}. Run `updater init`" in updater(release, *asked, code=2).stderr
     later = {**os.environ, "PYTHONPATH": str(release)}
     said = run_script(
         typed("upgrade.md", "Migrate a workspace", WORKSPACE=str(folder)), ROOT, later
@@ -95,7 +98,7 @@ def test_one_machine_is_migrated_and_goes_back_by_its_copy(
 
     for arguments in (asked, ("init", str(folder))):
         refused = updater(ROOT, *arguments, code=2).stderr
-        assert "0002, newer than the 0001 that this updater knows" in refused
+        assert f"{NEXT}, newer than the {HEAD} that this updater knows" in refused
     run_script(typed("backup.md", "Restore", **copy), ROOT, dict(os.environ))
     again = json.loads(updater(ROOT, "--workspace", str(folder), "--json", "history").stdout)
     assert again == before
