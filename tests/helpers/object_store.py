@@ -43,6 +43,16 @@ class ObjectStore:
         self.only = ""
         self.clock = timedelta()
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """By which a process finds it, and signs in."""
+        return {
+            "AWS_ACCESS_KEY_ID": "updater",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.url,
+        }
+
     def fail(self, fault: tuple[int, str, str] | None, only: str = "") -> None:
         """From now on it answers so."""
         self.fault, self.only = fault, only
@@ -78,7 +88,7 @@ def object_store(folder: Path, *buckets: str) -> Iterator[ObjectStore]:
     try:
         _wait_for(f"http://127.0.0.1:{behind}/moto-api/", process, folder / "moto.log")
         for bucket in buckets:
-            _client(store.url).create_bucket(Bucket=bucket)
+            client(store).create_bucket(Bucket=bucket)
         yield store
     finally:
         server.shutdown()
@@ -89,14 +99,21 @@ def object_store(folder: Path, *buckets: str) -> Iterator[ObjectStore]:
 
 def keys(store: ObjectStore, bucket: str) -> list[str]:
     """The names of all objects in the bucket."""
-    return [o["Key"] for o in _client(store.url).list_objects_v2(Bucket=bucket).get("Contents", [])]
+    pages = client(store).get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
 
-def _client(url: str):  # type: ignore[no-untyped-def]  # boto3 has no types
+def client(store: ObjectStore):  # type: ignore[no-untyped-def]  # boto3 has no types
+    """boto3's, of this store."""
     import boto3
 
-    who = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
-    return boto3.client("s3", endpoint_url=url, **who)
+    return boto3.client(
+        "s3",
+        endpoint_url=store.environ["AWS_ENDPOINT_URL"],
+        aws_access_key_id=store.environ["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=store.environ["AWS_SECRET_ACCESS_KEY"],
+        region_name=store.environ["AWS_DEFAULT_REGION"],
+    )
 
 
 def _gate(store: ObjectStore, behind: int) -> type[BaseHTTPRequestHandler]:
