@@ -1,5 +1,5 @@
 #!/bin/sh
-# A role and its databases for each of Airflow, MLflow and the ledger. The image of PostgreSQL runs it
+# A role and its databases for each of Airflow, Celery's results, MLflow and the ledger. The image of PostgreSQL runs it
 # once, when its volume is empty; safe to run again, which also sets the passwords anew.
 set -eu
 
@@ -20,9 +20,11 @@ SQL
 
 export PGUSER="${POSTGRES_USER:-postgres}" PGDATABASE=postgres
 role airflow "$AIRFLOW_DATABASE_PASSWORD"
+role celery "$CELERY_DATABASE_PASSWORD"
 role mlflow "$MLFLOW_DATABASE_PASSWORD"
 role updater "$LEDGER_PASSWORD"
 database airflow airflow
+database celery celery
 database mlflow mlflow
 database mlflow_logins mlflow
 database ledger updater

@@ -182,12 +182,13 @@ def approve(
     reason = objections.required(reason)
     update = ledger.update(update_id)
     version = objections.judged_candidate(ledger, update)
+    now = deployed(ledger)  # before all else, as in `promote`
     if promotion(ledger, update) is None:
         earlier = decision(ledger, update_id)
         objections.check_not_rejected(ledger, update, earlier)
         objections.check_verified(ledger, version)
         found = ledger.model_version(version)
-        old = objections.stale(found, deployed(ledger))
+        old = objections.stale(found, now)
         if old is not None:
             raise old
         if earlier is None:
@@ -315,7 +316,8 @@ def _was_done(last: Event, aliases: Aliases, to: str | None) -> bool:
 def _target(ledger: Ledger, aliases: Aliases, now: Event, to: str | None) -> str:
     if _was_done(now, aliases, to):
         return str(now.version)
-    return _before(ledger) if to is None else _earlier(ledger, str(now.version), to)
+    deployed_now = str(now.version)
+    return _before(ledger, deployed_now) if to is None else _earlier(ledger, deployed_now, to)
 
 
 def _last(ledger: Ledger) -> Event:
@@ -330,11 +332,11 @@ def _last(ledger: Ledger) -> Event:
     return now
 
 
-def _before(ledger: Ledger) -> str:
-    earlier = before(ledger)
+def _before(ledger: Ledger, now: str) -> str:
+    earlier = before(ledger, now)
     if earlier is None:
         raise InputError(
-            f"version {deployed(ledger)} is where the deployments begin",
+            f"version {now} is where the deployments begin",
             "a rollback needs one before it",
             "name another with `updater promote VERSION --reason TEXT --force`",
         )

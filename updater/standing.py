@@ -6,6 +6,7 @@ Only the order of events counts, never their times.
 
 from collections.abc import Collection, Iterable
 
+from store.errors import ConflictError
 from store.ledger import Event, Ledger, Release, Update
 from store.ledger.records import DECISION_KINDS, RELEASE_KINDS
 
@@ -20,13 +21,24 @@ def deployed(ledger: Ledger) -> str | None:
     return last.version if last else None
 
 
-def before(ledger: Ledger) -> str | None:
-    """What was deployed before what is; None where the deployments begin with that."""
+def before(ledger: Ledger, now: str) -> str | None:
+    """What was deployed before `now`, which is what is deployed; None where the deployments begin
+    with that.
+
+    Raises:
+        ConflictError: another one is deployed by now.
+    """
     most = FIRST_READ
     while True:
         newest = ledger.releases(most)
         is_whole = len(newest) < most
         stack = deployments(newest) if is_whole else deployments(newest[1:], below=newest[0])
+        if stack[-1:] != [now]:
+            raise ConflictError(
+                f"version {now} was to be rolled back, but version {''.join(stack[-1:])} is "
+                "deployed now: somebody else released meanwhile. Look at `updater history`, then "
+                "run the command again if it is still right."
+            )
         if len(stack) > 1 or is_whole:
             return stack[-2] if len(stack) > 1 else None
         most *= MORE

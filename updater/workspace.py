@@ -188,7 +188,12 @@ class Workspace:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                file.truncate(
+                    0
+                )  # who reads it kills that process, and its number is another's soon
 
     def _absolute_url(self, url: str) -> str:
         prefix = "sqlite:///"

@@ -123,7 +123,7 @@ def test_the_secrets_are_made_once(tmp_path: Path) -> None:
     assert all(len(value) >= 40 for value in first.values())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("LISTEN=0.0.0.0\n# mine\nLEDGER_PASSWORD=\nREDIS_PASSWORD=kept")
-    assert "12 added, 1 kept" in checked("secrets_file.py", str(path)).stderr
+    assert "13 added, 1 kept" in checked("secrets_file.py", str(path)).stderr
     again = environment(path)
     assert again["REDIS_PASSWORD"] == "kept"
     assert again["LISTEN"] == "0.0.0.0"
@@ -153,6 +153,13 @@ def test_every_pinned_version_that_is_repeated_is_the_same() -> None:
     assert [line for line in kernels if f"--no-build-isolation {line}" not in dockerfile] == []
     tags = re.findall(r"\$\{UPDATER_TAG:-([^}]*)\}", COMPOSE.read_text())
     assert set(tags) == {project["version"]}
+
+
+def test_a_release_finds_room_beside_all_tasks_that_wait_for_a_gpu(whole: dict[str, Any]) -> None:
+    """Airflow counts a task that was sent to Celery as one at work."""
+    services = whole["services"]
+    most = int(services["airflow-scheduler"]["environment"]["AIRFLOW__CORE__PARALLELISM"])
+    assert most > int(services["setup"]["environment"]["GPU_SLOTS"]) + 100
 
 
 def test_what_answers_and_what_does_not(unused_port: int) -> None:

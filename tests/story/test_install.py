@@ -43,6 +43,16 @@ def test_the_timer_learns_what_is_due_once_and_says_what_fails(folder: Path) -> 
     assert command(folder, "status")["deployed"] == "2"
     again = learn_due(folder)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    with config.open() as file:
+        text = file.read().replace(
+            'order = ["north", "east"]', 'order = ["north", "east", "south", "west"]'
+        )
+    config.write_text(text + 'approval = "manual"\n')
+    waits = learn_due(folder)
+    (waiting,) = command(folder, "status")["awaiting_approval"]
+    assert waits.returncode == 0
+    assert f"{waiting} waits for `updater approve` or `updater reject`; west is not" in waits.stderr
+    assert command(folder, "scores")["versions"] == ["1", "2", "3"], "west was not begun"
 
 
 def test_systemd_reads_the_units(tmp_path: Path) -> None:

@@ -5,12 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from tests.helpers.commands import command
-from tests.story.conftest import PERIODS, rows
+from commands import command
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "own-data.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -34,16 +33,23 @@ def blocks(kind: str) -> list[str]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny_json: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(
+    tmp_path: Path,
+    tiny_json: str,
+    lay_out: Callable[[Path], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
     """Where the reader stands: exports in the form of the guide's row, and a checkpoint that knows
     their first three months."""
     for name, value in LEARNS_FAST.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "exports").mkdir()
     keys = json.loads(blocks("json")[0])
-    for month, region in zip((*KNOWN, NEW), PERIODS, strict=True):
+    rows = [json.loads(line) for line in (lay_out(tmp_path / "rows") / "rows.jsonl").open()]
+    regions = dict.fromkeys(row["region"] for row in rows)
+    for month, region in zip((*KNOWN, NEW), regions, strict=True):
         with (tmp_path / "exports" / f"{month}.jsonl").open("w") as file:
-            for row in rows():
+            for row in rows:
                 if row["region"] == region:
                     values = (row["id"], f"{month}-03T09:14:00+01:00", row["text"], row["answer"])
                     file.write(json.dumps(dict(zip(keys, values, strict=True))) + "\n")

@@ -86,8 +86,11 @@ def test_the_state_is_seen(folder: Path) -> None:
         seen = section.run("updater status", folder)
         assert "promoted 20" in seen
         assert "accepted by the gate" in section.run("updater history", folder)
-        (folder / ".lock").write_text(str(os.getpid()))
-        assert str(os.getpid()) in section.run("ps ", folder)
+        other = copied(folder, folder.with_name("busy"))
+        with Workspace.open(other).lock():
+            assert shell(section.commands[-1], other, code=1) == ""
+        assert section.run("flock", folder) == "nobody is at work\n"
+        assert (folder / ".lock").read_text() == ""
 
 
 def test_roll_back(folder: Path) -> None:
@@ -124,10 +127,10 @@ def test_an_update_hangs(folder: Path, tmp_path: Path) -> None:
             section.hear(said(folder, "abandon", update, "--reason", "no", code=2)[1])
             assert '"step"' in section.run("tail", folder)
             assert str(process.pid) in section.run("ps ", folder)
-            section.run('kill "', folder)
+            section.run('flock -n .lock true || kill "', folder)
             time.sleep(1)
             assert process.poll() is None
-            section.run("kill -9", folder)
+            section.run("flock -n .lock true || kill -9", folder)
             assert process.wait(30) == -signal.SIGKILL
             assert state(folder) == ("2", True, [update])
             other = copied(folder, tmp_path / "given up")

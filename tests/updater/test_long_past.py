@@ -109,7 +109,9 @@ def rows_read(url: str, questions: list[tuple[str, Any]]) -> int:
                     f"EXPLAIN QUERY PLAN {statement}", parameters
                 )
                 for *_, how in explained:
-                    assert not re.search("SCAN events(?! USING)|TEMP B-TREE", how), (how, statement)
+                    assert not re.search(
+                        "SCAN events(?! USING .*events_released)|TEMP B-TREE", how
+                    ), (how, statement)
                 continue
             told = connection.exec_driver_sql(
                 f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters

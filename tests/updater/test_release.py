@@ -72,6 +72,43 @@ def test_rollback_walks_the_history_and_a_promotion_goes_on_top(ledger, aliases,
     assert ledger.ever_deployed() == ["1", "2", "3"]
 
 
+def test_a_rollback_that_another_release_came_before_is_refused(
+    ledger, aliases, story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was meant for what was deployed when it began: neither lost in silence nor done to another
+    version."""
+    deploy_three(ledger, aliases, story)
+    releases, story_update = ledger.releases, story.candidate("4", "3")
+
+    def late(most: int) -> object:
+        monkeypatch.undo()
+        release.promote(ledger, aliases, "4", update=story_update, **WHO)
+        return releases(most)
+
+    monkeypatch.setattr(ledger, "releases", late)
+    with pytest.raises(ConflictError, match="version 3 was to be rolled back, but version 4 is"):
+        release.rollback(ledger, aliases, **WHO)
+    assert kinds(ledger)[-1] == ("promoted", "4")
+    assert release.rollback(ledger, aliases, **WHO).deployed == "3"
+
+
+def test_an_approval_that_another_came_before_is_the_same_approval(
+    ledger, aliases, story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_three(ledger, aliases, story)
+    update = story.candidate("4", "3", "review")
+    first_event = ledger.first_event
+
+    def late(*kinds: str, **of: object) -> object:
+        monkeypatch.undo()
+        release.approve(ledger, aliases, update, **WHO)
+        return first_event(*kinds, **of)
+
+    monkeypatch.setattr(ledger, "first_event", late)
+    assert release.approve(ledger, aliases, update, **WHO).deployed == "4"
+    assert [kind for kind, version in kinds(ledger) if version == "4"] == ["approved", "promoted"]
+
+
 def test_rollback_may_name_any_version_that_was_deployed(ledger, aliases, story) -> None:
     deploy_three(ledger, aliases, story)
     assert release.rollback(ledger, aliases, to="1", **WHO).deployed == "1"

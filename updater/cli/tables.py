@@ -125,10 +125,6 @@ def status(console: Console, answer: dict[str, Any]) -> None:
             shown = _release(value) if value else "–"
         elif isinstance(value, list):
             shown = ", ".join(value) or "–"
-        elif isinstance(value, dict):
-            at = value["at"].replace("T", " ").removesuffix("+00:00")
-            what = value["kind"].replace("_", " ")
-            shown = escape(f"{what} {at} UTC by {value['actor']}: {value['reason']}")
         elif isinstance(value, bool):
             shown = "yes" if value else "[bold red]no[/]: run `updater status --repair`"
         else:
