@@ -92,6 +92,7 @@ def _refused(error: BaseException, what: str) -> StoreError | None:
             f"{what} refused the sign-in ({code}). The credentials are wrong or have expired: set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN where they are "
             "temporary ones"
+            + ("; or AWS_DEFAULT_REGION or the endpoint is another's" if code == "400" else "")
         )
     if facts.get("HTTPStatusCode") == 507 or re.search(_FULL, code):
         return StoreError(f"no space left at {what} ({code}); free some and run the same again")

@@ -72,6 +72,8 @@ def show(workspace: Workspace, update: Update, data: ReportData) -> None:
     tags = registry.run_tags(run_id)
     filled, num_told = (int(tags.get(name, 0)) for name in (FILLED, TOLD))
     measured = ledger.scores()
+    if num_told > len(measured):  # the ledger was restored from a copy older than MLflow
+        num_told = 0
     fresh = {score.version for score in measured[num_told:]}
     versions = ledger.model_versions()
     scores: dict[str, dict[str, Score]] = {version.id: {} for version in versions}
