@@ -84,7 +84,7 @@ def test_every_section_with_commands_is_run_here() -> None:
 def test_the_state_is_seen(folder: Path) -> None:
     with Section("The state in ten seconds") as section:
         seen = section.run("updater status", folder)
-        assert "promoted 20" in seen
+        assert "promoted at 20" in seen
         assert "accepted by the gate" in section.run("updater history", folder)
         other = copied(folder, folder.with_name("busy"))
         with Workspace.open(other).lock():
