@@ -313,7 +313,11 @@ def test_secrets_are_changed_as_the_security_guide_says(stack: Stack) -> None:
     said = str(refused.value)
     assert [secret for secret in (old, new, airflows) if secret in said] == []
     block = SECURITY[SECURITY.index("    curl ") :].partition("\n\n")[0]
-    command = block.replace("admin:OLD", f"admin:{old}").replace('"NEW"', f'"{new}"')
+    command = (
+        block.replace("admin:OLD", f"admin:{old}")
+        .replace('"OLD"', f'"{old}"')
+        .replace('"NEW"', f'"{new}"')
+    )
     command = command.replace("http://localhost:5000", stack.url(5000))
     assert stack.execute("updater", "bash", "-c", f"{command} --silent --fail") == "{}"
     assert new not in stack.run("setup")

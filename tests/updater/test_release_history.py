@@ -129,7 +129,9 @@ class History(RuleBasedStateMachine):
             return
         events = self.ledger.events()
         assert standing.deployments(events) == self.stack
-        assert standing.before(self.ledger) == (self.stack[-2] if self.stack[1:] else None)
+        if self.stack:
+            before = self.stack[-2] if self.stack[1:] else None
+            assert standing.before(self.ledger, self.stack[-1]) == before
         assert release.deployed(self.ledger) == (self.stack[-1] if self.stack else None)
         assert set(self.ledger.ever_deployed()) == set(self.ever)
         assert sum(e.kind == "promoted" for e in events) == self.promotions
