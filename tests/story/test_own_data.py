@@ -45,7 +45,8 @@ def place(
         monkeypatch.setenv(name, value)
     (tmp_path / "exports").mkdir()
     keys = json.loads(blocks("json")[0])
-    rows = [json.loads(line) for line in (lay_out(tmp_path / "rows") / "rows.jsonl").open()]
+    lines = (lay_out(tmp_path / "rows") / "rows.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     regions = dict.fromkeys(row["region"] for row in rows)
     for month, region in zip((*KNOWN, NEW), regions, strict=True):
         with (tmp_path / "exports" / f"{month}.jsonl").open("w") as file:
