@@ -14,7 +14,6 @@ from pathlib import Path
 
 from store.errors import StoreError
 
-FREE = "free some space and run the same again"
 _LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
@@ -63,20 +62,18 @@ def plain_errors(said: list[str], root: Path) -> Iterator[None]:
         if said and type(error) is StoreError:
             raise StoreError(f"{error}: {said[-1]}") from error
         raise
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:  # the latter of DVC's own notes on files
         raise StoreError(_disk(error, root)) from error
-    except sqlite3.Error as error:  # of DVC's own notes on files
-        raise StoreError(
-            f"the disk of {root} is full ({error}); {FREE}"
-            if "full" in str(error)
-            else f"the data repository {root} can't be used: {error}"
-        ) from error
     except DvcException as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__
         raise StoreError(_disk(full, root) if full else f"DVC: {error}") from error
 
 
-def _disk(error: OSError, root: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of {root} is full ({error}); {FREE}"
+def _disk(error: OSError | sqlite3.Error, root: Path) -> str:
+    if isinstance(error, OSError):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    else:
+        is_full = "full" in str(error)
+    if is_full:
+        return f"the disk of {root} is full ({error}); free some space and run the same again"
     return f"the data repository {root} can't be used: {error}"

@@ -54,18 +54,15 @@ def _told(action: Callable[[], Result], what: str) -> Result:
         return action()
     except StoreError:
         raise
-    except OSError as error:
-        refused = _refused(error, what)
-        if refused is not None:
-            raise refused from error
-        if isinstance(error, socket.gaierror) or error.errno in _NO_ROUTE:
-            raise ConnectionError(str(error)) from error
-        raise
     except Exception as error:
-        # botocore's EndpointConnectionError and ReadTimeoutError, and their like elsewhere.
         refused = _refused(error, what)
         if refused is not None:
             raise refused from error
+        if isinstance(error, OSError):
+            if isinstance(error, socket.gaierror) or error.errno in _NO_ROUTE:
+                raise ConnectionError(str(error)) from error
+            raise
+        # botocore's EndpointConnectionError and ReadTimeoutError, and their like elsewhere.
         if re.search("Connect|Timeout", type(error).__name__):
             raise ConnectionError(str(error)) from error
         raise StoreError(f"{what} refused: {type(error).__name__}: {error}") from error
