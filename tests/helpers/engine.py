@@ -10,13 +10,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
+from pages import run_script
 from stack import Stack
 
 FLAGS = ("-T", "--rm", "--no-deps", "--detach", "--wait", "--volumes")
@@ -106,24 +106,6 @@ class Engine:
             self._stack.halt(*names)
         else:
             self._stack.up(*(names or self._everything))
-
-
-def run_script(text: str, cwd: Path, environ: dict[str, str]) -> str:
-    """What the shell script printed to stdout.
-
-    Raises:
-        AssertionError: it failed; with what it said.
-    """
-    done = subprocess.run(
-        ["bash", "-c", text],
-        cwd=cwd,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def docker(settings: str, arguments: list[str]) -> None:

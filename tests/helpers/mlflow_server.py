@@ -51,6 +51,23 @@ def mlflow_server(
         process.wait()
 
 
+@contextlib.contextmanager
+def mlflow_with_logins(folder: Path, password: str, *, port: int = 0) -> Iterator[str]:
+    """As `mlflow_server`, with MLflow's own logins; the administrator's is `admin`."""
+    (folder / "auth.ini").write_text(
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+        f"database_uri = sqlite:///{folder / 'auth.db'}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    environ = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test",
+    }
+    with mlflow_server(folder, "--app-name", "basic-auth", environ=environ, port=port) as url:
+        yield url
+
+
 def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:

@@ -1,7 +1,9 @@
 """What a reader would type from a page of docs/, so that a test runs it as it is written."""
 
 import re
+import subprocess
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -28,3 +30,27 @@ def script(page: str, heading: str, **values: str) -> str:
         )
         assert count == 1, f"{page}: {name} is set {count} times below {heading!r}"
     return typed
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    """The fenced blocks of that kind in docs/`page`."""
+    text = (DOCS / page).read_text("utf-8")
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def run_script(text: str, cwd: Path, environ: Mapping[str, str]) -> str:
+    """What the shell script printed to stdout.
+
+    Raises:
+        AssertionError: it failed; with what it said.
+    """
+    done = subprocess.run(
+        ["bash", "-c", text],
+        cwd=cwd,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

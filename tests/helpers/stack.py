@@ -234,6 +234,7 @@ class Stack:
     def wipe(self) -> None:
         """The volumes of the stopped services are gone; moto's went with its process."""
         shutil.rmtree(self._database / "data")
+        shutil.rmtree(self.folder / "services" / "appendonlydir", ignore_errors=True)  # Redis
         shutil.rmtree(self.folder / "workspaces")
         (self.folder / "workspaces").mkdir()
 

@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pages import script
 from runbook import Section, shell
 from secrets_file import made
-from stack import ROOT, Api, Stack, missing_programs
+from stack import Api, Stack, missing_programs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SECURITY = (ROOT / "docs" / "security.md").read_text("utf-8")
 THIS_MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 PAIRS = (
     {"snow": "ski", "frost": "coat", "ice": "skate"},
@@ -312,7 +312,7 @@ def test_secrets_are_changed_as_the_security_guide_says(stack: Stack) -> None:
         stack.run("setup")
     said = str(refused.value)
     assert [secret for secret in (old, new, airflows) if secret in said] == []
-    block = SECURITY[SECURITY.index("    curl ") :].partition("\n\n")[0]
+    block = script("security.md", "Change a secret").strip()
     command = (
         block.replace("admin:OLD", f"admin:{old}")
         .replace('"OLD"', f'"{old}"')

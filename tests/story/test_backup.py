@@ -17,8 +17,8 @@ import boto3
 import psycopg
 import pytest
 from commands import command
-from engine import Engine, run_script
-from pages import script
+from engine import Engine
+from pages import run_script, script
 from stack import ROOT, Stack, missing_programs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

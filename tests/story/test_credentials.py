@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from commands import answered, command, said
-from mlflow_server import mlflow_server
+from mlflow_server import mlflow_with_logins
 
 from store.aliases import Aliases
 from store.errors import DeniedError
@@ -26,17 +26,7 @@ REFUSED = "refused the sign-in (401). Set MLFLOW_TRACKING_USERNAME and MLFLOW_TR
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("mlflow")
-    (folder / "auth.ini").write_text(
-        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
-        f"database_uri = sqlite:///{folder / 'auth.db'}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
-    environ = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test",
-    }
-    with mlflow_server(folder, "--app-name", "basic-auth", environ=environ) as url:
+    with mlflow_with_logins(folder, PASSWORD) as url:
         yield url
 
 

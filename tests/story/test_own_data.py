@@ -3,16 +3,14 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import command
+from pages import blocks, run_script
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "own-data.md").read_text("utf-8")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KNOWN, NEW = ("2026-01", "2026-02", "2026-03"), "2026-04"
 ID = "2026-04-4131d05c"  # the guide's update; the one that is made here has another
 
@@ -28,10 +26,6 @@ LEARNS_FAST = {  # what the guide leaves at its defaults: the model here is as s
 }
 
 
-def blocks(kind: str) -> list[str]:
-    return [text for found, text in BLOCK.findall(GUIDE) if found == kind]
-
-
 @pytest.fixture
 def place(
     tmp_path: Path,
@@ -44,7 +38,7 @@ def place(
     for name, value in LEARNS_FAST.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "exports").mkdir()
-    keys = json.loads(blocks("json")[0])
+    keys = json.loads(blocks("own-data.md", "json")[0])
     lines = (lay_out(tmp_path / "rows") / "rows.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     regions = dict.fromkeys(row["region"] for row in rows)
@@ -57,7 +51,7 @@ def place(
     before = tmp_path / "before"
     before.mkdir()
     (before / "tiny.json").write_text(tiny_json)
-    (before / "updater.toml").write_text(blocks("toml")[0])
+    (before / "updater.toml").write_text(blocks("own-data.md", "toml")[0])
     command(before, "init", str(before))
     scratch = ("scratch", "--set", "model.architecture=tiny.json", "--deploy", "--periods", *KNOWN)
     command(before, *scratch)
@@ -71,7 +65,7 @@ def test_the_guide_leads_from_exports_and_a_checkpoint_to_a_decision(place: Path
     """Its own commands in its own order, each by a shell; only the ID of the update is another."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environ, said = {**os.environ, "PATH": path}, dict[str, str]()
-    for line in "".join(blocks("sh")).splitlines():
+    for line in "".join(blocks("own-data.md", "sh")).splitlines():
         if line.startswith("export "):
             name, _, value = line.removeprefix("export ").partition("=")
             environ[name] = value
@@ -83,20 +77,11 @@ def test_the_guide_leads_from_exports_and_a_checkpoint_to_a_decision(place: Path
                 continue
             line = line.replace(ID, waiting[0])
         untimed = " --no-timing" if line.startswith("updater doctor") else ""  # half a minute
-        done = subprocess.run(
-            ["bash", "-c", line + untimed],
-            cwd=place,
-            env=environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-        said[line] = done.stdout
+        said[line] = run_script(line + untimed, place, environ)
         if line.startswith("updater init"):
-            (place / "my-model" / "updater.toml").write_text(blocks("toml")[0])
+            (place / "my-model" / "updater.toml").write_text(blocks("own-data.md", "toml")[0])
     assert "This machine can update it" in said["updater doctor --model checkpoint"]
-    shown = [shape(text) for text in blocks("text")]
+    shown = [shape(text) for text in blocks("own-data.md", "text")]
     told = ("ingest 2026-01", "adopt checkpoint --periods 2026-01..2026-03", "update 2026-04")
     for words, wanted in zip(told, shown, strict=True):
         found = shape(said[f"updater {words}"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from commands import answered, command, said
-from mlflow_server import free_port, mlflow_server
+from mlflow_server import free_port, mlflow_with_logins
 from object_store import EXPIRED, FULL, ObjectStore, keys, object_store
 from runbook import Section, sections, shell
 from sqlalchemy.engine import make_url
@@ -335,23 +335,6 @@ def versions_of(folder: Path) -> list[str]:
 PASSWORD = "a-password-of-this-test"
 
 
-@contextlib.contextmanager
-def served(folder: Path, port: int) -> Iterator[str]:
-    """MLflow with logins on the workspace's tables."""
-    (folder / "auth.ini").write_text(
-        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
-        f"database_uri = sqlite:///{folder / 'auth.db'}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
-    environ = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test",
-    }
-    with mlflow_server(folder, "--app-name", "basic-auth", environ=environ, port=port) as url:
-        yield url
-
-
 def test_mlflow_refuses_us_and_is_lost(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,7 +346,7 @@ def test_mlflow_refuses_us_and_is_lost(
         Section("MLflow is lost", VERSION="1") as lost,
         Section("A token has expired, or a password is wrong", PERIOD="east") as expired,
     ):
-        with served(folder, port):
+        with mlflow_with_logins(folder, PASSWORD, port=port):
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
             expired.hear(said(folder, "rollback", "--reason", "r", code=1)[1])
             assert state(folder)[:2] == ("1", False)
@@ -380,7 +363,7 @@ def test_mlflow_refuses_us_and_is_lost(
         assert state(folder)[:2] == ("1", False)
         lost.hear(said(folder, "update", "south", code=1)[1])
         assert state(folder)[2] == []
-        with served(folder, port):
+        with mlflow_with_logins(folder, PASSWORD, port=port):
             lost.run("updater status --repair", folder)
             assert state(folder)[:2] == ("1", True)
         empty = f"sqlite:///{tmp_path / 'empty.db'}"

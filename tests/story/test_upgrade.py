@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from commands import command
-from engine import run_script
 from mlflow_server import mlflow_server
-from pages import script
+from pages import run_script, script
 from stack import ROOT
 
 from store.ledger import open_ledger
