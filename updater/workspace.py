@@ -185,15 +185,14 @@ class Workspace:
                     f"another updater command is at work in {self.root} (process "
                     f"{file.read().strip() or 'unknown'}); wait for it, or stop it and run again"
                 ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            os.truncate(file.fileno(), 0)
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without it
+                os.write(file.fileno(), str(os.getpid()).encode())
             try:
                 yield
             finally:
-                file.truncate(
-                    0
-                )  # who reads it kills that process, and its number is another's soon
+                # Who reads it kills that process, and its number is another's soon.
+                os.truncate(file.fileno(), 0)
 
     def _absolute_url(self, url: str) -> str:
         prefix = "sqlite:///"

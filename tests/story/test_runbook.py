@@ -220,9 +220,6 @@ def test_the_disk_is_full(story: Path, tmp_path: Path) -> None:
                 section.hear(said(folder, *going, code=1)[1])
                 ballast.unlink()
                 assert state(folder)[:2] == before[:2]
-            # Which part meets the end first depends on how the folder lies on the disk.
-            assert len(section.sayings) <= 1
-            section.sayings = []
             (update,) = state(folder)[2]
             assert "/disk" in section.run("df", folder)
             assert ".dvc" in section.run("du", folder)
