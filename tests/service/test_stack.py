@@ -319,7 +319,7 @@ def test_secrets_are_changed_as_the_security_guide_says(stack: Stack) -> None:
         .replace('"NEW"', f'"{new}"')
     )
     command = command.replace("http://localhost:5000", stack.url(5000))
-    assert stack.execute("updater", "bash", "-c", f"{command} --silent --fail") == "{}"
+    assert stack.execute("updater", "bash", "-c", f"{command} --silent --fail").strip() == "{}"
     assert new not in stack.run("setup")
     assert Api(stack).ask("GET", "/api/v2/pools/gpu")["name"] == "gpu"
     before = stack.updater("status")["deployed"]

@@ -135,7 +135,7 @@ def stack(
         stack.updater("update", "east", on="gpu-worker")
         stack.updater("promote", "2", "--reason", "a test", "--force")
         stack.execute(
-            *("cpu-worker", "airflow", "connections", "add", "mail", "--conn-type", "smtp"),
+            *("airflow-scheduler", "airflow", "connections", "add", "mail", "--conn-type", "smtp"),
             *("--conn-host", "mail.example", "--conn-password", "told to Airflow alone"),
         )
         yield stack
@@ -171,7 +171,7 @@ def settle(stack: Stack) -> None:
 
 def secret(stack: Stack) -> str:
     """The password of Airflow's connection, which its database has encrypted."""
-    said = stack.execute("cpu-worker", "airflow", "connections", "get", "mail", "-o", "json")
+    said = stack.execute("airflow-scheduler", "airflow", "connections", "get", "mail", "-o", "json")
     return str(json.loads(said)[0]["password"])
 
 

@@ -17,6 +17,7 @@ ID = "2026-04-4131d05c"  # the guide's update; the one that is made here has ano
 
 LEARNS_FAST = {  # what the guide leaves at its defaults: the model here is as small as can be
     "UPDATER_MODEL_VOCABULARY_SIZE": "320",
+    "UPDATER_GATE_MARGIN_FRACTION": "0.3",  # thirty holdout examples cannot tell five points
     "UPDATER_REHEARSAL_FRACTION": "0.5",
     "UPDATER_REGULARIZER_NUM_EXAMPLES": "16",
     "UPDATER_TRAINING_BATCH_SIZE": "16",
@@ -88,13 +89,12 @@ def test_the_guide_leads_from_exports_and_a_checkpoint_to_a_decision(place: Path
         assert [line for line in wanted if line not in found] == []
     assert (place / "report.html").stat().st_size > 100_000
     kinds = [event["kind"] for event in command(place / "my-model", "history")["events"]]
-    assert kinds == ["promoted", "approved", "promoted", "rolled_back"]
+    told = [kind for kind in kinds if kind not in ("verified", "judged")]
+    assert told == ["promoted", "approved", "promoted", "rolled_back"]
 
 
 def shape(text: str) -> list[str]:
-    """Lines up to their first figure, and without a cut end: those that the guide shows must be
-    said by the command."""
-    return [
-        re.split(r"\d", line.removesuffix(".."), maxsplit=1)[0].strip()
-        for line in text.splitlines()
-    ]
+    """Lines up to their first figure, without a cut end and with columns of any width: those that
+    the guide shows must be said by the command."""
+    begun = [re.split(r"\d", line.removesuffix(".."), maxsplit=1)[0] for line in text.splitlines()]
+    return [" ".join(line.split()) for line in begun]
