@@ -40,9 +40,20 @@ def defaults() -> dict[str, Any]:
 
 def waiting() -> dict[str, Any]:
     """Of a sensor, which asks every five minutes unless retries are at another pace. It gives up
-    after 30 days, when nothing that it can wait for is still at work."""
-    seconds = max(1.0, 5 * _number("UPDATER_DAG_RETRY_SECONDS"))
-    return {"poke_interval": timedelta(seconds=seconds), "timeout": timedelta(days=30)}
+    after 30 days, when nothing that it can wait for is still at work.
+
+    Its retries are as good as endless: where Airflow's scheduler is slower than the sensor asks, it
+    takes the end of one look for a failure of the next ("finished with state success, but the task
+    instance's state attribute is queued"), and a look costs nothing."""
+    pause = timedelta(seconds=max(1.0, 5 * _number("UPDATER_DAG_RETRY_SECONDS")))
+    days = timedelta(days=30)
+    return {
+        "poke_interval": pause,
+        "timeout": days,
+        "retries": days // pause,
+        "retry_delay": pause,
+        "retry_exponential_backoff": False,
+    }
 
 
 def gpu() -> dict[str, Any]:

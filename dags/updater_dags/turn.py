@@ -51,6 +51,9 @@ class Turn(BaseSensorOperator):
                 self.log.info("%s is %s: this run waits for it", other, state)
                 return False
         before = of_tick_before(mine, tasks)
+        if before and ti.get_dr_count(**dag, run_ids=before, states=["running"]):
+            self.log.info("%s has ended, which the scheduler has yet to see", before[-1])
+            return False
         if before and not ti.get_dr_count(**dag, run_ids=before, states=["success"]):
             raise AirflowFailException(refused(self.dag_id, before[-1]))
         return True

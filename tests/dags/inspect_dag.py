@@ -58,6 +58,39 @@ def structure(dags: Path) -> dict:
     return seen
 
 
+class Told:
+    """A task instance to which Airflow tells of other runs of its DAG by their states, and of the
+    state of their last task."""
+
+    def __init__(self, runs: dict[str, str], last: dict[str, str]) -> None:
+        self.runs, self.last = runs, last
+
+    def get_task_states(self, dag_id: str, task_ids: list[str]) -> dict:
+        begun, last = task_ids
+        return {run: {begun: "success", last: self.last[run]} for run in self.runs}
+
+    def get_dagrun_state(self, dag_id: str, run_id: str) -> str:
+        return self.runs[run_id]
+
+    def get_dr_count(self, dag_id: str, run_ids: list[str], states: list[str]) -> int:
+        return sum(self.runs[run] in states for run in run_ids)
+
+
+def turn_of(mine: str, runs: dict[str, str], last: dict[str, str]) -> bool | str:
+    """What `turn` says to the run: whether it may begin, or why never."""
+    from types import SimpleNamespace
+
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from updater_dags.turn import Turn
+
+    context = {"ti": Told(runs, last), "dag_run": SimpleNamespace(run_id=mine)}
+    try:
+        return Turn(task_id="turn", last="announce").poke(context)
+    except AirflowFailException as error:
+        return str(error)
+
+
 def functions(cases: dict) -> dict:
     """What the pure functions answer; the DAG files have put their folder on the path."""
     from updater_dags.approval import answer_of, question
@@ -71,6 +104,7 @@ def functions(cases: dict) -> dict:
             goes_before(other, mine, state, has_begun=has_begun)
             for other, mine, state, has_begun in cases.get("waits", [])
         ],
+        "turns": [turn_of(*case) for case in cases.get("turns", [])],
         "before": [of_tick_before(mine, runs) for mine, runs in cases.get("before", [])],
         "verdicts": [told_verdict(case, "LOG") for case in cases["questions"]],
     }

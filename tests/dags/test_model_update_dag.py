@@ -61,6 +61,13 @@ BEFORE = [  # mine, all runs, those of the tick before
     (BY_HAND, [FEBRUARY, BY_HAND], []),
     (NAMED, [FEBRUARY], []),
 ]
+TURNS = [
+    ("running", "success", False),  # its last task has ended, which the scheduler has yet to see
+    ("running", "upstream_failed", False),
+    ("success", "success", True),
+    ("failed", "upstream_failed", "did not succeed"),
+    ("queued", "success", "did not succeed"),  # cleared in part: it starts once mine has ended
+]
 CASES = {
     "answers": [
         {"chosen_options": ["Approve"], "responded_by_user": JOE, "params_input": {"reason": "ok"}},
@@ -69,6 +76,7 @@ CASES = {
     ],
     "questions": [GATE, {**GATE, "approval": "none"}],
     "waits": [case for case, _ in WAITS],
+    "turns": [[MARCH, {FEBRUARY: run}, {FEBRUARY: last}] for run, last, _ in TURNS],
     "before": [[mine, runs] for mine, runs, _ in BEFORE],
 }
 
@@ -122,9 +130,11 @@ def test_shape_with_a_schedule(seen):
         assert (task["pool"], task["queue"]) == (
             ("gpu", "gpu") if name in heavy else ("default_pool", "default")
         )
+        if name == "turn":  # 30 days of looks, one every fifth second
+            assert (task["retries"], task["backoff"]) == (30 * 24 * 3600, False)
+        elif name not in ("approval_needed", "approval"):
+            assert (task["retries"], task["backoff"]) == (3, True)
         if name not in ("approval_needed", "approval"):
-            assert task["retries"] == 3
-            assert task["backoff"]
             assert task["execution_timeout"] == (7200 if name in heavy else 6 * 3600)
     assert dag["tasks"]["approval"]["execution_timeout"] is None
     assert dag["tasks"]["reject"]["trigger_rule"] == "TriggerRule.NONE_FAILED"
@@ -161,6 +171,11 @@ def test_what_a_person_is_asked_and_what_is_recorded(seen):
 def test_which_runs_a_run_waits_for(seen):
     assert seen["functions"]["waits"] == [waits for _, waits in WAITS]
     assert seen["functions"]["before"] == [before for _, _, before in BEFORE]
+
+
+def test_a_run_begins_once_the_one_before_it_has_ended_well(seen):
+    for said, (*_, wanted) in zip(seen["functions"]["turns"], TURNS, strict=True):
+        assert said == wanted if isinstance(wanted, bool) else wanted in said
 
 
 @pytest.mark.parametrize("case", range(len(WITHOUT_WORKSPACE)))
