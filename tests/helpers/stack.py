@@ -252,9 +252,11 @@ class Stack:
             text,
         )
         text = re.sub(rf"\b({ports})\b", lambda found: str(self.ports[int(found[1])]), text)
-        for place in ("/workspaces", "/logs", "/opt/updater"):
-            text = text.replace(place, str(self.folder / place.rpartition("/")[2]))
-        return text
+        return re.sub(  # not what is under another folder, as in copy/workspaces.tar
+            r"(?<!\w)(/workspaces|/logs|/opt/updater)\b",
+            lambda found: str(self.folder / found[1].rpartition("/")[2]),
+            text,
+        )
 
     def _postgres(self, environ: dict[str, str]) -> list[str]:
         """The server's command, on a cluster that asks for passwords; made where none is."""
