@@ -6,7 +6,8 @@
 set -eu
 PATH="$(cd "$(dirname "$0")/.." && pwd)/.venv/bin:$PATH"
 of() {  # the list of that name in what the command answers
-    updater --json --quiet "$1" | python -c "import json, sys; print(*json.load(sys.stdin)['$2'])"
+    answer="$(updater --json --quiet "$1")" || exit  # the last of a pipe would hide its exit code
+    printf '%s\n' "$answer" | python -c "import json, sys; print(*json.load(sys.stdin)['$2'])"
 }
 due="$(of due due)"
 for period in $due; do

@@ -1,8 +1,9 @@
 """What has to be there before Airflow starts: migrations, logins, the pool, the buckets.
 
 The service `setup` of docker-compose.yml runs it at every start. Safe to run again: what is there
-stays, and the two logins get the passwords of the environment. No password stands on a command line
-or in what is printed. Needs Airflow with its logins (FAB) and boto3.
+stays, but the two logins get the passwords of the environment, and the pool its GPU_SLOTS. No
+password stands on a command line or in what is printed. Needs Airflow with its logins (FAB) and
+boto3.
 """
 
 import json

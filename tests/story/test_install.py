@@ -25,10 +25,23 @@ def learn_due(folder: Path, **environ: str) -> "subprocess.CompletedProcess[str]
     )
 
 
+needs_setup = pytest.mark.skipif(
+    not (ROOT / ".venv" / "bin" / "updater").exists(),
+    reason="the script runs what `make setup` installs, and there is no .venv",
+)
+
+
+@needs_setup
+def test_the_timer_says_what_keeps_it_from_asking_what_is_due(tmp_path: Path) -> None:
+    failed = learn_due(tmp_path)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("updater: ")
+    assert "Traceback" not in failed.stderr
+
+
+@needs_setup
 @pytest.mark.slow
 def test_the_timer_learns_what_is_due_once_and_says_what_fails(folder: Path) -> None:
-    if not (ROOT / ".venv" / "bin" / "updater").exists():
-        pytest.skip("the script runs what `make setup` installs, and there is no .venv")
     config = folder / "updater.toml"
     config.write_text(config.read_text().replace(', "south", "west"]', "]"))
     command(folder, "init", str(folder))
