@@ -1,4 +1,5 @@
-"""Checks docker-compose.yml without a Docker engine: `make compose-check`.
+"""Checks docker-compose.yml, alone and with docker-compose.cpu.yml on top, without a Docker engine:
+`make compose-check`.
 
     python deploy/compose_check.py
 
@@ -11,12 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-from compose_file import COMPOSE, MissingError, load
+from compose_file import COMPOSE, WITHOUT_GPU, MissingError, load
 from compose_schema import SCHEMA
 from secrets_file import asked, made
 
@@ -59,8 +60,9 @@ def _hardening(service: dict[str, Any]) -> Iterator[str]:
         yield "its file system can be written to"
     if service.get("cap_drop") != ["ALL"]:
         yield "keeps capabilities"
-    if "memory" not in service.get("deploy", {}).get("resources", {}).get("limits", {}):
-        yield "has no limit of memory"
+    for what in ("cpus", "memory"):
+        if what not in service.get("deploy", {}).get("resources", {}).get("limits", {}):
+            yield f"has no limit of {what}"
     for port in service.get("ports", []):
         if str(port).rpartition(":")[0].rpartition(":")[0] != LOOPBACK:
             yield f"port {port} is open beyond this machine"
@@ -69,6 +71,13 @@ def _hardening(service: dict[str, Any]) -> Iterator[str]:
         text = (COMPOSE.parent / build["dockerfile"]).read_text("utf-8")
         if not re.search(rf"^FROM .* AS {build['target']}$", text, re.MULTILINE):
             yield f"{build['dockerfile']} has no target {build['target']}"
+
+
+def devices(whole: dict[str, Any]) -> Iterator[str]:
+    """Services that the engine refuses on a machine without a GPU."""
+    for name, service in whole["services"].items():
+        if service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices"):
+            yield f"{name}: asks for a device"
 
 
 def _order(name: str, service: dict[str, Any], services: dict[str, Any]) -> Iterator[str]:
@@ -94,10 +103,10 @@ def defaults(text: str) -> Iterator[str]:
             yield f"{name} has a default"
 
 
-def _engine(environ: dict[str, str]) -> Iterator[str]:
+def _engine(environ: dict[str, str], files: Sequence[Path]) -> Iterator[str]:
     if not shutil.which("docker"):
         return
-    command = ["docker", "compose", "--file", str(COMPOSE)]
+    command = ["docker", "compose", *(f"--file={path}" for path in files)]
     if subprocess.run([*command, "version"], capture_output=True, check=False).returncode:
         return
     asked_of = subprocess.run(
@@ -110,16 +119,19 @@ def _engine(environ: dict[str, str]) -> Iterator[str]:
 def main() -> int:
     """The exit code."""
     environ = {name: made(name) for name in asked()}
-    whole = load(environ)
-    found = [*misshapen(whole), *problems(whole), *defaults(COMPOSE.read_text("utf-8"))]
+    path = {"PATH": str(Path(sys.executable).parent) + ":/usr/local/bin:/usr/bin:/bin"}
+    whole, without = load(environ), load(environ, over=WITHOUT_GPU)
+    found = [*misshapen(whole), *problems(whole), *_engine(environ | path, [COMPOSE])]
+    found += defaults(COMPOSE.read_text("utf-8"))
+    second = [*misshapen(without), *problems(without), *devices(without)]
+    second += _engine(environ | path, [COMPOSE, WITHOUT_GPU])
+    found += [f"with {WITHOUT_GPU.name} on top: {line}" for line in second if line not in found]
     for name in environ:
         try:
             load({**environ, name: ""})
         except MissingError:
             continue
         found.append(f"starts without {name}")
-    path = {"PATH": str(Path(sys.executable).parent) + ":/usr/local/bin:/usr/bin:/bin"}
-    found += _engine(environ | path)
     for line in found:
         sys.stderr.write(f"{COMPOSE.name}: {line}\n")
     if not found:

@@ -1,7 +1,9 @@
-"""docker-compose.yml as the engine would see it: anchors merged, variables filled in.
+"""docker-compose.yml as the engine would see it: anchors merged, variables filled in, the second
+file laid over it.
 
 For the check and for the tests, which have no Docker engine. Knows the forms of the interpolation
-that the file uses: $$, ${NAME}, ${NAME:-default} and ${NAME:?message}.
+that the files use: $$, ${NAME}, ${NAME:-default} and ${NAME:?message}; and of what a second file
+may say what ours does: mappings go together, a command takes the place of another, !reset removes.
 """
 
 import re
@@ -12,6 +14,7 @@ from typing import Any
 import yaml
 
 COMPOSE = Path(__file__).resolve().parent.parent / "docker-compose.yml"
+WITHOUT_GPU = COMPOSE.with_name("docker-compose.cpu.yml")
 VARIABLE = re.compile(r"\$(?:(\$)|\{([A-Z_][A-Z0-9_]*)(?::([-?])([^}]*))?\})")
 
 
@@ -19,15 +22,29 @@ class MissingError(ValueError):
     """A variable that must be set is not."""
 
 
-def load(environ: Mapping[str, str], path: Path = COMPOSE) -> dict[str, Any]:
-    """The file's contents.
+class _Loader(yaml.SafeLoader):
+    """YAML with Compose's !reset."""
+
+
+class _Reset:
+    """Stands in the second file for what is to go."""
+
+
+_Loader.add_constructor("!reset", lambda *_: _Reset())
+
+
+def load(environ: Mapping[str, str], path: Path = COMPOSE, over: Path | None = None) -> Any:
+    """The file's contents, with those of `over` laid over them.
 
     Raises:
         MissingError: a variable without which nothing starts is not set, or empty.
         yaml.YAMLError: it is no YAML.
     """
-    whole: dict[str, Any] = _filled(yaml.safe_load(path.read_text("utf-8")), environ)
-    return whole
+    texts = [one.read_text("utf-8") for one in (path, over) if one is not None]
+    first, *second = (_filled(yaml.load(text, _Loader), environ) for text in texts)
+    for one in second:
+        _lay(one, first)
+    return first
 
 
 def environment(path: Path) -> dict[str, str]:
@@ -35,6 +52,16 @@ def environment(path: Path) -> dict[str, str]:
     lines = path.read_text("utf-8").splitlines()
     pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _lay(over: dict[str, Any], whole: dict[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, _Reset):
+            whole.pop(key, None)
+        elif isinstance(value, dict) and key in whole:
+            _lay(value, whole[key])
+        else:
+            whole[key] = value
 
 
 def _filled(value: Any, environ: Mapping[str, str]) -> Any:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compose_check import defaults, misshapen, problems
-from compose_file import COMPOSE, MissingError, environment, load
+from compose_check import defaults, devices, misshapen, problems
+from compose_file import COMPOSE, WITHOUT_GPU, MissingError, environment, load
 from requirements_of import requirements
 from secrets_file import asked, made
 
@@ -50,6 +50,10 @@ def test_the_file_breaks_no_rule() -> None:
         (lambda s: s["postgres"].pop("healthcheck"), "postgres: has no health check"),
         (lambda s: s["postgres"].pop("healthcheck"), "setup: waits for the health of postgres"),
         (lambda s: s["mlflow"]["deploy"]["resources"].pop("limits"), "has no limit of memory"),
+        (
+            lambda s: s["mlflow"]["deploy"]["resources"]["limits"].pop("cpus"),
+            "mlflow: has no limit of cpus",
+        ),
         (lambda s: s["mlflow"].update(ports=["5000:5000"]), "is open beyond this machine"),
         (lambda s: s["mlflow"].update(ports=["0.0.0.0:5000:5000"]), "is open beyond this machine"),
         (lambda s: s["mlflow"]["build"].update(target="other"), "has no target other"),
@@ -92,6 +96,19 @@ def test_what_is_not_of_the_format_is_named(
     changed = copy.deepcopy(whole)
     change(changed["services"])
     assert any(re.search(said, problem) for problem in misshapen(changed))
+
+
+def test_on_a_machine_without_a_gpu_none_is_asked_for_and_all_else_is_the_same() -> None:
+    given = {name: made(name) for name in asked()}
+    with_gpu, without = load(given), load(given, over=WITHOUT_GPU)
+    assert list(devices(with_gpu)) == ["gpu-worker: asks for a device"]
+    assert list(devices(without)) == []
+    had, has = (whole["services"]["gpu-worker"] for whole in (with_gpu, without))
+    limits = had.pop("deploy")["resources"]["limits"]
+    assert has.pop("deploy") == {"resources": {"limits": limits | {"cpus": "4"}}}
+    number = had["entrypoint"].index("1")
+    had["entrypoint"][number] = "0"
+    assert with_gpu == without
 
 
 def test_a_password_in_a_url_is_named() -> None:
