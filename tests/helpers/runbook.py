@@ -16,7 +16,8 @@ PAGE = ROOT / "docs" / "runbook.md"
 SHELL = re.compile(r"[|&>$*]|^[A-Z_]+=")
 WORDS = (
     *("BASE", "CODE", "DIGEST", "FILE", "FOLDER", "HOST", "MLFLOW", "NAME", "NUMBER", "PERIOD"),
-    *("PID", "PLACE", "PORT", "REASON", "REASONS", "TIME", "UPDATE", "URL", "VERSION"),
+    *("PID", "PLACE", "PORT", "REASON", "REASONS", "RUN", "TASK", "TIME", "UPDATE", "URL"),
+    "VERSION",
 )
 WORD = re.compile(rf"(?<![\w$])({'|'.join(WORDS)})(?!\w)")
 
