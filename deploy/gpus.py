@@ -46,7 +46,8 @@ def taken(number: int, gpus: Sequence[str], folder: Path) -> list[str]:
                 found.append(gpu)
     if len(found) < number:
         what = f"{number} GPUs are asked for, and {len(found)} of {len(gpus)} are free"
-        raise SystemExit(f"{what}: scale to fewer workers, or lower GPUS_PER_WORKER")
+        cure = "stop a worker that has one, scale to fewer, or lower GPUS_PER_WORKER"
+        raise SystemExit(f"{what}: {cure}")
     return found
 
 

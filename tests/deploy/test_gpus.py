@@ -53,7 +53,7 @@ def test_workers_started_together_share_no_gpu(start: Start) -> None:
     late = start(1)
     assert late.wait(30) == 1
     said = late.communicate()[1]
-    assert "1 GPUs are asked for, and 0 of 4 are free: scale to fewer workers" in said
+    assert "1 GPUs are asked for, and 0 of 4 are free: stop a worker that has one" in said
 
 
 def test_what_a_killed_worker_had_is_free(start: Start) -> None:

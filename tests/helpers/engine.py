@@ -1,8 +1,9 @@
 """`docker compose` for a Stack: what the docs type runs as it is written, on processes.
 
-A program called `docker` is put on the PATH. `exec` and `run` become the service's environment
-and the command; `up`, `stop` and `down` are asked of the test's own process, whose children the
-services are. Of the engine there is nothing else: no images, and for mounts other folder names.
+A program called `docker` is put on the PATH. `exec` becomes the service's environment and the
+command, `run` the same with the service's entrypoint before it; `up`, `start`, `stop` and `down`
+are asked of the test's own process, whose children the services are. Of the engine there is nothing
+else: no images, and for mounts other folder names.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from pathlib import Path
 from pages import run_script
 from stack import Stack
 
-FLAGS = ("-T", "--rm", "--no-deps", "--detach", "--wait", "--volumes")
+FLAGS = ("-T", "--rm", "--no-deps", "--detach", "--wait", "--volumes", "--build")
 VALUES = ("--user", "--volume", "--entrypoint")
 SHIM = """#!{python}
 import sys
@@ -72,7 +73,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _served(self, socket: Path) -> Iterator[None]:
-        """`up`, `stop` and `down` are done for who asks at the socket."""
+        """`up`, `start`, `stop` and `down` are done for who asks at the socket."""
         with Listener(str(socket), "AF_UNIX") as listener:
             thread = threading.Thread(target=self._serve, args=(listener,))
             thread.start()
@@ -118,7 +119,7 @@ def docker(settings: str, arguments: list[str]) -> None:
         option = rest.pop(0)
         assert option in FLAGS + VALUES, f"docker compose {verb} {option}: not known here"
         options[option] = rest.pop(0) if option in VALUES else ""
-    if verb in ("up", "stop", "down"):
+    if verb in ("up", "start", "stop", "down"):
         with Client(found["socket"], "AF_UNIX") as connection:
             connection.send((verb, rest, "--volumes" in options))
             sys.exit(connection.recv() or 0)

@@ -105,13 +105,16 @@ class Stack:
     ) -> None:
         self.folder = folder
         self.ports = {port: _free_port() for port in PORTS}
-        no_gpu = {"GPUS_PER_WORKER": "0"}
-        self.environ = {name: made(name) for name in asked()} | no_gpu | dict(environ)
+        self.environ = {name: made(name) for name in asked()} | dict(environ)
         self._more = dict(more)
         # Not in `folder`, which the user that PostgreSQL runs as may not enter.
         self._database = Path(tempfile.mkdtemp(prefix="updater-postgres-"))
-        for name in ("workspaces", "logs", "updater", "home", "services", "guard"):
+        for name in ("workspaces", "logs", "updater", "home", "services", "guard", "driver"):
             (folder / name).mkdir(parents=True)
+        # A machine with one GPU, so that who takes it is seen; torch finds none by that name.
+        smi = folder / "driver" / "nvidia-smi"
+        smi.write_text("#!/bin/sh\necho GPU-0\n")
+        smi.chmod(0o755)
         (folder / "guard" / "sitecustomize.py").write_text(GUARD)
         shutil.copytree(ROOT / "dags", folder / "updater" / "dags")
         shutil.copytree(ROOT / "deploy", folder / "updater" / "deploy")
@@ -130,6 +133,8 @@ class Stack:
         """The service's, on what a container of any image has."""
         given = {key: str(value) for key, value in self.services[name]["environment"].items()}
         binaries = [Path(sys.executable).parent, *_postgres_binaries()]
+        if name == "gpu-worker":
+            binaries.insert(0, self.folder / "driver")
         path = os.pathsep.join(map(str, (*binaries, "/usr/local/bin", "/usr/bin", "/bin")))
         found = {"PATH": path, "LANG": "C.UTF-8", "NO_PROXY": "*", "OMP_NUM_THREADS": "1"}
         python = [str(ROOT)] if name == "gpu-worker" else [str(self.folder / "guard"), str(ROOT)]
@@ -199,10 +204,15 @@ class Stack:
         answer: dict[str, Any] = json.loads(said.splitlines()[-1])
         return answer
 
-    def execute(self, name: str, *command: str, seconds: float = 900) -> str:
-        """What a command in a container of the service printed."""
+    def execute(self, name: str, *command: str, seconds: float = 900, given: str = "") -> str:
+        """What a command in a container of the service printed; as `exec` it knows no entrypoint.
+
+        Args:
+            given: what it reads from stdin.
+        """
         done = subprocess.run(
             command,
+            input=given,
             env=self.environment(name),
             cwd=self.folder,
             capture_output=True,
@@ -289,8 +299,8 @@ class Api:
     def __init__(self, stack: Stack) -> None:
         self._url = stack.url(8080)
         login = {"username": "admin", "password": stack.environ["AIRFLOW_ADMIN_PASSWORD"]}
-        self._token = ""
-        self._token = self.ask("POST", "/auth/token", login)["access_token"]
+        self.token = ""
+        self.token = self.ask("POST", "/auth/token", login)["access_token"]
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """The answer's JSON.
@@ -299,8 +309,8 @@ class Api:
             AssertionError: it is an error; with what the server said.
         """
         headers = {"Content-Type": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, headers, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
