@@ -112,8 +112,12 @@ class Engine:
 def docker(settings: str, arguments: list[str]) -> None:
     """The program: one command of `docker compose`, in this process's place."""
     found = json.loads(Path(settings).read_text())
-    word, verb, *rest = arguments
+    word, *rest = arguments
     assert word == "compose", arguments
+    if rest[0] == "--env-file":
+        assert Path(rest[1]).is_file(), f"{rest[1]}: no such file"
+        rest = rest[2:]
+    verb, *rest = rest
     options: dict[str, str] = {}
     while rest and rest[0].startswith("-"):
         option = rest.pop(0)
