@@ -39,8 +39,8 @@ def run_of(dag, conf, **answers):
 
 
 WHY = {"reason": "wrong since noon"}
-BACK = {"deployed": "2", "previous": "3", "target": "2"}
-PROMOTED = {"deployed": "3", "previous": "2"}
+BACK = {"deployed": "2", "previous": "3", "target": "2", "after": 9}
+PROMOTED = {"deployed": "3", "previous": "2", "target": "3", "after": 7}
 RUNS = {
     "promote": run_of("model_promote", {"version": "3", **WHY}, promote=PROMOTED),
     "forced": run_of("model_promote", {"version": "3", "force": True, **WHY}, promote=PROMOTED),
@@ -73,8 +73,10 @@ def calls(run):
 
 
 def test_a_version_is_promoted_with_its_reason_and_that_is_announced(runs):
-    assert calls(runs["promote"]) == [["promote", "--reason", WHY["reason"], "--", "3"]]
-    assert calls(runs["forced"]) == [["promote", "--force", "--reason", WHY["reason"], "--", "3"]]
+    for run, force in (("promote", []), ("forced", ["--force"])):
+        given = [*force, "--reason", WHY["reason"], "--", "3"]
+        asked = [["promote", "--dry-run", *given], ["promote", "--after", "7", *given]]
+        assert calls(runs[run]) == asked
     assert runs["promote"]["started"] == [["model_announcement", {}]]
     assert runs["promote"]["calls"][0]["actor"] == "dag_test"  # whom `dags test` names
 
@@ -82,7 +84,7 @@ def test_a_version_is_promoted_with_its_reason_and_that_is_announced(runs):
 def test_a_rollback_goes_to_the_target_that_was_found_first(runs):
     assert calls(runs["rollback"]) == [
         ["rollback", "--dry-run", "--reason", WHY["reason"]],
-        ["rollback", "--to", "2", "--reason", WHY["reason"]],
+        ["rollback", "--to", "2", "--after", "9", "--reason", WHY["reason"]],
     ]
     assert calls(runs["rollback to"])[0][2:4] == ["--to", "1"]
     assert runs["rollback"]["tasks"]["announce"][0] == "success"
