@@ -114,7 +114,8 @@ def test_a_verdict_has_reasons_scores_and_links_and_is_no_template(told):
 def test_a_failure_names_task_error_and_log(told):
     body = text_of(told["mails"][1])
     assert "The task train of model_update failed and is not tried again." in body
-    assert "updater failed (exit 1); what it finished is kept" in body
+    assert "task train: `updater step train --update u-1` failed (exit 1)" in body
+    assert "What it finished is kept" in body
     assert "Log: http" in body
 
 
