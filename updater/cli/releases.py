@@ -9,6 +9,8 @@ from updater.cli import tables
 from updater.cli.app import Session, app, reason_option
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from updater.workspace import Workspace
 
 Done = TypeVar("Done")
@@ -40,8 +42,9 @@ def promote(session: Session, version: str, reason: str, force: bool) -> None:
     """
     from updater import release
 
-    done = _deploy(session.workspace(), release.promote, version, reason=reason, force=force)
-    session.answer(*tables.released(done))
+    workspace = session.workspace()
+    done = _deploy(workspace, release.promote, version, reason=reason, force=force)
+    session.answer(*tables.released(workspace, done))
 
 
 @app.command()
@@ -71,7 +74,8 @@ def rollback(session: Session, to: str | None, dry_run: bool, reason: str) -> No
             ),
         )
         return
-    session.answer(*tables.released(_deploy(workspace, release.rollback, to=to, reason=reason)))
+    done = _deploy(workspace, release.rollback, to=to, reason=reason)
+    session.answer(*tables.released(workspace, done))
 
 
 @app.command()
@@ -89,7 +93,7 @@ def approve(session: Session, update: str, reason: str) -> None:
 
     workspace = session.workspace()
     done = _deploy(workspace, release.approve, update, reason=reason)
-    session.answer(*tables.released(done))
+    session.answer(*tables.released(workspace, done))
     publish_decision(workspace, workspace.ledger.update(update))
 
 
@@ -103,14 +107,19 @@ def reject(session: Session, update: str, reason: str) -> None:
     \b
     Example: updater reject 2026-04-1a2b3c4d --reason "refunds got worse"
     """
-    from updater import release
+    from updater import links, release
     from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
     _decide(workspace, release.reject, update, reason=reason)
+    turned_down = workspace.ledger.update(update)
+    found = links.of_update(workspace, turned_down)
     deployed = release.deployed(workspace.ledger)
-    answer = {"update": update, "rejected": True, "deployed": deployed}
-    session.answer(
-        answer, lambda console: console.print(f"Turned down; version {deployed} stays deployed.")
-    )
-    publish_decision(workspace, workspace.ledger.update(update))
+    answer = {"update": update, "rejected": True, "deployed": deployed, "links": found}
+
+    def show(console: "Console") -> None:
+        console.print(f"Turned down; version {deployed} stays deployed.")
+        tables.linked(console, found)
+
+    session.answer(answer, show)
+    publish_decision(workspace, turned_down)
