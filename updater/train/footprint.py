@@ -93,16 +93,17 @@ def footprint(
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
+    # Under LoRA the base's own weights, which stay as they are; of several terms not.
+    shares = training.adapt == "lora" and regularizer.terms == "base"
     num_tokens = training.batch_size * length
-    width = 2 if training.precision == "32-true" else 1  # of what was read off in bfloat16
     return Footprint(
         weights=(4 * total["trained"] + frozen_dtype.itemsize * total["frozen"]) // shards,
         gradients=4 * total["trained"] // shards,
         optimizer=8 * total["trained"] // shards,
-        anchor=total["anchor"] // shards if holds else 0,
+        anchor=total["anchor"] // shards if holds and not shares else 0,
         importance=total["importance"] // shards if holds and regularizer.method != "l2" else 0,
-        activations=width * total["kept"],
-        recomputed=width * total["recomputed"],
+        activations=total["kept"],
+        recomputed=total["recomputed"],
         # The logits, their gradient, and the log-softmax between.
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
         gathered=gathered_bytes(total) if shards > 1 else 0,
@@ -174,8 +175,6 @@ def _measured(
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
         found["anchor"] = sum(weight.nbytes for weight in held.values())
         found["importance"] = num_bytes(kept(held, regularizer.format))
-        if training.precision == "32-true":  # nothing is cast, so that no cast weight is kept
-            for parameter in model.parameters():
-                parameter.data = parameter.data.bfloat16()
-        found["kept"] = kept_bytes(model, training.batch_size, length, kernels=kernels)
+        rows, precision = training.batch_size, training.precision
+        found["kept"] = kept_bytes(model, rows, length, precision=precision, kernels=kernels)
     return found

@@ -77,7 +77,6 @@ def importance_footprint(
         return _weighed(part, how, length, frozen_dtype, kernels=kernels)
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
-    width = 2 if training.precision == "32-true" else 1
     logits = 3 * 4 * batch_size * length * fields["vocab_size"]
     if source == "fisher" and regularizer.estimator == "empirical":
         logits = min(logits, 3 * LOGITS_BYTES)
@@ -86,8 +85,8 @@ def importance_footprint(
         totals=4 * total["trained"] // shards,
         # As it comes, and in float32.
         gradient=2 * 4 * _largest(fields, training),
-        activations=width * total["kept"],
-        recomputed=width * total["recomputed"],
+        activations=total["kept"],
+        recomputed=total["recomputed"],
         logits=logits,
         gathered=gathered_bytes(total) if shards > 1 else 0,
     )
@@ -113,10 +112,9 @@ def _weighed(
         if not stays_float32(name):
             parameter.data = parameter.data.to(resting)
         found["weights"] += parameter.nbytes
-        if training.precision == "32-true":  # nothing is cast, so that no cast weight is kept
-            parameter.data = parameter.data.bfloat16()
     with checkpointed(model, on=training.activation_checkpointing):
-        found["kept"] = kept_bytes(model, training.batch_size, length, kernels=kernels)
+        rows, precision = training.batch_size, training.precision
+        found["kept"] = kept_bytes(model, rows, length, precision=precision, kernels=kernels)
     return found
 
 

@@ -15,16 +15,23 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from transformers.integrations import moe
 from transformers.models.nemotron_h import modeling_nemotron_h
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 
 def kept_bytes(
-    model: NemotronHForCausalLM, batch_size: int, length: int, *, kernels: bool = False
+    model: NemotronHForCausalLM,
+    batch_size: int,
+    length: int,
+    *,
+    precision: str,
+    kernels: bool = False,
 ) -> int:
-    """What autograd keeps of a forward pass over so many tokens under bfloat16 autocast, every
-    tensor's memory once: the weights that autocast casts too, the model's own not. The model may
-    be on the meta device: its weights are not looked at."""
+    """What autograd keeps of a forward pass over so many tokens, every tensor's memory once: the
+    weights that autocast casts too, the model's own not. The model may be on the meta device: its
+    weights are not looked at. `precision`: of `settings.TrainingSettings`; the mixed ones, of 16
+    bits both, keep the same."""
     found: dict[int, int] = {}
     alive = []  # a storage that is gone could have its name taken by another
 
@@ -42,9 +49,10 @@ def kept_bytes(
         tokens_bl = torch.zeros(batch_size, length, dtype=torch.int64)
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true"),
             _fused() if kernels else nullcontext(),
             _without_mask(),
+            _grouped_in_any_dtype(),
         ):
             given = {"input_ids": tokens_bl, "use_cache": False}
             functional_call(model.model, weights, (), given)
@@ -62,6 +70,19 @@ def _without_mask() -> Iterator[None]:
         yield
     finally:
         modeling_nemotron_h.create_causal_mask = plain
+
+
+@contextmanager
+def _grouped_in_any_dtype() -> Iterator[None]:
+    """In the block each expert's product is the first one's weight times all tokens, which has the
+    shape of `grouped_mm` and keeps the same: torch 2.13 tells that one's in bfloat16 alone."""
+
+    plain = moe._grouped_mm
+    moe._grouped_mm = lambda input, weight, offs: input.to(weight.dtype) @ weight[0]
+    try:
+        yield
+    finally:
+        moe._grouped_mm = plain
 
 
 class _FusedScan(torch.autograd.Function):
