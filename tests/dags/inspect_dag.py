@@ -19,6 +19,7 @@ def describe(task) -> dict:
         "trigger_rule": str(task.trigger_rule),
         "type": task.task_type,
         "mapped": task.is_mapped,
+        "pod": task.executor_config.get("pod_template_file"),
         "on_failure": [type(one).__name__ for one in task.on_failure_callback or ()],
         "on_success": [type(one).__name__ for one in task.on_success_callback or ()],
     }

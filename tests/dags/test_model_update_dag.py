@@ -96,6 +96,8 @@ OVERRIDDEN = {
     "UPDATER_PERIODS_TIME_ZONE": "UTC",
     "UPDATER_REHEARSAL_POLICY": "hard",
     "UPDATER_GATE_APPROVAL_TIMEOUT_SECONDS": "90",
+    "UPDATER_DAG_GPU_POD_TEMPLATE": "gpu.yaml",
+    "UPDATER_DAG_TURN_POD_TEMPLATE": "turn.yaml",
 }
 
 
@@ -199,6 +201,8 @@ def test_the_environment_comes_before_the_file(seen):
     assert dag["approval"]["seconds"] == 90
     rehearse = dag["tasks"]["rehearse"]  # a policy that asks the model
     assert (rehearse["pool"], rehearse["execution_timeout"]) == ("gpu", 7200)
+    pods = {name: dag["tasks"][name]["pod"] for name in ("turn", "ingest", "train")}
+    assert pods == {"turn": "turn.yaml", "ingest": None, "train": "gpu.yaml"}
 
 
 def test_an_accepted_update_runs_through_and_a_failed_step_is_tried_again(airflow):
