@@ -63,9 +63,9 @@ def table() -> list[str]:
         "PyTorch's allocator gives out (tests/updater/core/test_footprint_measured.py).",
         "",
         "GiB of one GPU for an update of the whole Nano: LoRA and EWC with a factored importance,",
-        "one text a batch, bf16-mixed, weights in bfloat16, fused Mamba-2 kernels. Logits are those",
-        "of every position of the text, with their gradient: whole, and as they are made, in pieces.",
-        f"Fits: {GPU} GiB, checkpointed, logits in pieces.",
+        "one text a batch, bf16-mixed, weights in bfloat16, fused Mamba-2 kernels. Logits are",
+        "those of every position of the text, with their gradient: whole, and as they are made, in",
+        f"pieces. Fits: {GPU} GiB, checkpointed, logits in pieces.",
         "",
         "| tokens | activations | peak | activations, checkpointed | peak, checkpointed |"
         " logits, whole | logits, in pieces | fits |",

@@ -21,8 +21,10 @@ Context = Any
 
 LINE = "Deploy a version by hand"
 ABOUT = """Deploys a version that the gate accepted and whose base is what is deployed; any other
-only with *force*. The reason and your name stand in the history for ever. It is safe to run
-again."""
+only with *force*. The reason and your name stand in the history for ever.
+
+**target** sees whether that may be, and what is deployed; **promote** does it only if nobody has
+released since, so that a task that is tried again undoes nobody's rollback."""
 
 PARAMS = {
     "version": Param(
@@ -43,12 +45,21 @@ PARAMS = {
 }
 
 
+def target_arguments(context: Context) -> tuple[list[str], str]:
+    """Ask whether the version of the form may be deployed."""
+    return _arguments(context, "--dry-run"), person_of(context)
+
+
 def promote_arguments(context: Context) -> tuple[list[str], str]:
-    """Deploy the version of the form, in the name of who filled it in."""
+    """Deploy it, in the name of who filled in the form."""
+    after = context["ti"].xcom_pull(task_ids="target")["after"]
+    return _arguments(context, "--after", str(after)), person_of(context)
+
+
+def _arguments(context: Context, *how: str) -> list[str]:
     given = context["params"]
     force = ["--force"] if given["force"] else []
-    arguments = ["promote", *force, "--reason", given["reason"], "--", given["version"]]
-    return arguments, person_of(context)
+    return ["promote", *how, *force, "--reason", given["reason"], "--", given["version"]]
 
 
 def build(workspace: Workspace) -> None:
@@ -62,12 +73,16 @@ def build(workspace: Workspace) -> None:
         default_args={**limits.defaults(), **limits.release(), "retries": 1},
         **about(workspace, notices, LINE, ABOUT),
     ):
-        promote = UpdaterCommand(
-            task_id="promote",
-            workspace=workspace,
-            arguments=promote_arguments,
-            on_failure_callback=notices.of_failure(),
+        target, promote = (
+            UpdaterCommand(
+                task_id=name,
+                workspace=workspace,
+                arguments=arguments,
+                on_failure_callback=notices.of_failure(),
+            )
+            for name, arguments in (("target", target_arguments), ("promote", promote_arguments))
         )
+        target >> promote
         announced(promote, workspace, notices)
 
 

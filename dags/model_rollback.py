@@ -24,8 +24,8 @@ LINE = "Deploy again what was deployed before"
 ABOUT = """Deploys what was deployed before, or the version that you name. Again, and it walks
 further back. The reason and your name stand in the history for ever.
 
-**target** finds out which version that is, and **rollback** goes to that one, so that a task that
-is tried again goes no further back."""
+**target** finds out which version that is, and **rollback** goes to that one if nobody has released
+since, so that a task that is tried again goes no further back and undoes nobody's promotion."""
 
 PARAMS = {
     "reason": Param(
@@ -49,8 +49,9 @@ def target_arguments(context: Context) -> tuple[list[str], str]:
 
 def rollback_arguments(context: Context) -> tuple[list[str], str]:
     """Go there, in the name of who filled in the form."""
-    target = context["ti"].xcom_pull(task_ids="target")["target"]
-    return ["rollback", "--to", target, "--reason", context["params"]["reason"]], person_of(context)
+    found = context["ti"].xcom_pull(task_ids="target")
+    where = ["--to", found["target"], "--after", str(found["after"])]
+    return ["rollback", *where, "--reason", context["params"]["reason"]], person_of(context)
 
 
 def build(workspace: Workspace) -> None:

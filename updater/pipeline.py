@@ -18,7 +18,7 @@ from updater import cost, release, versions
 from updater.config import ELSEWHERE
 from updater.errors import InputError
 from updater.opening import open_first, open_update
-from updater.standing import abandoned
+from updater.standing import abandoned, promotion
 from updater.steps import evaluate, gate, importance, rehearse, train
 from updater.steps import release as release_step
 from updater.steps.publish import publish_decision
@@ -192,13 +192,23 @@ def _finish(workspace: Workspace, opened: Update, *, approve: bool = False) -> U
 
 
 def _check_standing(workspace: Workspace, opened: Update) -> None:
-    """Nobody has abandoned it."""
+    """Nobody has abandoned it, and what it began at is still deployed."""
     event = abandoned(workspace.ledger, opened.id)
     if event is not None:
         raise InputError(
             f"update {opened.id} was abandoned by {event.actor} ({event.reason})",
             "what was abandoned does not go on",
             f"begin another with `updater update {opened.period}`",
+        )
+    now = release.deployed(workspace.ledger)
+    superseded = opened.kind == "update" and opened.base != now
+    if superseded and promotion(workspace.ledger, opened) is None:
+        raise InputError(
+            f"update {opened.id} began at version {opened.base}, and version {now} is deployed by "
+            "now",
+            "what it learns is compared with its base and replaces that one alone",
+            f"begin anew with `updater update {opened.period}`, in Airflow by clearing the whole "
+            "run: `airflow dags clear DAG --run-id RUN --yes`",
         )
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "approve",
     "awaiting_approval",
     "candidate",
+    "check_promotion",
     "consistent",
     "deployed",
     "promote",
@@ -76,6 +77,7 @@ def promote(
     reason: str,
     update: str | None = None,
     force: bool = False,
+    after: int | None = None,
     check: Check = _unchecked,
 ) -> Release:
     """`version` is deployed, and the aliases say so.
@@ -85,11 +87,15 @@ def promote(
     overrides the gate and the base; what it overrode is kept with the event. Before an event is
     appended, `check` is given the checkpoint's digest; what it raises, nobody catches.
 
+    `after`: the id of the event by which what was deployed came when this was asked for, 0 for
+    none. The call may then be repeated at any time: what it did is not done again, also not where
+    somebody has gone back since.
+
     Raises:
         InputError: no reason; the version is not verified; or, without `force`, it was not
             accepted, or its base is not what is deployed.
         NotFoundError: no such version or update.
-        ConflictError: somebody else released meanwhile; nothing was changed.
+        ConflictError: somebody else released meanwhile, or since `after`; nothing was changed.
         UnreachableError, StoreError: ledger or MLflow. If it was MLflow, the version may be
             deployed with the alias not moved: run it again.
     """
@@ -97,6 +103,8 @@ def promote(
     found = ledger.model_version(version)
     now = ledger.last_release()  # before all else: what is deployed since is told by append_release
     event = promotion(ledger, objections.maker(ledger, update, version)) if update else None
+    if event is None and after is not None:
+        event = _done_since(ledger, after, "promoted", version)
     if event is None and now is not None and now.version == version:
         event = now
     is_new = event is None
@@ -126,13 +134,14 @@ def rollback(
     to: str | None = None,
     actor: str,
     reason: str,
+    after: int | None = None,
     check: Check = _unchecked,
 ) -> Release:
     """What was deployed before is deployed again, and the aliases say so; or `to` is.
 
     Each call without `to` walks one deployment further back; but one whose event was written and
-    whose alias was not moved is finished, and not walked past. With `to` it is safe to repeat.
-    `check` is as in `promote`.
+    whose alias was not moved is finished, and not walked past. With `to` it is safe to repeat
+    until somebody else releases, with `after` at any time. `after` and `check` are as in `promote`.
 
     Raises:
         InputError: no reason, nothing to go back to, or `to` was never deployed or was just
@@ -141,6 +150,10 @@ def rollback(
     """
     reason = objections.required(reason)
     now = _last(ledger)
+    if after is not None:
+        done = _done_since(ledger, after, "rolled_back", to)
+        if done is not None:
+            return _settled(ledger, aliases, done, is_new=False)
     target = _target(ledger, aliases, now, to)
     if target == now.version:
         return _settled(ledger, aliases, now, is_new=False)
@@ -149,6 +162,21 @@ def rollback(
         "rolled_back", target, expected_deployed=now.version, actor=actor, reason=reason
     )
     return _settled(ledger, aliases, event, is_new=True)
+
+
+def check_promotion(ledger: Ledger, version: str, *, force: bool = False) -> None:
+    """`promote` would deploy the version, or it is deployed.
+
+    Raises:
+        InputError, NotFoundError: as `promote`.
+    """
+    found, now = ledger.model_version(version), deployed(ledger)
+    if now == version:
+        return
+    objections.check_verified(ledger, version)
+    against = objections.to_deploying(ledger, found, now)
+    if against and not force:
+        raise against[0]
 
 
 def rollback_target(ledger: Ledger, aliases: Aliases, *, to: str | None = None) -> str:
@@ -199,8 +227,19 @@ def approve(
     )
 
 
-def reject(ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reason: str) -> None:
+def reject(
+    ledger: Ledger,
+    aliases: Aliases,
+    update_id: str,
+    *,
+    actor: str,
+    reason: str,
+    if_undecided: bool = False,
+) -> bool:
     """A person has turned the update's candidate down; it is no candidate. Safe to repeat.
+
+    `if_undecided`: what was approved or promoted stays so, and this does nothing. Returns whether
+    the update is turned down.
 
     Raises:
         InputError: no reason; the update is not judged yet, rejected by the gate, approved or
@@ -213,6 +252,8 @@ def reject(ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reas
     earlier = decision(ledger, update_id)
     if earlier is None or earlier.kind != "rejected":
         if promotion(ledger, update) is not None or earlier is not None:
+            if if_undecided:
+                return False
             raise InputError(
                 f"update {update_id} was {'promoted' if earlier is None else earlier.kind} already",
                 "only what nobody has decided can be rejected",
@@ -221,6 +262,7 @@ def reject(ledger: Ledger, aliases: Aliases, update_id: str, *, actor: str, reas
         objections.check_not_rejected(ledger, update, earlier)
         ledger.append("rejected", version, actor=actor, reason=reason, update=update_id)
     repair(ledger, aliases)
+    return True
 
 
 def consistent(ledger: Ledger, aliases: Aliases) -> bool:
@@ -281,6 +323,19 @@ def _point(aliases: Aliases, alias: str, version: str) -> None:
             f"{error}. Serving by alias is out of date until MLflow's database is restored from "
             "its backup and `updater status --repair` was run"
         ) from error
+
+
+def _done_since(ledger: Ledger, after: int, kind: str, version: str | None) -> Event | None:
+    """The release that was asked for, where it is the first one after the event of that id; None
+    where nobody has released since."""
+    first = ledger.first_release_after(after)
+    if first is None or (first.kind == kind and version in (None, first.version)):
+        return first
+    raise ConflictError(
+        f"since this was asked for, {first.actor} has {first.kind.replace('_', ' ')} version "
+        f"{first.version} ({first.reason}); nothing was changed. Look at `updater history`, and "
+        "ask again if it is still right"
+    )
 
 
 def _settled(ledger: Ledger, aliases: Aliases, event: Event, *, is_new: bool) -> Release:

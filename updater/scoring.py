@@ -4,6 +4,7 @@ Not the judging of an update (`updater.steps.gate`).
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from store.ledger import Score
@@ -46,17 +47,21 @@ def evaluate(workspace: Workspace, version: str, periods: Sequence[str]) -> list
 def compare(workspace: Workspace, first: str, second: str) -> dict[str, Any]:
     """The answer of `compare`: `second` against `first` on every period that either has learnt.
 
-    Raises: as `evaluate`.
+    Only where a score is missing does it measure, and for that take the workspace's lock.
+
+    Raises: as `evaluate`; UpdateError: another command holds the lock.
     """
     ledger = workspace.ledger
     one, two = ledger.model_version(first), ledger.model_version(second)
     versions = {**one.dataset_versions, **two.dataset_versions}
     ordered = {p: versions[p] for p in sorted(versions, key=workspace.periods.ordinal)}
-    pairs = zip(
-        evaluate_step.score(workspace, one, ordered),
-        evaluate_step.score(workspace, two, ordered),
-        strict=True,
-    )
+    missing = any(evaluate_step.unscored(workspace, version, ordered) for version in (one, two))
+    with workspace.lock() if missing else nullcontext():
+        pairs = zip(
+            evaluate_step.score(workspace, one, ordered),
+            evaluate_step.score(workspace, two, ordered),
+            strict=True,
+        )
     return {
         "first": first,
         "second": second,

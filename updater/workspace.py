@@ -11,6 +11,7 @@ import contextlib
 import copy
 import fcntl
 import getpass
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from updater.periods import Periods
 
 CONFIG_FILE = "updater.toml"
+
+log = logging.getLogger(__name__)
 
 
 class Workspace:
@@ -166,7 +169,8 @@ class Workspace:
         self, name: str = ".lock", *, shared: bool = False, wait: bool = False
     ) -> Iterator[None]:
         """Hold the workspace for one writer, or what the file `name` in it stands for. The kernel
-        drops it when the process dies. `shared`: with others that say so. `wait`: until it is free.
+        drops it when the process dies. `shared`: with others that say so. `wait`: until it is free,
+        and the log says so.
 
         `promote` and `rollback` don't take it: on-call must not wait for a training run; they
         are safe by the ledger's compare-and-swap.
@@ -178,13 +182,18 @@ class Workspace:
         with path.open("a+") as file:
             how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             try:
-                fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
+                fcntl.flock(file, how | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                raise UpdateError(
-                    f"another updater command is at work in {self.root} (process "
-                    f"{file.read().strip() or 'unknown'}); wait for it, or stop it and run again"
-                ) from error
+                who = f"process {file.read().strip() or 'unknown'}"
+                said = f"another updater command is at work in {self.root} ({who})"
+                if not wait:
+                    raise UpdateError(f"{said}; wait for it, or stop it and run again") from error
+                log.warning("%s: waiting until it has ended", said)
+                fcntl.flock(file, how)
+            if shared:  # there is room for one number, and these are many
+                yield
+                return
             os.truncate(file.fileno(), 0)
             with contextlib.suppress(OSError):  # a full disk: the lock holds without it
                 os.write(file.fileno(), str(os.getpid()).encode())

@@ -27,14 +27,19 @@ class Approval(ApprovalOperator):
 
 
 def approve_arguments(context: Context) -> tuple[list[str], str]:
-    """Approve the update, where a person said so."""
+    """Approve the update, where a person said so.
+
+    One who has decided on the command line marks the question as done: there is no answer then.
+    """
     approval = context["ti"].xcom_pull(task_ids="approval", key="answer")
+    if approval is None:
+        raise AirflowSkipException("nobody answered in Airflow: the task approval was marked")
     who, reason = answer_of(approval)
     return ["approve", update_of(context), "--reason", reason], who
 
 
 def reject_arguments(context: Context) -> tuple[list[str], str]:
-    """Reject the update, where a person or the time limit said so.
+    """Reject the update, where a person said so, or the time limit and nobody before.
 
     The trigger rule lets this task run after a skipped `approve`, which is what Reject leaves, and
     what is left where nobody was asked.
@@ -45,7 +50,8 @@ def reject_arguments(context: Context) -> tuple[list[str], str]:
     if approval["chosen_options"] != [ApprovalOperator.REJECT]:
         raise AirflowSkipException("the update was approved")
     who, reason = answer_of(approval)
-    return ["reject", update_of(context), "--reason", reason], who
+    undecided = [] if who else ["--if-undecided"]  # the command line is another place to decide
+    return ["reject", *undecided, update_of(context), "--reason", reason], who
 
 
 def update_of(context: Context) -> str:

@@ -94,9 +94,10 @@ def refused(dag: str, before: str) -> str:
     """Why a run can't begin, and what to do."""
     return (
         f"the run of the tick before, {before}, did not succeed, and a period is not learnt ahead "
-        "of the one before it. Mend what failed there and clear both, that one first: "
-        f"airflow dags clear {dag} --run-id RUN --only-failed --yes. To go on without it, mark "
-        "that run as success and clear this one."
+        "of the one before it. The log of what failed there says what to do. Then clear both, that "
+        f"one first: airflow dags clear {dag} --run-id RUN --only-failed --yes (without "
+        "--only-failed where it has to begin anew). To go on without it, mark that run as success "
+        "and clear this one."
     )
 
 

@@ -21,7 +21,8 @@ def append(session: Session, fields: dict[str, Any]) -> Event:
 
     Raises:
         ValueError: it is of a kind that has rules of its own, or says too little.
-        ConflictError: the update was decided by a person before.
+        ConflictError: the update was decided by a person before, or what is to be turned down was
+            promoted.
     """
     kind, update = fields["kind"], fields["update"]
     if kind in RELEASE_KINDS:
@@ -35,6 +36,12 @@ def append(session: Session, fields: dict[str, Any]) -> Event:
                 f"update {update} was {earlier.kind} already, by {earlier.actor} "
                 f"({earlier.reason}); an update is decided once"
             )
+        promoted = _promotion(session, update, fields["version"])
+        if promoted is not None and kind != "approved":
+            raise ConflictError(
+                f"update {update} was promoted meanwhile, by {promoted.actor} ({promoted.reason}). "
+                "Go back with `updater rollback --reason TEXT`"
+            )
     return _add(session, fields)
 
 
@@ -44,16 +51,24 @@ def append_release(session: Session, fields: dict[str, Any], *, expected: str | 
     Raises:
         ValueError: the kind is not a release.
         NotFoundError: the ledger has no such version.
-        ConflictError: not `expected` but another version is deployed.
+        ConflictError: not `expected` but another version is deployed, or a person has turned the
+            update down.
     """
     kind, version, update = fields["kind"], fields["version"], fields["update"]
     if kind not in RELEASE_KINDS:
         raise ValueError(f"kind: {kind}; must be one of {', '.join(RELEASE_KINDS)}")
-    find(session, ModelVersionRow, version)
+    maker = find(session, ModelVersionRow, version).update
     if kind == "promoted" and update is not None:
         earlier = _first(session, update, ("promoted",))
         if earlier is not None:
             return earlier.record(Event)
+    if kind == "promoted" and maker is not None and not fields["payload"].get("overridden"):
+        refused = _first(session, maker, ("rejected", "abandoned"))
+        if refused is not None:
+            raise ConflictError(
+                f"update {maker} was {refused.kind} meanwhile, by {refused.actor} "
+                f"({refused.reason}); what a person turned down is not deployed"
+            )
     deployed = _deployed(session)
     if deployed != expected:
         raise ConflictError(
@@ -72,6 +87,15 @@ def _deployed(session: Session) -> str | None:
 def _first(session: Session, update: str, kinds: tuple[str, ...]) -> EventRow | None:
     chosen = select(EventRow).where(EventRow.update == update, EventRow.kind.in_(kinds))
     return session.scalars(chosen.order_by(EventRow.id).limit(1)).one_or_none()
+
+
+def _promotion(session: Session, update: str, version: str | None) -> EventRow | None:
+    """By the update itself or by hand, which names no update."""
+    found = _first(session, update, ("promoted",))
+    if found is None and version is not None:
+        chosen = select(EventRow).where(EventRow.version == version, EventRow.kind == "promoted")
+        found = session.scalars(chosen.order_by(EventRow.id).limit(1)).one_or_none()
+    return found
 
 
 def _add(session: Session, fields: dict[str, Any]) -> Event:

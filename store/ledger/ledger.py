@@ -329,7 +329,8 @@ class Ledger:
 
         Raises:
             ValueError: a release (use `append_release`), or a decision without its update.
-            ConflictError: a second decision ("approved", "rejected", "abandoned") on one update.
+            ConflictError: a second decision ("approved", "rejected", "abandoned") on one update, or
+                a "rejected" or "abandoned" on one that was promoted.
         """
         fields = _event(kind, version, actor, reason, update) | {"payload": payload or {}}
         with self._sessions.write() as session:
@@ -352,7 +353,8 @@ class Ledger:
 
         Raises:
             NotFoundError: no such version.
-            ConflictError: another version is deployed; nothing was appended.
+            ConflictError: another version is deployed, or a person has rejected or abandoned the
+                update and nothing in `payload` says that this is overridden; nothing was appended.
             ValueError: `kind` is no release.
         """
         fields = _event(kind, version, actor, reason, update) | {"payload": payload or {}}
@@ -382,6 +384,11 @@ class Ledger:
         """The event by which what is deployed came; None before the first release."""
         with self._sessions.read() as session:
             return past.last_release(session)
+
+    def first_release_after(self, event: int) -> Event | None:
+        """The oldest release that is newer than the event of that id; None where there is none."""
+        with self._sessions.read() as session:
+            return past.first_release_after(session, event)
 
     def releases(self, most: int) -> list[Release]:
         """The newest `most` releases, or all that there are."""

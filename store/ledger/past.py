@@ -42,6 +42,13 @@ def last_release(session: Session) -> Event | None:
     return None if row is None else row.record(Event)
 
 
+def first_release_after(session: Session, event: int) -> Event | None:
+    """The oldest release that is newer than the event of that id; None where there is none."""
+    chosen = select(EventRow).where(IS_RELEASE, EventRow.id > event)
+    row = session.scalars(chosen.order_by(EventRow.id).limit(1)).one_or_none()
+    return None if row is None else row.record(Event)
+
+
 def releases(session: Session, most: int) -> list[Release]:
     """The newest releases, oldest first, and no more than `most`."""
     chosen = select(EventRow.kind, EventRow.version).where(IS_RELEASE)

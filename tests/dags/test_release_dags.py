@@ -40,13 +40,13 @@ def run_of(dag, conf, **answers):
 
 
 def failing(dag, conf, **exits):
-    return {"dag": dag, "conf": conf, "fake": {"exits": exits, "answers": {"rollback": TARGET}}}
+    return {"dag": dag, "conf": conf, "fake": {"exits": exits, "answers": DRY_RUN}}
 
 
-TARGET = json.dumps({"deployed": "3", "target": "2"})
+DRY_RUN = dict.fromkeys(("promote", "rollback"), '{"deployed": "3", "target": "2", "after": 9}')
 WHY = {"reason": "wrong since noon"}
-BACK = {"deployed": "2", "previous": "3", "target": "2"}
-PROMOTED = {"deployed": "3", "previous": "2"}
+BACK = {"deployed": "2", "previous": "3", "target": "2", "after": 9}
+PROMOTED = {"deployed": "3", "previous": "2", "target": "3", "after": 7}
 RUNS = {
     "promote": run_of("model_promote", {"version": "3", **WHY}, promote=PROMOTED),
     "forced": run_of("model_promote", {"version": "3", "force": True, **WHY}, promote=PROMOTED),
@@ -61,7 +61,7 @@ RUNS = {
     "several since": announcement(release=NEWEST),  # 11 and 12 came meanwhile
     "study": run_of("model_study", {"file": "s.toml", "quick": True}, study={"arms": ["a", "b+c"]}),
     "accepted": run_of("model_update", {"period": "2026-04"}, release={"promoted": True}),
-    "no promotion": failing("model_promote", {"version": "3", **WHY}, promote=[1, 1]),
+    "no promotion": failing("model_promote", {"version": "3", **WHY}, promote=[0, 1, 1]),
     "no rollback": failing("model_rollback", WHY, rollback=[0, 1, 1]),
     "no target": failing("model_rollback", WHY, rollback=[2]),
 }
@@ -82,8 +82,10 @@ def calls(run):
 
 
 def test_a_version_is_promoted_with_its_reason_and_that_is_announced(runs):
-    assert calls(runs["promote"]) == [["promote", "--reason", WHY["reason"], "--", "3"]]
-    assert calls(runs["forced"]) == [["promote", "--force", "--reason", WHY["reason"], "--", "3"]]
+    for run, force in (("promote", []), ("forced", ["--force"])):
+        given = [*force, "--reason", WHY["reason"], "--", "3"]
+        asked = [["promote", "--dry-run", *given], ["promote", "--after", "7", *given]]
+        assert calls(runs[run]) == asked
     assert runs["promote"]["started"] == [["model_announcement", {}]]
     assert runs["promote"]["calls"][0]["actor"] == "dag_test"  # whom `dags test` names
 
@@ -91,7 +93,7 @@ def test_a_version_is_promoted_with_its_reason_and_that_is_announced(runs):
 def test_a_rollback_goes_to_the_target_that_was_found_first(runs):
     assert calls(runs["rollback"]) == [
         ["rollback", "--dry-run", "--reason", WHY["reason"]],
-        ["rollback", "--to", "2", "--reason", WHY["reason"]],
+        ["rollback", "--to", "2", "--after", "9", "--reason", WHY["reason"]],
     ]
     assert calls(runs["rollback to"])[0][2:4] == ["--to", "1"]
     assert runs["rollback"]["tasks"]["announce"][0] == "success"

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from store.errors import ConflictError, NotFoundError
 from store.ledger import Event, Ledger, migrate, open_ledger
 
 
-def release(ledger: Ledger, version: str, over: str | None, **more: str) -> Event:
+def release(ledger: Ledger, version: str, over: str | None, **more: Any) -> Event:
     return ledger.append_release(
         more.pop("kind", "promoted"),
         version,
@@ -100,6 +101,33 @@ def test_an_update_is_decided_once(ledger: Ledger) -> None:
     with pytest.raises(ConflictError, match=r"u1 was approved already, by ann \(looked\)"):
         ledger.append("rejected", "1", actor="bob", reason="no", update="u1")
     assert len(ledger.events()) == 2
+
+
+@pytest.mark.parametrize("named", ["u2", None])
+def test_what_was_promoted_is_turned_down_by_nobody(
+    ledger: Ledger, versions: list[str], named: str | None
+) -> None:
+    """Whoever promoted it came between a reader's look and this."""
+    release(ledger, "1", None)
+    release(ledger, "2", "1", **({"update": named} if named else {}))
+    for kind in ("rejected", "abandoned"):
+        with pytest.raises(ConflictError, match=r"u2 was promoted meanwhile, by ann \(r\)"):
+            ledger.append(kind, "2", actor="bob", reason="worse", update="u2")
+    assert [event.kind for event in ledger.events()] == ["promoted", "promoted"]
+
+
+@pytest.mark.parametrize("kind", ["rejected", "abandoned"])
+def test_what_a_person_turned_down_is_promoted_only_where_that_is_overridden(
+    ledger: Ledger, story, kind: str
+) -> None:
+    story.version("1", None)
+    story.version("2", "1", update=story.update("u2", "1").id)
+    release(ledger, "1", None)
+    ledger.append(kind, "2", actor="bob", reason="worse", update="u2")
+    for more in ({"update": "u2"}, {}):
+        with pytest.raises(ConflictError, match=rf"u2 was {kind} meanwhile, by bob \(worse\)"):
+            release(ledger, "2", "1", **more)
+    assert release(ledger, "2", "1", payload={"overridden": ["it"]}).version == "2"
 
 
 @pytest.mark.parametrize("name", ["events_promoted_once", "events_decided_once"])

@@ -109,6 +109,18 @@ def test_roll_back(folder: Path) -> None:
         assert state(folder)[:2] == ("1", True)
 
 
+def test_an_update_began_at_what_was_taken_back(folder: Path) -> None:
+    begun = command(folder, "step", "ingest", "--period", "south")["update"]
+    command(folder, "rollback", "--reason", "wrong answers")
+    words = {"UPDATE": begun, "BASE": "2", "VERSION": "1", "PERIOD": "south"}
+    with Section("An update began at what was taken back", **words) as section:
+        section.hear(said(folder, "step", "rehearse", "--update", begun, code=2)[1])
+        section.run("updater update", folder)
+    status = command(folder, "status")
+    assert "south" in status["learnt"] or status["awaiting_approval"]
+    assert begun not in status["unfinished"]
+
+
 def test_an_update_hangs(folder: Path, tmp_path: Path) -> None:
     """A training that is stopped by SIGSTOP does not even hear SIGTERM."""
     with (folder / "updater.toml").open() as file:
@@ -168,7 +180,8 @@ def test_the_gate_is_disputed(folder: Path, tmp_path: Path) -> None:
     other = copied(folder, tmp_path / "other")
     with Section("The gate is disputed", UPDATE=waiting, VERSION="3", BASE="2") as section:
         assert "rejected" in section.run("updater show", folder)
-        assert "east" in section.run("updater compare", folder)
+        with Workspace.open(folder).lock():  # a training is on
+            assert "east" in section.run("updater compare", folder)
         section.run("updater report", folder, environ={"COLUMNS": "99"})
         assert "rejected" in (folder / "report.html").read_text("utf-8")
         section.run("updater approve", folder)

@@ -1,6 +1,12 @@
-"""`updater abandon`: what is given up, what is refused, and what nobody may do with it after."""
+"""`updater abandon`: what is given up, what is refused, and what nobody may do with it after; and
+other steps that are refused, or wait."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +153,37 @@ def test_its_steps_are_refused(workspace: Workspace) -> None:
     _, errors = said(workspace.root, "step", "rehearse", "--update", "half", code=2)
     assert "update half was abandoned by" in errors
     assert "updater update p-half" in errors
+
+
+def test_an_update_on_what_is_deployed_no_more_goes_on_no_more(workspace: Workspace) -> None:
+    """It would train for hours for a candidate that nothing may be replaced by."""
+    command(workspace.root, "promote", "4", "--reason", "a test", "--force")
+    _, errors = said(workspace.root, "step", "rehearse", "--update", "half", code=2)
+    assert "update half began at version 1, and version 4 is deployed by now" in errors
+    assert "updater update p-half" in errors
+    assert "airflow dags clear DAG --run-id RUN --yes" in errors
+    command(workspace.root, "rollback", "--reason", "back")
+    _, errors = said(workspace.root, "step", "train", "--update", "half", code=2)
+    assert "step rehearse comes before it" in errors
+
+
+def test_a_step_waits_while_a_command_is_at_work(workspace: Workspace) -> None:
+    with ThreadPoolExecutor() as pool:
+        with workspace.lock():
+            asked = pool.submit(step_in_a_process, workspace.root)
+            with pytest.raises(TimeoutError):
+                asked.result(timeout=5)
+        done = asked.result(timeout=60)
+    assert done.returncode == 0
+    assert json.loads(done.stdout.splitlines()[-1])["version"] == "2"
+    assert f"(process {os.getpid()}): waiting until it has ended" in done.stderr
+
+
+def step_in_a_process(folder: Path) -> subprocess.CompletedProcess[str]:
+    """A finished step of u-2, by a process of its own: the lock is a process's."""
+    program = Path(sys.executable).with_name("updater")
+    asked = [program, "--workspace", folder, "--json", "step", "train", "--update", "u-2"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False)
 
 
 def test_a_finished_step_of_it_is_told_as_it_was(workspace: Workspace) -> None:

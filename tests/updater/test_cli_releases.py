@@ -111,6 +111,7 @@ def test_a_dry_rollback_names_its_target_and_changes_nothing(
     assert answer(capfd, workspace, "rollback", "--dry-run", *WHY) == {
         "deployed": "2",
         "target": "1",
+        "after": workspace.ledger.last_release().id,
     }
     assert "never deployed" in said(
         capfd, workspace, "rollback", "--dry-run", "--to", "3", *WHY, code=2

@@ -291,6 +291,69 @@ def test_after_a_rollback_an_approved_update_waits_no_more(ledger, aliases, stor
     assert release.approve(ledger, aliases, update, **WHO).deployed == "1"
 
 
+def test_tried_again_after_a_rollback_it_is_not_promoted_again(ledger, aliases, story) -> None:
+    """As by Airflow, whose first try was cut short when the event was written."""
+    deploy_three(ledger, aliases, story)
+    story.candidate("4", "3")
+    asked = {"after": ledger.last_release().id, **WHO}
+    assert release.promote(ledger, aliases, "4", **asked).is_new
+    assert release.rollback(ledger, aliases, **WHO).deployed == "3"
+    again = release.promote(ledger, aliases, "4", **asked)
+    assert (again.deployed, again.event.version, again.is_new) == ("3", "4", False)
+    assert kinds(ledger)[-2:] == [("promoted", "4"), ("rolled_back", "3")]
+
+
+def test_a_rollback_tried_again_takes_back_nothing_that_came_since(ledger, aliases, story) -> None:
+    deploy_three(ledger, aliases, story)
+    asked = {"to": "2", "after": ledger.last_release().id, **WHO}
+    assert release.rollback(ledger, aliases, **asked).is_new
+    story.candidate("4", "2")
+    release.promote(ledger, aliases, "4", **WHO)
+    again = release.rollback(ledger, aliases, **asked)
+    assert (again.deployed, again.event.version, again.is_new) == ("4", "2", False)
+    assert kinds(ledger)[-2:] == [("rolled_back", "2"), ("promoted", "4")]
+
+
+def test_what_was_asked_before_somebody_released_is_not_done(ledger, aliases, story) -> None:
+    release.promote(ledger, aliases, "1", update=story.candidate("1", None), after=0, **WHO)
+    story.candidate("2", "1")
+    story.candidate("3", "1")
+    asked = {"after": ledger.last_release().id, **WHO}
+    release.promote(ledger, aliases, "2", actor="bob", reason="better")
+    said = r"since this was asked for, bob has promoted version 2 \(better\); nothing was changed"
+    with pytest.raises(ConflictError, match=said):
+        release.promote(ledger, aliases, "3", force=True, **asked)
+    with pytest.raises(ConflictError, match=said):
+        release.rollback(ledger, aliases, to="1", **asked)
+    assert release.deployed(ledger) == "2"
+
+
+def test_a_promotion_is_looked_into_without_being_done(ledger, aliases, story) -> None:
+    deploy_three(ledger, aliases, story)
+    story.candidate("4", "2")
+    release.check_promotion(ledger, "3")
+    with pytest.raises(InputError, match="made from version 2, but version 3 is deployed"):
+        release.check_promotion(ledger, "4")
+    release.check_promotion(ledger, "4", force=True)
+    assert release.deployed(ledger) == "3"
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_where_nobody_answered_what_was_decided_elsewhere_stays(
+    ledger, aliases, story, by_hand: bool
+) -> None:
+    update = await_approval(ledger, aliases, story)
+    if by_hand:
+        release.promote(ledger, aliases, "2", force=True, **WHO)
+    else:
+        release.approve(ledger, aliases, update, **WHO)
+    events = ledger.events()
+    assert not release.reject(ledger, aliases, update, if_undecided=True, **WHO)
+    assert ledger.events() == events
+    with pytest.raises(InputError, match="already"):
+        release.reject(ledger, aliases, update, **WHO)
+
+
 def test_rejecting_ends_it(ledger, aliases, story) -> None:
     update = await_approval(ledger, aliases, story)
     release.reject(ledger, aliases, update, actor="bob", reason="refunds got worse")

@@ -133,10 +133,7 @@ def compare(session: Session, first: str, second: str) -> None:
     """
     from updater import scoring
 
-    workspace = session.workspace()
-    with workspace.lock():
-        answer = scoring.compare(workspace, first, second)
-    _tell(session, answer, tables.comparison)
+    _tell(session, scoring.compare(session.workspace(), first, second), tables.comparison)
 
 
 @app.command()

@@ -26,12 +26,36 @@ def _deploy(workspace: "Workspace", verb: Callable[..., Done], *what: str, **mor
     return _decide(workspace, verb, *what, check=workspace.checkpoints.quick_check, **more)
 
 
+def _dry_run(workspace: "Workspace", session: Session, target: str, verb: str) -> None:
+    """What a release would deploy, and after which event it is asked for."""
+    last = workspace.ledger.last_release()
+    deployed = last.version if last else None
+    session.answer(
+        {"deployed": deployed, "target": target, "after": last.id if last else 0},
+        lambda console: console.print(
+            f"Version {deployed} is deployed; a {verb} would deploy {target}."
+        ),
+    )
+
+
+after_option = click.option(
+    "--after",
+    type=click.IntRange(0),
+    metavar="EVENT",
+    help="Do it only if nobody has released since the event of that id, as --dry-run says it.",
+)
+
+
 @app.command()
 @click.argument("version")
 @reason_option
 @click.option("--force", is_flag=True, help="Against the gate's verdict, or over another base.")
+@click.option("--dry-run", is_flag=True, help="Say whether that could be, and no more.")
+@after_option
 @click.pass_obj
-def promote(session: Session, version: str, reason: str, force: bool) -> None:
+def promote(
+    session: Session, version: str, reason: str, force: bool, dry_run: bool, after: int | None
+) -> None:
     """Deploy VERSION.
 
     Refused, unless forced, when the gate did not accept it or when its base is not what is
@@ -43,16 +67,24 @@ def promote(session: Session, version: str, reason: str, force: bool) -> None:
     from updater import release
 
     workspace = session.workspace()
-    done = _deploy(workspace, release.promote, version, reason=reason, force=force)
+    if dry_run:
+        release.check_promotion(workspace.ledger, version, force=force)
+        _dry_run(workspace, session, version, "promotion")
+        return
+    how: dict[str, Any] = {"reason": reason, "force": force, "after": after}
+    done = _deploy(workspace, release.promote, version, **how)
     session.answer(*tables.released(workspace, done))
 
 
 @app.command()
 @click.option("--to", metavar="VERSION", help="A version that was deployed before.")
 @click.option("--dry-run", is_flag=True, help="Say which version that would be, and no more.")
+@after_option
 @reason_option
 @click.pass_obj
-def rollback(session: Session, to: str | None, dry_run: bool, reason: str) -> None:
+def rollback(
+    session: Session, to: str | None, dry_run: bool, after: int | None, reason: str
+) -> None:
     """Deploy what was deployed before.
 
     Again, and it walks further back.
@@ -66,15 +98,9 @@ def rollback(session: Session, to: str | None, dry_run: bool, reason: str) -> No
     workspace = session.workspace()
     if dry_run:
         target = release.rollback_target(workspace.ledger, workspace.aliases, to=to)
-        deployed = release.deployed(workspace.ledger)
-        session.answer(
-            {"deployed": deployed, "target": target},
-            lambda console: console.print(
-                f"Version {deployed} is deployed; a rollback would deploy {target}."
-            ),
-        )
+        _dry_run(workspace, session, target, "rollback")
         return
-    done = _deploy(workspace, release.rollback, to=to, reason=reason)
+    done = _deploy(workspace, release.rollback, to=to, reason=reason, after=after)
     session.answer(*tables.released(workspace, done))
 
 
@@ -100,8 +126,9 @@ def approve(session: Session, update: str, reason: str) -> None:
 @app.command()
 @click.argument("update")
 @reason_option
+@click.option("--if-undecided", is_flag=True, help="Leave what was approved or promoted as it is.")
 @click.pass_obj
-def reject(session: Session, update: str, reason: str) -> None:
+def reject(session: Session, update: str, reason: str, if_undecided: bool) -> None:
     """Turn down the candidate of a waiting UPDATE.
 
     \b
@@ -111,15 +138,18 @@ def reject(session: Session, update: str, reason: str) -> None:
     from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
-    _decide(workspace, release.reject, update, reason=reason)
-    turned_down = workspace.ledger.update(update)
-    found = links.of_update(workspace, turned_down)
+    is_rejected = _decide(
+        workspace, release.reject, update, reason=reason, if_undecided=if_undecided
+    )
+    decided = workspace.ledger.update(update)
+    found = links.of_update(workspace, decided)
     deployed = release.deployed(workspace.ledger)
-    answer = {"update": update, "rejected": True, "deployed": deployed, "links": found}
+    answer = {"update": update, "rejected": is_rejected, "deployed": deployed, "links": found}
 
     def show(console: "Console") -> None:
-        console.print(f"Turned down; version {deployed} stays deployed.")
+        said = "Turned down" if is_rejected else "Decided before, which is left as it is"
+        console.print(f"{said}; version {deployed} stays deployed.")
         tables.linked(console, found)
 
     session.answer(answer, show)
-    publish_decision(workspace, turned_down)
+    publish_decision(workspace, decided)

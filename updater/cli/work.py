@@ -157,7 +157,8 @@ def step(
     """Run one step of an update, as Airflow does.
 
     `step ingest` opens the update and names its ID; then rehearse, importance, train, evaluate,
-    gate and release take it. Every step may be run again at any time.
+    gate and release take it. Every step may be run again at any time. It waits while another
+    command is at work in the workspace.
 
     \b
     Examples: updater step ingest --period 2026-04
@@ -167,7 +168,7 @@ def step(
 
     _check_step(name, ("ingest", *pipeline.STEPS))
     workspace = session.workspace()
-    with workspace.lock():
+    with workspace.lock(wait=True):
         if name == "ingest":
             if update_id or bool(period) == bool(partition):
                 raise InputError(

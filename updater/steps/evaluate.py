@@ -53,13 +53,21 @@ def score(
 
     `watch` is told how long the forward passes took, here and in `verify_version`.
     """
-    known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
-    wanted = {d: p for p, d in dataset_versions.items()}
-    missing = {d: p for d, p in wanted.items() if not _whole(workspace, known.get(d))}
+    missing = unscored(workspace, version, dataset_versions)
     if missing:
         workspace.ledger.record_scores(_measure(workspace, version, missing, watch or Stopwatch()))
-        known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
+    known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
     return [known[d] for d in dataset_versions.values()]
+
+
+def unscored(
+    workspace: Workspace, version: ModelVersion, dataset_versions: dict[str, str]
+) -> dict[str, str]:
+    """Those of these dataset versions, with their periods, on which `version` has no score with
+    its outcomes."""
+    known = {s.dataset_version: s for s in workspace.ledger.scores(version=version.id)}
+    wanted = {d: p for p, d in dataset_versions.items()}
+    return {d: p for d, p in wanted.items() if not _whole(workspace, known.get(d))}
 
 
 def _score_deployed(workspace: Workspace, past: dict[str, str], watch: Stopwatch) -> None:
