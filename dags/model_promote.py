@@ -12,7 +12,7 @@ if (HERE := str(Path(__file__).parent)) not in sys.path:  # Airflow adds a bundl
     sys.path.append(HERE)
 from updater_dags import limits
 from updater_dags.about import about
-from updater_dags.assets import Announce
+from updater_dags.assets import announced
 from updater_dags.command import UpdaterCommand, person_of
 from updater_dags.notify import Notices
 from updater_dags.workspaces import Workspace, each
@@ -82,11 +82,8 @@ def build(workspace: Workspace) -> None:
             )
             for name, arguments in (("target", target_arguments), ("promote", promote_arguments))
         )
-        (
-            target
-            >> promote
-            >> Announce(task_id="announce", workspace=workspace, releasing=["promote"])
-        )
+        target >> promote
+        announced(promote, workspace, notices)
 
 
 each("model_promote", build)

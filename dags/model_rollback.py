@@ -13,7 +13,7 @@ if (HERE := str(Path(__file__).parent)) not in sys.path:  # Airflow adds a bundl
     sys.path.append(HERE)
 from updater_dags import limits
 from updater_dags.about import about
-from updater_dags.assets import Announce
+from updater_dags.assets import announced
 from updater_dags.command import UpdaterCommand, person_of
 from updater_dags.notify import Notices
 from updater_dags.workspaces import Workspace, each
@@ -74,8 +74,8 @@ def build(workspace: Workspace) -> None:
             )
             for name, arguments in (("target", target_arguments), ("rollback", rollback_arguments))
         )
-        announce = Announce(task_id="announce", workspace=workspace, releasing=["rollback"])
-        target >> rollback >> announce
+        target >> rollback
+        announced(rollback, workspace, notices)
 
 
 each("model_rollback", build)

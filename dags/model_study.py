@@ -18,6 +18,7 @@ from updater_dags.workspaces import Workspace, each
 
 Context = Any
 
+MOST_ARMS = 1024  # as many as Airflow maps; of its own it runs 16 tasks of a run at a time
 LINE = "Compare ways to keep the model up to date"
 ABOUT = """Runs a study (`updater study`): **plan** reads the file, **first** trains the models that
 all arms start from, **arm** is one task for each arm, as many at a time as the pool `gpu` has
@@ -68,6 +69,7 @@ def build(workspace: Workspace) -> None:
     with DAG(
         dag_id=workspace.dag_id("model_study"),
         schedule=None,
+        max_active_tasks=MOST_ARMS,
         params=PARAMS,
         default_args=limits.defaults(),
         **about(workspace, notices, LINE, ABOUT),

@@ -95,7 +95,7 @@ def settings_of(context: Context) -> list[str]:
     return [word for one in context["params"].get("settings") or [] for word in ("--set", one)]
 
 
-@task.short_circuit(task_id="approval_needed", retries=0, ignore_downstream_trigger_rules=False)
+@task.short_circuit(task_id="approval_needed", ignore_downstream_trigger_rules=False)
 def approval_needed(ti: Any = None) -> str | None:
     """The question for a person; without one the tasks of the answer are skipped."""
     return question(ti.xcom_pull(task_ids="gate"))
@@ -149,7 +149,7 @@ def build(workspace: Workspace) -> None:
             Turn(task_id="turn", last="announce", on_failure_callback=notices.of_failure()),
             command("ingest", ingest_arguments),
             *(command(name, partial(step_arguments, name), **o) for name, o in steps.items()),
-            approval_needed(),
+            approval_needed.override(on_failure_callback=notices.of_failure())(),
             approval,
             command("approve", approve_arguments),
             command("reject", reject_arguments, trigger_rule="none_failed"),

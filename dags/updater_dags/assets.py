@@ -7,17 +7,22 @@ and data is listened for twice, with and without a partition.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from updater_dags.command import UpdaterCommand
+from updater_dags.notify import Notices
 from updater_dags.workspaces import Workspace
 
 Context = Any
+PLAIN = re.compile(r"(?:[A-Za-z0-9_~:+-]|\.(?!\.)){1,100}")  # Airflow refuses other run ids
 TOLD = ("event", "kind", "version", "previous", "update", "period", "actor", "reason", "at")
 
 
@@ -34,9 +39,15 @@ def data(workspace: Workspace) -> Asset:
 
 
 class Announce(TriggerDagRunOperator):
-    """Has the release announced, where one of the run's tasks `releasing` has released."""
+    """Has the release announced, where one of the run's tasks `releasing` has released.
 
-    def __init__(self, *, workspace: Workspace, releasing: list[str], **kwargs: Any) -> None:
+    Without `releasing` always: a task that failed may have released, as where MLflow could not
+    follow. The announcement asks the ledger, and tells what it has told before to nobody.
+    """
+
+    def __init__(
+        self, *, workspace: Workspace, releasing: Sequence[str] = (), **kwargs: Any
+    ) -> None:
         to = workspace.dag_id("model_announcement")
         super().__init__(trigger_dag_id=to, logical_date=None, **kwargs)
         self.releasing = releasing
@@ -44,9 +55,21 @@ class Announce(TriggerDagRunOperator):
     def execute(self, context: Context) -> None:
         """Start the announcement's run."""
         answers = [context["ti"].xcom_pull(task_ids=name) for name in self.releasing]
-        if not any(has_released(answer) for answer in answers if answer):
+        if answers and not any(has_released(answer) for answer in answers if answer):
             raise AirflowSkipException("nothing was released")
         super().execute(context)
+
+
+def announced(release: UpdaterCommand, workspace: Workspace, notices: Notices) -> None:
+    """After the task of a release by hand: `announce`, whatever became of it. By itself that would
+    make the run of a release that failed a success; so the run has `released` as another end."""
+    announce = Announce(
+        task_id="announce",
+        workspace=workspace,
+        trigger_rule="all_done",
+        on_failure_callback=notices.of_failure(),
+    )
+    release >> [announce, EmptyOperator(task_id="released")]
 
 
 class Announcement(UpdaterCommand):
@@ -70,8 +93,9 @@ class Announcement(UpdaterCommand):
             raise AirflowSkipException("nothing is deployed yet")
         if not status["consistent"]:
             raise AirflowException(
-                "MLflow's alias does not say what the ledger does, or nobody knows: "
-                "see `updater status`, and `updater status --repair`"
+                f"version {release['version']} is deployed by the ledger, and MLflow's alias says "
+                "otherwise, or MLflow can't be asked. Only what both say is announced: run "
+                "`updater status --repair`, and then trigger this DAG"
             )
         extra = {"model": self.workspace.name, **{name: release[name] for name in TOLD}}
         asset = self.outlets[0]
@@ -109,7 +133,7 @@ class Arrived(UpdaterCommand):
                 wanted = [{"period": period} for period in newest]
             for conf in wanted:
                 name = next(iter(conf.values()))
-                run = f"data__{name}__{event.timestamp.isoformat()}"
+                run = f"data__{word_of(name)}__{event.timestamp.isoformat()}"
                 found.setdefault(name, {"conf": conf, "trigger_run_id": run})
         if not found:
             self.log.info("nothing is due")
@@ -129,6 +153,11 @@ def period_of(extra: Mapping[str, Any]) -> str:
             f'the asset event says {{"period": {period!r}}}: it must be a text, as "2026-04"'
         )
     return period
+
+
+def word_of(name: str) -> str:
+    """The name, or what stands for it in a run's id, where it may be anything."""
+    return name if PLAIN.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def status_arguments(context: Context) -> tuple[list[str], str]:

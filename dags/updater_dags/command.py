@@ -17,6 +17,7 @@ from updater_dags.workspaces import Workspace
 Context = Any
 Arguments = Callable[[Context], tuple[Sequence[str], str]]
 BAD_INPUT = 2  # the exit code that says: no retry can help
+MOST_CHARACTERS = 200  # of a strange answer, in a message
 
 
 class UpdaterCommand(BaseOperator):
@@ -72,7 +73,8 @@ class UpdaterCommand(BaseOperator):
                 f"{command[0]} can't be started ({error.strerror}). Install the package where the "
                 "workers run, or set UPDATER_EXECUTABLE."
             ) from error
-        return answer(*self.child.run(self.log))
+        what = f"task {self.task_id}: `{shlex.join(['updater', *arguments])}`"
+        return answer(what, *self.child.run(self.log))
 
     def on_kill(self) -> None:
         """Airflow stops the task: the command goes with it."""
@@ -85,18 +87,30 @@ def _environment() -> dict[str, str]:
     return {key: text for key, text in os.environ.items() if not key.startswith("AIRFLOW_")}
 
 
-def answer(code: int, lines: Sequence[str]) -> dict[str, Any]:
-    """The last line of a command's stdout, which is a JSON object."""
+def answer(what: str, code: int, lines: Sequence[str]) -> dict[str, Any]:
+    """The last line of stdout of a command that ended with this code: a JSON object. `what`: task
+    and command."""
     if code == BAD_INPUT:
-        raise AirflowFailException("updater refused its input (exit 2); see its last line above")
+        raise AirflowFailException(
+            f"{what} refused its input (exit 2); its last line in the log above says why. It is "
+            "not tried again, for only a change helps: mend that, and clear the task."
+        )
     if code:
-        raise AirflowException(f"updater failed (exit {code}); what it finished is kept")
+        raise AirflowException(
+            f"{what} failed (exit {code}); its last line in the log above says why. What it "
+            "finished is kept: once that is mended, clear the task, and it goes on from there."
+        )
+    last = lines[-1] if lines else ""
     try:
-        found = json.loads(lines[-1])
-    except (IndexError, ValueError) as error:
-        raise AirflowException("updater's last line of stdout is no JSON object") from error
+        found = json.loads(last)
+    except ValueError:
+        found = None
     if not isinstance(found, dict):
-        raise AirflowException("updater's last line of stdout is no JSON object")
+        raise AirflowException(
+            f"{what} wrote {last[:MOST_CHARACTERS]!r} as its last line of stdout, which must be a "
+            "JSON object. UPDATER_EXECUTABLE has to be an `updater` of the DAGs' version, or a "
+            "script around it that prints nothing after it: mend that, and clear the task."
+        )
     return found
 
 

@@ -48,6 +48,7 @@ def waiting() -> dict[str, Any]:
     pause = timedelta(seconds=max(1.0, 5 * _number("UPDATER_DAG_RETRY_SECONDS")))
     days = timedelta(days=30)
     return {
+        **_pod("UPDATER_DAG_TURN_POD_TEMPLATE"),
         "poke_interval": pause,
         "timeout": days,
         "retries": days // pause,
@@ -59,11 +60,8 @@ def waiting() -> dict[str, Any]:
 def gpu() -> dict[str, Any]:
     """Of a task that trains or asks a model."""
     hours = timedelta(hours=_number("UPDATER_DAG_GPU_STEP_HOURS"))
-    found: dict[str, Any] = {"pool": "gpu", "queue": "gpu", "execution_timeout": hours}
-    template = os.environ.get("UPDATER_DAG_GPU_POD_TEMPLATE")
-    if template:  # KubernetesExecutor knows no queues
-        found["executor_config"] = {"pod_template_file": template}
-    return found
+    found = {"pool": "gpu", "queue": "gpu", "execution_timeout": hours}
+    return {**found, **_pod("UPDATER_DAG_GPU_POD_TEMPLATE")}
 
 
 def release() -> dict[str, Any]:
@@ -74,15 +72,24 @@ def release() -> dict[str, Any]:
 
 
 def start_of(given: str) -> datetime | None:
-    """An ISO date: every tick since then gets a run, in order.
+    """An ISO date, in UTC unless it says otherwise: every tick since then gets a run, in order.
 
     Raises:
         ValueError: it is none.
     """
+    if not given:
+        return None
     try:
-        return datetime.fromisoformat(given).replace(tzinfo=UTC) if given else None
+        found = datetime.fromisoformat(given)
     except ValueError:
         raise ValueError(f"start = {given!r} is no date; write 2026-01-31") from None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _pod(name: str) -> dict[str, Any]:
+    """The pod of a task by the file that the variable names: KubernetesExecutor knows no queues."""
+    template = os.environ.get(name)
+    return {"executor_config": {"pod_template_file": template}} if template else {}
 
 
 def _number(name: str) -> float:

@@ -19,6 +19,7 @@ def describe(task) -> dict:
         "trigger_rule": str(task.trigger_rule),
         "type": task.task_type,
         "mapped": task.is_mapped,
+        "pod": task.executor_config.get("pod_template_file"),
         "on_failure": [type(one).__name__ for one in task.on_failure_callback or ()],
         "on_success": [type(one).__name__ for one in task.on_success_callback or ()],
     }
@@ -42,6 +43,8 @@ def structure(dags: Path) -> dict:
         seen[dag.dag_id] = {
             "tasks": {name: describe(task) for name, task in dag.task_dict.items()},
             "max_active_runs": dag.max_active_runs,
+            "max_active_tasks": dag.max_active_tasks,
+            "start": dag.start_date and dag.start_date.isoformat(),
             "catchup": dag.catchup,
             "description": dag.description,
             "docs": dag.doc_md,
@@ -91,6 +94,25 @@ def turn_of(mine: str, runs: dict[str, str], last: dict[str, str]) -> bool | str
         return str(error)
 
 
+def started(told: list[dict], key: str) -> list[dict]:
+    """The runs that `arrived` asks for where events with these extras came by a run with this
+    partition key; their ids are such as Airflow takes."""
+    from datetime import UTC, datetime
+    from types import SimpleNamespace
+
+    from airflow.models.dagrun import DagRun
+
+    from updater_dags.assets import Arrived
+    from updater_dags.workspaces import Workspace
+
+    at = datetime(2026, 5, 1, tzinfo=UTC)
+    events = [SimpleNamespace(extra=extra, timestamp=at) for extra in told]
+    run = SimpleNamespace(partition_key=key)
+    arrived = Arrived(task_id="arrived", workspace=Workspace())
+    asked = arrived.execute({"dag_run": run, "triggering_asset_events": {"asset": events}})
+    return [{**one, "id": DagRun(dag_id="d", run_id=one["trigger_run_id"]).run_id} for one in asked]
+
+
 def functions(cases: dict) -> dict:
     """What the pure functions answer; the DAG files have put their folder on the path."""
     from updater_dags.approval import answer_of, question
@@ -106,6 +128,7 @@ def functions(cases: dict) -> dict:
         ],
         "turns": [turn_of(*case) for case in cases.get("turns", [])],
         "before": [of_tick_before(mine, runs) for mine, runs in cases.get("before", [])],
+        "started": [started(*case) for case in cases.get("started", [])],
         "verdicts": [told_verdict(case, "LOG") for case in cases["questions"]],
     }
 

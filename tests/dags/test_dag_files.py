@@ -36,6 +36,13 @@ LISTED = {  # key -> its table in the list, and what its DAGs say
     "late": ('folder = "{0}/news"\nstart = "May"', "start = 'May' is no date"),
 }
 
+PERIODS = ["2026-04", "juin-été", "juin-ete", "{{ x }}", "p" * 200]
+STARTED = [
+    [[{"period": period} for period in PERIODS], None],
+    [[{}], "eu west|2026-04"],
+    [[{}], "a..b"],
+]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -61,7 +68,10 @@ def seen(make_airflow, tmp_path_factory, folder):
     names = ["tickets", *BROKEN, "news", "twin/news"]
     environments = [
         {"UPDATER_WORKSPACES": ":".join(str(folder / name) for name in names)},
-        {"UPDATER_WORKSPACES": str(folder / "list.toml")},
+        {
+            "UPDATER_WORKSPACES": str(folder / "list.toml"),
+            "UPDATER_DAG_NOTIFY": "slack-webhook:hook",
+        },
         {"UPDATER_WORKSPACES": str(folder / "broken.toml")},
         {"UPDATER_WORKSPACES": "", "UPDATER_DAG_RETRIES": "many", "UPDATER_DAG_NOTIFY": "smtp:x"},
         {
@@ -72,7 +82,7 @@ def seen(make_airflow, tmp_path_factory, folder):
     asked = {
         "commands": COMMANDS,
         "environments": environments,
-        "cases": {"answers": [], "questions": []},
+        "cases": {"answers": [], "questions": [], "started": STARTED},
     }
     return make_airflow(tmp_path_factory.mktemp("seen")).ask("inspect_dag.py", asked)
 
@@ -158,6 +168,31 @@ def test_a_wrong_number_or_notifier_takes_no_dag_away(seen):
 
 def test_a_worker_makes_the_dag_of_its_task_alone(seen):
     assert set(seen["parsed"][4]) == {"errors", "model_update.other"}
+
+
+def test_whatever_fails_is_told(seen):
+    for kind in (*KINDS, *ON_DATA):
+        for name, task in seen["parsed"][1][f"{kind}.one"]["tasks"].items():
+            told = [] if name == "released" else ["SlackWebhookNotifier"]  # it does nothing itself
+            assert task["on_failure"] == told, (kind, name)
+
+
+def test_a_period_of_any_name_gives_a_run_an_id_that_airflow_takes(seen):
+    named, *partitions = seen["functions"]["started"]
+    assert [run["conf"] for run in named] == [{"period": period} for period in PERIODS]
+    at = "2026-05-01T00:00:00+00:00"
+    assert named[0]["id"] == f"data__2026-04__{at}"
+    assert named[2]["id"] == f"data__juin-ete__{at}"
+    assert len({run["id"] for run in named}) == len(PERIODS)
+    assert max(len(run["id"]) for run in named) < 100
+    keys = [run["conf"] for (run,) in partitions]
+    assert keys == [{"partition": "eu west|2026-04"}, {"partition": "a..b"}]
+
+
+def test_a_study_has_as_many_tasks_at_a_time_as_the_pool_has_slots(seen):
+    parsed = seen["parsed"][1]
+    assert parsed["model_study.other"]["max_active_tasks"] == 1024
+    assert parsed["model_update.other"]["max_active_tasks"] == 16  # Airflow's default
 
 
 def test_forms_ask_for_a_reason_and_gpu_tasks_are_on_the_pool(seen):

@@ -96,6 +96,8 @@ OVERRIDDEN = {
     "UPDATER_PERIODS_TIME_ZONE": "UTC",
     "UPDATER_REHEARSAL_POLICY": "hard",
     "UPDATER_GATE_APPROVAL_TIMEOUT_SECONDS": "90",
+    "UPDATER_DAG_GPU_POD_TEMPLATE": "gpu.yaml",
+    "UPDATER_DAG_TURN_POD_TEMPLATE": "turn.yaml",
 }
 
 
@@ -108,7 +110,8 @@ def seen(make_airflow, tmp_path_factory):
         environments.append({"UPDATER_WORKSPACE": str(workspace)})
         if text is not None:
             (workspace / "updater.toml").write_text(text or SCHEDULED)
-    environments[0] |= {"UPDATER_DAG_START": "2026-01-01", "UPDATER_DAG_GPU_STEP_HOURS": "2"}
+    start = "2026-01-01T00:00:00+02:00"
+    environments[0] |= {"UPDATER_DAG_START": start, "UPDATER_DAG_GPU_STEP_HOURS": "2"}
     environments[1] |= {"UPDATER_DAG_START": "", "UPDATER_DAG_GPU_STEP_HOURS": ""}
     for environment, (_, more, _) in zip(environments[1:], WITHOUT_WORKSPACE, strict=True):
         environment |= more
@@ -132,9 +135,9 @@ def test_shape_with_a_schedule(seen):
         )
         if name == "turn":  # 30 days of looks, one every fifth second
             assert (task["retries"], task["backoff"]) == (30 * 24 * 3600, False)
-        elif name not in ("approval_needed", "approval"):
+        elif name != "approval":
             assert (task["retries"], task["backoff"]) == (3, True)
-        if name not in ("approval_needed", "approval"):
+        if name != "approval":
             assert task["execution_timeout"] == (7200 if name in heavy else 6 * 3600)
     assert dag["tasks"]["approval"]["execution_timeout"] is None
     assert dag["tasks"]["reject"]["trigger_rule"] == "TriggerRule.NONE_FAILED"
@@ -146,7 +149,7 @@ def test_shape_with_a_schedule(seen):
     }
     assert (dag["timetable"], dag["cron"]) == ("CronPartitionTimetable", "0 3 1 * *")
     assert dag["max_active_runs"] == 1
-    assert dag["catchup"] is True
+    assert (dag["catchup"], dag["start"]) == (True, "2025-12-31T22:00:00+00:00")
     assert dag["params"]["period"]["schema"]["type"] == ["null", "string"]
     assert dag["params"]["settings"]["schema"]["type"] == "array"
     assert "gpu" in dag["docs"]
@@ -198,6 +201,8 @@ def test_the_environment_comes_before_the_file(seen):
     assert dag["approval"]["seconds"] == 90
     rehearse = dag["tasks"]["rehearse"]  # a policy that asks the model
     assert (rehearse["pool"], rehearse["execution_timeout"]) == ("gpu", 7200)
+    pods = {name: dag["tasks"][name]["pod"] for name in ("turn", "ingest", "train")}
+    assert pods == {"turn": "turn.yaml", "ingest": None, "train": "gpu.yaml"}
 
 
 def test_an_accepted_update_runs_through_and_a_failed_step_is_tried_again(airflow):
@@ -211,7 +216,7 @@ def test_an_accepted_update_runs_through_and_a_failed_step_is_tried_again(airflo
     assert calls[2]["arguments"] == ["step", "rehearse", "--update", "u-1"]
     assert {call["actor"] for call in calls} == {"airflow"}
     assert "train: 50 %" in output  # the child's stderr, line by line
-    assert "updater failed (exit 1)" in output
+    assert "task ingest: `updater step ingest --period 2026-04` failed (exit 1)" in output
 
 
 CONF = {"period": "2026-04"}
@@ -257,7 +262,9 @@ def test_settings_of_the_form_go_to_every_step(runs):
 
 def test_an_answer_that_is_no_json_fails(runs):
     assert runs["runs"][1]["tasks"]["ingest"] == ["failed", 1]
-    assert "no JSON object" in runs["output"]
+    said = "task ingest: `updater step ingest --period 2026-04` wrote 'no' as its last line"
+    assert said in runs["output"]
+    assert "UPDATER_EXECUTABLE has to be an `updater` of the DAGs' version" in runs["output"]
 
 
 def test_a_run_without_a_period_says_so_and_calls_nothing(runs):

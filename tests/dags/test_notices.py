@@ -1,5 +1,5 @@
 """Messages of failures and verdicts, by Airflow's own notifiers, to a real SMTP server and to a
-server in the place of Slack's webhook, both on this machine."""
+server in the place of Slack's webhook and of its API, both on this machine."""
 
 import email
 import email.policy
@@ -36,18 +36,19 @@ class Mailbox:
         return "250 OK"
 
 
-class Hook(BaseHTTPRequestHandler):
-    """Answers as Slack's webhook does."""
+class Slack(BaseHTTPRequestHandler):
+    """Answers as Slack's webhook and its API do; keeps path, token and content of each post."""
 
-    texts: ClassVar[list] = []
+    posts: ClassVar[list] = []
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.texts.append(json.loads(body)["text"])
+        self.posts.append((self.path, self.headers["Authorization"], json.loads(body)))
+        answer = b"ok" if self.path == "/hook" else b'{"ok": true}'
         self.send_response(200)
-        self.send_header("Content-Length", "2")
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(b"ok")
+        self.wfile.write(answer)
 
     def log_message(self, *_):
         """Nothing on stderr."""
@@ -56,7 +57,7 @@ class Hook(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def told(make_airflow, tmp_path_factory):
     """Mails and Slack's texts after a verdict, after a failure, and where mail can't be sent."""
-    mailbox, slack = Mailbox(), ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    mailbox, slack = Mailbox(), ThreadingHTTPServer(("127.0.0.1", 0), Slack)
     port = free_port(0)
     smtp = Controller(mailbox, hostname="127.0.0.1", port=port)
     smtp.start()
@@ -68,11 +69,15 @@ def told(make_airflow, tmp_path_factory):
         )
         for name, n, more in (("MAIL", port, {}), ("DEAD", 1, {"retry_limit": 1, "timeout": 1}))
     }
-    hook = {"conn_type": "slackwebhook", "password": f"http://127.0.0.1:{slack.server_port}/hook"}
+    page = f"http://127.0.0.1:{slack.server_port}"
+    hook = {"conn_type": "slackwebhook", "password": f"{page}/hook"}
+    api = {"conn_type": "slack", "password": "xoxb-1", "extra": {"base_url": f"{page}/api/"}}
     environ = {
         **{f"AIRFLOW_CONN_{name}": value for name, value in connections.items()},
         "AIRFLOW_CONN_HOOK": json.dumps(hook),
-        "UPDATER_DAG_NOTIFY": "smtp:mail:ml@example.com,oncall@example.com slack-webhook:hook",
+        "AIRFLOW_CONN_BOT": json.dumps(api),
+        "UPDATER_DAG_NOTIFY": "smtp:mail:ml@example.com,oncall@example.com slack-webhook:hook "
+        "slack:bot:#on-call",
         "UPDATER_DAG_RETRIES": "0",
     }
     fine = {"answers": {"gate": json.dumps(GATE)}}
@@ -90,7 +95,7 @@ def told(make_airflow, tmp_path_factory):
         smtp.stop()
         slack.shutdown()
         slack.server_close()
-    return {"runs": found["runs"], "mails": mailbox.messages, "slack": Hook.texts}
+    return {"runs": found["runs"], "mails": mailbox.messages, "slack": Slack.posts}
 
 
 def test_one_message_for_a_verdict_and_one_for_a_failure(told):
@@ -114,15 +119,23 @@ def test_a_verdict_has_reasons_scores_and_links_and_is_no_template(told):
 def test_a_failure_names_task_error_and_log(told):
     body = text_of(told["mails"][1])
     assert "The task train of model_update failed and is not tried again." in body
-    assert "updater failed (exit 1); what it finished is kept" in body
+    assert "task train: `updater step train --update u-1` failed (exit 1)" in body
+    assert "What it finished is kept" in body
     assert "Log: http" in body
 
 
 def test_slack_gets_the_same_with_its_own_escapes(told):
-    verdict, failure = told["slack"]
+    verdict, failure = (what["text"] for path, _, what in told["slack"] if path == "/hook")
     assert verdict.startswith("*model_update: review, u-7*\n```Update u-7")
     assert "2026-01: can't tell &lt;b&gt;&amp;" in verdict
     assert failure.startswith("*model_update: train failed*\n")
+
+
+def test_a_channel_gets_what_the_webhook_gets(told):
+    hook = [what["text"] for path, _, what in told["slack"] if path == "/hook"]
+    api = [post for post in told["slack"] if post[0] == "/api/chat.postMessage"]
+    assert [what["text"] for _, _, what in api] == hook
+    assert {(token, what["channel"]) for _, token, what in api} == {("Bearer xoxb-1", "#on-call")}
 
 
 def test_a_server_that_is_down_fails_no_task(told):

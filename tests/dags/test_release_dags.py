@@ -5,6 +5,7 @@ test_assets_end_to_end.py."""
 import json
 
 import pytest
+from runbook import Section
 
 RELEASE = {
     "event": 9,
@@ -38,6 +39,11 @@ def run_of(dag, conf, **answers):
     return {"dag": dag, "conf": conf, "fake": {"answers": told}}
 
 
+def failing(dag, conf, **exits):
+    return {"dag": dag, "conf": conf, "fake": {"exits": exits, "answers": DRY_RUN}}
+
+
+DRY_RUN = dict.fromkeys(("promote", "rollback"), '{"deployed": "3", "target": "2", "after": 9}')
 WHY = {"reason": "wrong since noon"}
 BACK = {"deployed": "2", "previous": "3", "target": "2", "after": 9}
 PROMOTED = {"deployed": "3", "previous": "2", "target": "3", "after": 7}
@@ -55,6 +61,9 @@ RUNS = {
     "several since": announcement(release=NEWEST),  # 11 and 12 came meanwhile
     "study": run_of("model_study", {"file": "s.toml", "quick": True}, study={"arms": ["a", "b+c"]}),
     "accepted": run_of("model_update", {"period": "2026-04"}, release={"promoted": True}),
+    "no promotion": failing("model_promote", {"version": "3", **WHY}, promote=[0, 1, 1]),
+    "no rollback": failing("model_rollback", WHY, rollback=[0, 1, 1]),
+    "no target": failing("model_rollback", WHY, rollback=[2]),
 }
 ACCEPTED = {"verdict": "accepted", "reasons": ["no period is worse"], "approval": "none"}
 
@@ -88,6 +97,32 @@ def test_a_rollback_goes_to_the_target_that_was_found_first(runs):
     ]
     assert calls(runs["rollback to"])[0][2:4] == ["--to", "1"]
     assert runs["rollback"]["tasks"]["announce"][0] == "success"
+
+
+def test_a_release_that_failed_is_announced_too_and_its_run_is_a_failure(runs):
+    """It may stand in the ledger; the announcement asks it."""
+    before = "accepted"
+    for name, release in (
+        ("no promotion", ["failed", 2]),
+        ("no rollback", ["failed", 2]),
+        ("no target", ["upstream_failed", 0]),
+    ):
+        run = runs[name]
+        assert run["state"] == "failed"
+        assert run["tasks"]["promote" if name == "no promotion" else "rollback"] == release
+        assert run["tasks"]["announce"][0] == "success"
+        assert run["tasks"]["released"][0] == "upstream_failed"
+        assert len(run["started"]) == len(runs[before]["started"]) + 1
+        before = name
+
+
+def test_the_runbook_starts_the_announcement_by_hand(airflow):
+    airflow.run("dags", "reserialize")
+    with Section("Other pipelines were not told") as section:
+        section.run("airflow dags trigger", airflow.workspace, environ=airflow.environ)
+    listed = airflow.run("dags", "list-runs", "model_announcement", "-o", "json")
+    (run,) = json.loads(listed.splitlines()[-1])
+    assert run["run_id"].startswith("manual__")
 
 
 def test_a_release_is_announced_once(runs):

@@ -27,7 +27,7 @@ from updater.settings.kubernetes import IMAGE
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 FILES = sorted(FOLDER.rglob("*.yaml"))
-PODS = ("pods/cpu", "pods/gpu", "shell")
+PODS = ("pods/cpu", "pods/gpu", "pods/turn", "shell")
 SECRET = re.compile(r"password|secret|token|key$", re.IGNORECASE)
 PLAIN = {"HOME", "AIRFLOW_HOME", "GPU_SLOTS", "AIRFLOW_ADMIN_PASSWORD"}
 """No setting of ours or of Airflow's, and read: by the values' own commands, or by all."""
@@ -145,7 +145,8 @@ def test_the_images_are_those_that_the_dockerfiles_make() -> None:
     assert version is not None
     images = {name: read(f"{name}.yaml")["spec"]["containers"][0]["image"] for name in PODS}
     service = f"{values['defaultAirflowRepository']}:{values['defaultAirflowTag']}"
-    assert images["pods/cpu"] == service == f"registry.example/updater-service:{version[1]}"
+    assert service == f"registry.example/updater-service:{version[1]}"
+    assert images["pods/cpu"] == images["pods/turn"] == service
     heavy = f"registry.example/updater-gpu-worker:{version[1]}"
     assert images["pods/gpu"] == images["shell"] == heavy
     assert f'"apache-airflow=={values["airflowVersion"]}"' in project
@@ -161,6 +162,7 @@ def test_the_files_agree_on_names() -> None:
     folder = Path(mount["mountPath"])
     assert values["config"]["kubernetes_executor"]["pod_template_file"] == str(folder / "cpu.yaml")
     assert given["UPDATER_DAG_GPU_POD_TEMPLATE"] == str(folder / "gpu.yaml")
+    assert given["UPDATER_DAG_TURN_POD_TEMPLATE"] == str(folder / "turn.yaml")
     for name in PODS:
         (container,) = read(f"{name}.yaml")["spec"]["containers"]
         assert container["envFrom"] == [{"secretRef": {"name": KubernetesSettings().secret}}]
@@ -192,7 +194,7 @@ HAS_EXECUTOR = importlib.util.find_spec("airflow.providers.cncf") is not None
 
 
 @pytest.mark.skipif(not HAS_EXECUTOR, reason="the extra `kubernetes` is not installed")
-def test_airflows_executor_gives_the_heavy_tasks_the_pod_with_a_gpu(tmp_path: Path) -> None:
+def test_airflows_executor_gives_heavy_tasks_a_gpu_and_turn_a_small_pod(tmp_path: Path) -> None:
     config = read("airflow-values.yaml")["config"]["kubernetes_executor"]
     given = {f"AIRFLOW__KUBERNETES_EXECUTOR__{key.upper()}": value for key, value in config.items()}
     given["AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE"] = str(FOLDER / "pods" / "cpu.yaml")
@@ -210,6 +212,7 @@ def test_airflows_executor_gives_the_heavy_tasks_the_pod_with_a_gpu(tmp_path: Pa
             "AIRFLOW_HOME": str(tmp_path),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "UPDATER_DAG_GPU_POD_TEMPLATE": str(FOLDER / "pods" / "gpu.yaml"),
+            "UPDATER_DAG_TURN_POD_TEMPLATE": str(FOLDER / "pods" / "turn.yaml"),
         },
         capture_output=True,
         text=True,
@@ -217,10 +220,10 @@ def test_airflows_executor_gives_the_heavy_tasks_the_pod_with_a_gpu(tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr[-3000:]
     pods = json.loads(done.stdout.splitlines()[-1])
-    heavy = {"importance", "train", "evaluate"}
-    assert heavy < set(pods)
+    own = {**dict.fromkeys(("importance", "train", "evaluate"), "gpu"), "turn": "turn"}
+    assert set(own) < set(pods)
     for name, pod in pods.items():
-        wanted = read(f"pods/{'gpu' if name in heavy else 'cpu'}.yaml")["spec"]
+        wanted = read(f"pods/{own.get(name, 'cpu')}.yaml")["spec"]
         (container,) = pod["spec"]["containers"]
         for key in ("image", "resources", "securityContext", "volumeMounts"):
             assert container[key] == wanted["containers"][0][key], (name, key)

@@ -185,7 +185,35 @@ def test_what_is_deployed_already_is_said_and_nothing_changed(
     assert told == [
         "Version 2 is deployed already; nothing was changed",
         "Version 2 is deployed already; MLflow's aliases follow now",
-        '{"deployed": "2", "previous": "1"}',
+        '{"deployed": "2", "previous": "1", "links": {}}',
     ]
     assert kinds(workspace.ledger) == before
     assert workspace.aliases.get("deployed") == "2"
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("1", ["rollback", *WHY]),
+        ("3", ["promote", "3", "--force", *WHY]),
+        ("3", ["approve", "u-3", *WHY]),
+        ("3", ["reject", "u-3", *WHY]),
+    ],
+)
+def test_mlflows_pages_of_the_version_are_named(
+    workspace: Workspace,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    words: list[str],
+) -> None:
+    monkeypatch.setenv("UPDATER_STORE_MLFLOW_PAGE", "http://m")
+    page = f"http://m/#/models/m/versions/{version}"
+    capfd.readouterr()
+    assert run(["--workspace", str(workspace.root), *words]) == 0
+    shown = capfd.readouterr().out.splitlines()
+    assert f"MLflow, model: {page}" in shown[1:]
+    if words[0] != "rollback":  # again, and it would walk further back
+        links = answer(capfd, workspace, *words)["links"]
+        assert isinstance(links, dict)
+        assert links["model"] == page

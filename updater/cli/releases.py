@@ -9,6 +9,8 @@ from updater.cli import tables
 from updater.cli.app import Session, app, reason_option
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from updater.workspace import Workspace
 
 Done = TypeVar("Done")
@@ -70,7 +72,8 @@ def promote(
         _dry_run(workspace, session, version, "promotion")
         return
     how: dict[str, Any] = {"reason": reason, "force": force, "after": after}
-    session.answer(*tables.released(_deploy(workspace, release.promote, version, **how)))
+    done = _deploy(workspace, release.promote, version, **how)
+    session.answer(*tables.released(workspace, done))
 
 
 @app.command()
@@ -98,7 +101,7 @@ def rollback(
         _dry_run(workspace, session, target, "rollback")
         return
     done = _deploy(workspace, release.rollback, to=to, reason=reason, after=after)
-    session.answer(*tables.released(done))
+    session.answer(*tables.released(workspace, done))
 
 
 @app.command()
@@ -116,7 +119,7 @@ def approve(session: Session, update: str, reason: str) -> None:
 
     workspace = session.workspace()
     done = _deploy(workspace, release.approve, update, reason=reason)
-    session.answer(*tables.released(done))
+    session.answer(*tables.released(workspace, done))
     publish_decision(workspace, workspace.ledger.update(update))
 
 
@@ -131,17 +134,22 @@ def reject(session: Session, update: str, reason: str, if_undecided: bool) -> No
     \b
     Example: updater reject 2026-04-1a2b3c4d --reason "refunds got worse"
     """
-    from updater import release
+    from updater import links, release
     from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
     is_rejected = _decide(
         workspace, release.reject, update, reason=reason, if_undecided=if_undecided
     )
+    decided = workspace.ledger.update(update)
+    found = links.of_update(workspace, decided)
     deployed = release.deployed(workspace.ledger)
-    answer = {"update": update, "rejected": is_rejected, "deployed": deployed}
-    said = "Turned down" if is_rejected else "Decided before, which is left as it is"
-    session.answer(
-        answer, lambda console: console.print(f"{said}; version {deployed} stays deployed.")
-    )
-    publish_decision(workspace, workspace.ledger.update(update))
+    answer = {"update": update, "rejected": is_rejected, "deployed": deployed, "links": found}
+
+    def show(console: "Console") -> None:
+        said = "Turned down" if is_rejected else "Decided before, which is left as it is"
+        console.print(f"{said}; version {deployed} stays deployed.")
+        tables.linked(console, found)
+
+    session.answer(answer, show)
+    publish_decision(workspace, decided)

@@ -221,26 +221,36 @@ def comparison(console: Console, answer: dict[str, Any]) -> None:
     console.print("lost: right before, wrong now; won: the reverse", style="dim")
 
 
-def released(done: "Release") -> tuple[dict[str, Any], Callable[[Console], None]]:
+def released(
+    workspace: "Workspace", done: "Release"
+) -> tuple[dict[str, Any], Callable[[Console], None]]:
     """The answer of `promote`, `rollback` and `approve`, for programs and for people."""
-    answer = {"deployed": done.deployed, "previous": done.previous}
+    from updater import links
+
+    found = links.of_version(workspace, done.deployed) if done.deployed is not None else {}
+    answer = {"deployed": done.deployed, "previous": done.previous, "links": found}
 
     def show(console: Console) -> None:
-        if done.event.version != done.deployed:
-            console.print(
-                f"Version {done.event.version} was deployed before and is no more: version "
-                f"[bold]{done.deployed}[/] is. `updater promote {done.event.version} --reason TEXT "
-                "--force` deploys it again"
-            )
-            return
-        if not done.is_new:
-            what = "MLflow's aliases follow now" if done.moved else "nothing was changed"
-            console.print(f"Version [bold]{done.deployed}[/] is deployed already; {what}")
-            return
-        before = f"was {done.previous}" if done.previous else "the first"
-        console.print(f"Version [bold]{done.deployed}[/] is deployed ({before})")
+        _released(console, done)
+        linked(console, found)
 
     return answer, show
+
+
+def _released(console: Console, done: "Release") -> None:
+    if done.event.version != done.deployed:
+        console.print(
+            f"Version {done.event.version} was deployed before and is no more: version "
+            f"[bold]{done.deployed}[/] is. `updater promote {done.event.version} --reason TEXT "
+            "--force` deploys it again"
+        )
+        return
+    if not done.is_new:
+        what = "MLflow's aliases follow now" if done.moved else "nothing was changed"
+        console.print(f"Version [bold]{done.deployed}[/] is deployed already; {what}")
+        return
+    before = f"was {done.previous}" if done.previous else "the first"
+    console.print(f"Version [bold]{done.deployed}[/] is deployed ({before})")
 
 
 def _scores(console: Console, scores: dict[str, dict[str, Any]]) -> None:
