@@ -44,7 +44,7 @@ env: ## .env with a random password for each that docker-compose.yml asks for
 	$(PYTHON) deploy/secrets_file.py .env
 
 test: setup check ## All checks and all tests, with coverage
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-gpu: setup ## The tests that need a GPU, on it
 	UPDATER_TEST_GPU=1 $(BIN)/pytest -q tests/updater/core/test_on_gpu.py tests/regularizers/test_fused.py

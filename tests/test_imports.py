@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ LIGHT = (
 )
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for package in OURS:
@@ -38,7 +40,8 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
+@cache
+def imported(path: Path, *, top_level_only: bool = False) -> frozenset[str]:
     """Absolute module names imported by a file; those under TYPE_CHECKING left out."""
     tree = ast.parse(path.read_text("utf-8"))
     for node in ast.walk(tree):
@@ -56,7 +59,7 @@ def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
             # `from package import module` is an edge to the module, not to the package's names.
             names |= {name if name in known else str(node.module) for name in whole}
-    return names
+    return frozenset(names)
 
 
 def graph() -> dict[str, set[str]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_server import free_port
+from s3fs import S3FileSystem
 
 # What S3 itself allows between a request's clock and its own.
 MOST_SKEW = timedelta(minutes=15)
@@ -72,6 +73,7 @@ class ObjectStore:
 @contextlib.contextmanager
 def object_store(folder: Path, *buckets: str) -> Iterator[ObjectStore]:
     """A store with these buckets; gone in the end."""
+    S3FileSystem.clear_instance_cache()  # they keep the address that an earlier store had
     behind = free_port()
     with (folder / "moto.log").open("w") as log:
         process = subprocess.Popen(

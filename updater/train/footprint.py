@@ -7,10 +7,12 @@ a pass of the very model on fake tensors, which have shapes and no memory. Calle
 Shape suffixes: b examples of a batch, l positions.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -89,7 +91,8 @@ def footprint(
 
     def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
         how = replace(training, activation_checkpointing=checkpointed)
-        return _measured(part, how, regularizer, length, frozen_dtype, kernels=kernels)
+        fields, form = json.dumps(part), regularizer.format
+        return Counter(_measured(fields, how, form, length, frozen_dtype, kernels=kernels))
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
@@ -149,19 +152,21 @@ def gathered_bytes(total: Counter[str]) -> int:
     return 4 * (3 * total["largest"] + 2 * total["ends"])
 
 
+@lru_cache(maxsize=1024)  # the ways of one diagnosis ask for the same layers again and again
 def _measured(
-    fields: dict[str, Any],
+    fields: str,
     training: TrainingSettings,
-    regularizer: RegularizerSettings,
+    form: str,
     length: int,
     frozen_dtype: torch.dtype,
     *,
     kernels: bool,
 ) -> Counter[str]:
-    """Parameters trained and frozen; bytes of the anchor, the importance and what is kept."""
+    """Parameters trained and frozen; bytes of the anchor, the importance in the format `form`, and
+    what is kept. `fields`: of config.json, as JSON."""
     with ExitStack() as block:
         with torch.device("meta"):
-            model = build(fields)
+            model = build(json.loads(fields))
             freeze(model, training)
             adaptation = block.enter_context(adapted(model, training))
         block.enter_context(checkpointed(model, on=training.activation_checkpointing))
@@ -174,7 +179,7 @@ def _measured(
         if adaptation.factors:
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
         found["anchor"] = sum(weight.nbytes for weight in held.values())
-        found["importance"] = num_bytes(kept(held, regularizer.format))
+        found["importance"] = num_bytes(kept(held, form))
         rows, precision = training.batch_size, training.precision
         found["kept"] = kept_bytes(model, rows, length, precision=precision, kernels=kernels)
     return found

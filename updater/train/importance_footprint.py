@@ -4,9 +4,11 @@ As `updater.train.footprint`, which reckons the training that comes after it. Ca
 `updater.doctor`.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -74,7 +76,8 @@ def importance_footprint(
 
     def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
         how = replace(training, activation_checkpointing=checkpointed)
-        return _weighed(part, how, length, frozen_dtype, kernels=kernels)
+        fields = json.dumps(part)
+        return Counter(_weighed(fields, how, length, frozen_dtype, kernels=kernels))
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
     logits = 3 * 4 * batch_size * length * fields["vocab_size"]
@@ -84,7 +87,7 @@ def importance_footprint(
         weights=total["weights"] // shards,
         totals=4 * total["trained"] // shards,
         # As it comes, and in float32.
-        gradient=2 * 4 * _largest(fields, training),
+        gradient=2 * 4 * _largest(json.dumps(dict(fields)), training),
         activations=total["kept"],
         recomputed=total["recomputed"],
         logits=logits,
@@ -92,8 +95,9 @@ def importance_footprint(
     )
 
 
+@lru_cache(maxsize=1024)
 def _weighed(
-    fields: dict[str, Any],
+    fields: str,
     training: TrainingSettings,
     length: int,
     frozen_dtype: torch.dtype,
@@ -101,9 +105,9 @@ def _weighed(
     kernels: bool,
 ) -> Counter[str]:
     """Parameters trained, which are asked for their gradient, and frozen; bytes of both, and of
-    what is kept."""
+    what is kept. `fields`: of config.json, as JSON."""
     with torch.device("meta"):
-        model = build(fields)
+        model = build(json.loads(fields))
         freeze(model, training)
     found: Counter[str] = Counter()
     resting = frozen_dtype if training.adapt == "lora" else torch.float32
@@ -118,9 +122,10 @@ def _weighed(
     return found
 
 
-def _largest(fields: Mapping[str, Any], training: TrainingSettings) -> int:
+@lru_cache
+def _largest(fields: str, training: TrainingSettings) -> int:
     """Entries of the largest tensor whose gradient is asked for."""
     with torch.device("meta"):
-        model = build(dict(fields))
+        model = build(json.loads(fields))
         freeze(model, training)
     return max(p.numel() for p in model.parameters() if p.requires_grad)
