@@ -1,5 +1,5 @@
 # What runs on GPUs, with fused Mamba-2 kernels. Target `core`: rehearsal, regularizers,
-# updater.nemotron, updater.train, updater.launch and updater.evaluate, without the service (MLflow,
+# compression, updater.nemotron, updater.train, updater.launch and updater.evaluate, without the service (MLflow,
 # DVC, Airflow). Target `worker`, the last: the same with the service, as docker-compose.yml's GPU
 # worker.
 #
@@ -27,6 +27,7 @@ COPY pyproject.toml README.md LICENSE requirements.lock /src/
 COPY updater /src/updater
 COPY rehearsal /src/rehearsal
 COPY regularizers /src/regularizers
+COPY compression /src/compression
 COPY store /src/store
 COPY dags /src/dags
 # In the versions of the lock but for its torch, which is the CPU's name for the same version.

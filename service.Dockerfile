@@ -25,6 +25,7 @@ COPY README.md LICENSE ./
 COPY updater updater
 COPY rehearsal rehearsal
 COPY regularizers regularizers
+COPY compression compression
 COPY store store
 COPY dags dags
 COPY deploy deploy

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = ("updater", "rehearsal", "regularizers", "store", "dags")
+OURS = ("updater", "rehearsal", "regularizers", "compression", "store", "dags")
 THIRD_PARTY_CORE = {
     "torch",
     "lightning",
@@ -79,6 +79,13 @@ def test_a_lower_floor_imports_none_of_the_others(package: str) -> None:
             assert not others, f"{name} imports {others}"
 
 
+def test_compression_imports_regularizers_alone_of_ours() -> None:
+    for name, path in modules().items():
+        if name.split(".")[0] == "compression":
+            ours = {t.split(".")[0] for t in imported(path)} & set(OURS)
+            assert ours <= {"compression", "regularizers"}, f"{name} imports {ours}"
+
+
 def test_there_are_no_circles() -> None:
     edges = graph()
     done: set[str] = set()
@@ -114,7 +121,7 @@ def test_torch_in_rehearsal_is_only_for_mixing() -> None:
 
 def test_the_training_core_needs_only_the_training_libraries() -> None:
     known = modules()
-    todo = [n for n in known if n.startswith((*CORE, "rehearsal", "regularizers"))]
+    todo = [n for n in known if n.startswith((*CORE, "rehearsal", "regularizers", "compression"))]
     seen: set[str] = set()
     while todo:
         name = todo.pop()
