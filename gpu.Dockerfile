@@ -1,7 +1,7 @@
 # What runs on GPUs, with fused Mamba-2 kernels. Target `core`: rehearsal, regularizers,
-# compression, updater.nemotron, updater.train, updater.launch and updater.evaluate, without the service (MLflow,
-# DVC, Airflow). Target `worker`, the last: the same with the service, as docker-compose.yml's GPU
-# worker.
+# compression, updater.nemotron, updater.train, updater.launch and updater.evaluate, without the
+# service (MLflow, DVC, Airflow). Target `worker`, the last: the same with the service, as
+# docker-compose.yml's GPU worker.
 #
 #   docker build -f gpu.Dockerfile --target core -t updater-gpu .
 #   docker build -f gpu.Dockerfile --build-arg ARCHITECTURES="9.0;10.0" -t updater-gpu-worker .
