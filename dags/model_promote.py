@@ -68,6 +68,7 @@ def build(workspace: Workspace) -> None:
     with DAG(
         dag_id=workspace.dag_id("model_promote"),
         schedule=None,
+        is_paused_upon_creation=False,  # it runs only when somebody triggers it
         max_active_runs=1,
         params=PARAMS,
         default_args={**limits.defaults(), **limits.release(), "retries": 1},

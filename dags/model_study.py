@@ -69,6 +69,7 @@ def build(workspace: Workspace) -> None:
     with DAG(
         dag_id=workspace.dag_id("model_study"),
         schedule=None,
+        is_paused_upon_creation=False,  # it runs only when somebody triggers it
         max_active_tasks=MOST_ARMS,
         params=PARAMS,
         default_args=limits.defaults(),

@@ -88,6 +88,8 @@ class Database:
     def __init__(self, url: str, *, name: str, wal: bool) -> None:
         try:
             parsed = make_url(url)
+            if parsed.get_backend_name() != "sqlite" and "@" in f"{parsed.host}{parsed.database}":
+                raise exc.ArgumentError("more than one @")
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             self._engine = _engine(parsed, wal=wal)
@@ -96,6 +98,7 @@ class Database:
             raise StoreError(
                 f"the address of {name} is no database URL that can be used "
                 f"({type(error).__name__}); write sqlite:///FILE or postgresql+psycopg://HOST/NAME"
+                ", with @, : and / of a password as %40, %3A and %2F"
             ) from error
         self.shown = f"{name} at {parsed.render_as_string(hide_password=True)}"
         self.is_sqlite = parsed.get_backend_name() == "sqlite"

@@ -13,6 +13,10 @@ class SchemaError(StoreError):
     """The ledger's tables are older or newer than this code. Exit code 2."""
 
 
+class NoLedgerError(SchemaError):
+    """There is none yet, or no more."""
+
+
 class UnreachableError(StoreError):
     """A database or server did not answer, however often it was asked. Exit code 1, resumable."""
 

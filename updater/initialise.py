@@ -62,7 +62,8 @@ def init_workspace(
     configured since gets the dataset versions.
 
     Raises:
-        InputError: a bad configuration, or another one than `config_file` is there already.
+        InputError: a bad configuration, another one than `config_file` is there already, or there
+            are checkpoints of a ledger that was lost.
         StoreError: git, DVC, the ledger or MLflow can't be set up.
     """
     folder = folder.expanduser().resolve()
@@ -76,12 +77,31 @@ def init_workspace(
     from store.datasets import Datasets
     from store.ledger import migrate
 
+    _refuse_lost(workspace)
     Datasets.create(folder, workspace.dvc_remote)
     migrate(workspace.ledger_url)
     workspace.registry.create()
     if workspace.dvc_remote:
         _push(workspace)
     return workspace
+
+
+def _refuse_lost(workspace: Workspace) -> None:
+    """Where there are checkpoints there is a ledger, which alone says what is deployed."""
+    from store.errors import NoLedgerError, StoreError
+
+    try:
+        _ = workspace.ledger
+    except NoLedgerError as error:
+        found = workspace.checkpoints.digests()
+        if found:
+            raise InputError(
+                f"{error} {len(found)} checkpoints lie in {workspace.checkpoints.location}",
+                "a new ledger would know nothing of them, nor of what is deployed",
+                "restore it; or, to begin anew, move the checkpoints away first",
+            ) from error
+    except StoreError:  # it is there, or told by what comes next
+        return
 
 
 def _push(workspace: Workspace) -> None:

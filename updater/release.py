@@ -283,7 +283,9 @@ def consistent(ledger: Ledger, aliases: Aliases) -> bool:
 def repair(ledger: Ledger, aliases: Aliases) -> bool:
     """The aliases say what the events say; whether any had to be moved.
 
-    Of several at once the last one sees what all have written, so the aliases end right.
+    Of several at once the last one sees what all have written, so the aliases end right. The alias
+    of what is deployed is never deleted: a ledger that knows of no release is not the one by which
+    it was set.
 
     Raises:
         UnreachableError, StoreError: ledger or MLflow; also where MLflow has no such version.
@@ -296,6 +298,13 @@ def repair(ledger: Ledger, aliases: Aliases) -> bool:
         if not wrong:
             return moved
         for alias, version in wrong.items():
+            if alias == "deployed" and version is None:
+                raise ConflictError(
+                    f"by MLflow version {aliases.get(alias)} is deployed, and the ledger knows of "
+                    "no release: it was lost, or another workspace has a model of this name. "
+                    "Restore the ledger from its backup (docs/backup.md), or name this workspace "
+                    "otherwise; the alias was left as it is"
+                )
             if version is None:
                 aliases.delete(alias)
             else:
@@ -328,6 +337,13 @@ def _point(aliases: Aliases, alias: str, version: str) -> None:
 def _done_since(ledger: Ledger, after: int, kind: str, version: str | None) -> Event | None:
     """The release that was asked for, where it is the first one after the event of that id; None
     where nobody has released since."""
+    last = ledger.last_release()
+    if after > (last.id if last else 0):
+        raise InputError(
+            f"--after {after}: there is no such event",
+            f"the last release is event {last.id if last else 0}",
+            "take the number that --dry-run --json answers",
+        )
     first = ledger.first_release_after(after)
     if first is None or (first.kind == kind and version in (None, first.version)):
         return first
@@ -339,7 +355,16 @@ def _done_since(ledger: Ledger, after: int, kind: str, version: str | None) -> E
 
 
 def _settled(ledger: Ledger, aliases: Aliases, event: Event, *, is_new: bool) -> Release:
-    moved = repair(ledger, aliases)
+    try:
+        moved = repair(ledger, aliases)
+    except StoreError as error:
+        if not is_new:
+            raise
+        before = f"was {event.previous}" if event.previous else "the first"
+        raise type(error)(
+            f"version {event.version} is deployed by the ledger ({before}), and MLflow's alias "
+            f"does not follow yet: {error} `updater status --repair` moves it when MLflow answers"
+        ) from error
     return Release(
         deployed=deployed(ledger),
         previous=event.previous,
@@ -402,9 +427,10 @@ def _earlier(ledger: Ledger, now: str, to: str) -> str:
     ledger.model_version(to)
     known = ledger.first_event(*RELEASE_KINDS, version=to)
     if known is None or to == now:
+        others = [version for version in ledger.ever_deployed() if version != now]
         raise InputError(
             f"version {to} {'is deployed already' if known else 'was never deployed'}",
-            f"a rollback goes to what was deployed before: {', '.join(ledger.ever_deployed())}",
+            f"a rollback goes to what was deployed before: {', '.join(others) or 'nothing'}",
             "name one of them, or deploy another with `updater promote`",
         )
     return to

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store.database import Database
-from store.errors import ConflictError, SchemaError
+from store.errors import ConflictError, NoLedgerError
 from store.ledger import events, past, schema
 from store.ledger.kept import find, keep
 from store.ledger.records import (
@@ -46,13 +46,14 @@ def open_ledger(url: str, *, clock: Callable[[], datetime] | None = None) -> "Le
     place of its own.
 
     Raises:
-        SchemaError: it has no tables, older or newer ones; the message names the cure.
+        SchemaError: it has no tables (NoLedgerError), older or newer ones; the message names the
+            cure.
         UnreachableError: no answer after retries.
         StoreError: no database URL, or no database there.
     """
     database = Database(url, name="the ledger", wal=True)
     if database.is_missing:
-        raise SchemaError(f"{database.shown} isn't there. Run `updater init` on the workspace.")
+        raise NoLedgerError(f"{database.shown} isn't there. {schema.NEW_OR_LOST}")
     with database.read() as connection:
         schema.check(connection, database.shown)
     return Ledger(database, clock=clock)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store.database import Database
-from store.errors import SchemaError
+from store.errors import NoLedgerError, SchemaError
 
 # The newest revision in migrations/versions; a test holds it equal to Alembic's own answer.
 HEAD = "0002"
@@ -24,6 +24,12 @@ MIGRATION_LOCK = int.from_bytes(b"updater", "big")
 _versions = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
 
 
+NEW_OR_LOST = (
+    "Run `updater init` on a new workspace; a ledger that was lost comes back from its backup "
+    "alone (docs/backup.md)."
+)
+
+
 def check(connection: Connection, shown: str) -> None:
     """The tables are at the revision this code needs.
 
@@ -32,7 +38,7 @@ def check(connection: Connection, shown: str) -> None:
     """
     found = _revision(connection)
     if found is None:
-        raise SchemaError(f"{shown} has no tables yet. Run `updater init` on the workspace.")
+        raise NoLedgerError(f"{shown} has no tables yet. {NEW_OR_LOST}")
     _refuse_unknown(found, shown)
     if found < HEAD:
         raise SchemaError(

@@ -44,6 +44,7 @@ def structure(dags: Path) -> dict:
             "tasks": {name: describe(task) for name, task in dag.task_dict.items()},
             "max_active_runs": dag.max_active_runs,
             "max_active_tasks": dag.max_active_tasks,
+            "paused": dag.is_paused_upon_creation,
             "start": dag.start_date and dag.start_date.isoformat(),
             "catchup": dag.catchup,
             "description": dag.description,

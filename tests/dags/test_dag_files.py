@@ -191,6 +191,9 @@ def test_a_period_of_any_name_gives_a_run_an_id_that_airflow_takes(seen):
 
 def test_a_study_has_as_many_tasks_at_a_time_as_the_pool_has_slots(seen):
     parsed = seen["parsed"][1]
+    for name in ("model_promote", "model_rollback", "model_study"):
+        assert parsed[f"{name}.other"]["paused"] is False
+    assert parsed["model_update.other"]["paused"] is None  # as Airflow is told
     assert parsed["model_study.other"]["max_active_tasks"] == 1024
     assert parsed["model_update.other"]["max_active_tasks"] == 16  # Airflow's default
 

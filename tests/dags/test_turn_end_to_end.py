@@ -148,7 +148,7 @@ def test_nobody_answering_is_a_rejection_that_says_so(api, models):
     assert asked.names() == [*STEPS, "reject"]
     last = asked.calls()[-1]
     why = "nobody answered in time in Airflow, where the default answer is Reject"
-    assert last["arguments"] == ["reject", "u-1", "--reason", why]
+    assert last["arguments"] == ["reject", "--if-undecided", "u-1", "--reason", why]
     assert last["actor"] == "airflow"
     (run,) = api.runs(asked.dag)
     path = f"/api/v2/dags/{asked.dag}/dagRuns/{run['dag_run_id']}/taskInstances"

@@ -51,6 +51,14 @@ def test_a_server_that_is_away_is_asked_again_then_named(pauses: list[float]) ->
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("password", ["p@ss/word", "word@ss", "a:word@b"])
+def test_of_a_password_that_is_not_encoded_nothing_is_shown(password: str) -> None:
+    with pytest.raises(StoreError, match=r"no database URL .* %40, %3A and %2F") as e:
+        open_ledger(f"postgresql+psycopg://bob:{password}@127.0.0.1:1/ledger")
+    assert "word" not in str(e.value).replace("a password as", "")
+    assert "ss" not in str(e.value).replace("a password as", "").replace("address", "")
+
+
 def test_a_server_that_comes_back_is_not_noticed(pauses: list[float]) -> None:
     answers = iter([ConnectionError("not yet"), ConnectionError("not yet"), "here"])
 

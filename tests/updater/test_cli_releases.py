@@ -78,6 +78,8 @@ def test_a_lost_mlflow_does_not_say_that_nothing_was_changed(
     ("version", "words"),
     [
         ("1", ["rollback", *WHY]),
+        ("1", ["rollback", "--dry-run", *WHY]),
+        ("1", ["promote", "1", "--dry-run", "--force", *WHY]),
         ("1", ["rollback", "--to", "1", *WHY]),
         ("1", ["promote", "1", "--force", *WHY]),
         ("3", ["approve", "u-3", *WHY]),

@@ -49,6 +49,31 @@ def test_a_bad_configuration_is_named_as_the_user_named_it(
     assert not (tmp_path / "ws").exists()
 
 
+def test_a_lost_ledger_is_not_begun_anew_beside_its_checkpoints(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "good.toml"
+    given.write_text(GOOD)
+    folder = tmp_path / "ws"
+    assert run(["init", str(folder), "--config", str(given)]) == 0
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("w")
+    Workspace.open(folder).checkpoints.add(tmp_path / "model")
+    assert run(["init", str(folder)]) == 0  # it is there
+    for path in folder.glob("store.db*"):
+        path.rename(path.with_suffix(".lost"))
+    capfd.readouterr()
+    assert "a ledger that was lost comes back from its backup" in said(
+        capfd, "--workspace", str(folder), "status"
+    )
+    line = said(capfd, "init", str(folder))
+    assert "1 checkpoints lie in" in line
+    assert "move the checkpoints away first" in line
+    assert not (folder / "store.db").exists()
+    shutil.rmtree(folder / "checkpoints")
+    assert run(["init", str(folder)]) == 0
+
+
 def test_a_malformed_address_is_refused_before_anything_is_made(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,7 @@ def test_rollback_says_where_it_can_t_go(ledger, aliases, story) -> None:
     deploy_three(ledger, aliases, story)
     story.candidate("4", "3")
     before = kinds(ledger)
-    with pytest.raises(InputError, match=r"version 4 was never deployed.*: 1, 2, 3"):
+    with pytest.raises(InputError, match=r"version 4 was never deployed.*: 1, 2\. name"):
         release.rollback(ledger, aliases, to="4", **WHO)
     with pytest.raises(InputError, match="version 3 is deployed already"):
         release.rollback(ledger, aliases, to="3", **WHO)
@@ -326,6 +326,38 @@ def test_what_was_asked_before_somebody_released_is_not_done(ledger, aliases, st
     with pytest.raises(ConflictError, match=said):
         release.rollback(ledger, aliases, to="1", **asked)
     assert release.deployed(ledger) == "2"
+
+
+def test_an_event_that_there_is_not_guards_nothing_and_is_refused(ledger, aliases, story) -> None:
+    deploy_three(ledger, aliases, story)
+    last = ledger.last_release().id
+    for verb, more in ((release.rollback, {"to": "2"}), (release.promote, {"version": "2"})):
+        with pytest.raises(InputError, match=rf"no such event.*last release is event {last}\."):
+            verb(ledger, aliases, **more, after=last + 1, **WHO)
+    assert release.deployed(ledger) == "3"
+
+
+def test_the_alias_of_what_is_deployed_is_deleted_for_no_empty_ledger(
+    ledger, aliases, story, mlflow_tables
+) -> None:
+    """As after a loss of the ledger: whoever serves by the alias goes on."""
+    story.candidate("1", None)
+    aliases.set("deployed", "1")
+    assert not release.consistent(ledger, aliases)
+    with pytest.raises(ConflictError, match="by MLflow version 1 is deployed, and the ledger"):
+        release.repair(ledger, aliases)
+    assert aliases.get("deployed") == "1"
+
+
+def test_a_release_that_mlflow_does_not_follow_says_that_it_is_done(ledger, aliases, story) -> None:
+    deploy_three(ledger, aliases, story)
+    gone = Aliases("http://127.0.0.1:9", "m")
+    with pytest.raises(
+        StoreError, match=r"version 2 is deployed by the ledger \(was 3\).*--repair"
+    ):
+        release.rollback(ledger, gone, to="2", **WHO)
+    assert release.deployed(ledger) == "2"
+    assert release.repair(ledger, aliases)
 
 
 def test_a_promotion_is_looked_into_without_being_done(ledger, aliases, story) -> None:

@@ -28,6 +28,7 @@ def _deploy(workspace: "Workspace", verb: Callable[..., Done], *what: str, **mor
 
 def _dry_run(workspace: "Workspace", session: Session, target: str, verb: str) -> None:
     """What a release would deploy, and after which event it is asked for."""
+    workspace.checkpoints.quick_check(workspace.ledger.model_version(target).digest)
     last = workspace.ledger.last_release()
     deployed = last.version if last else None
     session.answer(
