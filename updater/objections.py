@@ -52,9 +52,19 @@ def check_verified(ledger: Ledger, version: str) -> None:
         )
 
 
-def to_deploying(ledger: Ledger, version: ModelVersion, now: str | None) -> list[InputError]:
-    """What speaks against deploying the version in the place of `now`, and force would override."""
-    return [o for o in (_unaccepted(ledger, version), stale(version, now)) if o]
+def overridden(
+    ledger: Ledger, version: ModelVersion, now: str | None, *, force: bool
+) -> list[InputError]:
+    """What speaks against deploying the version in the place of `now`, where `force` overrides it.
+
+    Raises:
+        InputError: something does, and `force` is not said; or the version is not verified.
+    """
+    check_verified(ledger, version.id)
+    against = [o for o in (_unaccepted(ledger, version), stale(version, now)) if o]
+    if against and not force:
+        raise against[0]
+    return against
 
 
 def _unaccepted(ledger: Ledger, version: ModelVersion) -> InputError | None:

@@ -109,11 +109,8 @@ def promote(
         event = now
     is_new = event is None
     if event is None:
-        objections.check_verified(ledger, version)
         replaced = now.version if now else None
-        against = objections.to_deploying(ledger, found, replaced)
-        if against and not force:
-            raise against[0]
+        against = objections.overridden(ledger, found, replaced, force=force)
         check(found.digest)
         event = ledger.append_release(
             "promoted",
@@ -171,12 +168,8 @@ def check_promotion(ledger: Ledger, version: str, *, force: bool = False) -> Non
         InputError, NotFoundError: as `promote`.
     """
     found, now = ledger.model_version(version), deployed(ledger)
-    if now == version:
-        return
-    objections.check_verified(ledger, version)
-    against = objections.to_deploying(ledger, found, now)
-    if against and not force:
-        raise against[0]
+    if now != version:
+        objections.overridden(ledger, found, now, force=force)
 
 
 def rollback_target(ledger: Ledger, aliases: Aliases, *, to: str | None = None) -> str:
