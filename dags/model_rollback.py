@@ -11,10 +11,9 @@ from airflow.sdk import DAG, Param
 
 if (HERE := str(Path(__file__).parent)) not in sys.path:  # Airflow adds a bundle's root alone
     sys.path.append(HERE)
-from updater_dags import limits
+from updater_dags import by_hand, limits
 from updater_dags.about import about
-from updater_dags.assets import announced
-from updater_dags.command import UpdaterCommand, person_of
+from updater_dags.command import person_of
 from updater_dags.notify import Notices
 from updater_dags.workspaces import Workspace, each
 
@@ -66,17 +65,7 @@ def build(workspace: Workspace) -> None:
         default_args={**limits.defaults(), **limits.release(), "retries": 1},
         **about(workspace, notices, LINE, ABOUT),
     ):
-        target, rollback = (
-            UpdaterCommand(
-                task_id=name,
-                workspace=workspace,
-                arguments=arguments,
-                on_failure_callback=notices.of_failure(),
-            )
-            for name, arguments in (("target", target_arguments), ("rollback", rollback_arguments))
-        )
-        target >> rollback
-        announced(rollback, workspace, notices)
+        by_hand.release("rollback", target_arguments, rollback_arguments, workspace, notices)
 
 
 each("model_rollback", build)

@@ -12,13 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from updater_dags.command import UpdaterCommand
-from updater_dags.notify import Notices
 from updater_dags.workspaces import Workspace
 
 Context = Any
@@ -58,18 +56,6 @@ class Announce(TriggerDagRunOperator):
         if answers and not any(has_released(answer) for answer in answers if answer):
             raise AirflowSkipException("nothing was released")
         super().execute(context)
-
-
-def announced(release: UpdaterCommand, workspace: Workspace, notices: Notices) -> None:
-    """After the task of a release by hand: `announce`, whatever became of it. By itself that would
-    make the run of a release that failed a success; so the run has `released` as another end."""
-    announce = Announce(
-        task_id="announce",
-        workspace=workspace,
-        trigger_rule="all_done",
-        on_failure_callback=notices.of_failure(),
-    )
-    release >> [announce, EmptyOperator(task_id="released")]
 
 
 class Announcement(UpdaterCommand):
