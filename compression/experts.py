@@ -36,9 +36,10 @@ class ExpertEvidence:
             shapes = ", ".join(str(tuple(one.shape)) for one in (chosen_tk, gates_tk, norms_tk))
             raise ValueError(f"experts, gates and norms have shapes {shapes}: must be one")
         chosen = chosen_tk.flatten().cpu()
-        if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(self.tokens_e):
+        strange = chosen[(chosen < 0) | (chosen >= len(self.tokens_e))]
+        if len(strange):
             last = len(self.tokens_e) - 1
-            raise ValueError(f"expert {int(chosen.max())} was chosen: must be 0 to {last}")
+            raise ValueError(f"expert {int(strange[0])} was chosen: must be 0 to {last}")
         self.tokens_e += torch.bincount(chosen, minlength=len(self.tokens_e))
         said = (gates_tk.double() * norms_tk.double()).flatten().cpu()
         self.said_e.scatter_add_(0, chosen, said)

@@ -84,9 +84,8 @@ def without(tensor: Tensor, member: Member, kept: Tensor) -> Tensor:
 
 
 def zeroed(mask: Tensor, member: Member, kept: Tensor) -> Tensor:
-    """The mask of the tensor's weights, with those false that belong to a part that goes: what is
-    removed is not there, what is masked is zero, and a network may tell the two apart only by its
-    speed."""
+    """The mask of the tensor's weights, with those false that belong to a part that goes. The
+    network then says what it says `without` them, and is no smaller."""
     size = mask.shape[member.dim]
     going = _within(member, size)[~kept.cpu()].flatten().to(mask.device)
     return mask.index_fill(member.dim, going, False)

@@ -39,3 +39,5 @@ def test_what_can_t_be_is_refused() -> None:
         ExpertEvidence(4).add(CHOSEN, GATES, NORMS[:, 0])
     with pytest.raises(ValueError, match="expert 2 was chosen: must be 0 to 1"):
         ExpertEvidence(2).add(CHOSEN, GATES, NORMS)
+    with pytest.raises(ValueError, match="expert -1 was chosen: must be 0 to 3"):
+        ExpertEvidence(4).add(CHOSEN - 1, GATES, NORMS)
