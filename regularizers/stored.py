@@ -57,6 +57,17 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         raise ValueError(f"{path} is no importance, or damaged ({reason}); delete it") from error
 
 
+def estimated_at(path: Path) -> str:
+    """The digest of the checkpoint whose weights the importance in the file is of.
+
+    Raises:
+        ValueError: the file is no importance.
+        FileNotFoundError: no such file.
+    """
+    with opened(path) as (_, about):
+        return str(about["checkpoint_digest"])
+
+
 def verify(path: Path) -> None:
     """The file holds what `regularizers.importance.save` wrote: what `load` refuses is refused,
     with one tensor in memory at a time.

@@ -29,7 +29,7 @@ from updater.config_keys import (
     variable,
 )
 from updater.errors import InputError, did_you_mean
-from updater.settings import PLACES, Settings, password_in, without_password
+from updater.settings import PLACES, CompressionSettings, Settings, password_in, without_password
 
 CONFIG_FILE = "updater.toml"
 
@@ -111,6 +111,8 @@ def digest(settings: Settings) -> str:
         whole["training"].pop("train_thinking")
     if not whole["source"]["fields"]["messages"]:
         whole["source"]["fields"].pop("messages")
+    if settings.compression == CompressionSettings():
+        whole.pop("compression")
     text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -109,6 +109,37 @@ def open_first(
     return opened
 
 
+def open_compression(workspace: Workspace, version: str) -> Update:
+    """The update that makes a smaller version of `version`: found where it is known, else opened.
+
+    Raises:
+        InputError: [compression] takes nothing away, or the version is a compressed one.
+        NotFoundError: no such version; MLflow has no experiment of the workspace's name.
+        StoreError: a store can't be read or written.
+    """
+    found = workspace.ledger.model_version(version)
+    if not workspace.settings.compression.is_on:
+        raise InputError(
+            "nothing is to be taken away",
+            'compression.method and compression.quantize are both "none"',
+            f"say what: `updater compress {version} --method obd --sparsity 0.5`",
+        )
+    if found.kind == "compress":
+        raise InputError(
+            f"version {version} is compressed",
+            "what was taken away is not taken away twice: each is made of the uncompressed one",
+            f"compress what it was made from: `updater compress {found.base}`",
+        )
+    arguments = {"version": version}
+    period = max(found.dataset_versions, key=workspace.periods.ordinal)
+    known = _known(workspace, "compress", period, arguments)
+    if known is not None:
+        return known
+    workspace.registry.check()
+    datasets = {period: found.dataset_versions[period]}
+    return _open(workspace, "compress", datasets, arguments, base=version)
+
+
 def _check_closed(workspace: Workspace, period: str, *, is_scheduled: bool) -> None:
     """The period is over by the ledger's clock, which is the same for all workers.
 

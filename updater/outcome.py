@@ -62,6 +62,20 @@ def first(workspace: Workspace, opened: Update) -> dict[str, Any]:
     }
 
 
+def compressed(workspace: Workspace, opened: Update) -> dict[str, Any]:
+    """The answer of `compress`: that of `update`, and what the version is beside its base.
+
+    `bytes` and `base_bytes` are those of the weight files. `num_parameters` are those that the
+    version has; `nonzero_fraction` of them are not zero.
+    """
+    answer = update(workspace, opened)
+    step = workspace.ledger.step(opened.id, "train")
+    assert step is not None, "a finished update has made its candidate"
+    told = step.result["compression"]
+    names = ("num_parameters", "nonzero_fraction", "bytes", "base_bytes")
+    return {**answer, "version": opened.candidate, **{name: told[name] for name in names}}
+
+
 def status(workspace: Workspace) -> dict[str, Any]:
     """The answer of `status`.
 

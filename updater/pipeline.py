@@ -1,8 +1,9 @@
 """The story: an update from a closed period to a released version, step by named step.
 
-`update`, `scratch` and `adopt` run the steps in one process; the Airflow DAG calls `run_step` for
-each of them by `updater step NAME`. A finished step is a record in the ledger: running it again
-returns that record, so a killed command goes on where it was, and a finished one changes nothing.
+`update`, `scratch`, `adopt` and `compress` run the steps in one process; the Airflow DAG calls
+`run_step` for each of them by `updater step NAME`. A finished step is a record in the ledger:
+running it again returns that record, so a killed command goes on where it was, and a finished one
+changes nothing.
 """
 
 import json
@@ -17,7 +18,7 @@ from store.ledger import Update
 from updater import cost, release, versions
 from updater.config import ELSEWHERE
 from updater.errors import InputError
-from updater.opening import open_first, open_update
+from updater.opening import open_compression, open_first, open_update
 from updater.standing import abandoned, promotion
 from updater.steps import evaluate, gate, importance, rehearse, train
 from updater.steps import release as release_step
@@ -38,6 +39,7 @@ ORDER = {
     "update": tuple(STEPS),
     "scratch": ("train", "evaluate", "gate", "release"),
     "adopt": ("train", "evaluate", "gate", "release"),
+    "compress": ("train", "evaluate", "gate", "release"),
 }
 
 
@@ -105,6 +107,21 @@ def adopt(workspace: Workspace, checkpoint: str, periods: Sequence[str]) -> Upda
     check_length(check(folder).config, longest, where=str(folder / "config.json"))
     arguments = {"deploy": True, "checkpoint": str(folder)}
     return _finish(workspace, open_first(workspace, "adopt", periods, arguments))
+
+
+def compress(workspace: Workspace, version: str, *, approve: bool = False) -> Update:
+    """A version that is smaller than `version` is judged on every period that it has learnt.
+
+    A person deploys it, or, where the gate accepts it, `approve`.
+
+    Raises:
+        InputError: as `updater.opening.open_compression`, or nothing of it can go.
+        UpdateError, StoreError: a step failed; what was finished is kept.
+    """
+    opened = _finish(workspace, open_compression(workspace, version), approve=approve)
+    if approve:
+        _approve(workspace, opened)
+    return opened
 
 
 def run_step(

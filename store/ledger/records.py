@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-UPDATE_KINDS = ("update", "scratch", "adopt")
+UPDATE_KINDS = ("update", "scratch", "adopt", "compress")
 STEP_STATES = ("running", "finished")
 VERDICTS = ("accepted", "rejected", "review")
 RELEASE_KINDS = ("promoted", "rolled_back")

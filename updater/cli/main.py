@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from updater.cli import cluster, doctor, read, releases, study, tour, work
+from updater.cli import cluster, compress, doctor, read, releases, study, tour, work
 from updater.cli.app import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -22,7 +22,7 @@ from updater.cli.app import (
 )
 from updater.errors import InputError, UpdateError
 
-COMMAND_FILES = (work, read, releases, study, tour, doctor, cluster)
+COMMAND_FILES = (work, compress, read, releases, study, tour, doctor, cluster)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,12 +6,14 @@ headings follow Mitchell et al. (2019), "Model Cards for Model Reporting". Calle
 publishing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from updater import statistics
 from updater.gate_reasons import percent, points
 from updater.report.data import Dataset, ReportData
 from updater.report.words import amount, duration, energy
+from updater.settings import CompressionSettings
 
 CARD = "model_card.md"
 LESS = (24, 12, 6, 3, 1)  # periods in a table, tried in turn where a description must be short
@@ -35,7 +37,9 @@ def brief(data: ReportData, most_characters: int) -> str:
 def _card(data: ReportData, most: int) -> str:
     subject = data.subject
     made = (
-        f"made from version {subject.base}"
+        f"made by compressing version {subject.base}"
+        if subject.kind == "compress"
+        else f"made from version {subject.base}"
         if subject.base is not None
         else "a first model, made from nothing"
         if subject.kind == "scratch"
@@ -109,6 +113,8 @@ def _method(data: ReportData) -> list[str]:
     subject, config = data.subject, data.config
     if subject.kind == "adopt" or not config:
         return ["Nothing was trained here: the checkpoint came as it is."]
+    if subject.kind == "compress":
+        return [f"Nothing was trained here. {_taken_away(config)}"]
     training = config.get("training", {})
     if subject.kind == "scratch":
         training = {**training, **config.get("scratch", {})}
@@ -124,10 +130,25 @@ def _method(data: ReportData) -> list[str]:
         strength = held.get("strength")
         by = f"by `{method}`" + (f" of strength {strength}" if strength is not None else "")
         lines.append("Nothing held the weights." if method == "none" else f"Weights held {by}.")
+        if CompressionSettings(**config.get("compression", {})).is_on:
+            lines.append(f"Then it was compressed. {_taken_away(config)}")
     if data.searched is not None and data.searched.winner is not None:
         values = ", ".join(f"{k} {v:.4g}" for k, v in data.searched.winner["values"].items())
         lines.append(f"{len(data.searched.trials)} trials chose {values}.")
     return lines
+
+
+def _taken_away(config: Mapping[str, Any]) -> str:
+    """What compression took away, by the configuration that was recorded."""
+    asked = CompressionSettings(**config["compression"])
+    said = []
+    if asked.method != "none":
+        share = "two of each four" if asked.pattern else f"{asked.sparsity:.0%} of the"
+        how = f"chosen by `{asked.method}`" + (f" in {asked.rounds} rounds" * (asked.rounds > 1))
+        said.append(f"Removed: {share} {asked.remove}, {how}.")
+    if asked.quantize != "none":
+        said.append(f"Weights are kept as `{asked.quantize}`.")
+    return " ".join(said)
 
 
 def _scores(data: ReportData, most: int) -> list[str]:

@@ -8,6 +8,7 @@ the file, the value and the cure.
 Units: `_fraction` and `fraction` are 0..1, `_seconds` seconds, `_tokens` tokens.
 """
 
+from updater.settings.compression import PRUNINGS, CompressionSettings
 from updater.settings.data import (
     CALENDAR,
     FORMATS,
@@ -29,6 +30,7 @@ from updater.settings.learning import (
 )
 from updater.settings.passwords import password_in, without_password
 from updater.settings.regularizing import (
+    ESTIMATED,
     ESTIMATORS,
     IMPORTANCE_FORMATS,
     REGULARIZERS,
@@ -46,6 +48,7 @@ from updater.settings.whole import Settings, lora_refusal
 
 __all__ = [
     "CALENDAR",
+    "ESTIMATED",
     "ESTIMATORS",
     "FORMATS",
     "IMPORTANCE_FORMATS",
@@ -55,8 +58,10 @@ __all__ = [
     "PLACEHOLDER",
     "PLACES",
     "POLICIES",
+    "PRUNINGS",
     "REGULARIZERS",
     "SEARCHED",
+    "CompressionSettings",
     "EvaluationSettings",
     "FieldTemplates",
     "GateSettings",

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from updater.settings.rules import at_least, fraction, one_of, positive
 
-ESTIMATORS = ("empirical", "sampled", "optimizer")
+ESTIMATED = ("empirical", "sampled")
+ESTIMATORS = (*ESTIMATED, "optimizer")
 
 
 class Method(NamedTuple):

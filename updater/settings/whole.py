@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from updater.settings.compression import CompressionSettings
 from updater.settings.data import PeriodSettings, SourceSettings, WorkspaceSettings
 from updater.settings.kubernetes import KubernetesSettings
 from updater.settings.learning import (
@@ -47,6 +48,7 @@ class Settings:
     regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     scratch: ScratchSettings = field(default_factory=ScratchSettings)
+    compression: CompressionSettings = field(default_factory=CompressionSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     store: StoreSettings = field(default_factory=StoreSettings)

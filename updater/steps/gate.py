@@ -29,8 +29,9 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         rule=dataclasses.asdict(rule),
     )
     _tell(workspace, update, verdict)
+    by_hand = update.kind == "compress" or settings.approval == "manual"
     needs_person = verdict.verdict == "review" or (
-        verdict.verdict == "accepted" and settings.approval == "manual" and update.base is not None
+        verdict.verdict == "accepted" and by_hand and update.base is not None
     )
     return {
         "verdict": verdict.verdict,
@@ -75,7 +76,8 @@ def _decide(workspace: Workspace, update: Update, rule: gate.Rule) -> gate.Verdi
         for period, against, reference in wanted
     ]
     found = [comparison for comparison in compared if comparison is not None]
-    return gate.decide(found, rule, past=list(past), new=update.period, base=update.base, best=best)
+    new = None if update.period in past else update.period
+    return gate.decide(found, rule, past=list(past), new=new, base=update.base, best=best)
 
 
 def _compare(

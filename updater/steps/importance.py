@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from store.ledger import Update
 from updater.errors import InputError
 from updater.steps import room
+from updater.steps.start import start_at
 from updater.steps.terms import Term, estimator_of, method_of, terms_of, weighs
 from updater.steps.weigh import estimate
 from updater.stopwatch import Stopwatch
@@ -46,7 +47,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     watch = Stopwatch()
     terms = terms_of(workspace, update)
     for term in terms:
-        _find(workspace, term, watch)
+        find(workspace, term, watch)
     return {
         "estimator": estimator_of(workspace),
         "num_examples": sum(term.sample.num_examples for term in terms),
@@ -60,7 +61,7 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
 def _cost(workspace: Workspace, terms: Sequence[Term]) -> dict[str, Any]:
     """What is kept in memory to hold the update, one term whatever their number, beside the base's
     weights; both as on disk, where names and shapes are a few bytes more."""
-    base = workspace.checkpoints.local(terms[-1].version.digest)
+    base = workspace.checkpoints.local(terms[-1].weights)
     return {
         "format": workspace.settings.regularizer.format,
         "num_bytes": max(t.file.stat().st_size for t in terms if t.file and t.sample.num_examples),
@@ -108,7 +109,7 @@ def files(workspace: Workspace, update: Update) -> "tuple[TermFiles, ...] | None
     for term in terms_of(workspace, update):
         if term.sample.num_examples:
             _sound(workspace, term, stored.verify)
-        folder = workspace.checkpoints.local(term.version.digest)
+        folder = workspace.checkpoints.local(term.weights)
         found.append(TermFiles(folder, term.file if term.sample.num_examples else None))
     return tuple(found)
 
@@ -118,11 +119,12 @@ def _held(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") -
     from regularizers.consolidate import Held
     from updater.nemotron import checkpoint
 
-    settings = workspace.settings.regularizer
+    assert update.base is not None, "only an update of a base is held"
+    settings, begins = workspace.settings.regularizer, start_at(workspace, update.base).digest
     for term in terms_of(workspace, update):
         weights = model
-        if term.version.id != update.base:
-            weights, _ = checkpoint.load(workspace.checkpoints.local(term.version.digest))
+        if term.weights != begins:
+            weights, _ = checkpoint.load(workspace.checkpoints.local(term.weights))
         found: dict[str, Weight] = {}
         if term.sample.num_examples:
             # What a training recorded was perhaps kept in another format.
@@ -141,11 +143,13 @@ def _sound(workspace: Workspace, term: Term, read: Callable[[Path], Read]) -> Re
     again.
 
     Raises:
-        InputError: what a training recorded is missing or broken.
+        InputError: what a training recorded is missing or broken, or it is of other weights than
+            those that are held.
     """
     assert term.file is not None, "a term without a record is not among an update's"
-    _find(workspace, term, Stopwatch())
+    find(workspace, term, Stopwatch())
     try:
+        _check_anchor(term, term.file)
         return read(term.file)
     except ValueError as error:
         if term.traced:
@@ -157,11 +161,30 @@ def _sound(workspace: Workspace, term: Term, read: Callable[[Path], Read]) -> Re
             ) from error
         log.warning("broken in the cache, so removed and estimated again: %s", error)
         term.file.unlink()
-    _find(workspace, term, Stopwatch())
+    find(workspace, term, Stopwatch())
     return read(term.file)
 
 
-def _find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:
+def _check_anchor(term: Term, file: Path) -> None:
+    """The importance is of the weights that it will hold.
+
+    Raises:
+        ValueError: the file is no importance.
+        InputError: it is of others.
+    """
+    from regularizers.stored import estimated_at
+
+    found = estimated_at(file)
+    if found != term.weights:
+        raise InputError(
+            f"{file}: the importance of checkpoint {found[:16]}, and {term.weights[:16]} is held",
+            "weights are held by how much they themselves mattered: an anchor and its importance"
+            " are of one checkpoint",
+            "delete the file: an estimate is made again",
+        )
+
+
+def find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:
     """The term's importance is on the disk, estimated now if it isn't there."""
     if term.file is None or term.file.exists() or term.traced or not term.sample.num_examples:
         return

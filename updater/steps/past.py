@@ -12,8 +12,13 @@ from updater.workspace import Workspace
 
 
 def past_versions(workspace: Workspace, update: Update) -> dict[str, str]:
-    """Period -> dataset version of what the base has learnt, less the period learnt now."""
-    return {} if update.base is None else past_of(workspace, update.base, update.period)
+    """Period -> dataset version of what the base has learnt, less the period learnt now; nothing
+    is learnt where it is only compressed."""
+    if update.base is None:
+        return {}
+    if update.kind == "compress":
+        return dict(workspace.ledger.model_version(update.base).dataset_versions)
+    return past_of(workspace, update.base, update.period)
 
 
 def past_of(workspace: Workspace, base: str, period: str) -> dict[str, str]:

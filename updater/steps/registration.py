@@ -41,7 +41,10 @@ def _parameters(workspace: Workspace, update: Update) -> dict[str, Any]:
             "regularizer/method": settings.regularizer.method,
             "regularizer/strength": settings.regularizer.penalty_strength,
         }
-    if update.kind != "adopt":
+    if settings.compression.is_on and update.kind in ("update", "compress"):
+        compression = dataclasses.asdict(settings.compression)
+        parameters |= {f"compression/{name}": value for name, value in compression.items()}
+    if update.kind in ("update", "scratch"):
         training = dataclasses.asdict(training_of(workspace, update))
         search = training.pop("search")
         if update.kind == "update" and search["trials"]:
@@ -54,7 +57,8 @@ def _parameters(workspace: Workspace, update: Update) -> dict[str, Any]:
 
 def _inputs(workspace: Workspace, update: Update) -> list[tuple[str, str]]:
     """(dataset version, what the run does with it)."""
-    inputs = [(version, "training") for version in update.config["datasets"].values()]
+    use = "compression" if update.kind == "compress" else "training"
+    inputs = [(version, use) for version in update.config["datasets"].values()]
     if update.kind == "update":
         choices = manifest_of(workspace, update).choices
         inputs += [(choice.dataset_version, "rehearsal") for choice in choices]

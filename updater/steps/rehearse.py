@@ -17,7 +17,8 @@ from updater.rehearsed import rehearsed
 from updater.settings import RehearsalSettings
 from updater.steps import room
 from updater.steps.past import past_versions
-from updater.steps.student import answers, checkpoint_of
+from updater.steps.start import start_folder
+from updater.steps.student import answers
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
@@ -85,7 +86,7 @@ def _score(workspace: Workspace, update: Update, watch: Stopwatch) -> "Score":
         assert update.base is not None, "without a base there is no past to ask about"
         from updater.evaluate import of_numbers
 
-        base = checkpoint_of(workspace, update.base)
+        base = start_folder(workspace, update.base)
         tables = {"pool": examples}
         said = answers(workspace, base, tables, watch, progress=workspace.progress)
         return of_numbers(said["pool"])

@@ -14,7 +14,8 @@ from updater.workspace import Workspace
 
 
 def run(workspace: Workspace, update: Update, *, approve: bool = False) -> dict[str, Any]:
-    """An accepted candidate is deployed, unless approval is a person's and `approve` is not said.
+    """An accepted candidate is deployed, unless approval is a person's and `approve` is not said;
+    of a version that is compressed by hand it always is.
 
     Raises:
         InputError: another version was deployed meanwhile: the update is out of date.
@@ -23,8 +24,9 @@ def run(workspace: Workspace, update: Update, *, approve: bool = False) -> dict[
     assert verdict is not None, "the pipeline runs the gate first"
     candidate = workspace.ledger.update(update.id).candidate
     assert candidate is not None, "the pipeline runs train first"
-    wanted = update.kind == "update" or update.config["arguments"]["deploy"]
-    at_once = workspace.settings.gate.approval == "auto" or approve or update.base is None
+    by_hand = update.kind == "compress" or workspace.settings.gate.approval == "manual"
+    wanted = update.base is not None or update.config["arguments"]["deploy"]
+    at_once = not by_hand or approve or update.base is None
     promoted = wanted and verdict.verdict == "accepted" and at_once
     if promoted:
         release.promote(
@@ -38,7 +40,12 @@ def run(workspace: Workspace, update: Update, *, approve: bool = False) -> dict[
     else:
         release.repair(workspace.ledger, workspace.aliases)
     publish(workspace, update)
-    for left in ("initial", "candidate", "trace"):  # as large as models, and in the store by now
+    for left in (
+        "initial",
+        "candidate",
+        "compressed",
+        "trace",
+    ):  # as large as models, and in the store by now
         shutil.rmtree(workspace.run_folder(update.id) / left, ignore_errors=True)
     awaiting = wanted and not promoted and verdict.verdict in ("accepted", "review")
     return {"promoted": promoted, "awaiting": awaiting}

@@ -5,7 +5,7 @@ train, and by rehearse where the base answers, for each may be the first that do
 """
 
 from store.ledger import Update
-from updater.steps.student import checkpoint_of
+from updater.steps.start import start_folder
 from updater.steps.trainings import training_of
 from updater.workspace import Workspace
 
@@ -30,7 +30,7 @@ def check(workspace: Workspace, update: Update) -> None:
         from updater.doctor import refuse_too_large
 
         refuse_too_large(
-            checkpoint_of(workspace, update.base),
+            start_folder(workspace, update.base),
             training=training,
             regularizer=workspace.settings.regularizer,
         )

@@ -22,7 +22,8 @@ from updater.settings import Settings
 from updater.settings.regularizing import METHODS
 from updater.steps.holdback import HeldBack, Tables, hold_back, lesson_of
 from updater.steps.rehearse import manifest_of
-from updater.steps.student import Student, answers, checkpoint_of
+from updater.steps.start import start_folder
+from updater.steps.student import Student, answers
 from updater.stopwatch import Stopwatch
 from updater.trials import Trial
 from updater.workspace import Workspace
@@ -108,7 +109,7 @@ class _Search:
         base_past = None
         if held.past is not None:
             assert self._update.base is not None, "only updates are searched for"
-            base = checkpoint_of(self._workspace, self._update.base)
+            base = start_folder(self._workspace, self._update.base)
             base_past = _accuracies(self._workspace, base, {"past": held.past}, watch)["past"]
         ranges = self._workspace.settings.training.search.ranges
         return {

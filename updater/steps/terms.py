@@ -8,6 +8,7 @@ what only a training can tell.
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from store.ledger import ModelVersion, Update
 from updater.errors import InputError
 from updater.standing import lineage
 from updater.steps.past import past_of, past_versions, uniform_sample
+from updater.steps.start import start_at
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -31,15 +33,17 @@ TRACE_FILE = "importance.safetensors"
 
 @dataclass(frozen=True)
 class Term:
-    """The weights of `version`, and what they were to be held for.
+    """The weights of `version`, None of what is no version yet, and what they were to be held for.
 
     `sample`: the examples that its importance is estimated on, a uniform sample, always the same;
     without any, nothing of this version's is held. `traced`: its importance was recorded by the
     training, so that it can't be estimated. `file`: where it lies; None: no training recorded it.
-    `digest`: what names it in the cache, or a trace in the checkpoint store.
+    `digest`: what names it in the cache, or a trace in the checkpoint store. `weights`: the digest
+    of the checkpoint with the weights, which may be those of before the version was compressed.
     """
 
-    version: ModelVersion
+    version: ModelVersion | None
+    weights: str
     sample: Manifest
     digest: str
     file: Path | None
@@ -101,7 +105,8 @@ def terms_on(workspace: Workspace, base: str, period: str) -> list[Term]:
     """
     method = method_of(workspace)
     assert method is not None, "only for a method that weighs"
-    line = [workspace.ledger.model_version(v) for v in lineage(workspace.ledger, base)]
+    begins = start_at(workspace, base).version.id
+    line = [workspace.ledger.model_version(v) for v in lineage(workspace.ledger, begins)]
     if method.looks_at == "past":
         terms = [_term(workspace, line[0], past_of(workspace, base, period))]
     else:
@@ -126,7 +131,8 @@ def trace_name(workspace: Workspace) -> str:
 def _trace(workspace: Workspace, version: ModelVersion, sample: Manifest) -> Term:
     """Of the version's training, from the checkpoint store, where its own result names it. One
     that was deleted there is as good as never recorded."""
-    nothing = Term(version, sample, "", None, traced=True)
+    weights = start_at(workspace, version.id).digest
+    nothing = Term(version, weights, sample, "", None, traced=True)
     step = None if version.update is None else workspace.ledger.step(version.update, "train")
     kept = {} if step is None else step.result.get("trace", {})
     if kept.get("name") != trace_name(workspace) or not sample.num_examples:
@@ -136,7 +142,7 @@ def _trace(workspace: Workspace, version: ModelVersion, sample: Manifest) -> Ter
     except NotFoundError as error:
         log.warning("version %s: what its training recorded is gone: %s", version.id, error)
         return nothing
-    return Term(version, sample, kept["digest"], folder / TRACE_FILE, traced=True)
+    return Term(version, weights, sample, kept["digest"], folder / TRACE_FILE, traced=True)
 
 
 def estimator_of(workspace: Workspace) -> str:
@@ -148,15 +154,29 @@ def estimator_of(workspace: Workspace) -> str:
     return "si" if method.source == "path" else method.source
 
 
-def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str]) -> Term:
+def _term(workspace: Workspace, version: ModelVersion, datasets: Mapping[str, str]) -> Term:
     method = method_of(workspace)
     assert method is not None, "only for a method that weighs"
     regularizer = workspace.settings.regularizer
-    sample = uniform_sample(workspace, datasets, regularizer.num_examples)
     if method.trace(regularizer.estimator):
+        sample = uniform_sample(workspace, datasets, regularizer.num_examples)
         return _trace(workspace, version, sample)
+    return estimated(workspace, start_at(workspace, version.id).digest, datasets, version=version)
+
+
+def estimated(
+    workspace: Workspace,
+    weights: str,
+    datasets: Mapping[str, str],
+    *,
+    version: ModelVersion | None = None,
+) -> Term:
+    """The weights of a checkpoint, as they matter for these dataset versions (by period), by a
+    method that estimates."""
+    regularizer = workspace.settings.regularizer
+    sample = uniform_sample(workspace, datasets, regularizer.num_examples)
     key = {
-        "checkpoint": version.digest,
+        "checkpoint": weights,
         "data": sample.digest,
         "estimator": estimator_of(workspace),
         "num_examples": regularizer.num_examples,
@@ -174,7 +194,7 @@ def _term(workspace: Workspace, version: ModelVersion, datasets: dict[str, str])
         key["format"] = regularizer.format
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = workspace.root / "cache" / "importance" / f"{digest}.safetensors"
-    return Term(version, sample, digest, file, traced=False)
+    return Term(version, weights, sample, digest, file, traced=False)
 
 
 def _learnt(workspace: Workspace, version: ModelVersion, again: str) -> dict[str, str]:
@@ -196,6 +216,7 @@ def _recorded(workspace: Workspace, terms: list[Term]) -> list[Term]:
     if any(term.sample.num_examples for term in found):
         return found
     without = terms[len(found)]
+    assert without.version is not None, "what a training recorded is a version's"
     raise InputError(
         f"version {without.version.id} has no importance for regularizer.method ="
         f" {workspace.settings.regularizer.method!r}: its training has not recorded"

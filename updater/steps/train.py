@@ -1,8 +1,8 @@
 """Step train: the candidate's checkpoint exists, is in the checkpoint store and is registered.
 
 For an update it starts at the base; for `scratch` at random weights of the configured
-architecture; `adopt` brings a finished checkpoint and trains nothing. The training itself is
-`updater.train`'s.
+architecture; `adopt` brings a finished checkpoint, and `compress` makes a smaller one of a
+version. The training itself is `updater.train`'s.
 """
 
 import logging
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from rehearsal import window
 from store.ledger import Update
 from updater.files import read_json, write_json
-from updater.steps import drafts, room, search, teach, traces
+from updater.steps import compress, drafts, room, search, teach, traces
 from updater.steps.curve import Curve
 from updater.steps.holdback import Tables
 from updater.steps.machine import Machine
 from updater.steps.registration import register, run_of
 from updater.steps.rehearse import manifest_of
+from updater.steps.start import start_folder
 from updater.steps.student import Student
 from updater.steps.trainings import training_of
 from updater.workspace import Workspace
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate is a model version in the ledger and in MLflow."""
     found: dict[str, Any] = {}
-    if update.kind != "adopt":
+    if update.kind in ("update", "scratch"):
         room.check(workspace, update)
     if update.kind == "update":
         new = _new_examples(workspace, update)
@@ -41,6 +42,10 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     candidate, result = _KINDS[update.kind](workspace, update)
     if found:
         result["compute_seconds"] += found["search"]["compute_seconds"]
+    if update.kind == "update" and workspace.settings.compression.is_on:
+        candidate, said = _compress(workspace, update, candidate)
+        result |= said
+        result["compute_seconds"] += said["compression"]["seconds"]
     # What we exported is never written in place again, so it may be linked instead of copied; an
     # adopted folder is its owner's.
     digest = workspace.checkpoints.add(candidate, frozen=update.kind != "adopt")
@@ -49,6 +54,15 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         shutil.rmtree(workspace.run_folder(update.id) / state, ignore_errors=True)
     place = {"experiment": workspace.registry.experiment}  # by which addresses name it
     return {"version": version, "digest": digest, **place, **result, **found}
+
+
+def _compress(workspace: Workspace, update: Update, learnt: Path) -> tuple[Path, dict[str, Any]]:
+    """What the update has learnt is in the checkpoint store, and compressed."""
+    assert update.base is not None, "only an update of a base is fine-tuned"
+    base = workspace.ledger.model_version(update.base)
+    weights = workspace.checkpoints.add(learnt, frozen=True)
+    datasets = {**base.dataset_versions, **update.config["datasets"]}
+    return compress.compressed(workspace, update, weights, datasets)
 
 
 def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -64,7 +78,7 @@ def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, An
 def _base(workspace: Workspace, update: Update) -> Path:
     """The folder of the checkpoint that is fine-tuned."""
     assert update.base is not None, "only an update of a base is fine-tuned"
-    return workspace.checkpoints.local(workspace.ledger.model_version(update.base).digest)
+    return start_folder(workspace, update.base)
 
 
 def _teach(update: Update, workspace: Workspace, tables: Tables, folder: Path) -> Student | Path:
@@ -103,7 +117,12 @@ def _adopted(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]
     return Path(update.config["arguments"]["checkpoint"]), {"num_steps": 0, "compute_seconds": 0.0}
 
 
-_KINDS = {"update": _fine_tune, "scratch": _from_scratch, "adopt": _adopted}
+_KINDS = {
+    "update": _fine_tune,
+    "scratch": _from_scratch,
+    "adopt": _adopted,
+    "compress": compress.made,
+}
 
 
 def architecture(workspace: Workspace) -> str:

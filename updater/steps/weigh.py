@@ -5,11 +5,16 @@ What has been estimated is the cache's (`updater.steps.importance`), and not loo
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rehearsal import window
+from rehearsal.manifest import Manifest
 from updater.steps.terms import Term, estimator_of
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
+
+if TYPE_CHECKING:
+    from updater.train.encode import Encoded
 
 
 def estimate(workspace: Workspace, term: Term, file: Path, watch: Stopwatch) -> None:
@@ -19,27 +24,16 @@ def estimate(workspace: Workspace, term: Term, file: Path, watch: Stopwatch) -> 
         UpdateError: the weights have none, they diverge.
     """
     from updater.launch.task import Weighing
-    from updater.nemotron import tokenizer
-    from updater.train.encode import encode
 
-    folder = workspace.checkpoints.local(term.version.digest)
-    table = window.load(
-        term.sample, lambda version: workspace.datasets.path(version, "train.parquet")
-    )
-    longest = workspace.settings.model.max_length_tokens
-    examples = encode(
-        tokenizer.read(folder),
-        table,
-        max_length_tokens=longest,
-        thinking=workspace.settings.training.train_thinking,
-    )
+    folder = workspace.checkpoints.local(term.weights)
+    examples = encoded(workspace, folder, term.sample)
     file.parent.mkdir(parents=True, exist_ok=True)
     task = Weighing(
         folder,
         workspace.settings.training.on_one_node,
         estimator=estimator_of(workspace),
         form=workspace.settings.regularizer.format,
-        checkpoint_digest=term.version.digest,
+        checkpoint_digest=term.weights,
         data_digest=term.sample.digest,
     )
     if task.training.devices == 1:
@@ -58,3 +52,16 @@ def estimate(workspace: Workspace, term: Term, file: Path, watch: Stopwatch) -> 
         made = together.estimate(task, examples, folder=place, progress=workspace.progress)
     made.replace(file)
     shutil.rmtree(place)
+
+
+def encoded(workspace: Workspace, folder: Path, sample: Manifest) -> "Encoded":
+    """The examples that the sample names, as the checkpoint in the folder reads them."""
+    from updater.nemotron import tokenizer
+    from updater.train.encode import encode
+
+    return encode(
+        tokenizer.read(folder),
+        window.load(sample, lambda version: workspace.datasets.path(version, "train.parquet")),
+        max_length_tokens=workspace.settings.model.max_length_tokens,
+        thinking=workspace.settings.training.train_thinking,
+    )

@@ -1,0 +1,65 @@
+"""The command that makes a smaller version of one."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from updater.cli import tables
+from updater.cli.app import EXIT_NOT_ACCEPTED, Session, app
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from store.ledger import Update
+    from updater.workspace import Workspace
+
+
+@app.command()
+@click.argument("version")
+@click.option("--method", metavar="NAME", help="How what goes is chosen; none: nothing goes.")
+@click.option("--sparsity", metavar="SHARE", help="How much of it goes, between 0 and 1.")
+@click.option(
+    "--remove", metavar="WHAT", help="What goes: weights, neurons, experts, heads or layers."
+)
+@click.option("--quantize", metavar="SCHEME", help="int8, int4, fp8 or nvfp4; none: as it is.")
+@click.option("--yes", is_flag=True, help="Promote what the gate accepts without asking a person.")
+@click.option("--fail-on-reject", is_flag=True, help="Exit 3 where the gate did not accept.")
+@click.pass_obj
+def compress(
+    session: Session, version: str, yes: bool, fail_on_reject: bool, **given: str | None
+) -> int:
+    """Make a smaller version of VERSION.
+
+    It is scored on every period that VERSION has learnt, and judged beside it by the gate: no
+    period may lose more than gate.margin_fraction. Then it waits for a person. The options take
+    the place of the settings of their names in [compression], where there are more.
+
+    Killed, it goes on when it is run again; finished, it is returned as it was.
+
+    \b
+    Examples: updater compress 3 --method obd --sparsity 0.5
+              updater compress 3 --method reap --remove experts --sparsity 0.25
+              updater compress 3 --quantize int8
+    """
+    from updater import outcome, pipeline
+
+    session.overrides += tuple(
+        f"compression.{name}={value}" for name, value in given.items() if value is not None
+    )
+    workspace = session.workspace()
+    with workspace.lock():
+        done = pipeline.compress(workspace, version, approve=yes)
+    answer = outcome.compressed(workspace, done)
+    session.answer(answer, lambda console: _show(console, workspace, done, answer))
+    return EXIT_NOT_ACCEPTED if fail_on_reject and answer["verdict"] != "accepted" else 0
+
+
+def _show(
+    console: "Console", workspace: "Workspace", done: "Update", answer: dict[str, Any]
+) -> None:
+    share = answer["bytes"] / answer["base_bytes"]
+    console.print(
+        f"{answer['num_parameters']:,} parameters, {answer['nonzero_fraction']:.0%} of them not "
+        f"zero; {answer['bytes'] / 1e6:,.1f} MB, {share:.0%} of version {answer['base']}'s"
+    )
+    tables.update(console, workspace, done)

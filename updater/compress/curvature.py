@@ -1,0 +1,40 @@
+"""The Fisher by which EWC holds weights, asked for by the names that tensors have on the disk.
+
+Nothing is estimated here: `updater.train.importance` has, for the next update to be held by. Called
+by `updater.compress.engine`.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from regularizers.formats import Weight, whole
+from updater.nemotron.weights import is_experts, released_name
+
+
+class Curvature:
+    """Released name -> the Fisher of that tensor's weights, float32.
+
+    Args:
+        tensors: in-memory name -> Fisher, in any format of `regularizers.formats`; experts stacked.
+    """
+
+    def __init__(self, tensors: Mapping[str, Weight]) -> None:
+        self._tensors = tensors
+        self._places = {
+            released_name(name, expert): (name, expert)
+            for name, fisher in tensors.items()
+            for expert in range(fisher.shape[0] if is_experts(name) else 1)
+        }
+        self._last: tuple[str, Tensor] | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Raises KeyError: none was estimated of that tensor."""
+        stored, expert = self._places[name]
+        if self._last is None or self._last[0] != stored:  # of a stack many are asked in a row
+            self._last = (stored, whole(self._tensors[stored]).float())
+        fisher = self._last[1]
+        return fisher[expert] if is_experts(stored) else fisher

@@ -1,0 +1,116 @@
+"""What of a checkpoint goes before it ships: the section compression."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from updater.settings.rules import at_least, fraction, one_of, positive
+
+REMOVABLE = ("weights", "neurons", "experts", "heads", "layers")
+SCOPES = ("model", "tensor", "row")
+SCHEMES = ("int8", "int4", "fp8", "nvfp4")
+RECOVERIES = ("none", "finetune", "distill")
+STARTS = ("uncompressed", "compressed")
+
+
+class Pruning(NamedTuple):
+    """One method, as the settings know it.
+
+    `removes`: what it can choose among. `looks`: what it has to be shown beside the weights:
+    "fisher", "spread" (of the Fisher over examples), "forward" (passes without a way back), or "".
+    """
+
+    removes: tuple[str, ...]
+    looks: str = ""
+
+
+_PARTS = ("neurons", "experts", "heads", "layers")
+
+PRUNINGS: Mapping[str, Pruning] = MappingProxyType(
+    {
+        "none": Pruning(()),
+        "random": Pruning(REMOVABLE),
+        "magnitude": Pruning(REMOVABLE),
+        "obd": Pruning(REMOVABLE, "fisher"),
+        "obd_sd": Pruning(REMOVABLE, "spread"),
+        "obd_spread": Pruning(REMOVABLE, "spread"),
+        "obd_scaled": Pruning(REMOVABLE, "fisher"),
+        "wanda": Pruning(("weights",), "forward"),
+        "dropout": Pruning(_PARTS, "forward"),
+        "merge": Pruning(("neurons", "experts"), "forward"),
+        "reap": Pruning(("experts",), "forward"),
+        "frequency": Pruning(("experts",), "forward"),
+    }
+)
+"""Every method. What it does is torch's to know: `compression`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionSettings:
+    """`method` "none" removes nothing, and `quantize` "none" leaves the numbers as they are: with
+    both an update ships what it has trained.
+
+    `sparsity` is the share of what `remove` names that goes, rounded to whole ones: of all weights
+    of matrices, or of the parts of each layer. `scope` of weights: among what they are compared;
+    "" is the method's own. `pattern` "2:4": of four weights in a row two stay, whatever `sparsity`.
+    `rounds`: in how many steps it goes, evidence looked for anew in each. `num_examples` of the
+    learnt periods are looked at; for the Fisher as many as `regularizer.num_examples`, for it is
+    the one by which EWC holds the next update. `attention`: among layers also those may go.
+
+    `recovery`: what is left learns again, for `recovery_epochs`, what the update learns (or what an
+    update of the version would rehearse): from the examples, or also from what the uncompressed
+    model says to them, weighed by `distill_strength`. Not after quantization, whose numbers are not
+    trained.
+
+    `start`: what the next update begins at where the deployed version is compressed: the weights of
+    before ("uncompressed"), which lose nothing twice, or those that are in use.
+    """
+
+    method: str = "none"
+    remove: str = "weights"
+    sparsity: float = 0.5
+    scope: str = ""
+    pattern: str = ""
+    rounds: int = 1
+    num_examples: int = 256
+    attention: bool = False
+    quantize: str = "none"
+    recovery: str = "none"
+    recovery_epochs: int = 2
+    distill_strength: float = 1.0
+    start: str = "uncompressed"
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, tuple(PRUNINGS))
+        one_of("remove", self.remove, REMOVABLE)
+        one_of("scope", self.scope, ("", *SCOPES))
+        one_of("pattern", self.pattern, ("", "2:4"))
+        one_of("quantize", self.quantize, ("none", *SCHEMES))
+        one_of("recovery", self.recovery, RECOVERIES)
+        one_of("start", self.start, STARTS)
+        at_least("recovery_epochs", self.recovery_epochs, 1)
+        positive("distill_strength", self.distill_strength)
+        fraction("sparsity", self.sparsity, low_open=True, high_open=True)
+        at_least("rounds", self.rounds, 1)
+        at_least("num_examples", self.num_examples, 1)
+        removes = PRUNINGS[self.method].removes
+        if removes and self.remove not in removes:
+            raise ValueError(
+                f"method, remove: {self.method} chooses among {', '.join(removes)}, not"
+                f" {self.remove}"
+            )
+        if self.remove != "weights" and (self.scope or self.pattern):
+            raise ValueError("scope, pattern, remove: only single weights have one or the other")
+        if self.pattern and self.scope:
+            raise ValueError("scope, pattern: a pattern is its own scope; leave one out")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is done to a checkpoint at all."""
+        return self.method != "none" or self.quantize != "none"
+
+    @property
+    def looks(self) -> str:
+        """What the method has to be shown, as `Pruning.looks`."""
+        return PRUNINGS[self.method].looks

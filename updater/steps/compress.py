@@ -1,0 +1,97 @@
+"""Part of step train: of a checkpoint goes what [compression] takes away.
+
+Here is what it is shown, and by which names that is kept: the Fisher is the one by which EWC holds
+the next update at these weights, found in the same cache, so that either costs the other nothing.
+The work is `updater.compress`'s.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from store.ledger import Update
+from updater.files import read_json, write_json
+from updater.settings import ESTIMATED, Settings
+from updater.steps import importance
+from updater.steps.past import uniform_sample
+from updater.steps.start import uncompressed
+from updater.steps.terms import estimated
+from updater.steps.weigh import encoded
+from updater.stopwatch import Stopwatch
+from updater.workspace import Workspace
+
+if TYPE_CHECKING:
+    from updater.compress.engine import Shown
+
+
+def made(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
+    """The base's uncompressed checkpoint, compressed, and what the step's result has to say."""
+    assert update.base is not None, "only a version is compressed"
+    base = workspace.ledger.model_version(update.base)
+    begins = uncompressed(workspace, base).digest
+    candidate, said = compressed(workspace, update, begins, base.dataset_versions)
+    return candidate, {"num_steps": 0, "compute_seconds": said["compression"]["seconds"], **said}
+
+
+def compressed(
+    workspace: Workspace, update: Update, weights: str, datasets: Mapping[str, str]
+) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint of that digest, compressed, in the update's folder.
+
+    Args:
+        datasets: period -> dataset version of what it has learnt, of which it is shown examples.
+
+    Raises:
+        InputError: it has not what should go, or too little would stay.
+        UpdateError: the weights have no Fisher, they diverge.
+    """
+    from updater.compress.engine import compress
+
+    folder = workspace.run_folder(update.id)
+    target, told = folder / "compressed", folder / "compressed.json"
+    if target.exists() and told.exists():
+        return target, read_json(told)
+    whole = workspace.checkpoints.local(weights)
+    watch = Stopwatch()
+    shown = _shown(workspace, weights, datasets, watch)
+    shutil.rmtree(target, ignore_errors=True)
+    with watch:
+        found = compress(whole, target, workspace.settings.compression, shown)
+    said = {"uncompressed": weights, "compression": {**found.as_dict(), "seconds": watch.seconds}}
+    write_json(told, said)
+    return target, said
+
+
+def _shown(
+    workspace: Workspace, weights: str, datasets: Mapping[str, str], watch: Stopwatch
+) -> "Shown":
+    from updater.compress.engine import Shown
+
+    settings = workspace.settings
+    folder, looks = workspace.checkpoints.local(weights), settings.compression.looks
+    shown = Shown(settings.regularizer.estimator, settings.training.seed, workspace.progress)
+    if looks == "fisher":
+        whole = workspace.tuned(_weighing(settings))
+        term = estimated(whole, weights, datasets)
+        importance.find(whole, term, watch)
+        shown = dataclasses.replace(shown, fisher=term.file)
+    if looks and (looks != "fisher" or settings.compression.rounds > 1):
+        sample = uniform_sample(workspace, datasets, settings.compression.num_examples)
+        shown = dataclasses.replace(shown, examples=encoded(workspace, folder, sample))
+    return shown
+
+
+def _weighing(settings: Settings) -> Settings:
+    """The same, but for what keeps a weight without an estimate: LoRA's are of what it moves alone,
+    and what a training recorded is not of its end."""
+    regularizer = settings.regularizer
+    estimator = regularizer.estimator if regularizer.estimator in ESTIMATED else ESTIMATED[0]
+    return dataclasses.replace(
+        settings,
+        regularizer=dataclasses.replace(
+            regularizer, method="ewc", estimator=estimator, terms="base"
+        ),
+        training=dataclasses.replace(settings.training, adapt="full"),
+    )
