@@ -30,7 +30,7 @@ def costs(mlp: Mlp, moments_nn: Tensor, *, damping: float = DAMPING) -> Tensor:
     Of one alone ||a_j||^2 / [C^-1]_jj, with a_j its outgoing weights: what the others can't guess
     of it. The cheapest goes, the others take over, and so on. A cost is at least that of those that
     went before, so that all below a threshold are the first to go. The last one's is infinite.
-    In float64: n steps of n (n + o) operations, and n (n + o) numbers in memory.
+    In float64: n steps through two (n, n) tensors, 13 s for 1,856 neurons on one CPU core.
 
     Args:
         moments_nn: C, of at least as many examples' tokens as will do; damping mends the rest.
@@ -41,17 +41,21 @@ def costs(mlp: Mlp, moments_nn: Tensor, *, damping: float = DAMPING) -> Tensor:
     damped = _damped(mlp, moments_nn, damping)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     down = mlp.down.detach().double()
+    gram = down.T @ down  # all that a cost needs of the outgoing weights
     found = torch.full_like(down[0], float("inf"))
     stays = torch.ones_like(found, dtype=torch.bool)
     highest = found.new_zeros(())
     for _ in range(len(found) - 1):
-        price = down.square().sum(0) / inverse.diagonal()
+        price = gram.diagonal().clamp(min=0) / inverse.diagonal()
         goes = int(price.where(stays, float("inf")).argmin())
         highest = torch.maximum(highest, price[goes])
         found[goes], stays[goes] = highest, False
-        guess = inverse[goes] / inverse[goes, goes]
-        down = down - torch.outer(down[:, goes], guess)
-        inverse -= torch.outer(guess, inverse[goes])
+        row = inverse[goes].clone()
+        guess = row / row[goes]
+        # Each a_k becomes a_k - guess_k a_j, with a_j what goes.
+        moved = gram[goes] - gram[goes, goes] / 2 * guess
+        gram.addr_(guess, moved, alpha=-1).addr_(moved, guess, alpha=-1)
+        inverse.addr_(guess, row, alpha=-1)
     return found.float()
 
 
