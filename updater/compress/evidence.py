@@ -42,7 +42,9 @@ class Gathered:
         num_tokens: over how many tokens that is.
         moments: of the linears that were asked for, float32 (i, i): the mean over tokens of
             input_a * input_b, 0 where no token came.
-        experts: by the layer's index.
+        experts: by the layer's index. Gates are as the router gives them, its scaling factor in
+            them; an answer's norm is of what the expert itself says, where there is a latent
+            projection before that.
     """
 
     input_norms: Mapping[str, Tensor]

@@ -1,5 +1,6 @@
 """Losses without parts: a part is silent, and afterwards all is bit for bit what it was."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,28 @@ def test_a_model_is_bit_for_bit_what_it_was(kind: str, case: tuple[Any, Encoded]
     assert torch.equal(found, losses(model, examples, parts, kept, **QUIET))
 
 
-def test_without_all_layers_embeddings_alone_speak(case: tuple[Any, Encoded]) -> None:
-    model, examples = case
+@pytest.fixture(scope="module")
+def biased(
+    micro: str, language: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Encoded]:
+    """With latent projections, and biases wherever there may be some."""
+    folder = tmp_path_factory.mktemp("biased")
+    more = {"moe_latent_size": 24, "mlp_bias": True, "use_bias": True}
+    (folder / "config.json").write_text(json.dumps(json.loads(Path(micro).read_text()) | more))
+    texts = language(0, 50)["prompt"].to_pylist()
+    target = folder / "checkpoint"
+    checkpoint.create(str(folder / "config.json"), texts, target, vocabulary_size=300, seed=1)
+    model, tokenizer = checkpoint.load(target, device="cpu")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.fill_(0.5)
+    return model, encode(tokenizer, language(0, 8), max_length_tokens=64)
+
+
+@pytest.mark.parametrize("of", ["case", "biased"])
+def test_without_all_layers_embeddings_alone_speak(of: str, request: pytest.FixtureRequest) -> None:
+    model, examples = request.getfixturevalue(of)
     parts = KINDS["layers"](model)
     nothing = torch.zeros(1, 5, dtype=torch.bool)
     found = losses(model, examples, parts, nothing, **QUIET).item()
