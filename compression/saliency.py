@@ -3,7 +3,11 @@
 A score is float32, of the weight's shape and at least 0; what has the lowest goes first. Scores of
 one criterion can be compared over all tensors of a model unless its row says otherwise. Not what
 goes (`compression.masks`) and not the estimate of a curvature (`regularizers.fisher`: the Fisher by
-which EWC holds weights is the one that OBD prunes by, and nothing is computed for it again).
+which EWC holds weights is the one that OBD prunes by, and nothing is computed for it again;
+`regularizers.spread` for how much it differs between examples).
+
+OBD-SD is a variation of OBD in Harang & Sanders 2023 (arXiv 2306.10177), whose definition we do not
+have. `obd_sd`, `obd_spread` and `obd_scaled` are our own readings of its name, to be compared.
 
 Shape suffixes: o outputs, i inputs of a matrix; stacks of experts have theirs before.
 """
@@ -22,11 +26,13 @@ class Evidence(NamedTuple):
     """What is known of one weight tensor beside its values; a criterion asks for what it needs.
 
     `fisher`: mean squared gradient of an example's log-likelihood, of the tensor's shape, in any
-    format of `regularizers.formats`. `input_norms`: (.., i), the root of the sum over tokens of
-    each input's square. `generator`: of random numbers.
+    format of `regularizers.formats`. `fisher_sd`: the standard deviation over examples of the
+    squared gradient that `fisher` is the mean of, of the tensor's shape. `input_norms`: (.., i),
+    the root of the sum over tokens of each input's square. `generator`: of random numbers.
     """
 
     fisher: Weight | None = None
+    fisher_sd: Tensor | None = None
     input_norms: Tensor | None = None
     generator: torch.Generator | None = None
 
@@ -67,6 +73,39 @@ def obd(weight: Tensor, evidence: Evidence) -> Tensor:
     return weight.detach().float().square().mul_(whole(evidence.fisher)).mul_(0.5)
 
 
+OBD_SD_WEIGHT = 1.0
+"""How many standard deviations `obd_sd` adds to the mean. Chosen, not measured."""
+
+
+def obd_sd(weight: Tensor, evidence: Evidence) -> Tensor:
+    """(mean h + c SD h) w^2 / 2 with h = g^2 of an example and c = `OBD_SD_WEIGHT`: OBD that shuns
+    the risk, where a weight that matters much to few examples stays before one that matters alike
+    to all. Our own definition, and our default of OBD-SD."""
+    assert evidence.fisher is not None
+    assert evidence.fisher_sd is not None
+    risk = evidence.fisher_sd.float().mul(OBD_SD_WEIGHT).add_(whole(evidence.fisher))
+    return weight.detach().float().square().mul_(risk).mul_(0.5)
+
+
+def obd_spread(weight: Tensor, evidence: Evidence) -> Tensor:
+    """SD h w^2 / 2, of how much examples differ alone: what all of them ask for alike counts for
+    nothing. Our own definition."""
+    assert evidence.fisher_sd is not None
+    return weight.detach().float().square().mul_(evidence.fisher_sd.float()).mul_(0.5)
+
+
+def obd_scaled(weight: Tensor, evidence: Evidence) -> Tensor:
+    """`obd` over its standard deviation within the tensor, so that one cut through a model is not
+    made by the tensors' scales. Our own definition. Of scores that are all the same the deviation
+    is 0, and they are infinite, or 0 where they were."""
+    found = obd(weight, evidence)
+    if found.numel() == 0:
+        return found
+    # Over the largest first: the square of a small score is none that float32 has.
+    found /= found.amax().clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.where(found > 0, found / found.std(correction=0), found)
+
+
 def wanda(weight: Tensor, evidence: Evidence) -> Tensor:
     """|w_oi| ||x_i||, an output's weights among themselves (Sun et al. 2023, arXiv 2306.11695, eq.
     1)."""
@@ -79,6 +118,9 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
         "random": Criterion(random, ("generator",), "model"),
         "magnitude": Criterion(magnitude, (), "model"),
         "obd": Criterion(obd, ("fisher",), "model"),
+        "obd_sd": Criterion(obd_sd, ("fisher", "fisher_sd"), "model"),
+        "obd_spread": Criterion(obd_spread, ("fisher_sd",), "model"),
+        "obd_scaled": Criterion(obd_scaled, ("fisher",), "model"),
         "wanda": Criterion(wanda, ("input_norms",), "row"),
     }
 )
@@ -111,6 +153,7 @@ def _check_shapes(name: str, weight: Tensor, evidence: Evidence) -> None:
     of_inputs = (whole_shape[-1:], whole_shape[:-2] + whole_shape[-1:])
     for what, given, wanted in (
         ("fisher", evidence.fisher, (whole_shape,)),
+        ("fisher_sd", evidence.fisher_sd, (whole_shape,)),
         ("input_norms", evidence.input_norms, of_inputs),
     ):
         if given is not None and given.shape not in wanted:

@@ -1,6 +1,6 @@
-"""The mean over examples of some function of their gradients: the loop of every estimator.
+"""The gradients of examples, and the mean over them of some function: the loop of every estimator.
 
-No model, no data and no tokens are known here. Called by `fisher` and `mas`.
+No model, no data and no tokens are known here. Called by `fisher`, `mas` and `spread`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,16 +28,52 @@ def mean_over(
 ) -> dict[str, Tensor]:
     """name -> what was accumulated, divided by the number of examples; float32.
 
-    A gradient is accumulated as soon as it is there, and then gone: beside the totals there is
-    memory for one of them, not for all.
+    Args:
+        accumulate: (total, float32 gradient, number of examples): adds to total in place.
+
+    Other Args and Raises: as `each`.
+    """
+    total = zeros(parameters)
+    done = each(
+        parameters,
+        batches,
+        objective,
+        lambda name, gradient, size: accumulate(local(total[name]), gradient, size),
+        progress=progress,
+    )
+    return {name: value.div_(done) for name, value in total.items()}
+
+
+def zeros(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """name -> float32 zeros, of each parameter that needs a gradient."""
+    return {
+        name: torch.zeros_like(leaf, dtype=torch.float32, requires_grad=False)
+        for name, leaf in parameters.items()
+        if leaf.requires_grad
+    }
+
+
+def each(
+    parameters: Mapping[str, Tensor],
+    batches: Iterable[T],
+    objective: Callable[[T], tuple[Tensor, int]],
+    take: Callable[[str, Tensor, int], object],
+    *,
+    progress: Progress | None,
+) -> int:
+    """Hands over the gradients of every batch's objective; returns the number of examples.
+
+    A gradient is handed over as soon as it is there, and then gone: beside what is made of them
+    there is memory for one, not for all.
 
     Args:
         parameters: name -> leaf; those that need no gradient are left out. Their `.grad` is left
-            alone. Of DTensors each rank accumulates its part; all must then be given the same
+            alone. Of DTensors each rank is handed its part; all must then be given the same
             batches, and so must whoever sums gradients over ranks take their mean.
         batches: any number of any sizes.
         objective: batch -> (a finite scalar, its number of examples).
-        accumulate: (total, float32 gradient, number of examples): adds to total in place.
+        take: (name, float32 gradient, the batch's number of examples); may use the gradient's
+            memory. Not called for a parameter that the objective does not depend on.
         progress: called with the number of examples done.
 
     Raises:
@@ -48,18 +84,14 @@ def mean_over(
     leaves = {name: leaf for name, leaf in parameters.items() if leaf.requires_grad}
     if not leaves:
         raise ValueError("no parameter needs a gradient: nothing can be estimated")
-    total = {
-        name: torch.zeros_like(leaf, dtype=torch.float32, requires_grad=False)
-        for name, leaf in leaves.items()
-    }
     done = size = 0
     # Of shards the leaves of the graph are others, and their gradients are all computed.
     asked = None if any(map(is_shard, leaves.values())) else list(leaves.values())
 
-    def take(name: str, gradient: Tensor) -> None:
-        accumulate(local(total[name]), local(gradient).detach().float(), size)
+    def take_local(name: str, gradient: Tensor) -> None:
+        take(name, local(gradient).detach().float(), size)
 
-    with _handed_over(leaves, take):
+    with _handed_over(leaves, take_local):
         for batch in batches:
             with torch.enable_grad():
                 loss, size = objective(batch)
@@ -70,7 +102,7 @@ def mean_over(
                 progress(done)
     if not done:
         raise ValueError("no example was given: importance needs at least one")
-    return {name: value.div_(done) for name, value in total.items()}
+    return done
 
 
 @contextmanager

@@ -22,7 +22,10 @@ THIRD_PARTY_CORE = {
     "tqdm",
     "triton",  # torch brings it where there are GPUs, and it is asked for nowhere else
 }
-CORE = ("updater.nemotron", "updater.train", "updater.evaluate", "updater.settings")
+CORE = (
+    *("updater.nemotron", "updater.train", "updater.compress", "updater.evaluate"),
+    "updater.settings",
+)
 LIGHT = (
     *("gate", "release", "objections", "config", "workspace", "cli", "outcome", "statistics"),
     "periods",

@@ -8,8 +8,10 @@ from regularizers.formats import keep
 
 WEIGHT = torch.tensor([[1.0, -2.0], [0.5, 0.0]])
 FISHER = torch.tensor([[4.0, 0.25], [2.0, 8.0]])
+SPREAD = torch.tensor([[2.0, 1.0], [0.0, 4.0]])
 WHOLE = Evidence(
     fisher=FISHER,
+    fisher_sd=SPREAD,
     input_norms=torch.tensor([3.0, 0.5]),
     generator=torch.Generator().manual_seed(0),
 )
@@ -20,6 +22,8 @@ WHOLE = Evidence(
     [
         ("magnitude", [[1.0, 2.0], [0.5, 0.0]]),
         ("obd", [[2.0, 0.5], [0.25, 0.0]]),  # 4 * 1 / 2, 0.25 * 4 / 2, 2 * 0.25 / 2
+        ("obd_sd", [[3.0, 2.5], [0.25, 0.0]]),  # (4 + 2) 1 / 2, (0.25 + 1) 4 / 2, 2 * 0.25 / 2
+        ("obd_spread", [[1.0, 2.0], [0.0, 0.0]]),
         ("wanda", [[3.0, 1.0], [1.5, 0.0]]),
     ],
 )
@@ -44,6 +48,40 @@ def test_obd_is_what_ewc_fines_for_the_weight_s_removal() -> None:
         without.view(-1)[place] = 0
         fine = anchor.penalty({"w": without})
         torch.testing.assert_close(found.flatten()[place], fine)
+
+
+def test_scaled_is_obd_over_its_deviation_in_the_tensor() -> None:
+    """Of obd's 2, 0.5, 0.25 and 0 the mean is 0.6875, and so the mean square deviation
+    (1.3125^2 + 0.1875^2 + 0.4375^2 + 0.6875^2) / 4 = 0.60546875; whatever the tensor's scale."""
+    wanted = torch.tensor([[2.0, 0.5], [0.25, 0.0]]) / 0.60546875**0.5
+    for scale in (1.0, 1e-12, 1e12):
+        evidence = Evidence(fisher=FISHER * scale)
+        torch.testing.assert_close(score("obd_scaled", "w", WEIGHT, evidence), wanted)
+
+
+def test_scaled_scores_that_are_all_the_same_never_go_or_are_nothing() -> None:
+    for weight, wanted in ((torch.ones(2, 2), float("inf")), (torch.zeros(2, 2), 0.0)):
+        found = score("obd_scaled", "w", weight, Evidence(fisher=torch.ones(2, 2)))
+        assert found.tolist() == [[wanted, wanted]] * 2
+    assert (
+        score("obd_scaled", "w", torch.ones(0, 2), Evidence(fisher=torch.ones(0, 2))).numel() == 0
+    )
+
+
+def test_where_examples_agree_obd_sd_is_obd() -> None:
+    evidence = Evidence(fisher=FISHER, fisher_sd=torch.zeros(2, 2))
+    found = score("obd_sd", "w", WEIGHT, evidence)
+    assert torch.equal(found, score("obd", "w", WEIGHT, evidence))
+    assert not score("obd_spread", "w", WEIGHT, evidence).any()
+
+
+def test_what_few_examples_need_stays_before_what_all_need_a_little() -> None:
+    """Squared gradients 0, 0, 0, 3.9 and 1, 1, 1, 1: of means 0.975 and 1, so that OBD lets the
+    first go, and OBD-SD the second."""
+    squares = torch.tensor([[0.0, 0.0, 0.0, 3.9], [1.0, 1.0, 1.0, 1.0]])
+    evidence = Evidence(fisher=squares.mean(1), fisher_sd=squares.std(1, correction=0))
+    for criterion, goes in (("obd", 0), ("obd_sd", 1), ("obd_spread", 1)):
+        assert int(score(criterion, "w", torch.ones(2), evidence).argmin()) == goes
 
 
 def test_a_fisher_is_taken_in_whatever_format_it_is_kept() -> None:
@@ -73,7 +111,7 @@ def test_chance_is_the_generator_s() -> None:
 
 @pytest.mark.parametrize("criterion", [name for name, one in CRITERIA.items() if one.needs])
 def test_what_is_needed_and_missing_is_named(criterion: str) -> None:
-    with pytest.raises(ValueError, match=rf"{criterion} of 'w' needs \w+, which is not given"):
+    with pytest.raises(ValueError, match=rf"{criterion} of 'w' needs [\w, ]+, which is not given"):
         score(criterion, "w", WEIGHT, Evidence())
 
 
@@ -86,5 +124,7 @@ def test_what_can_t_be_is_refused() -> None:
     shapes = r"of 'w' has shape \(3, 2\), the weight \(2, 2\)"
     with pytest.raises(ValueError, match=f"fisher {shapes}"):
         score("obd", "w", WEIGHT, Evidence(fisher=torch.ones(3, 2)))
+    with pytest.raises(ValueError, match=f"fisher_sd {shapes}"):
+        score("obd_sd", "w", WEIGHT, Evidence(fisher=FISHER, fisher_sd=torch.ones(3, 2)))
     with pytest.raises(ValueError, match=f"input_norms {shapes}"):
         score("wanda", "w", WEIGHT, Evidence(input_norms=torch.ones(3, 2)))

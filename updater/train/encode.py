@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from updater.errors import UpdateError
 from updater.train.conversations import turns
 
 PADDING = 0
@@ -164,6 +165,19 @@ def join(first: Encoded, second: Encoded) -> Encoded:
         rows=np.concatenate([first.rows, second.rows]),
         too_long=first.too_long + second.too_long,
     )
+
+
+def refuse_none(encoded: Encoded, *, what: str) -> None:
+    """There is an example for `what` to look at.
+
+    Raises:
+        UpdateError: all were too long.
+    """
+    if not len(encoded):
+        raise UpdateError(
+            f"{what} has no example to look at: all {len(encoded.too_long)} are longer than"
+            " model.max_length_tokens"
+        )
 
 
 def select(encoded: Encoded, examples: Sequence[int] | np.ndarray) -> Encoded:

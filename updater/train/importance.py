@@ -1,8 +1,8 @@
 """How much each weight of a model matters for given examples, fair between experts.
 
 Ties the model and its tokens to `regularizers.fisher` and `regularizers.mas`, which know neither.
-Changes nothing. Called by `updater.train.memory`, the importance step of `updater.pipeline` and
-benchmarks.
+Changes nothing. `estimate` is called by `updater.train.memory`, the importance step of
+`updater.pipeline` and benchmarks; `spread` is for `compression.saliency`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +20,13 @@ from regularizers import fisher
 from regularizers.finite import NotFiniteError
 from regularizers.importance import Importance, normalise_by_evidence
 from regularizers.mas import output_sensitivity
+from regularizers.spread import Moments, empirical_spread
 from updater.errors import UpdateError
 from updater.nemotron.experts import routed_tokens
 from updater.nemotron.weights import is_experts
 from updater.progress import Progress
 from updater.train.activations import checkpointed
-from updater.train.encode import Batch, Encoded, collate, select
+from updater.train.encode import Batch, Encoded, collate, refuse_none, select
 from updater.train.likelihood import completion_logits, negative_log_likelihood
 from updater.train.ranks import ALONE, Ranks
 from updater.train.record import RATE
@@ -82,11 +83,7 @@ def estimate(
         UpdateError: no example is short enough, or the model has diverged so far that a loss or a
             gradient is no number that float32 has, or `form`.
     """
-    if not len(examples):
-        raise UpdateError(
-            f"importance has no example to look at: all {len(examples.too_long)} are longer than"
-            " model.max_length_tokens"
-        )
+    refuse_none(examples, what="importance")
     mine = _share(examples, ranks)
     with (
         overflow_told(),
@@ -104,6 +101,37 @@ def estimate(
         found = _over_all(found, len(mine), ranks)
         importance = Importance(found, estimator, len(examples), checkpoint_digest, data_digest)
         return _fair(importance, routed, ranks).in_format(form)
+
+
+def spread(
+    model: NemotronHForCausalLM,
+    examples: Encoded,
+    *,
+    precision: str = "32-true",
+    progress: bool = True,
+    on_progress: Callable[[int], object] | None = None,
+) -> dict[str, Moments]:
+    """For every parameter that takes a gradient the mean and the standard deviation over examples
+    of the squared gradient of one example, as of `empirical`: what OBD-SD prunes by.
+
+    By in-memory names. Experts are not made comparable, as in `estimate` they are: the squared
+    gradient of an example that sends an expert no token is 0, and that is how examples differ. One
+    process alone, and weights that are whole.
+
+    Args:
+        precision, on_progress: as of `estimate`.
+
+    Raises:
+        UpdateError: no example is short enough, or a loss is no number.
+    """
+    refuse_none(examples, what="importance")
+    with overflow_told(), Progress("spread", len(examples), shown=progress) as shown:
+        return empirical_spread(
+            dict(model.named_parameters()),
+            batches(model, examples, 1),
+            _in_precision(_true_loss(model, ALONE), model.device.type, precision),
+            progress=partial(_reach, shown, on_progress),
+        )
 
 
 def _fair(importance: Importance, routed: Mapping[str, Tensor], ranks: Ranks) -> Importance:

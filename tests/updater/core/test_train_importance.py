@@ -44,6 +44,38 @@ def test_empirical_is_the_mean_squared_gradient_per_example(trained: Path, langu
     assert (found.checkpoint_digest, found.data_digest) == ("c", "d")
 
 
+def test_spread_is_the_deviation_of_the_squared_gradients(trained: Path, language: Any) -> None:
+    """Of experts too, where an example that sends one no token counts as 0."""
+    model, tokenizer = checkpoint.load(trained)
+    examples = encode(tokenizer, language(0, 5), max_length_tokens=64)
+    done: list[int] = []
+    found = importance.spread(model, examples, progress=False, on_progress=done.append)
+    named = dict(model.named_parameters())
+    assert found.keys() == named.keys()
+    squares: dict[str, list[torch.Tensor]] = {name: [] for name in named}
+    for batch in importance.batches(model, examples, 1):
+        model.zero_grad()
+        labels = batch.tokens_bl.where(batch.targets_bl, -100)
+        (model(batch.tokens_bl, labels=labels).loss * int(batch.targets_bl.sum())).backward()
+        for name, parameter in named.items():
+            squares[name].append(parameter.grad.double() ** 2)
+    silent = 0
+    for name, each in squares.items():
+        stacked = torch.stack(each)
+        mean, sd = stacked.mean(0), stacked.std(0, correction=0)
+        scale = float(stacked.max())
+        moments = found[name]
+        torch.testing.assert_close(moments.mean.double(), mean, rtol=2e-3, atol=1e-5 * scale)
+        torch.testing.assert_close(moments.sd.double(), sd, rtol=2e-3, atol=1e-5 * scale)
+        if ".experts." in name:
+            silent += int((stacked.flatten(2).sum(2) == 0).sum())
+    assert silent, "each expert saw a token of every example"
+    assert done == [1, 2, 3, 4, 5]
+    none = encode(tokenizer, language(0, 5), max_length_tokens=2)
+    with pytest.raises(UpdateError, match="importance has no example to look at: all 5 are longer"):
+        importance.spread(model, none, progress=False)
+
+
 def test_no_expert_is_unimportant_for_want_of_tokens(trained: Path, language: Any) -> None:
     model, tokenizer = checkpoint.load(trained)
     found = estimate(model, tokenizer, language(0, 1), "empirical")
