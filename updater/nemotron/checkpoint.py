@@ -7,10 +7,7 @@ in a form that serving stacks do not read, and drops the MTP layers. Called by t
 `updater.pipeline` and by benchmarks.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
 
 from updater.nemotron import files, kernels, presets
 from updater.nemotron import tokenizer as tokenizers
+from updater.nemotron.folders import copy_all_but_weights, renamed_when_whole
 from updater.nemotron.grouped import follow_autocast
 from updater.nemotron.inputs import refuse_wrong_inputs
 from updater.nemotron.precise import route_in_float32
@@ -70,7 +68,7 @@ def create(
         InputError: an unknown architecture, no texts, or a tokenizer that cannot be used.
     """
     presets.config_fields(architecture, vocabulary_size)  # complain before the work
-    with _renamed_when_whole(Path(target)) as folder:
+    with renamed_when_whole(Path(target)) as folder:
         if tokenizer:
             ids = tokenizers.copy(Path(tokenizer), folder)
         else:
@@ -176,13 +174,8 @@ def export_tensors(tensors: Mapping[str, torch.Tensor], base: Path, target: Path
     """
     base = Path(base)
     contents = check(base)
-    skipped = contents.headers.keys() | {p.name for p in base.iterdir() if _holds_weights(p)}
-    with _renamed_when_whole(Path(target)) as folder:
-        for source in sorted(base.iterdir()):
-            if source.name in skipped:
-                continue
-            copy = shutil.copytree if source.is_dir() else shutil.copyfile
-            copy(source, folder / source.name)
+    with renamed_when_whole(Path(target)) as folder:
+        copy_all_but_weights(base, contents, folder)
         for name in contents.headers:
             save_over(tensors, base / name, folder / name)
     return Path(target)
@@ -225,10 +218,6 @@ def build(fields: dict[str, Any]) -> NemotronHForCausalLM:
     return model
 
 
-def _holds_weights(path: Path) -> bool:
-    return path.suffix in (*files.PICKLES, ".safetensors")
-
-
 def _write_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     shards: list[dict[str, torch.Tensor]] = [{}]
     filled = 0
@@ -249,35 +238,3 @@ def _write_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
     tokenizers.write_json(folder / files.INDEX, index)
-
-
-@contextmanager
-def _renamed_when_whole(target: Path) -> Iterator[Path]:
-    """Hands out an empty folder that becomes `target` when the block ends well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.partial"
-    replaced = target.parent / f".{target.name}.replaced"
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                path.chmod(0o644)  # safetensors writes files that only their owner can read
-            _flush(path)
-        if target.exists():
-            target.rename(replaced)
-        partial.rename(target)
-        _flush(target.parent)
-    finally:
-        for leftover in (partial, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What stands in a folder of safetensors files, read from their headers alone.
+"""What stands in a folder of safetensors files, as their headers say it.
 
 A header is a little-endian 64-bit length, then that much JSON: {name: {dtype, shape,
 data_offsets}} (https://github.com/huggingface/safetensors, "Format"). No tensor is read and no
@@ -8,7 +8,9 @@ torch imported, so 60 GB are checked in milliseconds. Called by `updater.nemotro
 import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from updater.errors import InputError
@@ -54,10 +56,33 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """One file's tensors in the order of their bytes, and its free metadata."""
+    """One file's tensors in the order of their bytes, its free metadata, and how many bytes it
+    takes itself."""
 
     entries: dict[str, Entry]
     metadata: dict[str, str]
+    num_bytes: int
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """The place of each tensor's first byte in the file."""
+        sizes = (entry.num_bytes for entry in self.entries.values())
+        return dict(zip(self.entries, accumulate(sizes, initial=self.num_bytes), strict=False))
+
+
+def header_bytes(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
+    """What a safetensors file begins with in which these tensors lie one after the other, as
+    safetensors writes it: filled up with spaces to a multiple of 8 bytes."""
+    fields: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name, entry in entries.items():
+        stop = start + entry.num_bytes
+        shape = list(entry.shape)
+        fields[name] = {"dtype": entry.dtype, "shape": shape, "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def read_header(path: Path) -> Header:
@@ -86,7 +111,7 @@ def read_header(path: Path) -> Header:
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         what = f"{path}: {error}"
         raise InputError(what, "must be a whole safetensors file", cure) from None
-    return Header(entries, metadata)
+    return Header(entries, metadata, 8 + length)
 
 
 def _check_spans(

@@ -5,7 +5,7 @@ milliseconds before any work. Not the model: transformers builds that, and a tes
 against each other. Called by `updater.nemotron.presets` and `updater.nemotron.checkpoint`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from updater.errors import InputError
@@ -51,6 +51,19 @@ def pattern(fields: Mapping[str, Any], *, where: str) -> str:
     return _letters(fields, "hybrid_override_pattern", where)
 
 
+def mtp_pattern(fields: Mapping[str, Any], *, where: str) -> str:
+    """The same of the multi-token-prediction head, all its steps one after the other; "" where the
+    configuration asks for no head.
+
+    Raises:
+        InputError: mtp_hybrid_override_pattern holds something else.
+    """
+    num_steps = int(fields.get("num_nextn_predict_layers") or 0)
+    if not num_steps:
+        return ""
+    return _letters(fields, "mtp_hybrid_override_pattern", where, MTP_PATTERN) * num_steps
+
+
 def released_form(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config.json, with layers told as NVIDIA tells them where transformers'
     `save_pretrained` has written a list of names."""
@@ -60,6 +73,25 @@ def released_form(fields: Mapping[str, Any]) -> dict[str, Any]:
         kinds = next((kinds for kinds in written if isinstance(kinds, list) and kinds), None)
         if kinds is not None:
             found.setdefault(name, "".join(_LETTERS.get(str(kind), "?") for kind in kinds))
+    return found
+
+
+def resized(
+    written: Mapping[str, Any], sizes: Mapping[str, int], layers: Sequence[bool]
+) -> dict[str, Any]:
+    """The fields of a config.json, in whichever form it was written, of a smaller model: each in
+    its place, and none that was not there.
+
+    Args:
+        sizes: those that change, by their names.
+        layers: of each layer whether it stays.
+    """
+    found = {name: sizes.get(name, value) for name, value in written.items()}
+    name = "hybrid_override_pattern"
+    for of in found.keys() & {name, *_LISTS[name]}:
+        if found[of] and not all(layers):
+            kept = [kind for kind, stays in zip(found[of], layers, strict=True) if stays]
+            found[of] = "".join(kept) if isinstance(found[of], str) else kept
     return found
 
 
@@ -107,20 +139,22 @@ def mtp_shapes(fields: Mapping[str, Any], *, where: str) -> dict[str, tuple[int,
     Raises:
         InputError: as `tensor_shapes`.
     """
-    num_steps = int(fields.get("num_nextn_predict_layers") or 0)
-    if not num_steps:
+    letters = mtp_pattern(fields, where=where)
+    if not letters:
         return {}
-    letters = _letters(fields, "mtp_hybrid_override_pattern", where, MTP_PATTERN)
     _check_sizes(fields, letters, where)
-    hidden = fields["hidden_size"]
+    hidden, per_step = (
+        fields["hidden_size"],
+        len(letters) // int(fields["num_nextn_predict_layers"]),
+    )
     shapes: dict[str, tuple[int, ...]] = {}
-    for index in range(len(letters) * num_steps):
-        place, layer = index % len(letters), f"mtp.layers.{index}"
+    for index, letter in enumerate(letters):
+        place, layer = index % per_step, f"mtp.layers.{index}"
         if place == 0:
             shapes[f"{layer}.enorm.weight"] = shapes[f"{layer}.hnorm.weight"] = (hidden,)
             shapes[f"{layer}.eh_proj.weight"] = (hidden, 2 * hidden)
-        shapes |= _block(fields, layer, letters[place])
-        if place == len(letters) - 1:
+        shapes |= _block(fields, layer, letter)
+        if place == per_step - 1:
             shapes[f"{layer}.final_layernorm.weight"] = (hidden,)
     return shapes
 

@@ -1,16 +1,16 @@
 """Writing tensors to a safetensors file: a new one, or one with other numbers in it.
 
-Called by `updater.nemotron.checkpoint` and `updater.train.state`.
+Called by `updater.nemotron.checkpoint`, `updater.nemotron.smaller` and `updater.train.state`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from updater.nemotron.files import Entry, read_header
+from updater.nemotron.files import Entry, Header, header_bytes, read_header
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PIECE_BYTES = 2**24
@@ -52,6 +52,44 @@ def save_over(tensors: Mapping[str, torch.Tensor], base: Path, target: Path) -> 
                 continue
             for start in range(0, entry.num_bytes, _PIECE_BYTES):
                 new.write(old.read(min(_PIECE_BYTES, entry.num_bytes - start)))
+
+
+def save_each(
+    entries: Mapping[str, Entry],
+    tensor: Callable[[str], torch.Tensor],
+    path: Path,
+    metadata: Mapping[str, str],
+) -> None:
+    """The file has these tensors, in this order and cast to these dtypes. Each is asked for once,
+    by its name, and one at a time is in memory.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with path.open("wb") as new:
+        new.write(header_bytes(entries, metadata))
+        for name, entry in entries.items():
+            new.write(_bytes(name, tensor(name), entry))
+
+
+def save_zeros(path: Path, header: Header, name: str, mask: torch.Tensor) -> None:
+    """In the file of that header, where it lies, the tensor is 0 where the mask is false.
+
+    Raises:
+        OSError: the disk refuses.
+        ValueError: the mask is not bool of the tensor's shape.
+    """
+    entry = header.entries[name]
+    if mask.dtype != torch.bool or tuple(mask.shape) != entry.shape:
+        wanted = f"must be bool {entry.shape}"
+        raise ValueError(f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}: {wanted}")
+    with path.open("r+b") as stream:
+        stream.seek(header.starts[name])
+        numbers = torch.frombuffer(bytearray(stream.read(entry.num_bytes)), dtype=torch.uint8)
+        tensor = numbers.view(_DTYPES[entry.dtype]).view(entry.shape)
+        tensor.masked_fill_(~mask.cpu(), 0)
+        stream.seek(header.starts[name])
+        stream.write(numbers.numpy().data)
 
 
 def _bytes(name: str, tensor: torch.Tensor, entry: Entry) -> memoryview:

@@ -1,0 +1,57 @@
+"""A checkpoint folder appears whole or not at all, and what holds no weights comes with it.
+
+Not the tensors (`updater.nemotron.saving`). Called by `updater.nemotron.checkpoint` and
+`updater.nemotron.smaller`.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from updater.nemotron import files
+from updater.nemotron.validate import Contents
+
+
+@contextmanager
+def renamed_when_whole(target: Path) -> Iterator[Path]:
+    """Hands out an empty folder that becomes `target` when the block ends well. What stood there is
+    replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}.partial"
+    replaced = target.parent / f".{target.name}.replaced"
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)  # safetensors writes files that only their owner can read
+            _flush(path)
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+        _flush(target.parent)
+    finally:
+        for leftover in (partial, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def copy_all_but_weights(base: Path, contents: Contents, folder: Path) -> None:
+    """Every file of the checked checkpoint that holds no weights stands in `folder` too, byte for
+    byte. Pickles stay behind."""
+    for source in sorted(base.iterdir()):
+        if source.name in contents.headers or source.suffix in (*files.PICKLES, ".safetensors"):
+            continue
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        copy(source, folder / source.name)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
