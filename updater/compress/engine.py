@@ -1,40 +1,34 @@
-"""A checkpoint folder becomes a smaller one: rounds of looking, choosing and taking away.
+"""A checkpoint folder becomes a smaller one: looking, choosing and taking away, then recovery.
 
-Knows checkpoints and examples, no stores. Called by the steps of `updater.pipeline` and by studies.
+Knows checkpoints and examples, no stores. Killed, it goes on when it is called again: what is whole
+in its working folder is not made again. Called by the steps of `updater.pipeline` and by studies.
 """
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compression.saliency import Evidence
-from regularizers import importance
-from regularizers.formats import Weight
-from updater.compress import weights
-from updater.compress.curvature import Curvature
+from updater.compress import merged, parts, weights
+from updater.compress.looking import Looking, Shown
 from updater.compress.measured import measured
-from updater.nemotron import checkpoint, smaller
-from updater.settings import CompressionSettings
-from updater.train.encode import Encoded
-from updater.train.importance import estimate
+from updater.compress.recover import recover
+from updater.errors import InputError
+from updater.nemotron import smaller
+from updater.nemotron.sparsity import staying
+from updater.settings import CompressionSettings, TrainingSettings
+from updater.train.lesson import Lesson
+from updater.train.record import Watch
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a method may look at.
+class Learnt:
+    """What is learnt again, and how."""
 
-    `estimator`: of the Fisher, where it has to be estimated anew. `fisher`: a file of the Fisher of
-    the weights before anything is taken away. `examples`: of what was learnt.
-    """
-
-    estimator: str
-    seed: int
-    progress: bool = False
-    fisher: Path | None = None
-    examples: Encoded | None = None
+    lesson: Lesson
+    training: TrainingSettings
+    watch: Watch
 
 
 @dataclass(frozen=True)
@@ -56,27 +50,36 @@ class Compressed:
         }
 
 
-def compress(base: Path, target: Path, settings: CompressionSettings, shown: Shown) -> Compressed:
-    """`target` is the checkpoint `base` with what the settings take away taken away.
+def compress(
+    base: Path,
+    target: Path,
+    settings: CompressionSettings,
+    shown: Shown,
+    *,
+    learnt: Learnt | None = None,
+    work: Path,
+) -> Compressed:
+    """`target` is the checkpoint `base` with what the settings take away taken away, and recovered.
 
-    In each round the same share of what is left goes, and evidence is looked for anew at what is
-    left: one look at the weights of before tells little of what many removals together cost
-    (Kurtic et al. 2022, arXiv 2203.07259, section 3).
+    Args:
+        learnt: for a recovery.
+        work: a folder of its own, gone afterwards.
 
     Raises:
         InputError: the checkpoint has not what should go, or too little would stay.
         UpdateError: the weights have no Fisher, they diverge.
     """
-    left, folder = 1 - settings.sparsity, base
-    for number in range(1, settings.rounds + 1):
-        share = 1 - left ** (number / settings.rounds)
-        now = dataclasses.replace(settings, sparsity=share)
-        made = target if number == settings.rounds else target.with_name(f".round-{number}")
-        _round(folder, made, now, shown if number == 1 else dataclasses.replace(shown, fisher=None))
-        if folder != base:
-            shutil.rmtree(folder)
-        folder = made
+    work.mkdir(parents=True, exist_ok=True)
+    made = base
+    if settings.method != "none":
+        made = _pruned(base, settings, shown, work)
+    if settings.recovery != "none":
+        assert learnt is not None, "a recovery has something to learn"
+        made = _recovered(made, base, settings, learnt, work)
+    shutil.rmtree(target, ignore_errors=True)
+    made.rename(target)
     after, before = measured(target), measured(base)
+    shutil.rmtree(work)
     return Compressed(
         num_parameters=after.num_parameters,
         nonzero_fraction=after.num_nonzero / after.num_parameters,
@@ -85,28 +88,73 @@ def compress(base: Path, target: Path, settings: CompressionSettings, shown: Sho
     )
 
 
-def _round(folder: Path, target: Path, settings: CompressionSettings, shown: Shown) -> None:
-    contents = checkpoint.check(folder)
-    curvature = Curvature(_fisher(folder, shown)) if settings.looks == "fisher" else None
+def _pruned(base: Path, settings: CompressionSettings, shown: Shown, work: Path) -> Path:
+    """In each round the same share of what is left goes, and evidence is looked for anew at what is
+    left: one look at the weights of before tells little of what many removals together cost
+    (Kurtic et al. 2022, arXiv 2203.07259, whose README has 14.6 to 47.7 F1 at 90 % for 1 to 32
+    looks)."""
+    targets = [work / f"round-{number}" for number in range(1, settings.rounds + 1)]
+    done = max((n for n, target in enumerate(targets, start=1) if target.exists()), default=0)
+    folder = targets[done - 1] if done else base
+    for number, target in enumerate(targets[done:], start=done + 1):
+        share = 1 - (1 - settings.sparsity) ** (number / settings.rounds)
+        now = shown if folder == base else dataclasses.replace(shown, fisher=None)
+        is_last = target == targets[-1]
+        if not _taken_away(folder, target, settings, now, share, base, is_last=is_last):
+            continue
+        if folder != base:
+            shutil.rmtree(folder)
+        folder = target
+    return folder
 
-    def known(name: str) -> Evidence:
-        return Evidence(fisher=curvature[name] if curvature is not None else None)
 
-    chosen = weights.masks(folder, contents, settings, known, seed=shown.seed)
-    smaller.zero(folder, chosen, target)
+def _taken_away(
+    folder: Path,
+    target: Path,
+    settings: CompressionSettings,
+    shown: Shown,
+    share: float,
+    base: Path,
+    *,
+    is_last: bool,
+) -> bool:
+    """`target` is `base` without that share of it, made of `folder`, which has less than that taken
+    away. False, and no target, where an early round is too small for a whole part to go."""
+    looking = Looking(folder, settings, shown)
+    if settings.remove == "weights":
+        smaller.zero(folder, weights.masks(looking, share), target)
+        return True
+    first = Looking(base, settings, shown)
+    try:
+        wanted = staying(
+            first.contents.config,
+            settings.remove,
+            share,
+            attention=settings.attention,
+            where=first.where,
+        )
+    except InputError:
+        if is_last:
+            raise
+        return False
+    kept = parts.choose(looking, wanted)
+    smaller.shrink(folder, kept, target, replaced=merged.taken_over(looking, kept))
+    return True
 
 
-def _fisher(folder: Path, shown: Shown) -> Mapping[str, Weight]:
-    if shown.fisher is not None:
-        return importance.load(shown.fisher).tensors
-    assert shown.examples is not None, "a Fisher is estimated on examples"
-    model, _ = checkpoint.load(folder)
-    found = estimate(
-        model,
-        shown.examples,
-        estimator=shown.estimator,
-        checkpoint_digest="",
-        data_digest="",
-        progress=shown.progress,
-    )
-    return found.tensors
+def _recovered(
+    folder: Path, base: Path, settings: CompressionSettings, learnt: Learnt, work: Path
+) -> Path:
+    target = work / "recovered"
+    if not target.exists():
+        recover(
+            folder,
+            base,
+            learnt.lesson,
+            settings=settings,
+            training=learnt.training,
+            state=work / "recovery",
+            target=target,
+            watch=learnt.watch,
+        )
+    return target

@@ -7,19 +7,15 @@ own parameters stay, as in the published recipes for single weights (Frantar & A
 (`updater.nemotron.smaller`).
 """
 
-import hashlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from compression.masks import lowest, n_of_m
-from compression.saliency import CRITERIA, Evidence, score
+from compression.saliency import CRITERIA, score
+from updater.compress.looking import Looking
 from updater.errors import InputError
-from updater.nemotron.validate import Contents
-from updater.settings import CompressionSettings
 
 _MATRICES = tuple(
     f"{name}_proj.weight" for name in ("in", "out", "up", "down", "fc1_latent", "fc2_latent")
@@ -29,9 +25,6 @@ _ATTENTION = tuple(f".mixer.{name}_proj.weight" for name in "qkvo")
 _LEAST = torch.finfo(torch.float32).tiny
 """The lowest score of a weight that is there: below it are those that are gone."""
 
-Known = Callable[[str], Evidence]
-"""What is known of a weight, by its released name."""
-
 
 def is_prunable(name: str, *, attention: bool = True) -> bool:
     """Whether the tensor of that released name is a matrix that may lose weights."""
@@ -39,30 +32,33 @@ def is_prunable(name: str, *, attention: bool = True) -> bool:
     return name.startswith("backbone.layers.") and name.endswith(endings)
 
 
-def masks(
-    folder: Path, contents: Contents, settings: CompressionSettings, known: Known, *, seed: int
-) -> Iterator[tuple[str, Tensor]]:
+def masks(looking: Looking, sparsity: float) -> Iterator[tuple[str, Tensor]]:
     """(released name, mask) of each matrix that may lose weights; true where a weight stays.
 
     A weight that is zero already goes first, whatever the criterion says of it, so that what one
     round has taken away no later one gives back.
 
+    Args:
+        sparsity: of all those weights, also of those that are gone already.
+
     Raises:
         InputError: a pattern does not fit a matrix.
         ValueError: as `compression.saliency.score`.
     """
-    names = [n for n in contents.entries if is_prunable(n, attention=settings.attention)]
+    settings = looking.settings
+    attention = settings.attention
+    names = [n for n in looking.contents.entries if is_prunable(n, attention=attention)]
 
     def scores() -> Iterator[tuple[str, Tensor]]:
         for name in names:
-            weight = read(folder, contents, name)
-            evidence = known(name)._replace(generator=_generator(seed, name))
+            weight, evidence = looking.weight(name), looking.known(name, settings.method)
+            assert evidence is not None, "what can lose weights is looked at"
             found = score(settings.method, name, weight, evidence).clamp_(min=_LEAST)
             yield name, found.where(weight != 0, 0)
 
     if settings.pattern:
         return _patterned(scores())
-    return lowest(scores, settings.sparsity, settings.scope or CRITERIA[settings.method].scope)
+    return lowest(scores, sparsity, settings.scope or CRITERIA[settings.method].scope)
 
 
 def _patterned(scores: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -75,16 +71,3 @@ def _patterned(scores: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tens
                 "of each four weights in a row two stay",
                 "leave the pattern out, and give a sparsity",
             ) from error
-
-
-def read(folder: Path, contents: Contents, name: str) -> Tensor:
-    """The tensor of that released name, as it lies in the folder, on the CPU."""
-    with safe_open(folder / contents.entries[name].file, framework="pt") as stream:
-        tensor: Tensor = stream.get_tensor(name)
-    return tensor
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    """Of numbers that are the same at each look at a weight, and others for each."""
-    number = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big")
-    return torch.Generator().manual_seed(number >> 1)

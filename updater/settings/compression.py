@@ -39,6 +39,7 @@ PRUNINGS: Mapping[str, Pruning] = MappingProxyType(
         "wanda": Pruning(("weights",), "forward"),
         "dropout": Pruning(_PARTS, "forward"),
         "merge": Pruning(("neurons", "experts"), "forward"),
+        "merge_weights": Pruning(("neurons",)),
         "reap": Pruning(("experts",), "forward"),
         "frequency": Pruning(("experts",), "forward"),
     }
@@ -56,7 +57,8 @@ class CompressionSettings:
     "" is the method's own. `pattern` "2:4": of four weights in a row two stay, whatever `sparsity`.
     `rounds`: in how many steps it goes, evidence looked for anew in each. `num_examples` of the
     learnt periods are looked at; for the Fisher as many as `regularizer.num_examples`, for it is
-    the one by which EWC holds the next update. `attention`: among layers also those may go.
+    the one by which EWC holds the next update. `damage_rounds`: of "dropout", with how many
+    random masks all of them are gone through. `attention`: it may lose weights and layers too.
 
     `recovery`: what is left learns again, for `recovery_epochs`, what the update learns (or what an
     update of the version would rehearse): from the examples, or also from what the uncompressed
@@ -74,6 +76,7 @@ class CompressionSettings:
     pattern: str = ""
     rounds: int = 1
     num_examples: int = 256
+    damage_rounds: int = 64
     attention: bool = False
     quantize: str = "none"
     recovery: str = "none"
@@ -94,6 +97,7 @@ class CompressionSettings:
         fraction("sparsity", self.sparsity, low_open=True, high_open=True)
         at_least("rounds", self.rounds, 1)
         at_least("num_examples", self.num_examples, 1)
+        at_least("damage_rounds", self.damage_rounds, 20)
         removes = PRUNINGS[self.method].removes
         if removes and self.remove not in removes:
             raise ValueError(
@@ -102,6 +106,10 @@ class CompressionSettings:
             )
         if self.remove != "weights" and (self.scope or self.pattern):
             raise ValueError("scope, pattern, remove: only single weights have one or the other")
+        if self.recovery != "none" and self.method == "none":
+            raise ValueError(
+                "recovery, method: only what a method has removed something of recovers"
+            )
         if self.pattern and self.scope:
             raise ValueError("scope, pattern: a pattern is its own scope; leave one out")
 

@@ -7,14 +7,17 @@ The work is `updater.compress`'s.
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rehearsal import window
 from store.ledger import Update
 from updater.files import read_json, write_json
-from updater.settings import ESTIMATED, Settings
+from updater.settings import ESTIMATED, RehearsalSettings, Settings
 from updater.steps import importance
+from updater.steps.holdback import Tables
 from updater.steps.past import uniform_sample
 from updater.steps.start import uncompressed
 from updater.steps.terms import estimated
@@ -23,7 +26,8 @@ from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
-    from updater.compress.engine import Shown
+    from updater.compress.engine import Learnt
+    from updater.compress.looking import Shown
 
 
 def made(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
@@ -31,17 +35,25 @@ def made(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
     assert update.base is not None, "only a version is compressed"
     base = workspace.ledger.model_version(update.base)
     begins = uncompressed(workspace, base).digest
-    candidate, said = compressed(workspace, update, begins, base.dataset_versions)
+    learnt = base.dataset_versions
+    candidate, said = compressed(
+        workspace, update, begins, learnt, partial(_past, workspace, learnt)
+    )
     return candidate, {"num_steps": 0, "compute_seconds": said["compression"]["seconds"], **said}
 
 
 def compressed(
-    workspace: Workspace, update: Update, weights: str, datasets: Mapping[str, str]
+    workspace: Workspace,
+    update: Update,
+    weights: str,
+    datasets: Mapping[str, str],
+    again: Callable[[], Tables],
 ) -> tuple[Path, dict[str, Any]]:
     """The checkpoint of that digest, compressed, in the update's folder.
 
     Args:
         datasets: period -> dataset version of what it has learnt, of which it is shown examples.
+        again: gives what a recovery learns.
 
     Raises:
         InputError: it has not what should go, or too little would stay.
@@ -58,16 +70,55 @@ def compressed(
     shown = _shown(workspace, weights, datasets, watch)
     shutil.rmtree(target, ignore_errors=True)
     with watch:
-        found = compress(whole, target, workspace.settings.compression, shown)
+        found = compress(
+            whole,
+            target,
+            workspace.settings.compression,
+            shown,
+            learnt=_learnt(workspace, whole, again),
+            work=folder / "compressing",
+        )
     said = {"uncompressed": weights, "compression": {**found.as_dict(), "seconds": watch.seconds}}
     write_json(told, said)
     return target, said
 
 
+def _past(workspace: Workspace, datasets: Mapping[str, str]) -> Tables:
+    """Of all that was learnt a uniform sample, of as many examples as an update would rehearse; by
+    default as many where that is none."""
+    num_train = sum(workspace.ledger.dataset_version(d).num_train for d in datasets.values())
+    configured = workspace.settings.rehearsal
+    rehearsal = configured if configured.policy != "none" else RehearsalSettings()
+    sample = uniform_sample(workspace, datasets, rehearsal.examples(num_train))
+    return Tables(
+        window.load(sample, lambda version: workspace.datasets.path(version, "train.parquet")), None
+    )
+
+
+def _learnt(workspace: Workspace, folder: Path, again: Callable[[], Tables]) -> "Learnt | None":
+    settings = workspace.settings
+    if settings.compression.recovery == "none":
+        return None
+    from updater.compress.engine import Learnt
+    from updater.nemotron import tokenizer
+    from updater.train.lesson import Lesson
+    from updater.train.record import Watch
+
+    tables = again()
+    lesson = Lesson.of(
+        tokenizer.read(folder),
+        tables.new,
+        tables.rehearsed,
+        max_length_tokens=settings.model.max_length_tokens,
+        thinking=settings.training.train_thinking,
+    )
+    return Learnt(lesson, settings.training, Watch(progress=workspace.progress))
+
+
 def _shown(
     workspace: Workspace, weights: str, datasets: Mapping[str, str], watch: Stopwatch
 ) -> "Shown":
-    from updater.compress.engine import Shown
+    from updater.compress.looking import Shown
 
     settings = workspace.settings
     folder, looks = workspace.checkpoints.local(weights), settings.compression.looks

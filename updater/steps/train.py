@@ -62,17 +62,22 @@ def _compress(workspace: Workspace, update: Update, learnt: Path) -> tuple[Path,
     base = workspace.ledger.model_version(update.base)
     weights = workspace.checkpoints.add(learnt, frozen=True)
     datasets = {**base.dataset_versions, **update.config["datasets"]}
-    return compress.compressed(workspace, update, weights, datasets)
+
+    def again() -> Tables:
+        return Tables(_new_examples(workspace, update), _rehearsed(workspace, update))
+
+    return compress.compressed(workspace, update, weights, datasets, again)
 
 
 def _fine_tune(workspace: Workspace, update: Update) -> tuple[Path, dict[str, Any]]:
+    return _fit(workspace, update, _base(workspace, update), _rehearsed(workspace, update))
+
+
+def _rehearsed(workspace: Workspace, update: Update) -> "pa.Table | None":
     manifest = manifest_of(workspace, update)
-    rehearsed = None
-    if manifest.choices:
-        rehearsed = window.load(
-            manifest, lambda version: workspace.datasets.path(version, "train.parquet")
-        )
-    return _fit(workspace, update, _base(workspace, update), rehearsed)
+    if not manifest.choices:
+        return None
+    return window.load(manifest, lambda version: workspace.datasets.path(version, "train.parquet"))
 
 
 def _base(workspace: Workspace, update: Update) -> Path:

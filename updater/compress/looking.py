@@ -1,0 +1,188 @@
+"""What a checkpoint shows of itself: its weights one by one, and what is known of each.
+
+The model is loaded when something has to be asked of it, and let go of afterwards. Called by the
+choosers of this package.
+"""
+
+import gc
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from compression.damage import Damage
+from compression.saliency import Evidence
+from regularizers import importance
+from updater.compress import damage
+from updater.compress.curvature import Curvature
+from updater.compress.evidence import Gathered, gather
+from updater.nemotron import checkpoint, mtp
+from updater.settings import PRUNINGS, CompressionSettings
+from updater.train.encode import Encoded
+from updater.train.importance import estimate, spread
+
+T = TypeVar("T")
+
+BATCH = 32
+"""Examples of one length that go forward together."""
+
+KEPT = 0.9
+"""With what chance a part stays in a round of random masks: so many go at once that each round
+tells of many, and so few that the model still says something. Chosen, not measured."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a method may look at.
+
+    `estimator`: of the Fisher, where it has to be estimated anew. `fisher`: a file of the Fisher of
+    the weights before anything is taken away. `examples`: of what was learnt; None for methods that
+    need none.
+    """
+
+    estimator: str
+    seed: int
+    progress: bool = False
+    fisher: Path | None = None
+    examples: Encoded | None = None
+
+
+class Looking:
+    """At one folder, by one method."""
+
+    def __init__(self, folder: Path, settings: CompressionSettings, shown: Shown) -> None:
+        self.folder, self.settings, self._shown = folder, settings, shown
+        self.contents = checkpoint.check(folder)
+
+    @property
+    def where(self) -> str:
+        """What an error message calls config.json."""
+        return str(self.folder / "config.json")
+
+    @cached_property
+    def has_head(self) -> bool:
+        """Whether there is a multi-token-prediction head, whose sizes are the backbone's."""
+        return mtp.has_head(self.folder)
+
+    def weight(self, name: str) -> Tensor:
+        """The tensor of that released name, as it lies in the folder, on the CPU."""
+        with safe_open(self.folder / self.contents.entries[name].file, framework="pt") as stream:
+            tensor: Tensor = stream.get_tensor(name)
+        return tensor
+
+    def known(self, name: str, method: str) -> Evidence | None:
+        """What the method has to know of that weight; None where its look tells nothing of it, as
+        of a router that is not trained."""
+        looks = PRUNINGS[method].looks
+        evidence = Evidence(generator=self.generator(name))
+        if looks == "fisher":
+            if name not in self._fisher:
+                return None
+            return evidence._replace(fisher=self._fisher[name])
+        if looks == "spread":
+            mean, sd = self._spread
+            if name not in mean:
+                return None
+            return evidence._replace(fisher=mean[name], fisher_sd=sd[name])
+        if looks == "forward":
+            return evidence._replace(input_norms=self.gathered.input_norms[name])
+        return evidence
+
+    def generator(self, name: str) -> torch.Generator:
+        """Of numbers that are the same at each look at a thing of that name."""
+        said = f"{self._shown.seed} {name}".encode()
+        number = int.from_bytes(hashlib.sha256(said).digest()[:8], "big")
+        return torch.Generator().manual_seed(number >> 1)
+
+    @cached_property
+    def gathered(self) -> Gathered:
+        """The evidence of a forward pass."""
+        return self._gather(())
+
+    @cached_property
+    def moments(self) -> Mapping[str, Tensor]:
+        """Of the inputs of every MLP's outgoing weights (`Gathered.moments`), in the host's memory:
+        4 bytes times the square of its neurons."""
+        outgoing = [
+            name
+            for name in self.contents.entries
+            if name.startswith("backbone.") and name.endswith(".down_proj.weight")
+        ]
+        return self._gather(outgoing).moments
+
+    def damage(self, kind: str) -> dict[str, Tensor]:
+        """Of each part of the kind, by what it belongs to (`updater.compress.damage`), a score."""
+
+        def asked(model: NemotronHForCausalLM) -> dict[str, Tensor]:
+            parts = damage.KINDS[kind](model)
+            found: Damage = damage.damage(
+                model,
+                self._examples,
+                parts,
+                num_rounds=self.settings.damage_rounds,
+                kept=KEPT,
+                seed=self._shown.seed,
+                batch_size=BATCH,
+                progress=self._shown.progress,
+            )
+            of_each = found.scores().split([one.num_parts for one in parts])
+            return {one.name: scores for one, scores in zip(parts, of_each, strict=True)}
+
+        return self._of_model(asked)
+
+    @property
+    def _examples(self) -> Encoded:
+        assert self._shown.examples is not None, "a method that looks is shown examples"
+        return self._shown.examples
+
+    def _gather(self, moments_of: Collection[str]) -> Gathered:
+        return self._of_model(
+            lambda model: gather(
+                model,
+                self._examples,
+                batch_size=BATCH,
+                moments_of=moments_of,
+                progress=self._shown.progress,
+            )
+        )
+
+    @cached_property
+    def _fisher(self) -> Curvature:
+        if self._shown.fisher is not None:
+            return Curvature(importance.load(self._shown.fisher).tensors)
+        found = self._of_model(
+            lambda model: estimate(
+                model,
+                self._examples,
+                estimator=self._shown.estimator,
+                checkpoint_digest="",
+                data_digest="",
+                progress=self._shown.progress,
+            )
+        )
+        return Curvature(found.tensors)
+
+    @cached_property
+    def _spread(self) -> tuple[Curvature, Curvature]:
+        found = self._of_model(
+            lambda model: spread(model, self._examples, progress=self._shown.progress)
+        )
+        return (
+            Curvature({name: moments.mean for name, moments in found.items()}),
+            Curvature({name: moments.sd for name, moments in found.items()}),
+        )
+
+    def _of_model(self, ask: Callable[[NemotronHForCausalLM], T]) -> T:
+        model, _ = checkpoint.load(self.folder)
+        try:
+            return ask(model)
+        finally:
+            del model
+            gc.collect()  # it is in circles with its hooks, and the next one would be beside it
