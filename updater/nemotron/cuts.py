@@ -73,20 +73,13 @@ def cut(
     """
     head = any(name.startswith(_HEAD) for name in names)
     every = {parts.key: parts for parts in _all(fields, head, where)}
-    for key in kept.keys() - every.keys():
-        rule = f"{where}: no parts of the model are called so"
-        raise InputError(f"kept: {key!r}", rule, did_you_mean(key, every))
-    masks = {key: mask.cpu() for key, mask in kept.items()}
-    for key, mask in masks.items():
-        if mask.dtype != torch.bool or mask.shape != (every[key].count,):
-            wanted = f"must be bool ({every[key].count},)"
-            raise ValueError(f"kept of {key!r} is {mask.dtype} {tuple(mask.shape)}: {wanted}")
+    masks = {key: _mask(every, key, mask, where) for key, mask in kept.items()}
     numbers = {key: _renumbered(mask) for key, mask in masks.items() if every[key].numbered}
     sizes: dict[str, int] = {}
     for size in dict.fromkeys(every[key].size for key in masks):
-        alike = [p for p in every.values() if p.size == size and _renamed(p.key, numbers)]
-        if alike:  # or all that has them goes with its layers
-            sizes[size] = _size(fields, alike, masks, where)
+        of_sort = [parts for parts in every.values() if parts.size == size]
+        told = [p for p in of_sort if p.key in masks or _renamed(p.key, numbers)]
+        sizes[size] = _size(fields, told, masks, where)
     backbone = next(parts for parts in every.values() if parts.size == LAYERS)
     layers = masks.get(backbone.key, torch.ones(backbone.count, dtype=torch.bool)).tolist()
     _check_attention(pattern(fields, where=where), layers, where)
@@ -107,6 +100,16 @@ def cut(
 def _all(fields: Mapping[str, Any], head: bool, where: str) -> Iterator[Parts]:
     for kind in KINDS:
         yield from listed(fields, kind, head=head, attention=True, where=where)
+
+
+def _mask(every: Mapping[str, Parts], key: str, mask: Tensor, where: str) -> Tensor:
+    if key not in every:
+        rule = f"{where}: no parts of the model are called so"
+        raise InputError(f"kept: {key!r}", rule, did_you_mean(key, every))
+    if mask.dtype != torch.bool or mask.shape != (every[key].count,):
+        wanted = f"must be bool ({every[key].count},)"
+        raise ValueError(f"kept of {key!r} is {mask.dtype} {tuple(mask.shape)}: {wanted}")
+    return mask.cpu()
 
 
 def _size(

@@ -43,11 +43,13 @@ def shrink(
     outgoing weights 0, of experts a correction bias with which none is chosen. Of Mamba heads it is
     their rows of z that would be 0: the gated norm then still counts them in its mean, so the
     weights of the norm are multiplied by the root of heads before over heads after. What is left
-    apart is the norm's epsilon, which is as much larger.
+    apart is the norm's epsilon, in effect larger by heads before over heads after. (Where heads
+    that do speak were cut from a small trained model, its divergence from the whole one was so 0.5
+    to 1.1 times as large as without: measured, 3 of 12 cuts were worse by up to 10 %.)
 
     Sizes in config.json change, and of the index what it says of files; layers and experts are
-    numbered anew. All else is the base's: files byte for byte, pickles but for which stay behind,
-    dtypes, the order of tensors, in which shard each is. Shards that nothing is left in are gone.
+    numbered anew. All else is the base's: files byte for byte, but for pickles, which stay behind;
+    dtypes; the order of tensors, and in which shard each is. Shards with nothing left are gone.
     What stood at `target` is replaced, and until it is whole it is not there.
 
     Args:
