@@ -37,6 +37,7 @@ from updater.nemotron.weights import released, stays_float32
 __all__ = [
     "build",
     "check",
+    "copy_beside",
     "create",
     "empty",
     "export",
@@ -45,6 +46,7 @@ __all__ = [
     "freeze_routers",
     "load",
     "random",
+    "renamed_when_whole",
 ]
 
 _SHARD_BYTES = 5_000_000_000  # about the size of a shard in NVIDIA's releases
@@ -70,7 +72,7 @@ def create(
         InputError: an unknown architecture, no texts, or a tokenizer that cannot be used.
     """
     presets.config_fields(architecture, vocabulary_size)  # complain before the work
-    with _renamed_when_whole(Path(target)) as folder:
+    with renamed_when_whole(Path(target)) as folder:
         if tokenizer:
             ids = tokenizers.copy(Path(tokenizer), folder)
         else:
@@ -96,6 +98,7 @@ def load(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
     arranged: Arranged | None = None,
+    quantized: bool = False,
 ) -> tuple[NemotronHForCausalLM, PreTrainedTokenizerFast]:
     """The checkpoint in memory, in evaluation mode, computing what the released model computes.
 
@@ -103,13 +106,15 @@ def load(
     float32. `device` None is the GPU where there is one. No network, no code from the folder, no
     pickle. mtp.* tensors are left on disk. `arranged` is called before there is memory for any
     weight: it may cut them into shards, and then each process reads its own rows alone.
+    `quantized`: weights that are become what they stand for. For a model that is asked: one that is
+    trained would learn from numbers that its lineage never had.
 
     Raises:
         InputError: as `check`.
     """
     folder = Path(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    contents = check(folder)
+    contents = check(folder, quantized=quantized)
     model = empty(contents.config, device=device, dtype=dtype, arranged=arranged)
     fill(model.state_dict(), folder, contents, device=device)
     if (folder / "generation_config.json").is_file():
@@ -176,13 +181,8 @@ def export_tensors(tensors: Mapping[str, torch.Tensor], base: Path, target: Path
     """
     base = Path(base)
     contents = check(base)
-    skipped = contents.headers.keys() | {p.name for p in base.iterdir() if _holds_weights(p)}
-    with _renamed_when_whole(Path(target)) as folder:
-        for source in sorted(base.iterdir()):
-            if source.name in skipped:
-                continue
-            copy = shutil.copytree if source.is_dir() else shutil.copyfile
-            copy(source, folder / source.name)
+    with renamed_when_whole(Path(target)) as folder:
+        copy_beside(base, folder)
         for name in contents.headers:
             save_over(tensors, base / name, folder / name)
     return Path(target)
@@ -225,8 +225,13 @@ def build(fields: dict[str, Any]) -> NemotronHForCausalLM:
     return model
 
 
-def _holds_weights(path: Path) -> bool:
-    return path.suffix in (*files.PICKLES, ".safetensors")
+def copy_beside(base: Path, folder: Path) -> None:
+    """What stands in the checkpoint folder `base` beside its weights is in `folder`, byte for byte:
+    its files and folders, and its index, but no weights and no pickles."""
+    for source in sorted(base.iterdir()):
+        if source.suffix not in (*files.PICKLES, ".safetensors"):
+            copy = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy(source, folder / source.name)
 
 
 def _write_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
@@ -252,8 +257,9 @@ def _write_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
 
 
 @contextmanager
-def _renamed_when_whole(target: Path) -> Iterator[Path]:
-    """Hands out an empty folder that becomes `target` when the block ends well."""
+def renamed_when_whole(target: Path) -> Iterator[Path]:
+    """Hands out an empty folder that becomes `target` when the block ends well; what stood there
+    is replaced, and where it does not end well nothing has changed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.partial"
     replaced = target.parent / f".{target.name}.replaced"

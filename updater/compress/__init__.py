@@ -1,0 +1,1 @@
+"""What of a checkpoint goes, and making the smaller one."""
