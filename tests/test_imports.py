@@ -20,6 +20,7 @@ THIRD_PARTY_CORE = {
     "numpy",
     "pyarrow",
     "tqdm",
+    "torchao",  # inside functions alone, as a test below has it
     "triton",  # torch brings it where there are GPUs, and it is asked for nowhere else
 }
 CORE = (
@@ -138,6 +139,16 @@ def test_the_training_core_needs_only_the_training_libraries() -> None:
             elif top not in OURS:
                 ok = top in THIRD_PARTY_CORE or top in sys.stdlib_module_names
                 assert ok, f"{name} imports {target}"
+
+
+def test_torchao_is_imported_where_a_weight_is_quantized_or_read() -> None:
+    """Its NVFP4 is a prototype: what breaks with another version are these two alone."""
+    users = {n for n, path in modules().items() if any("torchao" in t for t in imported(path))}
+    users -= {"updater", "updater.torchao_guard"}
+    assert users == {"updater.compress.quantize.pack", "updater.nemotron.unpack"}
+    for name in users:
+        at_once = imported(modules()[name], top_level_only=True)
+        assert not any(target.startswith("torchao") for target in at_once), name
 
 
 def test_the_dag_files_import_airflow_and_the_standard_library() -> None:

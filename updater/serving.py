@@ -132,4 +132,4 @@ def _load_pyfunc(path: str) -> Completer:
     stored = read_json(folder / "config.json")
     dtype = getattr(torch, str(stored.get("torch_dtype") or stored.get("dtype") or "float32"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Completer(*checkpoint.load(folder, device=device, dtype=dtype))
+    return Completer(*checkpoint.load(folder, device=device, dtype=dtype, quantized=True))

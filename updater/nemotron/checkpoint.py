@@ -94,6 +94,7 @@ def load(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
     arranged: Arranged | None = None,
+    quantized: bool = False,
 ) -> tuple[NemotronHForCausalLM, PreTrainedTokenizerFast]:
     """The checkpoint in memory, in evaluation mode, computing what the released model computes.
 
@@ -101,13 +102,15 @@ def load(
     float32. `device` None is the GPU where there is one. No network, no code from the folder, no
     pickle. mtp.* tensors are left on disk. `arranged` is called before there is memory for any
     weight: it may cut them into shards, and then each process reads its own rows alone.
+    `quantized`: weights that are become what they stand for. For a model that is asked: one that is
+    trained would learn from numbers that its lineage never had.
 
     Raises:
         InputError: as `check`.
     """
     folder = Path(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    contents = check(folder)
+    contents = check(folder, quantized=quantized)
     model = empty(contents.config, device=device, dtype=dtype, arranged=arranged)
     fill(model.state_dict(), folder, contents, device=device)
     if (folder / "generation_config.json").is_file():

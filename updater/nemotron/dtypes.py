@@ -12,12 +12,14 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.nemotron import checkpoint
-from updater.nemotron.validate import Contents
+from updater.nemotron.validate import TRAINABLE, Contents
 
 
 def released_dtype(contents: Contents) -> torch.dtype:
-    """bfloat16 where that is what most matrices lie on the disk in; else float32."""
-    wide = (entry.dtype for entry in contents.entries.values() if len(entry.shape) > 1)
+    """bfloat16 where that is what most matrices lie on the disk in; else float32. Of a quantized
+    checkpoint those that are not, which are of its base's dtype."""
+    matrices = (entry for entry in contents.entries.values() if len(entry.shape) > 1)
+    wide = (entry.dtype for entry in matrices if entry.dtype in TRAINABLE)
     most, _ = Counter(wide).most_common(1)[0]
     return torch.bfloat16 if most == "BF16" else torch.float32
 
@@ -31,7 +33,7 @@ def served_dtype(contents: Contents, device: str) -> torch.dtype:
 def load_as_served(
     folder: Path, *, device: str | None = None, arranged: checkpoint.Arranged | None = None
 ) -> tuple[NemotronHForCausalLM, PreTrainedTokenizerFast]:
-    """As `checkpoint.load`, in the dtype that it is asked in."""
+    """As `checkpoint.load`, in the dtype that it is asked in; it may be quantized."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = served_dtype(checkpoint.check(folder), device)
-    return checkpoint.load(folder, device=device, dtype=dtype, arranged=arranged)
+    dtype = served_dtype(checkpoint.check(folder, quantized=True), device)
+    return checkpoint.load(folder, device=device, dtype=dtype, arranged=arranged, quantized=True)

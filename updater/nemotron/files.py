@@ -53,6 +53,11 @@ class Entry:
         """What it takes in the file."""
         return math.prod(self.shape) * _BITS[self.dtype] // 8
 
+    @property
+    def item_bytes(self) -> float:
+        """What one number of it takes."""
+        return _BITS[self.dtype] / 8
+
 
 @dataclass(frozen=True)
 class Header:

@@ -4,11 +4,14 @@ Called by `updater.nemotron.checkpoint` and `updater.nemotron.mtp`.
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
+from updater.nemotron.packed import stem
+from updater.nemotron.unpack import unpack
 from updater.nemotron.validate import Contents
 from updater.nemotron.weights import parts
 
@@ -16,13 +19,29 @@ from updater.nemotron.weights import parts
 def fill(
     state: Mapping[str, torch.Tensor], folder: Path, contents: Contents, *, device: str
 ) -> None:
-    """Every tensor of a model's state dict, on `device`, is what the checked folder has of it. Of
-    one in shards this process reads its own rows alone."""
+    """Every tensor of a model's state dict, on `device`, is what the checked folder has of it, and
+    of a quantized one what that stands for. Of one in shards this process reads its own rows
+    alone."""
     views = {name: (view, first) for name, view, first in parts(state)}
-    assert views.keys() <= contents.entries.keys(), "layout.py and transformers disagree"
-    for file, header in contents.headers.items():
-        with safe_open(folder / file, framework="pt", device=device) as stream:
-            for name in header.entries.keys() & views.keys():
-                view, first = views[name]
-                rows = slice(first, first + len(view))
-                view.copy_(stream.get_slice(name)[rows])
+    entries = contents.entries
+    known = entries.keys() | contents.packed.keys()
+    assert views.keys() <= known, "layout.py and transformers disagree"
+    with ExitStack() as stack:
+        streams = {
+            file: stack.enter_context(safe_open(folder / file, framework="pt", device=device))
+            for file in contents.headers
+        }
+
+        def read(name: str, rows: slice) -> torch.Tensor:
+            stream = streams[entries[name].file]
+            # A scalar has no rows, and all of them need it.
+            return stream.get_slice(name)[rows] if entries[name].shape else stream.get_tensor(name)
+
+        for name, (view, first) in views.items():
+            rows = slice(first, first + len(view))
+            packed = contents.packed.get(name)
+            if packed is None:
+                view.copy_(read(name, rows))
+                continue
+            module = stem(name)
+            view.copy_(unpack(packed, {p: read(f"{module}.{p}", rows) for p in packed.numbers()}))

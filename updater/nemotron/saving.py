@@ -1,10 +1,13 @@
-"""Writing tensors to a safetensors file: a new one, or one with other numbers in it.
+"""Writing tensors to a safetensors file: a new one, one with other numbers in it, or one with
+other tensors in the place of some.
 
-Called by `updater.nemotron.checkpoint`, `updater.nemotron.smaller` and `updater.train.state`.
+Called by `updater.nemotron.checkpoint`, `updater.nemotron.smaller`, `updater.train.state` and
+`updater.compress.quantize`.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -50,8 +53,60 @@ def save_over(tensors: Mapping[str, torch.Tensor], base: Path, target: Path) -> 
                 new.write(_bytes(name, tensors[name], entry))
                 old.seek(entry.num_bytes, 1)
                 continue
-            for start in range(0, entry.num_bytes, _PIECE_BYTES):
-                new.write(old.read(min(_PIECE_BYTES, entry.num_bytes - start)))
+            _copy(old, new, entry.num_bytes)
+
+
+Pieces = Mapping[str, tuple[str, tuple[int, ...]]]
+"""By its name, the dtype of a tensor as safetensors writes it, and its shape."""
+
+
+def save_instead(
+    base: Path,
+    target: Path,
+    instead: Mapping[str, Pieces],
+    make: Callable[[str, torch.Tensor], Mapping[str, torch.Tensor]],
+) -> None:
+    """`target` is the safetensors file `base`, with others in the place of some of its tensors.
+
+    What is not replaced has the bytes that it had. One tensor at a time is in memory. As
+    safetensors itself writes a file, larger dtypes come first, so that each tensor is aligned.
+
+    Args:
+        instead: of each tensor that is replaced, what is in its place.
+        make: the numbers of that, of the tensor's name and its own numbers.
+
+    Raises:
+        OSError: the disk refuses.
+        InputError: `base` is not a whole safetensors file.
+    """
+    header = read_header(base)
+    entries: dict[str, Entry] = {}
+    for name, entry in header.entries.items():
+        pieces = instead.get(name, {name: (entry.dtype, entry.shape)})
+        entries |= {piece: Entry(target.name, *told) for piece, told in pieces.items()}
+    order = sorted(entries, key=lambda name: -entries[name].item_bytes)
+    starts, end = {}, 0
+    for name in order:
+        starts[name], end = end, end + entries[name].num_bytes
+    with base.open("rb") as old, target.open("wb") as new:
+        old.seek(8 + int.from_bytes(old.read(8), "little"))
+        first = new.write(header_bytes({n: entries[n] for n in order}, header.metadata))
+        for name, entry in header.entries.items():
+            if name not in instead:
+                new.seek(first + starts[name])
+                _copy(old, new, entry.num_bytes)
+                continue
+            numbers = torch.frombuffer(bytearray(old.read(entry.num_bytes)), dtype=torch.uint8)
+            whole = numbers.view(_DTYPES[entry.dtype]).view(entry.shape)
+            for piece, tensor in make(name, whole).items():
+                new.seek(first + starts[piece])
+                assert tensor.nbytes == entries[piece].num_bytes, f"{piece} is not as planned"
+                new.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _copy(old: BinaryIO, new: BinaryIO, num_bytes: int) -> None:
+    for start in range(0, num_bytes, _PIECE_BYTES):
+        new.write(old.read(min(_PIECE_BYTES, num_bytes - start)))
 
 
 def save_each(

@@ -6,36 +6,40 @@ Not a proof that the numbers are right: digests of whole files are `store`'s mat
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from updater.errors import InputError
 from updater.nemotron import files, presets, quantised, vocabulary
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
+from updater.nemotron.packed import Packed, find, plain
 
-_TRAINABLE = ("F32", "BF16", "F16")
+TRAINABLE = ("F32", "BF16", "F16")
 _HEAD = "mtp."
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checked folder holds: config.json's fields, and each file's tensors."""
+    """What a checked folder holds: config.json's fields, each file's tensors, and by their released
+    names the weights that lie quantized among them."""
 
     config: dict[str, Any]
     headers: dict[str, files.Header]
+    packed: dict[str, Packed] = field(default_factory=dict)
 
     @property
     def entries(self) -> dict[str, files.Entry]:
-        """Every tensor in the folder, by its released name."""
+        """Every tensor in the folder, by its name there."""
         return {name: e for h in self.headers.values() for name, e in h.entries.items()}
 
 
-def check(folder: Path) -> Contents:
+def check(folder: Path, *, quantized: bool = False) -> Contents:
     """The folder is a whole Nemotron-H checkpoint, as far as can be told without reading weights.
 
     Reads the JSON files and the headers of the safetensors files: cheap at any size, and without
-    torch.
+    torch. `quantized`: its weights may be, in the forms of `updater.nemotron.packed`, for it is to
+    be asked and not trained.
 
     Raises:
         InputError: the first thing that is wrong, with its cure.
@@ -45,11 +49,13 @@ def check(folder: Path) -> Contents:
         raise InputError(f"{folder}: not a folder", "must be a checkpoint folder")
     config = presets.read_config(folder / "config.json")
     # First, for a quantised checkpoint has tensors of other shapes, and more of them.
-    quantised.refuse_told(folder, config)
+    if not quantized:
+        quantised.refuse_told(folder, config)
     names = files.weight_files(folder)
     contents = Contents(config, {name: files.read_header(folder / name) for name in names})
     entries = contents.entries
-    quantised.refuse_tensors(folder, config, entries)
+    if not quantized:
+        quantised.refuse_tensors(folder, config, entries)
     where = str(folder / "config.json")
     shapes, head = tensor_shapes(config, where=where), mtp_shapes(config, where=where)
     vocabulary.check(folder, config)
@@ -59,8 +65,10 @@ def check(folder: Path) -> Contents:
     drafts = {name for name in entries if name.startswith(_HEAD)}
     if drafts and head:
         shapes |= head
+    contents = replace(contents, packed=find(folder, entries, shapes) if quantized else {})
     # A head that config.json says nothing of is carried from base to export as it is.
-    _check_tensors(folder, entries, shapes, carried=set() if head else drafts)
+    carried = set() if head else drafts
+    _check_tensors(folder, plain(entries, contents.packed), shapes, carried=carried)
     return contents
 
 
@@ -117,7 +125,7 @@ def _check_tensors(
         if entry.shape != shape:
             what = f"{folder / entry.file}: {name} has the shape {list(entry.shape)}"
             raise InputError(what, f"config.json makes it {list(shape)}", cure)
-        if entry.dtype not in _TRAINABLE:
+        if entry.dtype not in TRAINABLE:
             what = f"{folder / entry.file}: {name} is {entry.dtype}"
-            rule = f"weights must be {', '.join(_TRAINABLE)}"
+            rule = f"weights must be {', '.join(TRAINABLE)}"
             raise InputError(what, rule, "convert it to one of these")
