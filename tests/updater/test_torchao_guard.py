@@ -1,15 +1,20 @@
 """torchao is imported without a word, by whoever imports a model."""
 
 import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from updater import torchao_guard
 
 
-def test_a_model_is_imported_in_silence() -> None:
+def test_a_model_is_imported_in_silence(tmp_path: Path) -> None:
+    """Also where Python may not keep what it compiles, and where all warnings are shown."""
     code = "import updater.nemotron.checkpoint, torchao.quantization, sys; sys.stdout.write('done')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    environ = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    command = [sys.executable, "-W", "default::SyntaxWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert (done.stdout, done.stderr) == ("done", "")
 
 

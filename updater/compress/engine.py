@@ -1,4 +1,5 @@
-"""A checkpoint folder becomes a smaller one: looking, choosing and taking away, then recovery.
+"""A checkpoint folder becomes a smaller one: looking, choosing and taking away, recovery, and
+quantization of what is left.
 
 Knows checkpoints and examples, no stores. Killed, it goes on when it is called again: what is whole
 in its working folder is not made again. Called by the steps of `updater.pipeline` and by studies.
@@ -12,12 +13,13 @@ from typing import Any
 
 from updater.compress import merged, parts, weights
 from updater.compress.looking import Looking, Shown
-from updater.compress.measured import measured
+from updater.compress.measured import bytes_of, measured
+from updater.compress.quantize.write import write
 from updater.compress.recover import recover
 from updater.errors import InputError
 from updater.nemotron import smaller
 from updater.nemotron.sparsity import staying
-from updater.settings import CompressionSettings, TrainingSettings
+from updater.settings import NEED_INPUTS, CompressionSettings, TrainingSettings
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
 
@@ -33,7 +35,8 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What has become of a checkpoint. Bytes are those of the weight files."""
+    """What has become of a checkpoint. Bytes are those of the weight files; numbers are counted
+    before they are quantized, which rounds some of them to zero."""
 
     num_parameters: int
     nonzero_fraction: float
@@ -59,7 +62,8 @@ def compress(
     learnt: Learnt | None = None,
     work: Path,
 ) -> Compressed:
-    """`target` is the checkpoint `base` with what the settings take away taken away, and recovered.
+    """`target` is the checkpoint `base` with what the settings take away taken away, recovered, and
+    quantized.
 
     Args:
         learnt: for a recovery.
@@ -76,15 +80,17 @@ def compress(
     if settings.recovery != "none":
         assert learnt is not None, "a recovery has something to learn"
         made = _recovered(made, base, settings, learnt, work)
+    counted = measured(made)
+    if settings.quantize != "none":
+        made = _quantized(made, work / "quantized", settings, shown)
     shutil.rmtree(target, ignore_errors=True)
     made.rename(target)
-    after, before = measured(target), measured(base)
     shutil.rmtree(work)
     return Compressed(
-        num_parameters=after.num_parameters,
-        nonzero_fraction=after.num_nonzero / after.num_parameters,
-        num_bytes=after.num_bytes,
-        base_bytes=before.num_bytes,
+        num_parameters=counted.num_parameters,
+        nonzero_fraction=counted.num_nonzero / counted.num_parameters,
+        num_bytes=bytes_of(target),
+        base_bytes=bytes_of(base),
     )
 
 
@@ -130,6 +136,7 @@ def _taken_away(
             first.contents.config,
             settings.remove,
             share,
+            multiple_of=settings.multiple_of,
             attention=settings.attention,
             where=first.where,
         )
@@ -158,3 +165,10 @@ def _recovered(
             watch=learnt.watch,
         )
     return target
+
+
+def _quantized(folder: Path, target: Path, settings: CompressionSettings, shown: Shown) -> Path:
+    inputs = None
+    if settings.quantize in NEED_INPUTS:
+        inputs = Looking(folder, settings, shown).largest_inputs()
+    return write(folder, target, scheme=settings.quantize, keep=settings.keep, inputs=inputs)

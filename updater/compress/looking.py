@@ -23,10 +23,11 @@ from regularizers import importance
 from updater.compress import damage
 from updater.compress.curvature import Curvature
 from updater.compress.evidence import Gathered, gather
+from updater.compress.quantize.activations import largest_inputs
 from updater.nemotron import checkpoint, mtp
 from updater.settings import PRUNINGS, CompressionSettings
 from updater.train.encode import Encoded
-from updater.train.importance import estimate, spread
+from updater.train.importance import batches, estimate, spread
 
 T = TypeVar("T")
 
@@ -136,6 +137,14 @@ class Looking:
             return {one.name: scores for one, scores in zip(parts, of_each, strict=True)}
 
         return self._of_model(asked)
+
+    def largest_inputs(self) -> dict[str, float]:
+        """Of each module, the largest absolute value that comes into it."""
+        return self._of_model(
+            lambda model: largest_inputs(
+                model, (batch.tokens_bl for batch in batches(model, self._examples, BATCH))
+            )
+        )
 
     @property
     def _examples(self) -> Encoded:

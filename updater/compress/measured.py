@@ -1,6 +1,6 @@
 """What a checkpoint folder holds: parameters, how many of them are zero, bytes.
 
-One tensor in memory at a time. Called by `updater.compress.engine`.
+Called by `updater.compress.engine`.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,24 @@ from updater.nemotron.files import weight_files
 
 @dataclass(frozen=True)
 class Measured:
-    """`num_bytes`: of the weight files, as they are shipped."""
+    """Of all tensors of a checkpoint, a multi-token-prediction head's among them."""
 
     num_parameters: int
     num_nonzero: int
-    num_bytes: int
 
 
 def measured(folder: Path) -> Measured:
-    """Of all tensors of the checkpoint, a multi-token-prediction head's among them."""
-    num_parameters = num_nonzero = num_bytes = 0
+    """The folder, which is not quantized, read with one tensor in memory at a time."""
+    num_parameters = num_nonzero = 0
     for file in weight_files(folder):
-        num_bytes += (folder / file).stat().st_size
         with safe_open(folder / file, framework="pt") as stream:
             for name in stream.keys():  # noqa: SIM118
                 tensor = stream.get_tensor(name)
                 num_parameters += tensor.numel()
                 num_nonzero += int(tensor.count_nonzero())
-    return Measured(num_parameters, num_nonzero, num_bytes)
+    return Measured(num_parameters, num_nonzero)
+
+
+def bytes_of(folder: Path) -> int:
+    """What the weight files take, as they are shipped."""
+    return sum((folder / file).stat().st_size for file in weight_files(folder))

@@ -1,7 +1,7 @@
 """A checkpoint folder appears whole or not at all, and what holds no weights comes with it.
 
-Not the tensors (`updater.nemotron.saving`). Called by `updater.nemotron.checkpoint` and
-`updater.nemotron.smaller`.
+Not the tensors (`updater.nemotron.saving`). Called by `updater.nemotron.checkpoint`,
+`updater.nemotron.smaller` and `updater.compress.quantize`.
 """
 
 import os

@@ -8,7 +8,7 @@ the file, the value and the cure.
 Units: `_fraction` and `fraction` are 0..1, `_seconds` seconds, `_tokens` tokens.
 """
 
-from updater.settings.compression import PRUNINGS, CompressionSettings
+from updater.settings.compression import NEED_INPUTS, PRUNINGS, CompressionSettings
 from updater.settings.data import (
     CALENDAR,
     FORMATS,
@@ -54,6 +54,7 @@ __all__ = [
     "IMPORTANCE_FORMATS",
     "MOST",
     "NAME",
+    "NEED_INPUTS",
     "PERIOD_ID",
     "PLACEHOLDER",
     "PLACES",

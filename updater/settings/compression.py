@@ -10,6 +10,9 @@ from updater.settings.rules import at_least, fraction, one_of, positive
 REMOVABLE = ("weights", "neurons", "experts", "heads", "layers")
 SCOPES = ("model", "tensor", "row")
 SCHEMES = ("int8", "int4", "fp8", "nvfp4")
+NEED_INPUTS = ("fp8",)
+"""Those that are served with inputs quantized too, by scales found on examples."""
+
 RECOVERIES = ("none", "finetune", "distill")
 STARTS = ("uncompressed", "compressed")
 
@@ -60,6 +63,10 @@ class CompressionSettings:
     the one by which EWC holds the next update. `damage_rounds`: of "dropout", with how many
     random masks all of them are gone through. `attention`: it may lose weights and layers too.
 
+    `multiple_of`: as many parts stay as this divides, such as 32 neurons for the groups of
+    `quantize`, or 64 for the tiles of a GPU's products. `keep`: modules that are not quantized,
+    beside those of the published recipes, by their released names with * and ? as in file names.
+
     `recovery`: what is left learns again, for `recovery_epochs`, what the update learns (or what an
     update of the version would rehearse): from the examples, or also from what the uncompressed
     model says to them, weighed by `distill_strength`. Not after quantization, whose numbers are not
@@ -78,7 +85,9 @@ class CompressionSettings:
     num_examples: int = 256
     damage_rounds: int = 64
     attention: bool = False
+    multiple_of: int = 1
     quantize: str = "none"
+    keep: tuple[str, ...] = ()
     recovery: str = "none"
     recovery_epochs: int = 2
     distill_strength: float = 1.0
@@ -97,6 +106,7 @@ class CompressionSettings:
         fraction("sparsity", self.sparsity, low_open=True, high_open=True)
         at_least("rounds", self.rounds, 1)
         at_least("num_examples", self.num_examples, 1)
+        at_least("multiple_of", self.multiple_of, 1)
         at_least("damage_rounds", self.damage_rounds, 20)
         removes = PRUNINGS[self.method].removes
         if removes and self.remove not in removes:

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from rehearsal import window
 from store.ledger import Update
 from updater.files import read_json, write_json
-from updater.settings import ESTIMATED, RehearsalSettings, Settings
+from updater.settings import (
+    ESTIMATED,
+    NEED_INPUTS,
+    CompressionSettings,
+    RehearsalSettings,
+    Settings,
+)
 from updater.steps import importance
 from updater.steps.holdback import Tables
 from updater.steps.past import uniform_sample
@@ -128,10 +134,17 @@ def _shown(
         term = estimated(whole, weights, datasets)
         importance.find(whole, term, watch)
         shown = dataclasses.replace(shown, fisher=term.file)
-    if looks and (looks != "fisher" or settings.compression.rounds > 1):
+    if _needs_examples(settings.compression):
         sample = uniform_sample(workspace, datasets, settings.compression.num_examples)
         shown = dataclasses.replace(shown, examples=encoded(workspace, folder, sample))
     return shown
+
+
+def _needs_examples(compression: CompressionSettings) -> bool:
+    """The Fisher of the weights of before is in the cache."""
+    looks = compression.looks
+    prunes = bool(looks) and (looks != "fisher" or compression.rounds > 1)
+    return prunes or compression.quantize in NEED_INPUTS
 
 
 def _weighing(settings: Settings) -> Settings:

@@ -162,3 +162,26 @@ def test_every_criterion_can_be_asked_for() -> None:
     for method, pruning in PRUNINGS.items():
         for remove in pruning.removes:
             dataclasses.replace(CompressionSettings(), method=method, remove=remove)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4", "fp8", "nvfp4"])
+def test_what_is_left_is_quantized(
+    trained: Path, examples: Encoded, language: Any, tmp_path: Path, scheme: str
+) -> None:
+    asked = {"method": "reap", "remove": "experts", "sparsity": 0.5, "quantize": scheme}
+    asked["keep"] = ("*.experts.*",)  # of 16 columns, where groups have 32
+    folder, found = run(trained, tmp_path, examples, **asked)
+    assert fields(folder)["n_routed_experts"] == 3
+    assert "quantization_config" in fields(folder)
+    assert found.num_bytes < 0.9 * found.base_bytes
+    model, tokenizer = checkpoint.load(folder, quantized=True)
+    said = outcomes(model, tokenizer, language(500, 40), batch_size=16, max_length_tokens=64)
+    assert said.num_rows == 40
+
+
+def test_a_quantized_checkpoint_is_not_compressed(
+    trained: Path, examples: Encoded, tmp_path: Path
+) -> None:
+    once, _ = run(trained, tmp_path / "once", examples, quantize="int8", keep=("*.experts.*",))
+    with pytest.raises(InputError, match=r"quantised ones have no room"):
+        run(once, tmp_path / "twice", examples, method="magnitude")

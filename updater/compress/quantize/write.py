@@ -147,8 +147,13 @@ def _group(scheme: str, choice: Choice, group_size: int | None, *, where: str) -
     raise InputError(
         f"{where}: {name} has {odd} columns",
         f"{scheme} takes groups of {sizes[-1]}, which must divide them",
-        f"keep *.{name.rsplit('.', 1)[-1]}, or remove neurons in multiples of {sizes[-1]}",
+        f"keep {_kept_with(name)}, or remove neurons in multiples of {sizes[-1]}",
     )
+
+
+def _kept_with(name: str) -> str:
+    """What of the module's kind may stay, as `kept.choose` takes it: of experts all."""
+    return "*.experts.*" if ".experts." in name else f"*.{name.rsplit('.', 1)[-1]}"
 
 
 def _check_inputs(choice: Choice, inputs: Mapping[str, float] | None) -> None:
