@@ -37,8 +37,8 @@ check: setup ## Lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-compose-check: setup ## docker-compose.yml, without a Docker engine
-	$(BIN)/python deploy/compose_check.py
+compose-check: setup ## docker-compose.yml and the secrets of .env, without a Docker engine
+	$(BIN)/python deploy/compose_check.py .env
 
 env: ## .env with a random password for each that docker-compose.yml asks for
 	$(PYTHON) deploy/secrets_file.py .env
