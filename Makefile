@@ -4,6 +4,8 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 VENV := .venv
+# Where the tour is taken, and what `make up` serves.
+DEMO ?= demo-workspace
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # uv does not read pip's settings: a folder of wheels that pip is told of is passed on.
@@ -27,18 +29,18 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 demo: setup ## The tour: two updates, one rejection, one rollback, a report
-	$(BIN)/updater demo demo-workspace
+	$(BIN)/updater demo "$(DEMO)"
 
 up: setup ## Airflow and MLflow on the demo's workspace, until Ctrl-C
-	$(BIN)/updater --workspace demo-workspace up
+	$(BIN)/updater --workspace "$(DEMO)" up
 
 check: setup ## Lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-compose-check: setup ## docker-compose.yml, without a Docker engine
-	$(BIN)/python deploy/compose_check.py
+compose-check: setup ## docker-compose.yml and the secrets of .env, without a Docker engine
+	$(BIN)/python deploy/compose_check.py .env
 
 env: ## .env with a random password for each that docker-compose.yml asks for
 	$(PYTHON) deploy/secrets_file.py .env

@@ -1,13 +1,15 @@
 """Checks docker-compose.yml, alone and with docker-compose.cpu.yml on top, without a Docker engine:
 `make compose-check`.
 
-    python deploy/compose_check.py
+    python deploy/compose_check.py [.env]
 
+With .env, its secrets too, as Compose would take them: the shell's own variables before the file's.
 Says everything that breaks a rule of ours, one line each, and ends with 1 where there is any; a key
 that the file does not use so far is one. Where Docker's own command is there it is asked too, since
 it alone knows the whole format.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +21,8 @@ from typing import Any
 import jsonschema
 from compose_file import COMPOSE, WITHOUT_GPU, MissingError, load
 from compose_schema import SCHEMA
+from env_check import faults
+from env_file import variables
 from secrets_file import asked, made
 
 PINNED = re.compile(r"[^:@]+:(?!latest$)[^:@]*\d[^:@]*")
@@ -116,11 +120,19 @@ def _engine(environ: dict[str, str], files: Sequence[Path]) -> Iterator[str]:
         yield f"docker compose config: {asked_of.stderr.strip()}"
 
 
-def main() -> int:
-    """The exit code."""
-    environ = {name: made(name) for name in asked()}
+def secrets(path: Path) -> Iterator[str]:
+    """What is wrong with those that Compose would start with."""
+    if not path.exists():
+        yield "there is no such file, and nothing starts without its secrets. Run `make env`"
+        return
+    shell = {name: os.environ[name] for name in asked() if name in os.environ}
+    yield from faults(variables(path.read_text("utf-8")) | shell)
+
+
+def broken(whole: dict[str, Any], environ: dict[str, str]) -> list[str]:
+    """All that is wrong with the two files; `whole` is the first one with these variables."""
     path = {"PATH": str(Path(sys.executable).parent) + ":/usr/local/bin:/usr/bin:/bin"}
-    whole, without = load(environ), load(environ, over=WITHOUT_GPU)
+    without = load(environ, over=WITHOUT_GPU)
     found = [*misshapen(whole), *problems(whole), *_engine(environ | path, [COMPOSE])]
     found += defaults(COMPOSE.read_text("utf-8"))
     second = [*misshapen(without), *problems(without), *devices(without)]
@@ -132,11 +144,19 @@ def main() -> int:
         except MissingError:
             continue
         found.append(f"starts without {name}")
-    for line in found:
-        sys.stderr.write(f"{COMPOSE.name}: {line}\n")
-    if not found:
-        sys.stderr.write(f"{COMPOSE.name}: {len(whole['services'])} services, no problem\n")
-    return 1 if found else 0
+    return found
+
+
+def main() -> int:
+    """The exit code."""
+    environ = {name: made(name) for name in asked()}
+    whole = load(environ)
+    lines = [f"{COMPOSE.name}: {line}" for line in broken(whole, environ)]
+    for path in map(Path, sys.argv[1:]):
+        lines += [f"{path.name}: {line}" for line in secrets(path)]
+    said = lines or [f"{COMPOSE.name}: {len(whole['services'])} services, no problem"]
+    sys.stderr.write("".join(f"{line}\n" for line in said))
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

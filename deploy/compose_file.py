@@ -47,13 +47,6 @@ def load(environ: Mapping[str, str], path: Path = COMPOSE, over: Path | None = N
     return first
 
 
-def environment(path: Path) -> dict[str, str]:
-    """The variables of a .env file."""
-    lines = path.read_text("utf-8").splitlines()
-    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
 def _lay(over: dict[str, Any], whole: dict[str, Any]) -> None:
     for key, value in over.items():
         if isinstance(value, _Reset):

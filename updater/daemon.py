@@ -1,10 +1,12 @@
 """Another program that runs beside us until it is stopped: its log, its health, its processes.
 
-Not a supervisor: nothing is restarted. Called by `updater.local`, which says which programs.
+Not a supervisor: nothing is restarted. Called by `updater.local`, which says which programs, and by
+`updater.orphans`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,6 +52,11 @@ class Daemon:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._program = psutil.Process(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def is_healthy(self) -> bool:
         try:
@@ -67,33 +74,38 @@ class Daemon:
         return "\n".join(text.splitlines()[-25:])
 
     def stop(self) -> None:
-        """None of its processes runs any more, whatever session they moved to.
-
-        First what left the session (Airflow's tasks, which thereby stop their commands and can
-        still report), then the program and its group as by Ctrl-C, then whatever is left, at last
-        by SIGKILL.
-        """
-        family = self._family([])
-        moved = [one for one in family if _group(one) not in (self._process.pid, None)]
-        _send(moved, signal.SIGTERM)
-        _wait(moved, ORPHANED_SECONDS)
-        family = self._family(family)
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGINT)
-        _wait(family, ASKED_SECONDS)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            family = [one for one in self._family(family) if _is_alive(one)]
-            _send(family, number)
-            _wait(family, TOLD_SECONDS)
+        """None of its processes runs any more, whatever session they moved to."""
+        stop(self._program)
         self._process.wait()
 
-    def _family(self, known: Sequence[psutil.Process]) -> list[psutil.Process]:
-        """`known`, and every process that now descends from the program or is in its group."""
-        found = [*known, *_members(self._process.pid)]
-        if self._process.poll() is None:
-            program = psutil.Process(self._process.pid)
-            found += [program, *program.children(recursive=True)]
-        return list({one.pid: one for one in found}.values())
+
+def stop(program: psutil.Process) -> None:
+    """It has ended, and so has all that it started; it leads a group of its own.
+
+    First what left the group (Airflow's tasks, which thereby stop their commands and can still
+    report), then the program and its group as by Ctrl-C, then whatever is left, at last by SIGKILL.
+    """
+    family = _family(program, [])
+    moved = [one for one in family if _group(one) not in (program.pid, None)]
+    _send(moved, signal.SIGTERM)
+    _wait(moved, ORPHANED_SECONDS)
+    family = _family(program, family)
+    if _is_alive(program):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGINT)
+    _wait(family, ASKED_SECONDS)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        family = [one for one in _family(program, family) if _is_alive(one)]
+        _send(family, number)
+        _wait(family, TOLD_SECONDS)
+
+
+def _family(program: psutil.Process, known: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """`known`, and every process that now descends from the program or is in its group."""
+    found = [*known, *_members(program.pid)]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found += [program, *program.children(recursive=True)]
+    return list({one.pid: one for one in found}.values())
 
 
 def fetch(url: str) -> bytes:

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -26,9 +27,14 @@ from pathlib import Path
 
 from updater.daemon import Daemon, fetch
 from updater.errors import InputError, UpdateError
+from updater.files import write_text
+from updater.orphans import Keeper
 
 HOST = "127.0.0.1"
 DAGS = Path(__file__).resolve().parent.parent / "dags"  # installed beside this package
+COMMAND_LINE = "environment"
+"""In Airflow's home: what a shell sources before it calls `airflow` (docs/runbook.md)."""
+TOLD = ("AIRFLOW_", "UPDATER_DAG_", "UPDATER_EXECUTABLE", "UPDATER_WORKSPACE")
 START_SECONDS = 180  # a cold start took 20 s on 2 cores
 PROBE_SECONDS = 15.0
 NUM_FAILED_PROBES = 8  # in a row: two minutes without an answer
@@ -59,12 +65,16 @@ def up(
     logs.mkdir(parents=True, exist_ok=True)
     (home / ".gitignore").write_text("*\n", encoding="utf-8")
     daemons: list[Daemon] = []
-    with _only_one(home), _stop_event() as stop:
+    with _only_one(home) as lock, Keeper(lock) as keeper, _stop_event() as stop:
         try:
             airflow_port, mlflow_port = free_port(airflow_port), free_port(mlflow_port)
-            daemons.append(_airflow(workspace.resolve(), home, logs, airflow_port))
+            environ = airflow_environment(workspace.resolve(), home, airflow_port, os.environ)
+            write_text(home / COMMAND_LINE, exports(environ))
+            daemons.append(_airflow(environ, logs, airflow_port))
+            keeper.keep(daemons[-1])
             if not mlflow_uri.startswith(("http://", "https://")):
                 daemons.append(_mlflow(mlflow_uri, mlflow_artifacts, logs, mlflow_port))
+                keeper.keep(daemons[-1])
                 mlflow_uri = f"http://{HOST}:{mlflow_port}"
             failed = _start(daemons, stop)
             if failed is None and not stop.is_set():
@@ -72,6 +82,7 @@ def up(
                 _make_gpu_pool(airflow_port, password)
                 _say(f"Airflow  http://{HOST}:{airflow_port}   login admin / {password}")
                 _say(f"MLflow   {mlflow_uri}")
+                _say(f"`airflow` on the command line: source {home / COMMAND_LINE}")
                 _say("Ctrl-C stops what was started here.")
                 failed = _watch(daemons, stop)
         finally:
@@ -133,7 +144,16 @@ def airflow_environment(
     }
 
 
-def _airflow(workspace: Path, home: Path, logs: Path, port: int) -> Daemon:
+def exports(environ: Mapping[str, str]) -> str:
+    """The lines of a shell by which `airflow` is that of `up`, and speaks to it: without its keys,
+    which no command asks for, and the stores' passwords."""
+    names = [name for name in environ if name.startswith(TOLD) and "SECRET" not in name]
+    lines = [f"export {name}={shlex.quote(environ[name])}" for name in sorted(names)]
+    path = shlex.quote(str(Path(sys.executable).parent))
+    return "\n".join([*lines, f'export PATH={path}:"$PATH"', ""])
+
+
+def _airflow(environ: Mapping[str, str], logs: Path, port: int) -> Daemon:
     def is_healthy() -> bool:
         parts = json.loads(fetch(f"http://{HOST}:{port}/api/v2/monitor/health"))
         names = ("metadatabase", "scheduler", "dag_processor")
@@ -142,7 +162,7 @@ def _airflow(workspace: Path, home: Path, logs: Path, port: int) -> Daemon:
     return Daemon(
         "Airflow",
         [sys.executable, "-P", "-m", "airflow", "standalone"],
-        environ=airflow_environment(workspace, home, port, os.environ),
+        environ=environ,
         log=logs / "airflow.log",
         is_healthy=is_healthy,
     )
@@ -229,16 +249,17 @@ def _post(url: str, body: dict, headers: dict[str, str]) -> dict:
 
 
 @contextmanager
-def _only_one(home: Path) -> Iterator[None]:
-    """Two Airflows on one database would each think the other's tasks lost."""
+def _only_one(home: Path) -> Iterator[int]:
+    """Two Airflows on one database would each think the other's tasks lost. Gives the lock."""
     with (home / "up.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UpdateError(
-                f"{home.parent} is already being served; stop the other `updater up`"
+                f"{home.parent} is already being served; stop the other `updater up`, or wait half "
+                "a minute where it was killed: what it had started is being stopped"
             ) from None
-        yield
+        yield file.fileno()
 
 
 @contextmanager

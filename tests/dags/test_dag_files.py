@@ -5,10 +5,12 @@ import ast
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pages import script
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 FILES = sorted(DAGS.rglob("*.py"))
@@ -232,3 +234,28 @@ def test_airflow_has_no_import_errors_wherever_the_folder_is_copied(airflow, fol
     assert {dag["dag_id"] for dag in found} == {
         f"{kind}.{key}" for kind in KINDS for key in ("tickets", "no_cron")
     }
+
+
+@pytest.mark.parametrize("fault", ["", "import no_such_module"])
+def test_the_check_of_the_docs_fails_where_a_dag_file_cannot_be_imported(airflow, tmp_path, fault):
+    shutil.copytree(DAGS, tmp_path / "dags")
+    if fault:
+        path = tmp_path / "dags" / "model_update.py"
+        path.write_text(f"{path.read_text()}\n{fault}\n")
+    environ = {**airflow.environ, "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags")}
+    airflow.run("pools", "set", "gpu", "1", "a test")
+    done = subprocess.run(
+        ["bash", "-c", script("install.md", "Check Airflow")],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == (not fault), done.stderr
+    assert not fault or "no_such_module" in done.stderr
+
+
+def test_the_check_of_the_docs_fails_where_the_pool_is_missing(airflow):
+    typed = script("install.md", "Check Airflow")
+    done = subprocess.run(["bash", "-c", typed], env=airflow.environ, check=False)
+    assert done.returncode == 1

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from compose_check import defaults, devices, misshapen, problems
-from compose_file import COMPOSE, WITHOUT_GPU, MissingError, environment, load
+from compose_file import COMPOSE, WITHOUT_GPU, MissingError, load
+from env_check import faults
+from env_file import variables
 from requirements_of import requirements
-from secrets_file import asked, made
+from secrets_file import asked, completed, made
 
 DEPLOY = COMPOSE.parent / "deploy"
 Change = Callable[[dict[str, Any]], None]
@@ -134,18 +136,93 @@ def test_nothing_starts_without_each_secret(name: str) -> None:
 def test_the_secrets_are_made_once(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     assert checked("secrets_file.py", str(path)).returncode == 0
-    first = environment(path)
+    first = variables(path.read_text())
     assert list(first) == asked()
     assert len(set(first.values())) == len(first)
     assert all(len(value) >= 40 for value in first.values())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("LISTEN=0.0.0.0\n# mine\nLEDGER_PASSWORD=\nREDIS_PASSWORD=kept")
     assert "13 added, 1 kept" in checked("secrets_file.py", str(path)).stderr
-    again = environment(path)
+    again = variables(path.read_text())
     assert again["REDIS_PASSWORD"] == "kept"
     assert again["LISTEN"] == "0.0.0.0"
     assert len(again) == len(first) + 1
-    assert "# mine" in path.read_text()
+    assert path.read_text().splitlines()[:2] == ["LISTEN=0.0.0.0", "# mine"]
+
+
+@pytest.mark.parametrize("empty", ["", " ", '""', "''", " # later", "\nREDIS_PASSWORD="])
+def test_a_secret_that_is_empty_is_made_on_its_own_line(empty: str) -> None:
+    text, num_made = completed(f"# Redis's\nREDIS_PASSWORD={empty}\n# end\n")
+    lines = text.splitlines()
+    assert num_made == len(asked())
+    assert (lines[0], lines[2]) == ("# Redis's", "# end")
+    assert len([line for line in lines if line.startswith("REDIS_PASSWORD")]) == 1
+    assert list(faults(variables(text))) == []
+    assert completed(text) == (text, 0)
+
+
+def test_a_secret_whose_last_line_is_empty_is_missing_as_it_is_for_compose() -> None:
+    text, _ = completed("REDIS_PASSWORD=first-0123456789abcdef\nREDIS_PASSWORD=\n")
+    assert "first" not in variables(text)["REDIS_PASSWORD"]
+
+
+@pytest.fixture
+def given() -> dict[str, str]:
+    return {name: made(name) for name in asked()}
+
+
+OWN = "correct.horse-battery_staple~7"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LEDGER_PASSWORD", "", "is missing or empty. Nothing starts without it. Run `make env`"),
+        ("LEDGER_PASSWORD", "changeme-changeme-now", "is still a placeholder"),
+        ("LEDGER_PASSWORD", "YOUR_PASSWORD_FOR_THE_LEDGER", "is still a placeholder"),
+        ("LEDGER_PASSWORD", "x" * 48, "is still a placeholder"),
+        ("LEDGER_PASSWORD", "Tr0ub4dor", "has 9 letters. It has to have 16 at least"),
+        ("AIRFLOW_JWT_SECRET", OWN[:24], "has 24 letters. It has to have 32 at least"),
+        ("AIRFLOW_FERNET_KEY", "ab" * 24, "is no Fernet key. It is 32 random bytes in URL-safe"),
+        *(
+            ("REDIS_PASSWORD", f"{OWN}{letter}", "has a letter that means something else in a URL")
+            for letter in "@/:#%?$&+ \\é"
+        ),
+    ],
+)
+def test_a_secret_that_cannot_be_used_is_named_with_its_cure_and_not_shown(
+    given: dict[str, str], name: str, value: str, said: str
+) -> None:
+    (fault,) = faults(given | {name: value})
+    assert fault.startswith(f"{name} {said}")
+    assert "`make env`" in fault
+    assert not value or value not in fault
+
+
+def test_passwords_of_ones_own_and_a_fernet_key_with_its_old_one_are_taken(
+    given: dict[str, str],
+) -> None:
+    pair = f"{made('AIRFLOW_FERNET_KEY')},{made('AIRFLOW_FERNET_KEY')}"
+    assert list(faults(given | {"LEDGER_PASSWORD": OWN, "AIRFLOW_FERNET_KEY": pair})) == []
+
+
+def test_the_check_looks_at_the_file_and_at_the_shell_as_compose_does(
+    tmp_path: Path, given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ".env"
+    missing = checked("compose_check.py", str(path))
+    assert missing.returncode == 1
+    assert ".env: there is no such file" in missing.stderr
+    text = "".join(f"{name}={value}\n" for name, value in given.items())
+    path.write_text(text.replace("LEDGER_PASSWORD=", "LEDGER_PASSWORD=a@"))
+    done = checked("compose_check.py", str(path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(".env: LEDGER_PASSWORD has a letter that means something else")
+    assert given["LEDGER_PASSWORD"] not in done.stderr
+    monkeypatch.setenv("LEDGER_PASSWORD", OWN)
+    assert checked("compose_check.py", str(path)).returncode == 0
+    monkeypatch.setenv("LEDGER_PASSWORD", "")
+    assert "LEDGER_PASSWORD is missing" in checked("compose_check.py", str(path)).stderr
 
 
 def test_the_images_without_a_gpu_install_nothing_that_trains() -> None:

@@ -174,6 +174,39 @@ def test_the_files_agree_on_names() -> None:
     assert claims == {claim["metadata"]["name"]}
 
 
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("turn", ("metadata.annotations", "container.resources")),
+        (
+            "gpu",
+            (
+                *("container.image", "container.resources", "nodeSelector", "tolerations"),
+                *("volumeMounts.shm", "volumes.shm"),
+            ),
+        ),
+    ],
+)
+def test_a_pod_differs_from_that_of_cpu_in_what_it_is_for_alone(
+    name: str, own: tuple[str, ...]
+) -> None:
+    """Each template stands alone, since Airflow takes no second one for what they share."""
+    pod, cpu = comparable(f"pods/{name}"), comparable("pods/cpu")
+    differs = {key for key in pod.keys() | cpu.keys() if pod.get(key) != cpu.get(key)}
+    assert differs == {"metadata.name", *own}
+
+
+def comparable(name: str) -> dict[str, Any]:
+    """Its metadata, its spec and its container, part by part; volumes by their names."""
+    pod = read(f"{name}.yaml")
+    spec = pod.pop("spec")
+    (container,) = spec.pop("containers")
+    parts = {f"metadata.{key}": value for key, value in pod.pop("metadata").items()}
+    for whole, key in ((container, "volumeMounts"), (spec, "volumes")):
+        parts |= {f"{key}.{one['name'] + one.get('subPath', '')}": one for one in whole.pop(key)}
+    return parts | {f"container.{key}": value for key, value in container.items()} | spec | pod
+
+
 def test_the_docs_name_only_commands_that_exist() -> None:
     text = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
     ours = set(re.findall(r"^    .*\bupdater-shell -- updater ([a-z]+)", text, re.MULTILINE))

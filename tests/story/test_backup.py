@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -48,6 +49,20 @@ def digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
 
 
+def copies(folder: Path) -> list[Path]:
+    """Those that lie there, the oldest first: each is named by its time."""
+    found = sorted(folder.iterdir())
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d{6}", one.name) for one in found)
+    return found
+
+
+def shared(copy: Path, other: Path) -> set[Path]:
+    """The checkpoints' files of a copy that are the very same files in the other."""
+    found = [path for path in (copy / "objects" / "checkpoints").rglob("*") if path.is_file()]
+    twins = {path.relative_to(copy): other / path.relative_to(copy) for path in found}
+    return {name for name, twin in twins.items() if twin.exists() and twin.samefile(copy / name)}
+
+
 # One machine
 
 
@@ -72,17 +87,18 @@ def process(*arguments: str) -> dict[str, Any]:
 
 
 def test_one_machine_is_copied_wiped_and_restored(alone: Path, tmp_path: Path) -> None:
-    backup = str(tmp_path / "copies" / "today")
     command(alone, "scratch", "--periods", "north", "--deploy")
     assert command(alone, "update", "east")["promoted"]
     ask = partial(process, "--workspace", str(alone))
     before = told(ask)
     ask("export", "2", str(tmp_path / "first"))
     environ = dict(os.environ)
-    run_script(script("backup.md", "Back up", WORKSPACE=str(alone), BACKUP=backup), ROOT, environ)
+    typed = script("backup.md", "Back up", WORKSPACE=str(alone), COPIES=str(tmp_path / "copies"))
+    run_script(typed, ROOT, environ)
+    (copy,) = copies(tmp_path / "copies")
     ask("rollback", "--reason", "after the copy")
     shutil.rmtree(alone)
-    restore = script("backup.md", "Restore", WORKSPACE=str(alone), BACKUP=backup)
+    restore = script("backup.md", "Restore", WORKSPACE=str(alone), BACKUP=str(copy))
     run_script(restore, ROOT, environ)
     assert told(ask) == before
     assert before["status"]["deployed"] == "2"
@@ -103,15 +119,40 @@ def test_a_copy_waits_for_whoever_is_at_work_and_gives_up_in_time(
 ) -> None:
     from updater.workspace import Workspace
 
-    typed = script("backup.md", "Back up", WORKSPACE=str(alone), BACKUP=str(tmp_path / "copy"))
+    place = tmp_path / "copies"
+    typed = script("backup.md", "Back up", WORKSPACE=str(alone), COPIES=str(place))
     typed = typed.replace("--timeout 3600", "--timeout 1")
     with Workspace.open(alone).lock(), pytest.raises(AssertionError):
         run_script(typed, ROOT, dict(os.environ))
-    assert list((tmp_path / "copy").iterdir()) == []
+    assert not place.exists()
     run_script(typed, ROOT, dict(os.environ))
-    with sqlite3.connect(tmp_path / "copy" / "store.db") as copy:
+    (made,) = copies(place)
+    with sqlite3.connect(made / "store.db") as copy:
         assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     copy.close()
+
+
+def test_no_copy_is_written_over_and_the_last_whole_ones_are_kept(
+    alone: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "copies"
+    given = {"WORKSPACE": str(alone), "COPIES": str(place), "KEEP": "2"}
+    typed = script("backup.md", "Back up", **given)
+    noon = typed.replace("$(date +%FT%H%M%S)", "2026-05-01T120000")
+    assert noon != typed
+    run_script(noon, ROOT, dict(os.environ))
+    first = digests(place / "2026-05-01T120000")
+    command(alone, "scratch", "--periods", "north", "--deploy")
+    with pytest.raises(AssertionError, match="File exists"):
+        run_script(noon, ROOT, dict(os.environ))
+    assert digests(place / "2026-05-01T120000") == first
+    (place / "2026-05-02T120000").mkdir()  # cut short: none that is whole goes for it
+    (place / "of a person").mkdir()
+    (place / "of a person" / "SHA256SUMS").touch()
+    for hour in ("03", "15"):
+        run_script(noon.replace("01T12", f"03T{hour}"), ROOT, dict(os.environ))
+    kept = ["2026-05-02T120000", "2026-05-03T030000", "2026-05-03T150000", "of a person"]
+    assert sorted(path.name for path in place.iterdir()) == kept
 
 
 # Servers
@@ -199,17 +240,18 @@ def test_servers_are_copied_wiped_and_restored(stack: Stack, store: Any, tmp_pat
         "PGPASSWORD": stack.environ["POSTGRES_PASSWORD"],
         "NO_PROXY": "*",
     }
-    values = {"WORKSPACE": str(workspace), "BACKUP": str(tmp_path / "copy")}
 
-    def typed(heading: str) -> str:
-        text = script("backup.md", heading, **values)
+    def typed(heading: str, **values: str) -> str:
+        text = script("backup.md", heading, WORKSPACE=str(workspace), **values)
         return text.replace(".venv/bin/python", sys.executable)
 
-    said = run_script(typed("Back up the servers"), ROOT, environ)
+    said = run_script(typed("Back up the servers", COPIES=str(tmp_path / "copies")), ROOT, environ)
     assert all(f"{bucket}: " in said for bucket in BUCKETS)
+    (copy,) = copies(tmp_path / "copies")
+    restore = typed("Restore the servers", BACKUP=str(copy))
 
     with pytest.raises(AssertionError, match="being accessed by other users"):
-        run_script(typed("Restore the servers"), ROOT, environ)
+        run_script(restore, ROOT, environ)
     stack.halt("mlflow")
     address = f"host=127.0.0.1 port={stack.ports[5432]} user=postgres dbname=postgres"
     with psycopg.connect(address, password=environ["PGPASSWORD"], autocommit=True) as server:
@@ -219,7 +261,7 @@ def test_servers_are_copied_wiped_and_restored(stack: Stack, store: Any, tmp_pat
         for found in store.list_objects_v2(Bucket=bucket)["Contents"]:
             store.delete_object(Bucket=bucket, Key=found["Key"])
     shutil.rmtree(workspace)
-    run_script(typed("Restore the servers"), ROOT, environ)
+    run_script(restore, ROOT, environ)
     stack.up("mlflow")
     settle(stack)
     assert told(stack.updater) == before
@@ -238,7 +280,9 @@ def test_compose_is_copied_during_an_update_wiped_and_restored(
     (tmp_path / ".env").write_text(secrets)
     before = told(stack.updater)
     stack.updater("export", "2", str(tmp_path / "first"))
-    typed = script("backup.md", "Back up the service", BACKUP=str(tmp_path / "copy"))
+    typed = script("backup.md", "Back up the service", COPIES=str(tmp_path / "copies"))
+    engine.script(typed, tmp_path)
+    (earlier,) = copies(tmp_path / "copies")
     meanwhile = (
         'if [ "$name" = ledger ]; then',
         "docker compose exec -T gpu-worker updater update south",
@@ -247,13 +291,13 @@ def test_compose_is_copied_during_an_update_wiped_and_restored(
     )
     update = "\n".join(meanwhile)
     engine.script(typed.replace("\ndone\n", f"\n{update}\ndone\n", 1), tmp_path)
-    assert (tmp_path / "copy" / "env").stat().st_mode & 0o077 == 0
+    copy = copies(tmp_path / "copies")[-1]
+    assert (copy / "env").stat().st_mode & 0o077 == 0
+    assert shared(copy, earlier) == shared(earlier, earlier), "each object lies there once"
     assert stack.updater("status")["deployed"] == "3"
 
     (tmp_path / ".env").unlink()
-    engine.script(
-        script("backup.md", "Restore the service", BACKUP=str(tmp_path / "copy")), tmp_path
-    )
+    engine.script(script("backup.md", "Restore the service", BACKUP=str(copy)), tmp_path)
     assert (tmp_path / ".env").read_text() == secrets
     settle(stack)
     assert told(stack.updater) == before

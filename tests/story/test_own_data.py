@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import command
 from pages import blocks, run_script
+from stack import ROOT
 
 KNOWN, NEW = ("2026-01", "2026-02", "2026-03"), "2026-04"
 ID = "2026-04-4131d05c"  # the guide's update; the one that is made here has another
@@ -88,6 +89,10 @@ def test_the_guide_leads_from_exports_and_a_checkpoint_to_a_decision(place: Path
         found = shape(said[f"updater {words}"])
         assert [line for line in wanted if line not in found] == []
     assert (place / "report.html").stat().st_size > 100_000
+    left = {path.name for path in place.iterdir()} - {"before", "rows"}  # those are the fixture's
+    for name in (".gitignore", ".dockerignore"):
+        lines = (ROOT / name).read_text("utf-8").splitlines()
+        assert left <= {line.strip("/") for line in lines}, f"{name}: the guide followed in a clone"
     kinds = [event["kind"] for event in command(place / "my-model", "history")["events"]]
     told = [kind for kind in kinds if kind not in ("verified", "judged")]
     assert told == ["promoted", "approved", "promoted", "rolled_back"]

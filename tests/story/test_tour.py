@@ -1,10 +1,12 @@
 """The tour as a whole, on fewer tickets and a smaller model than `updater demo` takes."""
 
 import io
+import subprocess
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from stack import ROOT
 
 from updater import outcome, release
 from updater.cli import tour as command
@@ -98,6 +100,17 @@ def test_taken_twice_it_is_taken_once(
     assert command._answer(again) == command._answer(done)
 
 
+def test_what_the_tour_rolled_back_and_a_person_promoted_again_is_rolled_back_again(
+    taken: tuple[tour.Tour, list[str]], folder: Path, config: str
+) -> None:
+    done, _ = taken
+    release.promote(
+        done.workspace.ledger, done.workspace.aliases, "2", actor="me", reason="a try", force=False
+    )
+    again, _ = take(folder, config)
+    assert again.rolled_back == done.rolled_back
+
+
 def test_another_workspace_is_left_alone(taken: tuple[tour.Tour, list[str]], folder: Path) -> None:
     with pytest.raises(InputError, match="holds another workspace"):
         tour.run(folder, progress=False, say=lambda _: None)
@@ -110,5 +123,10 @@ def test_a_workspace_that_has_moved_on_is_told_so(
     release.promote(
         workspace.ledger, workspace.aliases, "3", actor="me", reason="a try", force=True
     )
-    with pytest.raises(InputError, match=r"has moved on: version 3 was promoted"):
+    with pytest.raises(InputError, match=r"has moved on: me promoted version 3\. ") as error:
         take(folder, config)
+    assert "`make demo DEMO=DIR`" in str(error.value)
+    for target, typed in (("demo", 'updater demo "DIR"'), ("up", 'updater --workspace "DIR" up')):
+        make = ["make", "--dry-run", target, "DEMO=DIR"]
+        done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.rstrip().endswith(typed)

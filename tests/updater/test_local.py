@@ -18,11 +18,12 @@ import coverage
 import psutil
 import pytest
 
-from updater import local
+from updater import local, orphans
 from updater.daemon import Daemon
 from updater.errors import InputError, UpdateError
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+RUNBOOK = PROJECT.with_name("docs") / "runbook.md"
 FAKE = Path(__file__).resolve().parents[1] / "dags" / "fake_updater.py"
 START = """
 import os
@@ -76,7 +77,7 @@ class Served:
                 stdout=subprocess.DEVNULL,
             )
 
-    def wait_for(self, condition, seconds: float = 90):
+    def wait_for(self, condition, seconds: float = 180):
         end = time.monotonic() + seconds
         while True:
             found = condition()
@@ -212,6 +213,27 @@ def test_a_second_one_on_the_same_workspace_is_refused(served):
         local.up(served.workspace, mlflow_uri=uri, mlflow_artifacts="")
 
 
+def test_a_shell_that_sources_the_environment_speaks_to_that_airflow(served):
+    """As docs/runbook.md says, in the workspace's folder; it shows nobody a secret."""
+    typed = "source .airflow/environment"
+    assert f"`{typed}`" in RUNBOOK.read_text("utf-8")
+    kept = {key: os.environ[key] for key in os.environ if not key.startswith("AIRFLOW")}
+    done = subprocess.run(
+        ["bash", "-c", f"set -e; {typed}; airflow dags trigger model_announcement -o json"],
+        cwd=served.workspace,
+        env={**kept, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    runs = served.call("GET", "/api/v2/dags/model_announcement/dagRuns")["dag_runs"]
+    assert [one["triggering_user_name"] for one in runs] != []
+    text = (served.workspace / ".airflow" / "environment").read_text()
+    assert f"source {served.workspace}/.airflow/environment\n" in served.log.read_text()
+    assert "SECRET" not in text
+    assert "UPDATER_STORE" not in text
+
+
 def test_ctrl_c_leaves_nothing_behind_not_even_a_running_step(served):
     served.orders(gate=GATE, sleeps={"train": 600})
     served.trigger()
@@ -223,6 +245,34 @@ def test_ctrl_c_leaves_nothing_behind_not_even_a_running_step(served):
     assert served.process.wait(60) == 0
     assert [pid for pid in family if is_alive(pid)] == []
     assert served.log.read_text().endswith("stopped.\n")
+
+
+def test_after_kill_9_too_nothing_is_left_and_meanwhile_no_second_one_starts(tmp_path):
+    served = Served(tmp_path)
+    served.taken.close()
+    try:
+        served.login()
+        served.orders(gate=GATE, sleeps={"train": 600})
+        served.trigger()
+        served.wait_for(lambda: [call for call in served.calls() if call["name"] == "train"])
+        family = [p.pid for p in psutil.Process(served.process.pid).children(recursive=True)]
+        assert set(served.calls()[-1]["pids"]) <= set(family)
+    finally:
+        served.process.kill()
+        served.process.wait()
+    with pytest.raises(UpdateError, match="or wait half a minute where it was killed"):
+        local.up(served.workspace, mlflow_uri="http://127.0.0.1:1", mlflow_artifacts="")
+    served.wait_for(lambda: not any(map(is_alive, family)))
+    with local._only_one(served.workspace / ".airflow"):
+        pass  # the next one may start
+
+
+def test_only_what_still_runs_is_stopped(tmp_path):
+    """The number of one that has ended may be another's by now."""
+    running, ended = (sleeper(tmp_path, f"import time; time.sleep({s})", bool) for s in (600, 0))
+    ended._process.wait()
+    orphans.stop_all([f"{running.pid}\n", f"{ended.pid}\n"])
+    assert running.exit_code() is not None
 
 
 def test_one_that_ends_is_shown_with_its_log(tmp_path):
@@ -272,7 +322,7 @@ def test_a_program_that_ignores_every_request_is_killed(tmp_path, monkeypatch):
     while "ready" not in daemon.tail():
         assert time.monotonic() < end
         time.sleep(0.05)
-    family = psutil.Process(daemon._process.pid).children(recursive=True)
+    family = psutil.Process(daemon.pid).children(recursive=True)
     assert len(family) == 1
     daemon.stop()
     daemon.stop()  # twice is once

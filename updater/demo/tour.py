@@ -28,6 +28,10 @@ FIRST_MONTHS = ("2026-01", "2026-02", "2026-03")
 CAREFUL_MONTH, CARELESS_MONTH = "2026-04", "2026-05"
 NUM_PER_MONTH = 1200
 SEED = 0
+ANEW = (
+    "take it in a new folder (`make demo DEMO=DIR`, which is `updater demo DIR`), or delete this "
+    "one and run it again"
+)
 log = logging.getLogger("updater")
 
 CONFIG = """\
@@ -147,7 +151,7 @@ def _workspace(folder: Path, config: str, num_per_month: int, *, progress: bool)
         raise InputError(
             f"{folder} holds another workspace",
             "the demo works in a workspace of its own",
-            "name a new folder: `updater demo DIR`",
+            ANEW,
         )
     if not written.exists():
         months = [*FIRST_MONTHS, CAREFUL_MONTH, CARELESS_MONTH]
@@ -164,9 +168,10 @@ def _check_untouched(workspace: Workspace) -> None:
         version = ledger.model_version(str(event.version))
         if version.periods[-1] not in (FIRST_MONTHS[-1], CAREFUL_MONTH):
             raise InputError(
-                f"{workspace.root} has moved on: version {version.id} was promoted",
-                "the tour tells the story of a workspace from its beginning",
-                "name a new folder (`updater demo DIR`), or delete this one and run it again",
+                f"{workspace.root} has moved on: {event.actor} promoted version {version.id}",
+                "the tour tells the story of a workspace from its beginning, in which only the "
+                "models of January to March and of April are promoted",
+                ANEW,
             )
 
 
