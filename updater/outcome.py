@@ -11,6 +11,7 @@ from typing import Any
 from store.errors import StoreError
 from store.ledger import Event, Score, Update
 from updater import links, release, statistics
+from updater.errors import InputError
 from updater.standing import lineage, promotion
 from updater.workspace import Workspace
 
@@ -67,22 +68,44 @@ def status(workspace: Workspace) -> dict[str, Any]:
 
     `consistent` is whether MLflow's aliases say what the events say: not where it can't be
     reached, or refuses the sign-in. `release` is the event by which the deployed version came, with
-    the period of the update that made it so; None where nothing is deployed.
+    the period of the update that made it so; None where nothing is deployed. `due` is None where
+    the configuration's periods are wrong: on call has to see the rest.
     """
     ledger = workspace.ledger
     last = ledger.last_release()
     deployed = last.version if last else None
-    learnt = ledger.model_version(deployed).periods if deployed else []
     return {
         "deployed": deployed,
         "release": _release(workspace, last) if last else None,
-        "learnt": learnt,
-        "due": workspace.periods.due(learnt, ledger.now()),
+        "learnt": _learnt(workspace),
+        "due": _due_if_known(workspace),
         "unfinished": release.unfinished(ledger),
         "awaiting_approval": release.awaiting_approval(ledger),
         "consistent": _consistent(workspace),
         "links": links.of_workspace(workspace),
     }
+
+
+def due(workspace: Workspace) -> list[str]:
+    """The periods that have closed and that the deployed version has not learnt.
+
+    Raises:
+        InputError: the configuration's periods are wrong.
+    """
+    return workspace.periods.due(_learnt(workspace), workspace.ledger.now())
+
+
+def _learnt(workspace: Workspace) -> list[str]:
+    deployed = release.deployed(workspace.ledger)
+    return workspace.ledger.model_version(deployed).periods if deployed else []
+
+
+def _due_if_known(workspace: Workspace) -> list[str] | None:
+    try:
+        return due(workspace)
+    except InputError as error:
+        log.warning("which periods are due is not known: %s", error)
+        return None
 
 
 def _release(workspace: Workspace, event: Event) -> dict[str, Any]:
@@ -171,11 +194,11 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
 def periods(workspace: Workspace) -> dict[str, Any]:
     """The answer of `periods`: each with its newest dataset version and the one that the deployed
     model has learnt; due ones without."""
-    state = status(workspace)
-    deployed = state["deployed"]
+    deployed, learnt_periods = release.deployed(workspace.ledger), _learnt(workspace)
+    waiting = due(workspace)
     learnt = workspace.ledger.model_version(deployed).dataset_versions if deployed else {}
     newest = {d.period: d for d in workspace.ledger.dataset_versions()}
-    names = sorted({*newest, *state["due"]}, key=workspace.periods.ordinal)
+    names = sorted({*newest, *waiting}, key=workspace.periods.ordinal)
     counts = ("num_train", "num_holdout", "num_quarantined", "num_duplicates", "num_leaked")
     return {
         "periods": [
@@ -183,7 +206,7 @@ def periods(workspace: Workspace) -> dict[str, Any]:
                 "period": period,
                 "dataset_version": newest[period].id if period in newest else None,
                 **{c: getattr(newest[period], c) if period in newest else None for c in counts},
-                "learnt": period in state["learnt"],
+                "learnt": period in learnt_periods,
                 "learnt_version": learnt.get(period),
             }
             for period in names

@@ -49,11 +49,13 @@ class Workspace:
         root: Path,
         overrides: Sequence[str] = (),
         *,
+        needed: Sequence[str] = (),
         progress: bool = False,
     ) -> Workspace:
         """The workspace at `root`, its configuration read and checked.
 
-        `progress` shows bars on stderr during long work.
+        `progress` shows bars on stderr during long work. `needed`: the sections of the
+        configuration that are used, where mistakes in others must not be in the way.
 
         Raises:
             InputError: `root` is no workspace, or its configuration breaks a rule.
@@ -66,7 +68,10 @@ class Workspace:
                 "make one with `updater init DIR`, or name one with --workspace DIR or "
                 "UPDATER_WORKSPACE",
             )
-        return cls(root, config.load(root, overrides), progress=progress)
+        settings = (
+            config.load_needed(root, needed, overrides) if needed else config.load(root, overrides)
+        )
+        return cls(root, settings, progress=progress)
 
     def tuned(self, settings: Settings) -> Workspace:
         """The same workspace, the same open stores, by other settings."""

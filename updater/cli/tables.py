@@ -123,6 +123,8 @@ def status(console: Console, answer: dict[str, Any]) -> None:
             continue
         if key == "release":
             shown = _release(value) if value else "–"
+        elif key == "due" and value is None:
+            shown = "[bold red]not known[/]: mend the configuration"
         elif isinstance(value, list):
             shown = ", ".join(value) or "–"
         elif isinstance(value, bool):

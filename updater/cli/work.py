@@ -252,5 +252,5 @@ def due(session: Session) -> None:
     """
     from updater import outcome
 
-    found = outcome.status(session.workspace())["due"]
+    found = outcome.due(session.workspace())
     session.answer({"due": found}, lambda console: tables.names(console, found, "Nothing is due."))
