@@ -102,6 +102,29 @@ def stale(version: ModelVersion, now: str | None) -> InputError | None:
     )
 
 
+def check_not_superseded(update: Update, now: str | None) -> None:
+    """What the update began at is deployed.
+
+    Raises:
+        InputError: another version is.
+    """
+    if update.kind == "update" and update.base != now:
+        raise InputError(
+            f"update {update.id} began at version {update.base}, and version {now} is deployed by "
+            "now",
+            "what it learns is compared with its base and replaces that one alone",
+            begin_anew(update.period),
+        )
+
+
+def begin_anew(period: str) -> str:
+    """The cure for an update whose base is deployed no more."""
+    return (
+        f"begin anew with `updater update {period}`, in Airflow by clearing the whole run: "
+        "`airflow dags clear DAG --run-id RUN --yes`"
+    )
+
+
 def _named(version: str | None) -> str:
     return f"version {version}" if version is not None else "nothing"
 

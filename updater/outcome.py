@@ -12,7 +12,7 @@ from store.errors import StoreError
 from store.ledger import Event, Score, Update
 from updater import links, release, statistics
 from updater.errors import InputError
-from updater.standing import lineage, promotion
+from updater.standing import decision, lineage, promotion, superseded
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -37,6 +37,7 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
         "candidate": opened.candidate,
         "verdict": verdict.verdict if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [],
+        "decision": _decision(workspace, opened.id),
         "promoted": promoted,
         "rolled_back": promoted and not in_use,
         "scores": _paired_scores(workspace, opened),
@@ -47,6 +48,18 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
             if s.state == "finished" and "compute_seconds" in s.result
         },
         "links": links.of_update(workspace, opened),
+    }
+
+
+def step(workspace: Workspace, opened: Update, name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The result of a step, of release with what has become of the update since."""
+    if name != "release":
+        return result
+    ledger = workspace.ledger
+    return {
+        **result,
+        "promoted": promotion(ledger, opened) is not None,
+        "awaiting": opened.id in release.awaiting_approval(ledger),
     }
 
 
@@ -80,6 +93,9 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "learnt": _learnt(workspace),
         "due": _due_if_known(workspace),
         "unfinished": release.unfinished(ledger),
+        "superseded": [
+            {"update": one.id, "period": one.period, "base": one.base} for one in superseded(ledger)
+        ],
         "awaiting_approval": release.awaiting_approval(ledger),
         "consistent": _consistent(workspace),
         "links": links.of_workspace(workspace),
@@ -111,6 +127,14 @@ def _due_if_known(workspace: Workspace) -> list[str] | None:
 def _release(workspace: Workspace, event: Event) -> dict[str, Any]:
     period = workspace.ledger.update(event.update).period if event.update else None
     return {"event": event.id, **_told(event), "period": period}
+
+
+def _decision(workspace: Workspace, update: str | None) -> dict[str, Any] | None:
+    """What a person said of the update: approved, rejected or abandoned; None where nobody did."""
+    found = decision(workspace.ledger, update) if update is not None else None
+    if found is None:
+        return None
+    return {name: _told(found)[name] for name in ("kind", "at", "actor", "reason")}
 
 
 def _told(event: Event) -> dict[str, Any]:
@@ -185,6 +209,7 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
         "deployed": release.deployed(ledger) == found.id,
         "verdict": verdict.verdict if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [],
+        "decision": _decision(workspace, found.update),
         "scores": {p: s.accuracy for (_, p), s in current.items()},
         "mlflow_run": found.run_id,
         "links": links.of_version(workspace, found.id),

@@ -132,6 +132,28 @@ def unfinished(ledger: Ledger) -> list[str]:
     return [update.id for update in ledger.updates_without("release") if stands(update)]
 
 
+def superseded(ledger: Ledger) -> list[Update]:
+    """The updates that were begun, oldest first, and that nothing can finish: another version than
+    their base is deployed by now. Their steps are refused, but one at work goes on to its end.
+
+    Not those that were abandoned, nor those whose period has another update since, or was learnt.
+    """
+    now = deployed(ledger)
+    learnt = ledger.model_version(now).dataset_versions if now is not None else {}
+
+    def counts(update: Update) -> bool:
+        return (
+            update.kind == "update"
+            and update.base != now
+            and learnt.get(update.period) != update.dataset_version
+            and ledger.updates(period=update.period)[-1].id == update.id
+            and promotion(ledger, update) is None
+            and abandoned(ledger, update.id) is None
+        )
+
+    return [update for update in ledger.updates_without("release") if counts(update)]
+
+
 def _is_replaced(ledger: Ledger, update: Update) -> bool:
     """Whether a later update of its kind and period is finished."""
     alike = [u.id for u in ledger.updates(period=update.period) if u.kind == update.kind]

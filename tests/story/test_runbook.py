@@ -113,6 +113,7 @@ def test_roll_back(folder: Path) -> None:
 def test_an_update_began_at_what_was_taken_back(folder: Path) -> None:
     begun = command(folder, "step", "ingest", "--period", "south")["update"]
     command(folder, "rollback", "--reason", "wrong answers")
+    assert command(folder, "status")["superseded"][0]["update"] == begun
     words = {"UPDATE": begun, "BASE": "2", "VERSION": "1", "PERIOD": "south"}
     with Section("An update began at what was taken back", **words) as section:
         section.hear(said(folder, "step", "rehearse", "--update", begun, code=2)[1])
@@ -120,6 +121,7 @@ def test_an_update_began_at_what_was_taken_back(folder: Path) -> None:
     status = command(folder, "status")
     assert "south" in status["learnt"] or status["awaiting_approval"]
     assert begun not in status["unfinished"]
+    assert status["superseded"] == []
 
 
 def test_an_update_hangs(folder: Path, tmp_path: Path) -> None:

@@ -35,9 +35,21 @@ def names(console: Console, found: Sequence[str], nothing: str) -> None:
 def initialised(console: Console, workspace: "Workspace") -> None:
     console.print(f"Workspace [bold]{workspace.settings.workspace.name}[/] is in {workspace.root}")
     console.print(
-        "Next: `updater scratch --periods P... --deploy` or `updater adopt CHECKPOINT`, in "
-        f"{workspace.root} or with --workspace {workspace.root}"
+        f"Next: {_next(workspace)}, in {workspace.root} or with --workspace {workspace.root}",
+        soft_wrap=True,
     )
+
+
+def _next(workspace: "Workspace") -> str:
+    """What is to be done in a workspace that was just made, or made again."""
+    from updater import release
+
+    deployed, newest = release.deployed(workspace.ledger), workspace.ledger.newest_version()
+    if deployed is not None:
+        return f"`updater due`, then `updater update PERIOD` (version {deployed} is deployed)"
+    if newest is not None:
+        return f"`updater promote {newest.id} --reason TEXT` (nothing is deployed yet)"
+    return "`updater scratch --periods P... --deploy` or `updater adopt CHECKPOINT --periods P...`"
 
 
 def first(console: Console, workspace: "Workspace", done: "Update") -> None:
@@ -89,6 +101,8 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     )
     for reason in answer["reasons"]:
         console.print(f"  {reason}", markup=False)
+    if answer["decision"]:
+        console.print(f"  {_happened(answer['decision'])}", markup=False)
     _scores(console, answer["scores"])
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in answer["seconds"].items())
     console.print(seconds, style="dim")
@@ -122,7 +136,9 @@ def status(console: Console, answer: dict[str, Any]) -> None:
         if key == "links":
             continue
         if key == "release":
-            shown = _release(value) if value else "–"
+            shown = escape(_happened(value)) if value else "–"
+        elif key == "superseded":
+            shown = escape("; ".join(map(_superseded, value))) or "–"
         elif key == "due" and value is None:
             shown = "[bold red]not known[/]: mend the configuration"
         elif isinstance(value, list):
@@ -136,9 +152,16 @@ def status(console: Console, answer: dict[str, Any]) -> None:
     linked(console, answer["links"])
 
 
-def _release(event: dict[str, Any]) -> str:
+def _superseded(update: dict[str, Any]) -> str:
+    from updater.objections import begin_anew
+
+    began = f"{update['update']} began at version {update['base']}, which is deployed no more"
+    return f"{began}: {begin_anew(update['period'])}"
+
+
+def _happened(event: dict[str, Any]) -> str:
     what = event["kind"].replace("_", " ")
-    return escape(f"{what} at {_utc(event['at'])} UTC by {event['actor']}: {event['reason']}")
+    return f"{what} at {_utc(event['at'])} UTC by {event['actor']}: {event['reason']}"
 
 
 def _utc(at: str) -> str:
@@ -180,7 +203,8 @@ def version(console: Console, answer: dict[str, Any]) -> None:
         if key in ("scores", "reasons", "links"):
             continue
         shown = ", ".join(value) if isinstance(value, list) else value
-        shown = ", ".join(value.values()) if isinstance(value, dict) else shown
+        if isinstance(value, dict):
+            shown = _happened(value) if key == "decision" else ", ".join(value.values())
         table.add_row(key.replace("_", " "), "–" if shown is None else escape(str(shown)))
     console.print(table)
     for reason in answer["reasons"]:

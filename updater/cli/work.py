@@ -189,6 +189,7 @@ def step(
         else:
             result = pipeline.run_step(workspace, name, update_id, mix_versions=mix_versions)
             opened = workspace.ledger.update(update_id)
+            result = outcome.step(workspace, opened, name, result)
     answer = {**outcome.update(workspace, opened), "step": name, **result}
     session.answer(answer, lambda console: tables.step(console, opened, name, result))
 
