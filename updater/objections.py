@@ -67,6 +67,13 @@ def overridden(
     return against
 
 
+def promotion_command(ledger: Ledger, version: ModelVersion, now: str | None) -> str:
+    """What deploys the version in the place of `now`: with --force only where something speaks
+    against it."""
+    against = _unaccepted(ledger, version) or stale(version, now)
+    return f"`updater promote {version.id} --reason TEXT{' --force' if against else ''}`"
+
+
 def _unaccepted(ledger: Ledger, version: ModelVersion) -> InputError | None:
     update = version.update
     decided = decision(ledger, update) if update else None

@@ -104,9 +104,9 @@ def test_roll_back(folder: Path) -> None:
         section.run("updater rollback --reason", folder)
         section.run("updater status", folder)
         assert state(folder)[:2] == ("1", True)
-        section.run("updater rollback --to", folder, VERSION="2")
+        section.run("updater promote", folder, VERSION="2")
         assert state(folder)[:2] == ("2", True)
-        section.run("updater promote", folder, VERSION="1")
+        section.run("updater rollback --to", folder, VERSION="1")
         assert state(folder)[:2] == ("1", True)
 
 

@@ -63,7 +63,8 @@ def promote(
     deployed.
 
     \b
-    Example: updater promote 3 --reason "accepted by the owner" --force
+    Examples: updater promote 3 --reason "it was the network"
+              updater promote 4 --reason "asked for by the owner, against the gate" --force
     """
     from updater import release
 

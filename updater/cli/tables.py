@@ -110,7 +110,7 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
         console.print(f"Decide: `updater approve {done.id} --reason TEXT` or `updater reject ...`")
     if answer["rolled_back"]:
         console.print(
-            f"Back to it: `updater promote {answer['candidate']} --reason TEXT --force`. "
+            f"Back to it: {_promote(workspace, answer['candidate'])}. "
             "To learn the period anew, change the configuration (training.seed, say)."
         )
     console.print(f"Report: `updater report {answer['candidate']}`")
@@ -257,18 +257,26 @@ def released(
     answer = {"deployed": done.deployed, "previous": done.previous, "links": found}
 
     def show(console: Console) -> None:
-        _released(console, done)
+        _released(console, workspace, done)
         linked(console, found)
 
     return answer, show
 
 
-def _released(console: Console, done: "Release") -> None:
+def _promote(workspace: "Workspace", version: str) -> str:
+    from updater import objections, release
+
+    ledger = workspace.ledger
+    now = release.deployed(ledger)
+    return objections.promotion_command(ledger, ledger.model_version(version), now)
+
+
+def _released(console: Console, workspace: "Workspace", done: "Release") -> None:
     if done.event.version != done.deployed:
         console.print(
             f"Version {done.event.version} was deployed before and is no more: version "
-            f"[bold]{done.deployed}[/] is. `updater promote {done.event.version} --reason TEXT "
-            "--force` deploys it again"
+            f"[bold]{done.deployed}[/] is. {_promote(workspace, str(done.event.version))} deploys "
+            "it again"
         )
         return
     if not done.is_new:
