@@ -159,9 +159,16 @@ class Workspace:
 
     @cached_property
     def periods(self) -> Periods:
+        """By the configuration, which the ledger's periods agree with.
+
+        Raises:
+            InputError: they are of another kind.
+        """
         from updater.periods import Periods
 
-        return Periods(self.settings.periods)
+        periods = Periods(self.settings.periods)
+        periods.check_kind(self.ledger.periods())
+        return periods
 
     def run_folder(self, update: str) -> Path:
         """What the steps of one update leave for each other; made if it isn't there."""
