@@ -261,3 +261,17 @@ def test_a_mistake_about_the_stores_is_refused(
     assert "[store] urll is unknown" in line
     assert "epochs" not in line
     assert kinds(workspace.ledger) == before
+
+
+def test_a_piped_history_is_not_as_wide_as_its_longest_reason(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reason = " ".join(f"word{n}" for n in range(60))
+    answer(capfd, workspace, "rollback", "--reason", reason)
+    assert run(["--workspace", str(workspace.root), "history"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    first = next(n for n, line in enumerate(lines) if "rolled_back" in line)
+    told = " ".join(" ".join(lines[first:]).split())
+    assert told.endswith(reason.split(" ", 20)[-1])
+    assert all(word in told for word in reason.split())

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from updater.workspace import Workspace
 
 MOST_QUARANTINED = 10
+HISTORY_COLUMNS = 120
+"""Where it is piped. Reasons are prose of any length: they go on in the next line, whole."""
+
 WORDS = ("what", "reason", "actor", "dataset version", "at (UTC)", "field", "rule")
 VERDICT_STYLE = {"accepted": "bold green", "rejected": "bold red", "review": "bold yellow"}
 
@@ -194,7 +197,7 @@ def history(console: Console, answer: dict[str, Any]) -> None:
         at = _utc(event["at"])
         cells = (event["id"], at, event["actor"], event["kind"], event["version"], event["reason"])
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
-    console.print(table)
+    console.print(table, width=None if console.is_terminal else HISTORY_COLUMNS)
 
 
 def version(console: Console, answer: dict[str, Any]) -> None:
