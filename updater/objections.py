@@ -16,7 +16,7 @@ def required(reason: str) -> str:
         InputError: there is none.
     """
     if not reason.strip():
-        raise InputError("reason: empty", "whoever releases says why", "give --reason TEXT")
+        raise InputError("reason: empty", "whoever decides says why", "give --reason TEXT")
     return reason.strip()
 
 

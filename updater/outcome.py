@@ -12,7 +12,7 @@ from store.errors import StoreError
 from store.ledger import Event, Score, Update
 from updater import links, release, statistics
 from updater.errors import InputError
-from updater.standing import decision, lineage, promotion, superseded
+from updater.standing import decision, lineage, promotion, skipped, superseded
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -103,12 +103,14 @@ def status(workspace: Workspace) -> dict[str, Any]:
 
 
 def due(workspace: Workspace) -> list[str]:
-    """The periods that have closed and that the deployed version has not learnt.
+    """The periods that have closed, that the deployed version has not learnt and nobody skipped.
 
     Raises:
         InputError: the configuration's periods are wrong.
     """
-    return workspace.periods.due(_learnt(workspace), workspace.ledger.now())
+    found = workspace.periods.due(_learnt(workspace), workspace.ledger.now())
+    passed_over = skipped(workspace.ledger)
+    return [period for period in found if period not in passed_over]
 
 
 def _learnt(workspace: Workspace) -> list[str]:
@@ -187,7 +189,7 @@ def history(workspace: Workspace, last: int | None = None) -> dict[str, Any]:
     """The answer of `history`: every event, or the `last` so many; oldest first."""
     ledger = workspace.ledger
     events = ledger.events() if last is None else ledger.newest_events(last)
-    return {"events": [{"id": e.id, **_told(e)} for e in events]}
+    return {"events": [{"id": e.id, **_told(e), "period": e.payload.get("period")} for e in events]}
 
 
 def version(workspace: Workspace, name: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Periods:
         others = [p.id for p in versioned if not self._is_of_kind(p)]
         if not others:
             return
-        was = next((e for e, c in CALENDARS.items() if re.fullmatch(c.pattern, others[0])), None)
+        was = _calendar_of(others[0])
         listed = ", ".join(others[:MOST_NAMED])
         more = len(others) - MOST_NAMED
         shown = f"{listed} and {more} more" if more > 0 else listed
@@ -79,7 +79,8 @@ class Periods:
 
     def _is_of_kind(self, period: Period) -> bool:
         if self._calendar is None:
-            return period.start_at is None or period.id in self.order
+            is_dated = period.start_at is not None and _calendar_of(period.id) is not None
+            return not is_dated or period.id in self.order
         return re.fullmatch(self._calendar.pattern, period.id) is not None
 
     def ordinal(self, period: str) -> int:
@@ -293,6 +294,11 @@ class Periods:
             return following.date() if following.astimezone(UTC) <= instant else day
         except OverflowError:
             return when.date()
+
+
+def _calendar_of(period: str) -> str | None:
+    """The kind of calendar period that is written so; None where none is."""
+    return next((e for e, c in CALENDARS.items() if re.fullmatch(c.pattern, period)), None)
 
 
 def _parse(text: str) -> datetime | date | None:

@@ -91,6 +91,11 @@ def abandoned(ledger: Ledger, update_id: str) -> Event | None:
     return decided if decided is not None and decided.kind == "abandoned" else None
 
 
+def skipped(ledger: Ledger) -> dict[str, Event]:
+    """Period -> the first event by which a person passed it over."""
+    return {event.payload["period"]: event for event in reversed(ledger.events("skipped"))}
+
+
 def awaiting_approval(ledger: Ledger) -> list[str]:
     """The updates that wait for a person and could still be promoted, oldest first.
 

@@ -124,6 +124,16 @@ def test_an_update_began_at_what_was_taken_back(folder: Path) -> None:
     assert status["superseded"] == []
 
 
+def test_a_period_has_no_rows(folder: Path) -> None:
+    config = folder / "updater.toml"
+    config.write_text(config.read_text().replace('"west"]', '"west", "pole"]'))
+    with Section("A period has no rows", PERIOD="pole") as section:
+        section.hear(said(folder, "update", "pole", code=2)[1])
+        assert "pole" in command(folder, "due")["due"]
+        section.run("updater skip", folder)
+        assert "pole" not in section.run("updater due", folder)
+
+
 def test_an_update_hangs(folder: Path, tmp_path: Path) -> None:
     """A training that is stopped by SIGSTOP does not even hear SIGTERM."""
     with (folder / "updater.toml").open() as file:

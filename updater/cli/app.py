@@ -36,7 +36,7 @@ LOG_TIME = "%H:%M:%S"
 
 SECTIONS = {
     "Start": ("demo", "init", "adopt", "scratch"),
-    "Update": ("due", "ingest", "update", "step", "abandon", "pytorchjob"),
+    "Update": ("due", "ingest", "update", "step", "skip", "abandon", "pytorchjob"),
     "Look": (
         *("status", "periods", "scores", "history", "show", "evaluate", "compare", "report"),
         "doctor",

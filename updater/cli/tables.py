@@ -195,7 +195,8 @@ def history(console: Console, answer: dict[str, Any]) -> None:
     table = _table("id", "at (UTC)", "actor", "what", "version", "reason")
     for event in answer["events"]:
         at = _utc(event["at"])
-        cells = (event["id"], at, event["actor"], event["kind"], event["version"], event["reason"])
+        what = f"{event['kind']} {event['period']}" if event["period"] else event["kind"]
+        cells = (event["id"], at, event["actor"], what, event["version"], event["reason"])
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
     console.print(table, width=None if console.is_terminal else HISTORY_COLUMNS)
 

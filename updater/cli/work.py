@@ -195,6 +195,30 @@ def step(
 
 
 @app.command()
+@click.argument("period")
+@reason_option
+@click.pass_obj
+def skip(session: Session, period: str, reason: str) -> None:
+    """Pass over PERIOD: it is due no more.
+
+    For one that has no rows. `updater update PERIOD` still learns it, should they come.
+
+    \b
+    Example: updater skip 2026-04 --reason "the shop was closed"
+    """
+    from updater import skip as passing
+
+    event = passing.skip(session.workspace(), period, reason=reason)
+    answer = {"period": period, "skipped": True, "actor": event.actor, "reason": event.reason}
+    session.answer(
+        answer,
+        lambda console: console.print(
+            f"Period {period} is skipped, by {event.actor}: {event.reason}", markup=False
+        ),
+    )
+
+
+@app.command()
 @click.argument("update")
 @reason_option
 @click.pass_obj

@@ -41,7 +41,9 @@ def check_usable(
         raise InputError(found, rule, cure)
     if not summary.num_train + summary.num_holdout:
         found = found if num_ours else f"no row belongs to {summary.period}; {found}"
-        raise InputError(found, "a period must have rows", _where_to_look(reading, num_ours))
+        cure = _where_to_look(reading, num_ours)
+        skip = f"or pass it over: `updater skip {summary.period} --reason TEXT`"
+        raise InputError(found, "a period must have rows", f"{cure}; {skip}")
     if not summary.num_train:
         raise InputError(found, "a period must have train examples", "look at how rows are split")
     if not summary.num_holdout and not is_split_given:
