@@ -71,7 +71,7 @@ def test_a_refusal_says_which_rules_were_broken_where_and_keeps_the_rows(tmp_pat
         in (message)
     )
     assert "completion: column intent must not be null (x1, in rows.jsonl, line 3)" in message
-    assert "; and by 2 more rules), " in message
+    assert "; and 2 more rules), " in message
     kept = tmp_path / "cache" / "refused" / "home.parquet"
     assert message.endswith(f"all 8 quarantined rows, as Parquet: {kept}.")
     assert [r["line"] for r in pq.read_table(kept).to_pylist()] == [2, 3, 4, 5, 6, 7, 8, 9]

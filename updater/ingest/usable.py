@@ -76,7 +76,8 @@ def _told(reading: Reading, summary: Summary, faults: Faults) -> str:
     """What was read, in one line."""
     named = [_named(fault) for fault in faults.commonest]
     if faults.num_faults > len(named):
-        named.append(f"and by {faults.num_faults - len(named)} more rules")
+        more = faults.num_faults - len(named)
+        named.append(f"and {more} more rule{'s' if more > 1 else ''}")
     rules = "; ".join(named)
     return (
         f"period {summary.period}: {reading.num_rows_read} rows read, {reading.num_skipped} of "
