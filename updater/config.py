@@ -298,8 +298,9 @@ class _Reader:
         keys = [(*section, *name.split(".")) for name in names.split(", ")]
         found = [self.given[key] for key in keys if key in self.given]
         spelled = ", ".join(spell(key) for key in keys)
+        place = self._place(keys)
         self._note(
-            self._place(keys) if section else "",
+            place if section or place == NOWHERE else "",
             " and ".join(given.where for given in found) or f"{self.path}: {spelled} not given",
             rule,
             f"change {', '.join(given.name for given in found) or spelled}",

@@ -83,7 +83,10 @@ def test_a_mistake_in_a_section_that_is_needed_is_refused(tmp_path: Path, wrong:
         config.load_needed(written(tmp_path, RIGHT + wrong), NEEDED, environ={})
 
 
-@pytest.mark.parametrize("typed", ["training.epochs=-1", "training.epochs=x", "trainin.epochs=1"])
+@pytest.mark.parametrize(
+    "typed",
+    ["training.epochs=-1", "training.epochs=x", "trainin.epochs=1", "rehearsal.strata=subject"],
+)
 def test_what_is_typed_is_obeyed_or_refused(tmp_path: Path, typed: str) -> None:
     with pytest.raises(InputError, match="--set"):
         config.load_needed(written(tmp_path, RIGHT), NEEDED, [typed], environ={})
