@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from updater.cli import tables
-from updater.cli.app import Session, app, reason_option
+from updater.cli.app import AT_NIGHT, Session, app, reason_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,11 +63,12 @@ def promote(
     deployed.
 
     \b
-    Example: updater promote 3 --reason "accepted by the owner" --force
+    Examples: updater promote 3 --reason "it was the network"
+              updater promote 4 --reason "asked for by the owner, against the gate" --force
     """
     from updater import release
 
-    workspace = session.workspace()
+    workspace = session.workspace(AT_NIGHT)
     if dry_run:
         release.check_promotion(workspace.ledger, version, force=force)
         _dry_run(workspace, session, version, "promotion")
@@ -96,7 +97,7 @@ def rollback(
     """
     from updater import release
 
-    workspace = session.workspace()
+    workspace = session.workspace(AT_NIGHT)
     if dry_run:
         target = release.rollback_target(workspace.ledger, workspace.aliases, to=to)
         _dry_run(workspace, session, target, "rollback")
