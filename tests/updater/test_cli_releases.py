@@ -7,7 +7,9 @@ from shutil import rmtree
 
 import pytest
 
+from store.checkpoints import Checkpoints
 from store.ledger import Ledger, migrate
+from updater import release
 from updater.cli import run
 from updater.workspace import Workspace
 
@@ -132,6 +134,33 @@ def test_going_to_the_dry_runs_target_twice_goes_no_further_back(
     for _ in range(2):
         answer(capfd, workspace, "rollback", "--to", target, *WHY)
     assert kinds(workspace.ledger)[-2:] == [("promoted", "3"), ("rolled_back", "2")]
+
+
+@pytest.mark.parametrize(
+    "asked", [("rollback", "--to", "1"), ("promote", "1", "--force")], ids=lambda asked: asked[0]
+)
+def test_a_release_during_a_dry_run_is_not_undone_by_what_follows_it(
+    workspace: Workspace,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: tuple[str, ...],
+) -> None:
+    """Somebody promotes while the dry run looks at the target's checkpoint."""
+    look = Checkpoints.quick_check
+
+    def slow_look(checkpoints: Checkpoints, digest: str) -> None:
+        look(checkpoints, digest)
+        monkeypatch.undo()
+        release.promote(
+            workspace.ledger, workspace.aliases, "3", actor="ann", reason="mine", force=True
+        )
+
+    monkeypatch.setattr(Checkpoints, "quick_check", slow_look)
+    after = answer(capfd, workspace, *asked, "--dry-run", *WHY)["after"]
+    assert "ann has promoted version 3" in said(
+        capfd, workspace, *asked, "--after", str(after), *WHY, code=1
+    )
+    assert release.deployed(workspace.ledger) == "3"
 
 
 def test_a_rollback_that_was_cut_short_is_its_own_target(
