@@ -86,7 +86,6 @@ def approval_needed(ti: Any = None) -> str | None:
 def build(workspace: Workspace) -> None:
     """The workspace's DAG."""
     settings, notices = workspace.settings, Notices(workspace.notify)
-    start = limits.start_of(workspace.start)
     policy = settings.get("rehearsal.policy", "")
     releasing = limits.release()  # from the verdict on: what is released waits behind no ingest
     steps: dict[str, dict[str, Any]] = {
@@ -108,11 +107,13 @@ def build(workspace: Workspace) -> None:
     with DAG(
         dag_id=workspace.dag_id("model_update"),
         schedule=timetable(settings),
-        start_date=start,
-        catchup=start is not None,  # the ticks since then that nobody ran are periods to learn
+        start_date=limits.start_of(workspace.start),
+        catchup=True,  # a tick that went by while Airflow stood still is a period to learn
         max_active_runs=1,  # backfills aside: those `turn` puts in order
         params=form(policy),
-        default_args=limits.defaults(),
+        # Airflow asks for a start with catchup, here if need be for none: then what came before the
+        # first run is not caught up, and that is of the next tick.
+        default_args={**limits.defaults(), "start_date": None},
         user_defined_macros=MACROS,
         **about(workspace, notices, LINE, ABOUT),
     ):
