@@ -126,6 +126,37 @@ def test_a_secret_that_is_written_down_is_named(line: str) -> None:
     assert list(defaults("  A_PASSWORD: ${A_PASSWORD:-easy}"))
 
 
+WORKERS = {"cpu-worker", "release-worker", "gpu-worker"}
+COMMANDS = {*WORKERS, "updater"}
+AIRFLOWS = {f"airflow-{name}" for name in ("apiserver", "scheduler", "dag-processor", "triggerer")}
+HOLDERS = {
+    "POSTGRES_PASSWORD": {"postgres"},
+    "LEDGER_PASSWORD": {"postgres", *COMMANDS},
+    "MLFLOW_PASSWORD": {"setup", *COMMANDS},
+    "OBJECT_STORE_PASSWORD": {"objectstore", "mlflow", "setup", *COMMANDS},
+    "MLFLOW_DATABASE_PASSWORD": {"postgres", "mlflow"},
+    "MLFLOW_ADMIN_PASSWORD": {"mlflow", "setup"},
+    "MLFLOW_SECRET_KEY": {"mlflow"},
+    "AIRFLOW_ADMIN_PASSWORD": {"setup"},
+    "AIRFLOW_DATABASE_PASSWORD": {"postgres", "setup", *AIRFLOWS},
+    "AIRFLOW_FERNET_KEY": {"setup", *AIRFLOWS},
+    "AIRFLOW_JWT_SECRET": {"airflow-apiserver", "airflow-scheduler"},
+    "AIRFLOW_SECRET_KEY": {"airflow-apiserver"},
+    "CELERY_DATABASE_PASSWORD": {"postgres", "airflow-scheduler", *WORKERS},
+    "REDIS_PASSWORD": {"redis", "airflow-scheduler", *WORKERS},
+}
+"""Of each secret, who needs it: docs/security.md."""
+
+
+def test_a_service_has_the_secrets_that_it_needs_and_no_other(given: dict[str, str]) -> None:
+    services = load(given)["services"]
+    told = {name: str(service) for name, service in services.items()}
+    assert {
+        secret: {name for name, text in told.items() if value in text}
+        for secret, value in given.items()
+    } == HOLDERS
+
+
 @pytest.mark.parametrize("name", asked())
 def test_nothing_starts_without_each_secret(name: str) -> None:
     given = {other: made(other) for other in asked()} | {name: ""}
