@@ -256,8 +256,25 @@ def test_the_check_looks_at_the_file_and_at_the_shell_as_compose_does(
     assert "LEDGER_PASSWORD is missing" in checked("compose_check.py", str(path)).stderr
 
 
-def test_the_images_without_a_gpu_install_nothing_that_trains() -> None:
-    done = checked("requirements_of.py", "service", "airflow", "cluster", "s3", "server")
+@pytest.mark.parametrize(
+    ("file", "service"), [("service.Dockerfile", "cpu-worker"), ("gpu.Dockerfile", "gpu-worker")]
+)
+def test_a_search_can_be_run_and_more_be_asked_for(
+    given: dict[str, str], file: str, service: str
+) -> None:
+    """In both: the GPU worker's image runs a search, and the other opens the update."""
+    variable = {"cpu-worker": "SERVICE_EXTRAS", "gpu-worker": "GPU_EXTRAS"}[service]
+    found = re.findall(r'^ARG EXTRAS="(.*)"$', (COMPOSE.parent / file).read_text(), re.MULTILINE)
+    for environ, wanted in ((given, found), (given | {variable: "a b"}, ["a b"])):
+        build = load(environ)["services"][service]["build"]
+        assert build["dockerfile"] == file
+        assert [build["args"]["EXTRAS"]] == wanted
+    assert any(line.startswith("optuna") for line in requirements(found[0].split()))
+
+
+def test_the_images_without_a_gpu_install_nothing_that_trains(whole: dict[str, Any]) -> None:
+    extras = whole["services"]["cpu-worker"]["build"]["args"]["EXTRAS"].split()
+    done = checked("requirements_of.py", *extras, "server")
     assert "apache-airflow==3.3.2" in done.stdout.splitlines()
     core = ("torch", "lightning", "transformers", "peft", "tokenizers", "safetensors", "mamba-ssm")
     assert not [line for line in done.stdout.splitlines() if line.startswith(core)]
