@@ -57,7 +57,7 @@ KNOWN = table(
     jwtSecretName=TEXT,
     enableBuiltInSecretEnvVars=table(AIRFLOW_CONN_AIRFLOW_DB=FLAG),
     env=several(table(name=TEXT, value=TEXT)),
-    config=table(core=FREE, kubernetes_executor=FREE, logging=FREE, scheduler=FREE),
+    config=table(api=FREE, core=FREE, kubernetes_executor=FREE, logging=FREE, scheduler=FREE),
     migrateDatabaseJob=JOB,
     createUserJob=JOB,
     scheduler=part(replicas=NUMBER, startupProbe=PROBE, **MOUNTED, **WATCHED),
