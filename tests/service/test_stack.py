@@ -22,8 +22,9 @@ from stack import Api, Stack, missing_programs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-BUDGET_SECONDS = 480
-"""Of the whole file in CI, where it is the longest one and so what a change waits for."""
+BUDGET_SECONDS = 900
+"""Of the whole file in CI, where a change waits for it. Chosen by one measurement: it uses 520 s of
+CPU time, and took 811 s on two cores that three other runs of tests were at."""
 
 THIS_MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 PAIRS = (
