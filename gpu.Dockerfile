@@ -53,8 +53,8 @@ COPY pyproject.toml requirements.lock ./
 COPY deploy deploy
 COPY dags dags
 ARG PIP_INDEX_URL
-# On Kubernetes: "service airflow cluster s3 kubernetes" (docs/kubernetes.md).
-ARG EXTRAS="service airflow cluster s3"
+# On Kubernetes with `kubernetes` (docs/kubernetes.md).
+ARG EXTRAS="service airflow cluster s3 search"
 RUN python3 deploy/requirements_of.py ${EXTRAS} > /tmp/wanted.txt \
     && grep --invert-match "^torch==" requirements.lock > /tmp/lock.txt \
     && pip install --no-cache-dir --requirement /tmp/wanted.txt --constraint /tmp/lock.txt \

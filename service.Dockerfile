@@ -17,8 +17,8 @@ COPY deploy/requirements_of.py deploy/
 FROM base AS airflow
 # git: DVC's.
 RUN apt-get update && apt-get install -y --no-install-recommends git && rm -rf /var/lib/apt/lists/*
-# On Kubernetes: "service airflow cluster s3 kubernetes" (docs/kubernetes.md).
-ARG EXTRAS="service airflow cluster s3"
+# On Kubernetes with `kubernetes` (docs/kubernetes.md).
+ARG EXTRAS="service airflow cluster s3 search"
 RUN python deploy/requirements_of.py ${EXTRAS} > /tmp/wanted.txt \
     && pip install --requirement /tmp/wanted.txt --constraint requirements.lock
 COPY README.md LICENSE ./

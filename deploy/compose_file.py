@@ -41,10 +41,15 @@ def load(environ: Mapping[str, str], path: Path = COMPOSE, over: Path | None = N
         yaml.YAMLError: it is no YAML.
     """
     texts = [one.read_text("utf-8") for one in (path, over) if one is not None]
-    first, *second = (_filled(yaml.load(text, _Loader), environ) for text in texts)
+    first, *second = (_filled(parsed(text), environ) for text in texts)
     for one in second:
         _lay(one, first)
     return first
+
+
+def parsed(text: str) -> Any:
+    """The file's contents as they are written, variables not filled in. Raises: yaml.YAMLError."""
+    return yaml.load(text, _Loader)
 
 
 def _lay(over: dict[str, Any], whole: dict[str, Any]) -> None:

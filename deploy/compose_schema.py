@@ -9,6 +9,7 @@ from typing import Any
 TEXT: dict[str, Any] = {"type": "string"}
 FLAG: dict[str, Any] = {"type": "boolean"}
 TEXTS: dict[str, Any] = {"type": "array", "items": TEXT}
+NAMED: dict[str, Any] = {"type": "object", "additionalProperties": TEXT}
 
 
 def _of(keys: dict[str, Any]) -> dict[str, Any]:
@@ -23,7 +24,7 @@ SERVICE = _of(
         **dict.fromkeys(("cap_drop", "command", "entrypoint", "ports", "profiles"), TEXTS),
         **dict.fromkeys(("security_opt", "tmpfs", "volumes"), TEXTS),
         **dict.fromkeys(("init", "read_only"), FLAG),
-        "build": _of(dict.fromkeys(("context", "dockerfile", "target"), TEXT)),
+        "build": _of({**dict.fromkeys(("context", "dockerfile", "target"), TEXT), "args": NAMED}),
         "depends_on": {
             "type": "object",
             "additionalProperties": _of(
@@ -40,7 +41,7 @@ SERVICE = _of(
                 )
             }
         ),
-        "environment": {"type": "object", "additionalProperties": TEXT},
+        "environment": NAMED,
         "healthcheck": _of(
             {
                 "test": TEXTS,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from updater import training_core
 from updater.errors import InputError
 from updater.nemotron.describe import Description, describe
 from updater.nemotron.validate import Contents, check
@@ -90,8 +91,10 @@ def diagnose(
         timed: a step is timed, which takes some seconds.
 
     Raises:
-        InputError: the folder holds no checkpoint that can be trained; which one is needed.
+        InputError: the folder holds no checkpoint that can be trained; which one is needed. Or
+            there is no torch here.
     """
+    training_core.check("doctor")
     contents = check(folder)
     described = describe(folder, contents)
     if 0 < described.longest < length:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from store.ledger import DatasetVersion, Update
-from updater import config, release, trials, versions
+from updater import config, release, training_core, trials, versions
 from updater.errors import InputError, UpdateError
 from updater.standing import abandoned, lineage
 from updater.steps import ingest
@@ -21,16 +21,20 @@ from updater.steps.terms import check_recorded
 from updater.workspace import Workspace
 
 
-def open_update(workspace: Workspace, period: str, *, is_scheduled: bool = False) -> Update:
+def open_update(
+    workspace: Workspace, period: str, *, is_scheduled: bool = False, trains_here: bool = False
+) -> Update:
     """The update of `period` on the deployed version: found where it is known, else opened.
 
-    `is_scheduled`: a scheduler asks, by whose clock the period has closed.
+    `is_scheduled`: a scheduler asks, by whose clock the period has closed. `trains_here`: this
+    process goes on with all steps; else the ones that train may run on another machine.
 
     Raises:
         UpdateError: by the ledger's clock the scheduled period has not closed.
         InputError: nothing is deployed, an unknown, already learnt or unclosed period, the first
             of a schedule that would pass over older ones, bad source data, the deployed version's
-            training has not recorded what holds the update, or it is made for shorter examples.
+            training has not recorded what holds the update, it is made for shorter examples, or
+            this machine, which is to train, has no torch.
         NotFoundError: MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
@@ -39,6 +43,8 @@ def open_update(workspace: Workspace, period: str, *, is_scheduled: bool = False
     known = _known(workspace, "update", period, {})
     if known is not None:
         return known
+    if trains_here:
+        training_core.check(f"the update of {period}")
     _check_closed(workspace, period, is_scheduled=is_scheduled)
     trials.check(workspace.settings.training.search.trials)
     if base is None:
@@ -77,8 +83,8 @@ def open_first(
     """The update that makes a version without a base, by `scratch` or `adopt`: found, or opened.
 
     Raises:
-        InputError: an unknown or unclosed period, bad source data, or something is deployed
-            already.
+        InputError: an unknown or unclosed period, bad source data, something is deployed already,
+            or there is no torch here.
         NotFoundError, StoreError: as `open_update`.
     """
     periods = workspace.periods.expand(periods)
@@ -86,6 +92,7 @@ def open_first(
     known = _known(workspace, kind, periods[-1], arguments)
     if known is not None:
         return known
+    training_core.check(kind)
     for period in periods:
         workspace.periods.check_closed(period, workspace.ledger.now())
     deployed = release.deployed(workspace.ledger)
@@ -115,7 +122,8 @@ def open_compression(workspace: Workspace, version: str) -> Update:
     """The update that makes a smaller version of `version`: found where it is known, else opened.
 
     Raises:
-        InputError: [compression] takes nothing away, or the version is a compressed one.
+        InputError: [compression] takes nothing away, the version is a compressed one, or there is
+            no torch here.
         NotFoundError: no such version; MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
@@ -137,6 +145,7 @@ def open_compression(workspace: Workspace, version: str) -> Update:
     known = _known(workspace, "compress", period, arguments)
     if known is not None:
         return known
+    training_core.check("compress")
     workspace.registry.check()
     datasets = {period: found.dataset_versions[period]}
     return _open(workspace, "compress", datasets, arguments, base=version)

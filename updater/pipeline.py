@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rehearsal.scored import DRAWS
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import cost, objections, release, versions
+from updater import cost, objections, release, training_core, versions
 from updater.config import ELSEWHERE
 from updater.errors import InputError
 from updater.opening import open_compression, open_first, open_update
@@ -35,6 +36,8 @@ STEPS = {
     "gate": gate.run,
     "release": release_step.run,
 }
+WITH_MODEL = ("importance", "train", "evaluate")
+"""Steps that import torch; so does rehearse for the policies by which the base is asked."""
 ORDER = {
     "update": tuple(STEPS),
     "scratch": ("train", "evaluate", "gate", "release"),
@@ -53,7 +56,7 @@ def update(workspace: Workspace, period: str, *, approve: bool = False) -> Updat
         InputError: nothing is deployed, an unknown or already learnt period, bad source data.
         UpdateError, StoreError: a step failed; what was finished is kept.
     """
-    opened = _finish(workspace, open_update(workspace, period), approve=approve)
+    opened = _finish(workspace, open_update(workspace, period, trains_here=True), approve=approve)
     if approve:
         _approve(workspace, opened)
     return opened
@@ -138,7 +141,8 @@ def run_step(
 
     Raises:
         InputError: no such step, a step before it is not finished, the update was abandoned, or was
-            opened by another configuration, or without `mix_versions` by too different an updater.
+            opened by another configuration, or without `mix_versions` by too different an updater;
+            or the step works with a model, and there is no torch here.
     """
     opened = workspace.ledger.update(update_id)
     order = ORDER[opened.kind]
@@ -157,6 +161,8 @@ def run_step(
             "%s was opened by updater %s; %s runs by %s", update_id, other, name, versions.HERE
         )
     _check_settings(workspace, opened, is_other=bool(other))
+    if name in WITH_MODEL or (name == "rehearse" and workspace.settings.rehearsal.policy in DRAWS):
+        training_core.check(f"step {name} of {update_id}")
     log.info("%s: %s", update_id, name)
     workspace.ledger.start_step(update_id, name)
     started = time.monotonic()

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from store.ledger import Score
-from updater import gate, statistics
+from updater import gate, statistics, training_core
 from updater.errors import InputError
 from updater.outcomes import outcomes
 from updater.steps import evaluate as evaluate_step
@@ -24,9 +24,10 @@ def evaluate(workspace: Workspace, version: str, periods: Sequence[str]) -> list
     its other scores that are missing or broken are measured again.
 
     Raises:
-        InputError: a period that has never been ingested.
+        InputError: a period that has never been ingested, or there is no torch here.
         NotFoundError: no such version.
     """
+    training_core.check("evaluate")
     found = workspace.ledger.model_version(version)
     newest = {d.period: d.id for d in workspace.ledger.dataset_versions()}
     wanted = workspace.periods.expand(periods) if periods else list(newest)
@@ -56,6 +57,8 @@ def compare(workspace: Workspace, first: str, second: str) -> dict[str, Any]:
     versions = {**one.dataset_versions, **two.dataset_versions}
     ordered = {p: versions[p] for p in sorted(versions, key=workspace.periods.ordinal)}
     missing = any(evaluate_step.unscored(workspace, version, ordered) for version in (one, two))
+    if missing:
+        training_core.check("compare, for which scores are missing,")
     with workspace.lock() if missing else nullcontext():
         pairs = zip(
             evaluate_step.score(workspace, one, ordered),

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compose_check import defaults, devices, misshapen, problems
-from compose_file import COMPOSE, WITHOUT_GPU, MissingError, load
+from compose_check import misshapen
+from compose_file import COMPOSE, WITHOUT_GPU, MissingError, load, parsed
+from compose_rules import defaults, devices, problems
 from env_check import faults
 from env_file import variables
 from requirements_of import requirements
@@ -64,7 +65,62 @@ def test_the_file_breaks_no_rule() -> None:
             "waits for x, which is no",
         ),
         (lambda s: s["redis"].update(volumes=["lost:/data"]), "volume lost is not declared"),
-        (lambda s: s["redis"].update(volumes=["./lost.sh:/a"]), "./lost.sh does not exist"),
+        (
+            lambda s: s["redis"].update(volumes=["./deploy/lost.sh:/a:ro"]),
+            "redis: ./deploy/lost.sh does not exist",
+        ),
+        (
+            lambda s: s["cpu-worker"]["volumes"].append("/var/run/docker.sock:/s:ro"),
+            "cpu-worker: /var/run/docker.sock:/s:ro: of the machine only files of deploy/",
+        ),
+        (lambda s: s["redis"]["volumes"].append("./deploy:/a"), "./deploy:/a: of the machine only"),
+        (
+            lambda s: s["redis"]["volumes"].append("./deploy/../.env:/a:ro"),
+            "./deploy/../.env:/a:ro: of the machine only",
+        ),
+        (
+            lambda s: s["postgres"]["volumes"].pop(0),
+            "postgres: has volumes at nowhere, not /var/lib/postgresql/data",
+        ),
+        (
+            lambda s: s["cpu-worker"].pop("volumes"),
+            "cpu-worker: has volumes at nowhere, not /logs and /workspaces",
+        ),
+        (
+            lambda s: s["airflow-apiserver"]["volumes"].append("workspaces:/workspaces"),
+            "airflow-apiserver: has volumes at /logs and /workspaces, not /logs",
+        ),
+        (
+            lambda s: s["airflow-dag-processor"].update(
+                volumes=["workspaces:/workspaces", "logs:/logs"]
+            ),
+            "airflow-dag-processor: has volumes at /logs and /workspaces, not /logs and /works",
+        ),
+        (lambda s: s["redis"].pop("security_opt"), "redis: may get more rights than it starts"),
+        (
+            lambda s: s["redis"].update(
+                security_opt=["no-new-privileges:true", "seccomp:unconfined"]
+            ),
+            "redis: may get more rights than it starts",
+        ),
+        (lambda s: s["gpu-worker"].update(command=[]), "gpu-worker: has no command"),
+        (lambda s: s["cpu-worker"].pop("command"), "cpu-worker: has no command"),
+        (lambda s: s["updater"].pop("entrypoint"), "updater: has no entrypoint"),
+        (lambda s: s["cpu-worker"].pop("restart"), "restart is None, not unless-stopped"),
+        (lambda s: s["setup"].update(restart="unless-stopped"), "setup: restart is unless-stopped"),
+        (lambda s: s["mlflow"].pop("depends_on"), "mlflow: needs postgres and does not wait"),
+        (lambda s: s["setup"]["depends_on"].pop("mlflow"), "setup: needs mlflow and does not wait"),
+        (lambda s: s["airflow-apiserver"].pop("depends_on"), "airflow-apiserver: needs setup and"),
+        (
+            lambda s: s["cpu-worker"].update(
+                depends_on={"setup": {"condition": "service_completed_successfully"}}
+            ),
+            "cpu-worker: needs airflow-apiserver and does not wait",
+        ),
+        (
+            lambda s: s["postgres"].update(depends_on={"setup": {"condition": "service_healthy"}}),
+            "services wait for each other: ",
+        ),
     ],
 )
 def test_a_broken_rule_is_named(whole: dict[str, Any], change: Change, said: str) -> None:
@@ -113,17 +169,78 @@ def test_on_a_machine_without_a_gpu_none_is_asked_for_and_all_else_is_the_same()
     assert with_gpu == without
 
 
-def test_a_password_in_a_url_is_named() -> None:
-    assert list(defaults("  URL: redis://:secret@redis:6379/0"))
-    assert list(defaults("  URL: postgresql://airflow:secret@postgres/x"))
-    assert not list(defaults("  URL: postgresql://airflow:${X:?y}@postgres/x"))
-    assert not list(defaults("  URL: http://objectstore:8333"))
+@pytest.mark.parametrize("digits", ["1" * 40, "1f" * 20])
+def test_a_login_is_no_address_of_a_service(digits: str) -> None:
+    """`updater` is both."""
+    given = {name: made(name) for name in asked()} | {"LEDGER_PASSWORD": digits}
+    assert list(problems(load(given))) == []
 
 
-@pytest.mark.parametrize("line", ["  PGPASSWORD: secret", "  API__SECRET_KEY: abc"])
-def test_a_secret_that_is_written_down_is_named(line: str) -> None:
-    assert list(defaults(line))
-    assert list(defaults("  A_PASSWORD: ${A_PASSWORD:-easy}"))
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("URL: redis://:secret@redis:6379/0", "URL: a password is written down in a URL"),
+        ("URL: postgresql://airflow:secret@postgres/x", "URL: a password is written down in a URL"),
+        ("PGPASSWORD: secret", "PGPASSWORD is written down, or may be empty"),
+        ("API__SECRET_KEY: abc", "API__SECRET_KEY is written down, or may be empty"),
+        ("TOKEN: abc", "TOKEN is written down, or may be empty"),
+        ("TOKEN: 123", "TOKEN is written down, or may be empty"),
+        ("REDISCLI_AUTH: abc", "REDISCLI_AUTH is written down, or may be empty"),
+        ("a: {environment: {TOKEN: abc}}", "TOKEN is written down, or may be empty"),
+        ("A_PASSWORD: ${A_PASSWORD}", "A_PASSWORD is written down, or may be empty"),
+        ("A_PASSWORD: ${A_PASSWORD:-easy}", "A_PASSWORD has a default"),
+        ("A_PASSWORD: ${A_PASSWORD-easy}", "A_PASSWORD has a default"),
+        ("URL: redis://:${A_PASSWORD-easy}@redis:6379/0", "A_PASSWORD has a default"),
+        ("A: $NAME", "A: a variable in a form that this check does not know"),
+        ("A: ${NAME?}", "A: a variable in a form that this check does not know"),
+    ],
+)
+def test_a_secret_that_is_written_down_or_has_a_default_is_named(line: str, said: str) -> None:
+    assert said in list(defaults(parsed(line)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "URL: postgresql://airflow:${X:?y}@postgres/x",
+        "URL: http://objectstore:8333",
+        "A_PASSWORD: ${A_PASSWORD:?run `make env`}",
+        "A: ${NAME:-plain} $$(hostname)",
+    ],
+)
+def test_what_is_no_secret_or_is_asked_for_is_none_of_them(line: str) -> None:
+    assert list(defaults(parsed(line))) == []
+
+
+WORKERS = {"cpu-worker", "release-worker", "gpu-worker"}
+COMMANDS = {*WORKERS, "updater"}
+AIRFLOWS = {f"airflow-{name}" for name in ("apiserver", "scheduler", "dag-processor", "triggerer")}
+HOLDERS = {
+    "POSTGRES_PASSWORD": {"postgres"},
+    "LEDGER_PASSWORD": {"postgres", *COMMANDS},
+    "MLFLOW_PASSWORD": {"setup", *COMMANDS},
+    "OBJECT_STORE_PASSWORD": {"objectstore", "mlflow", "setup", *COMMANDS},
+    "MLFLOW_DATABASE_PASSWORD": {"postgres", "mlflow"},
+    "MLFLOW_ADMIN_PASSWORD": {"mlflow", "setup"},
+    "MLFLOW_SECRET_KEY": {"mlflow"},
+    "AIRFLOW_ADMIN_PASSWORD": {"setup"},
+    "AIRFLOW_DATABASE_PASSWORD": {"postgres", "setup", *AIRFLOWS},
+    "AIRFLOW_FERNET_KEY": {"setup", *AIRFLOWS},
+    "AIRFLOW_JWT_SECRET": {"airflow-apiserver", "airflow-scheduler"},
+    "AIRFLOW_SECRET_KEY": {"airflow-apiserver"},
+    "CELERY_DATABASE_PASSWORD": {"postgres", "airflow-scheduler", *WORKERS},
+    "REDIS_PASSWORD": {"redis", "airflow-scheduler", *WORKERS},
+}
+"""Of each secret, who needs it: docs/security.md."""
+
+
+def test_a_service_has_the_secrets_that_it_needs_and_no_other(given: dict[str, str]) -> None:
+    services = load(given)["services"]
+    told = {name: str(service) for name, service in services.items()}
+    assert {
+        secret: {name for name, text in told.items() if value in text}
+        for secret, value in given.items()
+    } == HOLDERS
 
 
 @pytest.mark.parametrize("name", asked())
@@ -225,8 +342,25 @@ def test_the_check_looks_at_the_file_and_at_the_shell_as_compose_does(
     assert "LEDGER_PASSWORD is missing" in checked("compose_check.py", str(path)).stderr
 
 
-def test_the_images_without_a_gpu_install_nothing_that_trains() -> None:
-    done = checked("requirements_of.py", "service", "airflow", "cluster", "s3", "server")
+@pytest.mark.parametrize(
+    ("file", "service"), [("service.Dockerfile", "cpu-worker"), ("gpu.Dockerfile", "gpu-worker")]
+)
+def test_a_search_can_be_run_and_more_be_asked_for(
+    given: dict[str, str], file: str, service: str
+) -> None:
+    """In both: the GPU worker's image runs a search, and the other opens the update."""
+    variable = {"cpu-worker": "SERVICE_EXTRAS", "gpu-worker": "GPU_EXTRAS"}[service]
+    found = re.findall(r'^ARG EXTRAS="(.*)"$', (COMPOSE.parent / file).read_text(), re.MULTILINE)
+    for environ, wanted in ((given, found), (given | {variable: "a b"}, ["a b"])):
+        build = load(environ)["services"][service]["build"]
+        assert build["dockerfile"] == file
+        assert [build["args"]["EXTRAS"]] == wanted
+    assert any(line.startswith("optuna") for line in requirements(found[0].split()))
+
+
+def test_the_images_without_a_gpu_install_nothing_that_trains(whole: dict[str, Any]) -> None:
+    extras = whole["services"]["cpu-worker"]["build"]["args"]["EXTRAS"].split()
+    done = checked("requirements_of.py", *extras, "server")
     assert "apache-airflow==3.3.2" in done.stdout.splitlines()
     core = ("torch", "lightning", "transformers", "peft", "tokenizers", "safetensors", "mamba-ssm")
     assert not [line for line in done.stdout.splitlines() if line.startswith(core)]

@@ -21,6 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,14 @@ START_SECONDS = 180
 STOP_SECONDS = 20
 GUARD = f"""
 import sys
+from importlib.machinery import PathFinder
 
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name in {ONLY_ON_GPU_WORKERS}:
-            raise ModuleNotFoundError(f"No module named {{name!r}} (in this image)", name=name)
+class WithoutThem(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name in {ONLY_ON_GPU_WORKERS} else super().find_spec(name, path, target)
 
-sys.meta_path.insert(0, Missing())
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutThem
 """
 
 
@@ -120,9 +122,9 @@ class Stack:
         shutil.copytree(ROOT / "deploy", folder / "updater" / "deploy")
         for path in (folder / "updater" / "deploy").glob("*.ini"):
             path.write_text(self.here(path.read_text("utf-8")))
-        compose = folder / "docker-compose.yml"
-        compose.write_text(self.here(COMPOSE.read_text("utf-8")))
-        self.services: dict[str, Any] = load(self.environ, compose)["services"]
+        self._compose = folder / "docker-compose.yml"
+        self._compose.write_text(self.here(COMPOSE.read_text("utf-8")))
+        self.services: dict[str, Any] = load(self.environ, self._compose)["services"]
         self.running: dict[str, Service] = {}
 
     def url(self, port: int, path: str = "") -> str:
@@ -145,6 +147,13 @@ class Stack:
             home.mkdir(exist_ok=True)
             given |= {"AIRFLOW_HOME": str(home), "HOME": str(home), **self._more}
         return found | given
+
+    def change(self, *names: str) -> dict[str, str]:
+        """`.env` has new values of these secrets, for what is started from now on; the old ones."""
+        old = {name: self.environ[name] for name in names}
+        self.environ |= {name: made(name) for name in names}
+        self.services = load(self.environ, self._compose)["services"]
+        return old
 
     def start(self, name: str) -> Service:
         """The service runs; whether it is healthy is `wait`'s."""
@@ -224,13 +233,20 @@ class Stack:
         return done.stdout
 
     def up(self, *names: str) -> None:
-        """The services run and are healthy, each after those before it; `setup` has run."""
-        for name in names:
-            if name == "setup":
-                self.run(name)
-            elif name not in self.running:
+        """The services run and are healthy, `setup` has run, each after those that its `depends_on`
+        names, as the engine starts them: what waits for the same runs up at the same time."""
+        order = TopologicalSorter({n: s.get("depends_on", {}) for n, s in self.services.items()})
+        order.prepare()
+        while order.is_active():
+            ready = order.get_ready()
+            new = [name for name in ready if name in names and name not in self.running]
+            if "setup" in new:
+                self.run("setup")
+                new.remove("setup")
+            for name in new:
                 self.start(name)
-                self.wait(name)
+            self.wait(*new)
+            order.done(*ready)
 
     def halt(self, *names: str) -> None:
         """The services are stopped; their volumes stay."""

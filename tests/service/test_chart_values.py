@@ -58,7 +58,7 @@ KNOWN = table(
     enableBuiltInSecretEnvVars=table(AIRFLOW_CONN_AIRFLOW_DB=FLAG),
     env=several(table(name=TEXT, value=TEXT)),
     extraEnvFrom=TEXT,  # by the chart's documentation and its _helpers.yaml, and not rendered yet
-    config=table(core=FREE, kubernetes_executor=FREE, logging=FREE, scheduler=FREE),
+    config=table(api=FREE, core=FREE, kubernetes_executor=FREE, logging=FREE, scheduler=FREE),
     migrateDatabaseJob=JOB,
     createUserJob=JOB,
     scheduler=part(replicas=NUMBER, startupProbe=PROBE, **MOUNTED, **WATCHED),

@@ -27,7 +27,7 @@ from updater.settings.kubernetes import IMAGE
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 FILES = sorted(FOLDER.rglob("*.yaml"))
-PODS = ("pods/cpu", "pods/gpu", "pods/turn", "shell")
+PODS = ("pods/cpu", "pods/gpu", "pods/turn", "shell", "gpu-shell")
 SECRET = re.compile(r"password|secret|token|key$", re.IGNORECASE)
 PLAIN = {"HOME", "AIRFLOW_HOME", "GPU_SLOTS", "AIRFLOW_ADMIN_PASSWORD"}
 """No setting of ours or of Airflow's, and read: by the values' own commands, or by all."""
@@ -148,9 +148,9 @@ def test_the_images_are_those_that_the_dockerfiles_make() -> None:
     images = {name: read(f"{name}.yaml")["spec"]["containers"][0]["image"] for name in PODS}
     service = f"{values['defaultAirflowRepository']}:{values['defaultAirflowTag']}"
     assert service == f"registry.example/updater-service:{version[1]}"
-    assert images["pods/cpu"] == images["pods/turn"] == service
+    assert images["pods/cpu"] == images["pods/turn"] == images["shell"] == service
     heavy = f"registry.example/updater-gpu-worker:{version[1]}"
-    assert images["pods/gpu"] == images["shell"] == heavy
+    assert images["pods/gpu"] == images["gpu-shell"] == heavy
     assert f'"apache-airflow=={values["airflowVersion"]}"' in project
 
 
@@ -196,6 +196,17 @@ def test_a_pod_differs_from_that_of_cpu_in_what_it_is_for_alone(
     assert differs == {"metadata.name", *own}
 
 
+def test_the_shell_with_a_gpu_is_the_other_shell_on_the_node_of_a_heavy_task() -> None:
+    shell, own, task = (comparable(name) for name in ("shell", "gpu-shell", "pods/gpu"))
+    of_task = {key for key in own if own[key] != shell.get(key) and key != "metadata.name"}
+    assert of_task == {
+        *("metadata.annotations", "container.image", "container.resources", "nodeSelector"),
+        *("tolerations", "volumeMounts.shm", "volumes.shm"),
+    }
+    assert {key: own[key] for key in of_task} == {key: task[key] for key in of_task}
+    assert shell.keys() <= own.keys()
+
+
 def comparable(name: str) -> dict[str, Any]:
     """Its metadata, its spec and its container, part by part; volumes by their names."""
     pod = read(f"{name}.yaml")
@@ -235,8 +246,12 @@ def test_a_tasks_pod_is_told_of_the_dags_whatever_airflow_is() -> None:
 
 def test_the_docs_name_only_commands_that_exist() -> None:
     text = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
-    ours = set(re.findall(r"^    .*\bupdater-shell -- updater ([a-z]+)", text, re.MULTILINE))
-    assert {"init", "pytorchjob"} < ours <= set(frame.app.commands)
+    found = re.findall(r"^    .*\bupdater(-gpu)?-shell -- updater ([a-z]+)", text, re.MULTILINE)
+    plain, heavy = (
+        {word for gpu, word in found if bool(gpu) is wanted} for wanted in (False, True)
+    )
+    assert {"init", "pytorchjob"} < plain <= set(frame.app.commands)
+    assert {"scratch", "adopt"} == heavy <= set(frame.app.commands)
     for path in re.findall(r"deploy/kubernetes[\w./-]*", text):
         assert (ROOT / path).exists(), path
     lines = re.findall(r"^    (?:kubectl .+ -- )?(airflow .+)$", text, re.MULTILINE)
@@ -247,6 +262,25 @@ def test_the_docs_name_only_commands_that_exist() -> None:
         "for line in sys.argv[1:]: get_parser().parse_args(shlex.split(line)[1:])"
     )
     subprocess.run([sys.executable, "-c", code, *lines], check=True, capture_output=True)
+
+
+def test_the_guide_reaches_the_page_at_the_address_that_airflow_thinks_it_has() -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
+    forward = re.search(r"port-forward service/(\S+) (\d+):(\d+)$", text, re.MULTILINE)
+    assert forward is not None
+    service, here, there = forward.groups()
+    config = read("airflow-values.yaml")["config"]
+    assert config["api"]["base_url"] == f"http://localhost:{here}"
+    inside = f"http://{service}:{there}/execution/"
+    assert config["core"]["execution_api_server_url"] == inside
+
+
+def test_the_secret_that_the_guide_makes_has_only_variables_that_are_read() -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
+    names = set(re.findall(r"^    ([A-Z_]+)=(?!\$)", text, re.MULTILINE))
+    assert {"UPDATER_STORE_URL", "UPDATER_STORE_MLFLOW_PAGE"} < names
+    settings = {variable(key) for key in leaves()}
+    assert {name for name in names if name.startswith("UPDATER_")} <= settings
 
 
 HAS_EXECUTOR = importlib.util.find_spec("airflow.providers.cncf") is not None

@@ -18,10 +18,13 @@ import pytest
 from engine import Engine
 from pages import script
 from runbook import Section, shell
-from secrets_file import made
 from stack import Api, Stack, missing_programs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+BUDGET_SECONDS = 900
+"""Of the whole file in CI, where a change waits for it. Chosen by one measurement: it uses 520 s of
+CPU time, and took 811 s on two cores that three other runs of tests were at."""
 
 THIS_MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 PAIRS = (
@@ -84,6 +87,16 @@ def rows(num_per_month: int = 160) -> Iterator[dict[str, str]]:
             }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def budget() -> Iterator[None]:
+    """Before `stack`, so that starting and stopping it count too."""
+    began = time.monotonic()
+    yield
+    seconds = time.monotonic() - began
+    if os.environ.get("CI") == "true":
+        assert seconds < BUDGET_SECONDS, f"{seconds:.0f} s, and {BUDGET_SECONDS} are its budget"
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, tiny_json: str) -> Iterator[Stack]:
     """All services up but the GPU worker, with one workspace whose first model knows the month
@@ -113,17 +126,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_json: str) -> Iterator[
         stores = ("postgres", "redis", "objectstore", "mlflow", "setup")
         # Airflow comes later, lest its schedule asks for an update before there is a model.
         engine = Engine(stack, (*stores, "gpu-worker"))
-        secrets, start = script("compose.md", "Start it").splitlines()
+        secrets, check, start = script("compose.md", "Start it").splitlines()
         assert secrets.startswith("make env ")  # the stack has made its own
+        assert check == "make compose-check"  # of .env, which the stack has not: tests/deploy
         engine.script(start, stack.folder)
         first = script("compose.md", "A workspace").replace("2026-01", month(2))
         engine.script(first, stack.folder)
         assert "gpu-worker" in stack.running
         stack.halt("gpu-worker")
         names = [n for n in stack.services if n.startswith("airflow-")]
-        for name in (*names, "cpu-worker", "release-worker"):
-            stack.start(name)
-        stack.wait(*names, "cpu-worker", "release-worker")
+        stack.up(*names, "cpu-worker", "release-worker")
         yield stack
     finally:
         stack.stop()
@@ -164,6 +176,8 @@ def test_there_is_no_import_error_and_only_gpu_workers_have_torch(stack: Stack, 
         "cpu-worker", "python", "-c", "try:\n import torch\nexcept ImportError as e: print(e)"
     )
     stack.execute("gpu-worker", "python", "-c", "import torch")
+    with pytest.raises(AssertionError, match="doctor can't run here: torch is not installed"):
+        stack.execute("cpu-worker", "updater", "doctor", "--model", str(stack.folder))
 
 
 def test_a_task_whose_message_is_lost_is_cleared_as_the_runbook_says(
@@ -255,7 +269,7 @@ def test_on_call_rolls_back_by_its_dag(stack: Stack, api: Api) -> None:
     back = ("promote", before, "--reason", "it was right after all", "--force")
     stack.updater(*back)
     assert alias(stack) == before
-    stack.execute("airflow-scheduler", "bash", "-c", by_hand)
+    stack.execute("airflow-dag-processor", "bash", "-c", by_hand)
     (second,) = {r["dag_run_id"] for r in api.ask("GET", runs)["dag_runs"]} - {first}
     api.wait(f"{runs}/{second}", "success", seconds=180)
     assert alias(stack) == status["deployed"]
@@ -307,15 +321,6 @@ def test_setup_may_run_again(stack: Stack, api: Api) -> None:
     assert Api(stack).ask("GET", "/api/v2/pools/gpu")["slots"] == 64
 
 
-def test_workers_have_neither_airflows_keys_nor_its_database(stack: Stack) -> None:
-    secrets = {stack.environ[name] for name in stack.environ if name.startswith("AIRFLOW_")}
-    assert len(secrets) == 5
-    for name in ("cpu-worker", "release-worker", "gpu-worker"):
-        given = stack.services[name]["environment"]
-        assert "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in given
-        assert [v for v in map(str, given.values()) if any(s in v for s in secrets)] == []
-
-
 def test_mlflows_pages_may_ask_by_the_address_of_the_environment_and_no_others(
     stack: Stack,
 ) -> None:
@@ -330,28 +335,42 @@ def test_mlflows_pages_may_ask_by_the_address_of_the_environment_and_no_others(
 
 
 def test_secrets_are_changed_as_the_security_guide_says(stack: Stack) -> None:
-    """The administrators' passwords and the ledger's; and no secret stands in what setup says."""
-    old, new = stack.environ["MLFLOW_ADMIN_PASSWORD"], made("MLFLOW_ADMIN_PASSWORD")
-    setup = stack.services["setup"]["environment"]
-    airflows = setup["AIRFLOW_ADMIN_PASSWORD"] = stack.environ["AIRFLOW_ADMIN_PASSWORD"] = made("")
-    setup["MLFLOW_ADMIN_PASSWORD"] = new
+    """The logins of people and of the service, and the databases' passwords; not those for which
+    all of Airflow starts again, which takes a minute. And setup says no secret."""
+    before = stack.updater("status")["deployed"]
+    logins = ("MLFLOW_ADMIN_PASSWORD", "AIRFLOW_ADMIN_PASSWORD", "MLFLOW_PASSWORD")
+    old = stack.change(*logins)
+    new = [stack.environ[name] for name in logins]
     with pytest.raises(AssertionError, match="is not the one that it was first started") as refused:
         stack.run("setup")
     said = str(refused.value)
-    assert [secret for secret in (old, new, airflows) if secret in said] == []
+    assert [secret for secret in (*old.values(), *new) if secret in said] == []
     block = script("security.md", "Change a secret")
     asked = block.replace("http://localhost:5000", stack.url(5000))
-    said = stack.execute("updater", "bash", "-c", asked, given=f"{old}\n{new}\n")
+    given = f"{old['MLFLOW_ADMIN_PASSWORD']}\n{stack.environ['MLFLOW_ADMIN_PASSWORD']}\n"
+    said = stack.execute("updater", "bash", "-c", asked, given=given)
     assert said.strip() == "{}"
-    assert new not in stack.run("setup")
+    said = stack.run("setup")
+    assert [secret for secret in new if secret in said] == []
     assert Api(stack).ask("GET", "/api/v2/pools/gpu")["name"] == "gpu"
-    before = stack.updater("status")["deployed"]
-    for name in ("postgres", "updater"):
-        given = stack.services[name]["environment"]
-        for key in ("LEDGER_PASSWORD", "UPDATER_STORE_URL"):
-            if key in given:
-                given[key] = given[key].replace(stack.environ["LEDGER_PASSWORD"], "changed")
+    assert alias(stack) == before
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        alias(stack, old["MLFLOW_PASSWORD"])
+
+    databases = [name for name in stack.environ if name.endswith("_DATABASE_PASSWORD")]
+    stack.change("LEDGER_PASSWORD", *databases, "MLFLOW_SECRET_KEY")
     with pytest.raises(AssertionError, match="password"):
         stack.updater("status")
     stack.make_databases()
-    assert stack.updater("status")["deployed"] == before
+    stack.halt("mlflow")  # as `docker compose up` does, which starts it with the new ones
+    stack.up("mlflow")
+    status = stack.updater("status")
+    assert (status["deployed"], status["consistent"]) == (before, True)
+    worker, scheduler = (
+        stack.services[name]["environment"] for name in ("cpu-worker", "airflow-scheduler")
+    )
+    for url in (
+        worker["AIRFLOW__CELERY__RESULT_BACKEND"].removeprefix("db+"),
+        scheduler["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", ""),
+    ):
+        assert stack.execute("postgres", "psql", url, "-Atc", "select 1") == "1\n"

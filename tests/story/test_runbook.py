@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from mlflow_server import free_port, mlflow_with_logins
 from object_store import EXPIRED, FULL, ObjectStore, keys, object_store
 from runbook import Section, sections, shell
 from sqlalchemy.engine import make_url
+from stack import GUARD
 
 from store.checkpoints import Checkpoints
 from store.errors import NotFoundError
@@ -434,3 +436,37 @@ def test_a_worker_of_another_version(folder: Path, monkeypatch: pytest.MonkeyPat
         section.run("updater --version", folder, environ={"LANG": "C.UTF-8"})
         section.run("updater step", folder)
         assert Workspace.open(folder).ledger.step(update, "rehearse") is not None
+
+
+def test_torch_is_not_installed(folder: Path, tmp_path: Path) -> None:
+    """As on the service's workers without a GPU: what can't be done there is refused before it
+    begins, and what Airflow gives to them is done."""
+    (tmp_path / "sitecustomize.py").write_text(GUARD)
+    environ = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+
+    def here(*arguments: str, code: int = 2) -> str:
+        words = shlex.join(["updater", "--json", *arguments])
+        return shell(words, folder, code=code, environ=environ)
+
+    ledger = Workspace.open(folder).ledger
+    before = state(folder), ledger.dataset_versions(), ledger.model_versions()
+    model = str(folder / "checkpoints" / ledger.model_version("2").digest)
+    with Section("Torch is not installed") as section:
+        section.hear(here("update", "south"))
+    for refused in (
+        ("scratch", "--periods", "south"),
+        ("adopt", model, "--periods", "south"),
+        ("compress", "2", "--quantize", "int8"),
+        ("evaluate", "2"),
+        ("doctor", "--model", model),
+    ):
+        assert f"updater: {refused[0]} can't run here: torch is not installed" in here(*refused)
+    assert (state(folder), ledger.dataset_versions(), ledger.model_versions()) == before
+    opened = here("step", "ingest", "--period", "south", code=0)
+    update = json.loads(opened.splitlines()[-1])["update"]
+    here("step", "rehearse", "--update", update, code=0)
+    said = here("step", "importance", "--update", update)
+    assert f"step importance of {update} can't run here: torch is not installed" in said
+    assert ledger.step(update, "importance") is None
+    command(folder, "update", "south")
+    here("update", "south", code=0)  # what is finished needs no torch

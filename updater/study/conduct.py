@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from updater import training_core
 from updater.errors import InputError, UpdateError
 from updater.nemotron.presets import config_fields
 from updater.progress import Progress
@@ -95,6 +96,7 @@ def _with_architecture(workspace: Workspace, study: Study) -> Study:
 
 def _check_machine(study: Study) -> None:
     """What no worker of this machine could train is refused before the first one starts."""
+    training_core.check(f"study {study.name}")
     from updater.train.fit import check
 
     check(study.settings.training)
