@@ -5,6 +5,7 @@ Each takes the table and returns a figure, or None where there is nothing to dra
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -138,15 +139,28 @@ def size(table: Table) -> Figure | None:
         axes.set_xlim(left=0)
         axes.set_xlabel("MiB of weight files")
         axes.set_ylabel("final average accuracy, %")
-        axes.legend(loc="lower left", ncols=2)
+        figure.legend(loc="outside lower center", ncols=len(groups))
         tidy(axes)
         axes.margins(y=0.12)
         within(axes)
         kept = points if len(points) <= _MOST_NAMED else _told_of(told, front(ships))
         named = {name: (x, 100 * y.mean) for name, (x, y) in points.items() if name in kept}
-        bars = [[(x, low), (x, high)] for x, y in points.values() for low, high in [_ends(y)]]
-        name_points(axes, named, looks, bars)
+        name_points(axes, named, looks, [*_bars(points), *_steps(edge)])
     return figure
+
+
+def _bars(points: Mapping[str, tuple[float, Estimate]]) -> list[list[tuple[float, float]]]:
+    ends = [(x, _ends(y)) for x, y in points.values()]
+    return [[(x, low), (x, high)] for x, (low, high) in ends]
+
+
+def _steps(edge: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """The level and the upright lines that join the front."""
+    found = []
+    for one, other in itertools.pairwise(edge):
+        corner = (other[0], one[1])
+        found += [[one, corner], [corner, other]]
+    return found
 
 
 def _told_of(told: Sequence[Told], edge: Sequence[str]) -> set[str]:

@@ -36,10 +36,10 @@ def sizes(table: Table) -> Sheet | None:
         how=f"Change: minus {whole.name}, paired by seed, in points with the 95 % interval (paired "
         "t); p is corrected for all arms that compress (Holm). Worst period: the one that pays "
         "most on the mean over seeds, with its change; its interval knows nothing of its having "
-        f"been picked. Bytes are those of the weight files, and of {whole.name} so many times. Speed "
-        "is examples a second going forward, so many times the uncompressed model's beside it in "
-        "the same process. Single weights that are zero take room and time like any others here; "
-        "quantized ones are asked as floats, so their speed on hardware that has their kernels is "
+        "been picked. Bytes are those of the weight files. Speed is examples a second going "
+        f"forward. Both are so many times those of {whole.name}, whose speed was taken beside each "
+        "in the same process. Single weights that are zero take room and time like any others; "
+        "quantized ones are asked as floats, so what they gain where there are kernels for them is "
         "not known here. Seconds are of all that it took, with what it looked at and the recovery.",
         columns=(
             *("arm", "seeds", _ACROSS, "change", "worst period", "parameters", "not zero, %"),
