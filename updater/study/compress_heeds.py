@@ -41,7 +41,7 @@ _RULES: Mapping[str, tuple[Callable[[Way], bool], str]] = {
     ),
     "compression.sparsity": (
         lambda way: bool(way.what) and not way.settings.pattern,
-        f"{_REMOVES}, and a pattern has its own share",
+        f"{_REMOVES}, or a pattern says how much",
     ),
     "compression.multiple_of": (
         lambda way: bool(way.what) and way.settings.remove != "weights",

@@ -207,7 +207,7 @@ GRID = 'method = ["magnitude", "obd"]\nsparsity = [0.5, 0.9]\nrecovery = ["none"
         ),
         (
             'quantize = ["int8", "fp8"]',
-            'quantize = ["int8"]\nmethod = ["none"]\nsparsity = [0.5, 0.7]',
+            'quantize = ["int8"]\nmethod = ["none", "obd"]\nsparsity = [0.5, 0.7]',
             "two arms are called 'int8'",
         ),
         (
