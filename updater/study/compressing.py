@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from updater.compress.engine import compress
+from updater.compress.engine import Learnt, compress
 from updater.compress.measured import bytes_of, measured
 from updater.errors import UpdateError
 from updater.nemotron import checkpoint
@@ -77,7 +77,13 @@ def _made(job: Job) -> Compressed:
         base_bytes=found.base_bytes,
         seconds=watch.seconds + seconds,
         steps=steps[-1],
+        tokens=_tokens(again) * job.settings.compression.recovery_epochs,
     )
+
+
+def _tokens(again: Learnt | None) -> int:
+    """That a recovery goes through in each of its epochs."""
+    return 0 if again is None else int(again.lesson.examples.lengths.sum())
 
 
 def _control(job: Job) -> Compressed:
@@ -100,6 +106,7 @@ def _control(job: Job) -> Compressed:
         base_bytes=bytes_of(base),
         seconds=watch.seconds,
         steps=done.num_steps,
+        tokens=done.num_tokens,
     )
 
 

@@ -30,8 +30,8 @@ class Measures:
         importance_bytes: the most that an update's importance took in memory; None where it was
             not measured.
         num_parameters, nonzero_fraction, num_bytes, bytes_ratio, speed_ratio: of what was
-            compressed, as `Compressed` has them; None of all else. Its seconds and steps are among
-            those of the updates.
+            compressed, as `Compressed` has them; None of all else. Its seconds, steps and
+            tokens are among those of the updates.
     """
 
     final_average_accuracy: float | None
@@ -77,7 +77,7 @@ def measures(run: Run) -> Measures | None:
         worst_forgetting=_largest(list(forgotten.values())),
         seconds=sum(stage.seconds for stage in updates) + (smaller.seconds if smaller else 0.0),
         steps=sum(stage.steps for stage in updates) + (smaller.steps if smaller else 0),
-        tokens=sum(stage.tokens for stage in updates),
+        tokens=sum(stage.tokens for stage in updates) + (smaller.tokens if smaller else 0),
         peak_memory_bytes=run.peak_memory_bytes,
         importance_bytes=max(held, default=None),
         **({} if smaller is None else {name: getattr(smaller, name) for name in SIZES}),

@@ -44,9 +44,10 @@ class Compressed:
 
     Bytes are those of the weight files; numbers are counted before they are quantized, as those of
     the first model are. `seconds` of all that it took but evaluation and clocks: what it looks at
-    (the Fisher too, whichever arm found it), what goes, recovery; `steps` of the recovery or of the
-    control's training. `per_second` examples go forward, and of the first model beside it
-    `base_per_second`; None where that was not measured: quantized weights are asked as floats.
+    (the Fisher too, whichever arm found it), what goes, recovery; `steps` and `tokens` of the
+    recovery or of the control's training. `per_second` examples go forward, and of the first model
+    beside it `base_per_second`; None where that was not measured: quantized weights are asked as
+    floats.
     """
 
     num_parameters: int
@@ -56,6 +57,7 @@ class Compressed:
     base_bytes: int
     seconds: float = 0.0
     steps: int = 0
+    tokens: int = 0
     per_second: float | None = None
     base_per_second: float | None = None
 

@@ -96,6 +96,7 @@ def test_a_recovery_learns_as_many_as_an_update_would_rehearse(
     fewer = run(make(f"fewer-{recovery}", more=rehearsing, **given), quiet).compressed
     assert fewer is not None
     assert fewer.steps == 2
+    assert 0 < fewer.tokens < done.compressed.tokens / 2
     assert fewer.nonzero_fraction == done.compressed.nonzero_fraction, "zeros stay"
 
 
@@ -110,6 +111,9 @@ def test_the_control_is_of_the_same_shape_and_trained_as_the_first_model(
     assert control is not None
     assert (control.num_parameters, control.num_bytes) == (small.num_parameters, small.num_bytes)
     assert control.steps == 12  # 96 examples in batches of 8, once
+    first = records.first_stage(make("first", **parts).first)
+    assert first is not None
+    assert control.tokens == first.tokens
     again = run(make("again", "scratch", **parts), quiet)
     assert sizeless(again) == sizeless(done)
 
