@@ -26,8 +26,8 @@ from updater_dags.workspaces import Workspace, each
 
 LINE = "Start an update for the data that has arrived"
 ABOUT = """Starts `model_update` for the period that the asset event names in its extra, as
-`{"period": "2026-04"}`; else for the one that its partition key stands for; else for the newest
-one that has closed and is not learnt."""
+`{"period": "2026-04"}`; else for the one that its partition key stands for; else for all that have
+closed and are not learnt, in order."""
 
 
 def build(kind: str, schedule: Any, workspace: Workspace) -> None:

@@ -31,6 +31,7 @@ from updater_dags.approval import (
 from updater_dags.assets import Announce
 from updater_dags.command import UpdaterCommand
 from updater_dags.configuration import DEFAULT_APPROVAL_SECONDS, timetable
+from updater_dags.form import ASKING, form
 from updater_dags.notify import MACROS, Notices
 from updater_dags.turn import Turn
 from updater_dags.workspaces import Workspace, each
@@ -50,25 +51,6 @@ started by hand names its period in the form (`period`).
 Where the gate says `review`, or `gate.approval = "manual"`, the run stops at **approval** and
 waits for a person. Nobody answering is *Reject*. `importance`, `train` and `evaluate` need the
 pool `gpu`: `airflow pools set gpu 1 "one slot per GPU"`."""
-
-LEARNING = "rehearsal|regularizer|training|evaluation"  # not the gate: that is not a run's to set
-PARAMS = {
-    "period": Param(
-        None,
-        type=["null", "string"],
-        title="Period",
-        description="The period to learn, as in `updater periods`. Leave empty only where "
-        "the run has a partition key.",
-    ),
-    "settings": Param(
-        [],
-        type="array",
-        items={"type": "string", "pattern": rf"^({LEARNING})\.[a-z_.]+=.+$"},
-        title="Settings for this run",
-        description="One KEY=VALUE a line, as `updater --set` takes them: training.epochs=2. Of "
-        "rehearsal, regularizer, training and evaluation.",
-    ),
-}
 
 
 def ingest_arguments(context: Context) -> tuple[list[str], str]:
@@ -104,15 +86,15 @@ def approval_needed(ti: Any = None) -> str | None:
 def build(workspace: Workspace) -> None:
     """The workspace's DAG."""
     settings, notices = workspace.settings, Notices(workspace.notify)
-    start = limits.start_of(workspace.start)
-    asks_the_model = settings.get("rehearsal.policy") in ("hard", "surprise")
+    policy = settings.get("rehearsal.policy", "")
+    releasing = limits.release()  # from the verdict on: what is released waits behind no ingest
     steps: dict[str, dict[str, Any]] = {
-        "rehearse": limits.gpu() if asks_the_model else {},
+        "rehearse": limits.gpu() if policy in ASKING else {},
         "importance": limits.gpu(),
         "train": limits.gpu(),
         "evaluate": limits.gpu(),
-        "gate": {"on_success_callback": notices.of_verdict()},
-        "release": {},
+        "gate": {"on_success_callback": notices.of_verdict(), **releasing},
+        "release": releasing,
     }
 
     def command(name: str, arguments: Any, **options: Any) -> UpdaterCommand:
@@ -125,11 +107,13 @@ def build(workspace: Workspace) -> None:
     with DAG(
         dag_id=workspace.dag_id("model_update"),
         schedule=timetable(settings),
-        start_date=start,
-        catchup=start is not None,  # the ticks since then that nobody ran are periods to learn
+        start_date=limits.start_of(workspace.start),
+        catchup=True,  # a tick that went by while Airflow stood still is a period to learn
         max_active_runs=1,  # backfills aside: those `turn` puts in order
-        params=PARAMS,
-        default_args=limits.defaults(),
+        params=form(policy),
+        # Airflow asks for a start with catchup, here if need be for none: then what came before the
+        # first run is not caught up, and that is of the next tick.
+        default_args={**limits.defaults(), "start_date": None},
         user_defined_macros=MACROS,
         **about(workspace, notices, LINE, ABOUT),
     ):
@@ -144,21 +128,23 @@ def build(workspace: Workspace) -> None:
             response_timeout=timedelta(seconds=seconds),
             execution_timeout=None,  # it would end the wait and not the work (airflow#55866)
             on_failure_callback=notices.of_failure(),
+            **releasing,
         )
         chain(
             Turn(task_id="turn", last="announce", on_failure_callback=notices.of_failure()),
             command("ingest", ingest_arguments),
             *(command(name, partial(step_arguments, name), **o) for name, o in steps.items()),
-            approval_needed.override(on_failure_callback=notices.of_failure())(),
+            approval_needed.override(on_failure_callback=notices.of_failure(), **releasing)(),
             approval,
-            command("approve", approve_arguments),
-            command("reject", reject_arguments, trigger_rule="none_failed"),
+            command("approve", approve_arguments, **releasing),
+            command("reject", reject_arguments, trigger_rule="none_failed", **releasing),
             Announce(
                 task_id="announce",
                 workspace=workspace,
                 releasing=["release", "approve"],
                 trigger_rule="none_failed",
                 on_failure_callback=notices.of_failure(),
+                **releasing,
             ),
         )
 

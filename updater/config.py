@@ -11,10 +11,11 @@ UPDATER_SOURCE_FIELDS_PROMPT; an empty variable counts as not set.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +29,10 @@ from updater.config_keys import (
     spell,
     variable,
 )
-from updater.errors import InputError, did_you_mean
+from updater.errors import InputError, closest, did_you_mean
 from updater.settings import PLACES, CompressionSettings, Settings, password_in, without_password
+
+log = logging.getLogger("updater")
 
 CONFIG_FILE = "updater.toml"
 
@@ -49,14 +52,26 @@ LIST_NAMES = {
 }
 
 
+NOWHERE = "nowhere"
+"""In the place of a section: what is wrong on the command line, or of no section that is known."""
+
+
+class Problem(NamedTuple):
+    """What is wrong, and the section in which it is: "" between several."""
+
+    error: InputError
+    section: str
+
+
 class Given(NamedTuple):
     """One value, the words for where it stands, and what its place calls it. `is_text`: the place
-    has no types."""
+    has no types. `is_typed`: by whoever runs the command, who is obeyed or refused."""
 
     value: Any
     where: str
     name: str
     is_text: bool = False
+    is_typed: bool = False
 
 
 def load(
@@ -79,11 +94,32 @@ def load(
 
 def load_file(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """The configuration in the file `path`, wherever it lies. Raises: as `load`."""
+    return _read(path, overrides, environ).settings()
+
+
+def load_needed(
+    folder: Path,
+    needed: Collection[str],
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """The configuration for a command that uses the sections `needed` and has to work whatever is
+    wrong in others: there a mistake is a warning, and an error where such a section is used after
+    all.
+
+    Raises:
+        InputError: as `load`, of a section that is needed, of what might be meant for one, and of
+            `overrides`.
+    """
+    return _read(folder / CONFIG_FILE, overrides, environ).settings_of(needed)
+
+
+def _read(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> "_Reader":
     reader = _Reader(str(path))
     reader.take_file(_parse(path))
     reader.take_environment(environ)
     reader.take_overrides(overrides)
-    return reader.settings()
+    return reader
 
 
 def override(settings: Settings, table: Mapping[str, Any], where: str) -> Settings:
@@ -139,7 +175,7 @@ class _Reader:
     def __init__(self, path: str) -> None:
         self.path = path
         self.given: dict[Key, Given] = {}
-        self.problems: list[InputError] = []
+        self.problems: list[Problem] = []
 
     def take_file(self, table: Mapping[str, Any], section: Key = ()) -> None:
         for name, value in table.items():
@@ -148,9 +184,10 @@ class _Reader:
             if key in sections() and isinstance(value, dict):
                 self.take_file(value, key)
             elif key in sections():
-                self._note(f"{where} is {_show(value)}", "it must be a table, its keys below it")
+                rule = "it must be a table, its keys below it"
+                self._note(key[0], f"{where} is {_show(value)}", rule)
             elif key not in leaves():
-                self._note(f"{where} is unknown", *nearest(key))
+                self._note(_section_of(key), f"{where} is unknown", *nearest(key))
             else:
                 self.given[key] = Given(value, f"{where} = {_shown(key, value)}", spell(key))
                 self._refuse_secret(key, value, where)
@@ -160,6 +197,7 @@ class _Reader:
         is_url = key[0] == "store" or key == ("source", "uri")
         if is_url and isinstance(value, str) and password_in(value):
             self._note(
+                key[0],
                 f"{where} holds a password",
                 "a secret must not stand in the configuration file",
                 f"take it out and set the whole value as {variable(key)} in the environment",
@@ -178,6 +216,7 @@ class _Reader:
                 continue
             near = did_you_mean(name, known)
             self._note(
+                name.removeprefix("UPDATER_").partition("_")[0].lower(),
                 f"{name} in the environment is unknown",
                 "it must be UPDATER_SECTION_KEY, for a key that is not a list",
                 f"{near}, else unset it" if near else "unset it",
@@ -189,26 +228,39 @@ class _Reader:
             key = tuple(part.strip() for part in name.split("."))
             said = f"--set {'.'.join(key)}"
             if not equals or not name.strip():
-                self._note(f"--set {text}", "it must be section.key=value, as training.epochs=2")
+                self._note(
+                    NOWHERE, f"--set {text}", "it must be section.key=value, as training.epochs=2"
+                )
             elif key in leaves():
                 where = f"{said}={_discreet(key, value)}"
-                self.given[key] = Given(value.strip(), where, said, is_text=True)
+                self.given[key] = Given(value.strip(), where, said, is_text=True, is_typed=True)
             elif key in sections():
-                self._note(f"{said} names a section", *keys_of(key))
+                self._note(NOWHERE, f"{said} names a section", *keys_of(key))
             else:
-                self._note(f"{said} is unknown", *nearest(key))
+                self._note(NOWHERE, f"{said} is unknown", *nearest(key))
 
     def settings(self, base: Settings | None = None) -> Settings:
         """What was given, and for the rest `base` or the defaults. Raises: InputError."""
         settings = self.build(Settings, (), base)
-        if len(self.problems) == 1:
-            raise self.problems[0]
         if self.problems:
-            listed = " ".join(f"({n}) {one}" for n, one in enumerate(self.problems, start=1))
-            raise InputError(
-                f"{len(self.problems)} things are wrong in the configuration: {listed}"
-            )
+            raise _together(self.problems)
         return typing.cast(Settings, settings)
+
+    def settings_of(self, needed: Collection[str]) -> Settings:
+        """As `settings`, where only the sections `needed` must be right. Raises: InputError."""
+        hints = typing.get_type_hints(Settings)
+        parts = {name: self.build(hint, (name,)) for name, hint in hints.items()}
+        whole = None if None in parts.values() else self._checked(Settings, parts, ())
+        refused = [one for one in self.problems if one.section in (*needed, NOWHERE)]
+        if refused:
+            raise _together(refused)
+        if not self.problems:
+            return typing.cast(Settings, whole)
+        wrong = _together(self.problems)
+        log.warning("%s This command needs only [%s], and goes on", wrong, "] and [".join(needed))
+        bad = {one.section for one in self.problems}
+        right = {name: part for name, part in parts.items() if name not in bad}
+        return typing.cast(Settings, _Parts(right, wrong))
 
     def build(self, cls: type, section: Key, base: Any = None) -> Any:
         """An instance of `cls` from what was given, the rest as in `base`; None once its problems
@@ -226,13 +278,14 @@ class _Reader:
                 try:
                     arguments[field.name] = _typed(self.given[key], leaves()[key])
                 except TypeError as error:
-                    self._note(self.given[key].where, str(error))
+                    self._note(self._place([key]), self.given[key].where, str(error))
                     is_whole = False
             elif base is not None:
                 arguments[field.name] = getattr(base, field.name)
             elif field.default is dataclasses.MISSING:
                 is_whole = False
                 self._note(
+                    key[0],
                     f"{self.path}: {spell(key)} is missing",
                     f"it must be given: {_named(leaves()[key])}",
                     f"write `{field.name} = ...` below [{'.'.join(section)}]",
@@ -247,15 +300,54 @@ class _Reader:
         keys = [(*section, *name.split(".")) for name in names.split(", ")]
         found = [self.given[key] for key in keys if key in self.given]
         spelled = ", ".join(spell(key) for key in keys)
+        place = self._place(keys)
         self._note(
+            place if section or place == NOWHERE else "",
             " and ".join(given.where for given in found) or f"{self.path}: {spelled} not given",
             rule,
             f"change {', '.join(given.name for given in found) or spelled}",
         )
         return None
 
-    def _note(self, what: str, rule: str = "", cure: str = "") -> None:
-        self.problems.append(InputError(what, rule, cure))
+    def _place(self, keys: Sequence[Key]) -> str:
+        """The section of keys whose values are wrong."""
+        is_typed = any(key in self.given and self.given[key].is_typed for key in keys)
+        return NOWHERE if is_typed else keys[0][0]
+
+    def _note(self, section: str, what: str, rule: str = "", cure: str = "") -> None:
+        self.problems.append(Problem(InputError(what, rule, cure), section))
+
+
+class _Parts:
+    """Of a configuration what is right, in the place of `Settings`: what is not is an error once
+    it is used."""
+
+    def __init__(self, right: Mapping[str, Any], wrong: InputError) -> None:
+        vars(self).update(right)
+        self._wrong = wrong
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise self._wrong
+
+
+def _together(problems: Sequence[Problem]) -> InputError:
+    """One error that names all."""
+    if len(problems) == 1:
+        return problems[0].error
+    listed = " ".join(f"({n}) {one.error}" for n, one in enumerate(problems, start=1))
+    return InputError(f"{len(problems)} things are wrong in the configuration: {listed}")
+
+
+def _section_of(key: Key) -> str:
+    """The section of an unknown key; of an unknown section, or a key above all of them, the one
+    that is probably meant. `NOWHERE` where nobody can tell."""
+    named = [section[0] for section in sections()]
+    if key[0] in named:
+        return key[0]
+    meant = (leaf[0] for leaf in leaves() if leaf[-1] == key[0])
+    return closest(key[0], named) or next(meant, NOWHERE)
 
 
 def _typed(given: Given, leaf: Leaf) -> Any:

@@ -16,7 +16,7 @@ def required(reason: str) -> str:
         InputError: there is none.
     """
     if not reason.strip():
-        raise InputError("reason: empty", "whoever releases says why", "give --reason TEXT")
+        raise InputError("reason: empty", "whoever decides says why", "give --reason TEXT")
     return reason.strip()
 
 
@@ -67,6 +67,13 @@ def overridden(
     return against
 
 
+def promotion_command(ledger: Ledger, version: ModelVersion, now: str | None) -> str:
+    """What deploys the version in the place of `now`: with --force only where something speaks
+    against it."""
+    against = _unaccepted(ledger, version) or stale(version, now)
+    return f"`updater promote {version.id} --reason TEXT{' --force' if against else ''}`"
+
+
 def _unaccepted(ledger: Ledger, version: ModelVersion) -> InputError | None:
     update = version.update
     decided = decision(ledger, update) if update else None
@@ -99,6 +106,29 @@ def stale(version: ModelVersion, now: str | None) -> InputError | None:
         f"version {version.id} was made from {_named(version.base)}, but {_named(now)} is deployed",
         "a version is compared with its base and replaces that one alone",
         f"compare them, then `updater promote {version.id} --reason TEXT --force`",
+    )
+
+
+def check_not_superseded(update: Update, now: str | None) -> None:
+    """What the update began at is deployed.
+
+    Raises:
+        InputError: another version is.
+    """
+    if update.kind == "update" and update.base != now:
+        raise InputError(
+            f"update {update.id} began at version {update.base}, and version {now} is deployed by "
+            "now",
+            "what it learns is compared with its base and replaces that one alone",
+            begin_anew(update.period),
+        )
+
+
+def begin_anew(period: str) -> str:
+    """The cure for an update whose base is deployed no more."""
+    return (
+        f"begin anew with `updater update {period}`, in Airflow by clearing the whole run: "
+        "`airflow dags clear DAG --run-id RUN --yes`"
     )
 
 

@@ -8,7 +8,7 @@ this.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ def open_update(workspace: Workspace, period: str, *, is_scheduled: bool = False
 
     Raises:
         UpdateError: by the ledger's clock the scheduled period has not closed.
-        InputError: nothing is deployed, an unknown, already learnt or unclosed period, bad
-            source data, the deployed version's training has not recorded what holds the update, or
-            it is made for shorter examples.
+        InputError: nothing is deployed, an unknown, already learnt or unclosed period, the first
+            of a schedule that would pass over older ones, bad source data, the deployed version's
+            training has not recorded what holds the update, or it is made for shorter examples.
         NotFoundError: MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
@@ -48,6 +48,9 @@ def open_update(workspace: Workspace, period: str, *, is_scheduled: bool = False
             "make a first one with `updater scratch --periods P... --deploy` or "
             "`updater adopt CHECKPOINT --periods P...`",
         )
+    learnt = workspace.ledger.model_version(base).dataset_versions
+    if is_scheduled:
+        _check_first(workspace, period, learnt)
     check_recorded(workspace, base, period)
     digest = workspace.ledger.model_version(base).digest
     if workspace.settings.source.fields.messages:
@@ -56,7 +59,6 @@ def open_update(workspace: Workspace, period: str, *, is_scheduled: bool = False
     _check_length(workspace, digest)
     started = time.monotonic()
     dataset = _with_holdout(ingest.version_period(workspace, period))
-    learnt = workspace.ledger.model_version(base).dataset_versions
     if learnt.get(period) == dataset.id:
         raise InputError(
             f"period {period} is already learnt by the deployed version {base}, "
@@ -156,6 +158,31 @@ def _check_closed(workspace: Workspace, period: str, *, is_scheduled: bool) -> N
             "machines' clocks by NTP, and run this again"
         )
     workspace.periods.check_closed(period, now)
+
+
+def _check_first(workspace: Workspace, period: str, learnt: Iterable[str]) -> None:
+    """The first update of a workspace, where a scheduler asks for it, passes over no older period.
+
+    Only the first: the ticks after it follow one another without a gap (`catchup` of the DAG), and
+    which of their periods are left out is said in Airflow.
+
+    Raises:
+        InputError: it does.
+    """
+    ledger, place = workspace.ledger, workspace.periods.ordinal
+    if any(update.kind == "update" for update in ledger.updates()):
+        return
+    due = workspace.periods.due(list(learnt), ledger.now())
+    if older := [one for one in due if place(one) < place(period)]:
+        more = f" and {len(older) - 1} more" if len(older) > 1 else ""
+        raise InputError(
+            f"the schedule's first update would be that of {period}, and {older[0]}{more} before "
+            "it closed and is not learnt",
+            "periods are learnt in order, and none is passed over without anybody saying so",
+            f"either learn what `updater due` lists, from `updater update {older[0]}` on, and run "
+            f"this again; or begin with {period} by naming it: `updater update {period}`, or the "
+            "form of the DAG model_update",
+        )
 
 
 def _check_length(workspace: Workspace, digest: str) -> None:

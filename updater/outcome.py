@@ -11,7 +11,8 @@ from typing import Any
 from store.errors import StoreError
 from store.ledger import Event, Score, Update
 from updater import links, release, statistics
-from updater.standing import lineage, promotion
+from updater.errors import InputError
+from updater.standing import decision, lineage, promotion, skipped, superseded
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -36,6 +37,7 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
         "candidate": opened.candidate,
         "verdict": verdict.verdict if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [],
+        "decision": _decision(workspace, opened.id),
         "promoted": promoted,
         "rolled_back": promoted and not in_use,
         "scores": _paired_scores(workspace, opened),
@@ -46,6 +48,18 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
             if s.state == "finished" and "compute_seconds" in s.result
         },
         "links": links.of_update(workspace, opened),
+    }
+
+
+def step(workspace: Workspace, opened: Update, name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The result of a step, of release with what has become of the update since."""
+    if name != "release":
+        return result
+    ledger = workspace.ledger
+    return {
+        **result,
+        "promoted": promotion(ledger, opened) is not None,
+        "awaiting": opened.id in release.awaiting_approval(ledger),
     }
 
 
@@ -81,27 +95,62 @@ def status(workspace: Workspace) -> dict[str, Any]:
 
     `consistent` is whether MLflow's aliases say what the events say: not where it can't be
     reached, or refuses the sign-in. `release` is the event by which the deployed version came, with
-    the period of the update that made it so; None where nothing is deployed.
+    the period of the update that made it so; None where nothing is deployed. `due` is None where
+    the configuration's periods are wrong: on call has to see the rest.
     """
     ledger = workspace.ledger
     last = ledger.last_release()
     deployed = last.version if last else None
-    learnt = ledger.model_version(deployed).periods if deployed else []
     return {
         "deployed": deployed,
         "release": _release(workspace, last) if last else None,
-        "learnt": learnt,
-        "due": workspace.periods.due(learnt, ledger.now()),
+        "learnt": _learnt(workspace),
+        "due": _due_if_known(workspace),
         "unfinished": release.unfinished(ledger),
+        "superseded": [
+            {"update": one.id, "period": one.period, "base": one.base} for one in superseded(ledger)
+        ],
         "awaiting_approval": release.awaiting_approval(ledger),
         "consistent": _consistent(workspace),
         "links": links.of_workspace(workspace),
     }
 
 
+def due(workspace: Workspace) -> list[str]:
+    """The periods that have closed, that the deployed version has not learnt and nobody skipped.
+
+    Raises:
+        InputError: the configuration's periods are wrong.
+    """
+    found = workspace.periods.due(_learnt(workspace), workspace.ledger.now())
+    passed_over = skipped(workspace.ledger)
+    return [period for period in found if period not in passed_over]
+
+
+def _learnt(workspace: Workspace) -> list[str]:
+    deployed = release.deployed(workspace.ledger)
+    return workspace.ledger.model_version(deployed).periods if deployed else []
+
+
+def _due_if_known(workspace: Workspace) -> list[str] | None:
+    try:
+        return due(workspace)
+    except InputError as error:
+        log.warning("which periods are due is not known: %s", error)
+        return None
+
+
 def _release(workspace: Workspace, event: Event) -> dict[str, Any]:
     period = workspace.ledger.update(event.update).period if event.update else None
     return {"event": event.id, **_told(event), "period": period}
+
+
+def _decision(workspace: Workspace, update: str | None) -> dict[str, Any] | None:
+    """What a person said of the update: approved, rejected or abandoned; None where nobody did."""
+    found = decision(workspace.ledger, update) if update is not None else None
+    if found is None:
+        return None
+    return {name: _told(found)[name] for name in ("kind", "at", "actor", "reason")}
 
 
 def _told(event: Event) -> dict[str, Any]:
@@ -154,7 +203,7 @@ def history(workspace: Workspace, last: int | None = None) -> dict[str, Any]:
     """The answer of `history`: every event, or the `last` so many; oldest first."""
     ledger = workspace.ledger
     events = ledger.events() if last is None else ledger.newest_events(last)
-    return {"events": [{"id": e.id, **_told(e)} for e in events]}
+    return {"events": [{"id": e.id, **_told(e), "period": e.payload.get("period")} for e in events]}
 
 
 def version(workspace: Workspace, name: str) -> dict[str, Any]:
@@ -176,6 +225,7 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
         "deployed": release.deployed(ledger) == found.id,
         "verdict": verdict.verdict if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [],
+        "decision": _decision(workspace, found.update),
         "scores": {p: s.accuracy for (_, p), s in current.items()},
         "mlflow_run": found.run_id,
         "links": links.of_version(workspace, found.id),
@@ -185,11 +235,11 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
 def periods(workspace: Workspace) -> dict[str, Any]:
     """The answer of `periods`: each with its newest dataset version and the one that the deployed
     model has learnt; due ones without."""
-    state = status(workspace)
-    deployed = state["deployed"]
+    deployed, learnt_periods = release.deployed(workspace.ledger), _learnt(workspace)
+    waiting = due(workspace)
     learnt = workspace.ledger.model_version(deployed).dataset_versions if deployed else {}
     newest = {d.period: d for d in workspace.ledger.dataset_versions()}
-    names = sorted({*newest, *state["due"]}, key=workspace.periods.ordinal)
+    names = sorted({*newest, *waiting}, key=workspace.periods.ordinal)
     counts = ("num_train", "num_holdout", "num_quarantined", "num_duplicates", "num_leaked")
     return {
         "periods": [
@@ -197,7 +247,7 @@ def periods(workspace: Workspace) -> dict[str, Any]:
                 "period": period,
                 "dataset_version": newest[period].id if period in newest else None,
                 **{c: getattr(newest[period], c) if period in newest else None for c in counts},
-                "learnt": period in state["learnt"],
+                "learnt": period in learnt_periods,
                 "learnt_version": learnt.get(period),
             }
             for period in names

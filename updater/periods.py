@@ -7,15 +7,24 @@ A named period stands in `periods.order`. A calendar period is a day (2026-01-31
 (2026-W05), a month (2026-01), a quarter (2018-Q2) or a year (2026) of the configured time zone.
 """
 
+from __future__ import annotations
+
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from updater.calendars import CALENDARS, FIRST_YEAR, LAST_YEAR
 from updater.errors import InputError
 from updater.settings import PeriodSettings
+
+if TYPE_CHECKING:
+    from store.ledger import Period
+
+MOST_NAMED = 3  # of a ledger's periods, in an error
 
 
 class Periods:
@@ -43,6 +52,36 @@ class Periods:
                 f"did you mean {near[0]}" if near else "add it to periods.order in updater.toml",
             )
         return period
+
+    def check_kind(self, versioned: Sequence[Period]) -> None:
+        """The periods that have been versioned so far are of the configured kind.
+
+        A name that is no longer in the order is not looked at here: it is told where it is used.
+
+        Raises:
+            InputError: `periods.every` or `periods.order` was changed since.
+        """
+        others = [p.id for p in versioned if not self._is_of_kind(p)]
+        if not others:
+            return
+        was = _calendar_of(others[0])
+        listed = ", ".join(others[:MOST_NAMED])
+        more = len(others) - MOST_NAMED
+        shown = f"{listed} and {more} more" if more > 0 else listed
+        before = f'every = "{was}"' if was else f"order = {json.dumps(others)}"
+        now = f'every = "{self.every}"' if self.every else "order = [..]"
+        raise InputError(
+            f"the configuration says [periods] {now}, and the periods versioned so far are "
+            f"{f'those of every {was}' if was else 'named'}: {shown}",
+            "the data of a workspace is cut into periods of one kind for ever",
+            f"put back {before}, or make another workspace with `updater init DIR`",
+        )
+
+    def _is_of_kind(self, period: Period) -> bool:
+        if self._calendar is None:
+            is_dated = period.start_at is not None and _calendar_of(period.id) is not None
+            return not is_dated or period.id in self.order
+        return re.fullmatch(self._calendar.pattern, period.id) is not None
 
     def ordinal(self, period: str) -> int:
         """The period's number, growing with time: 1 for the first named one; 202601, 20182.
@@ -255,6 +294,11 @@ class Periods:
             return following.date() if following.astimezone(UTC) <= instant else day
         except OverflowError:
             return when.date()
+
+
+def _calendar_of(period: str) -> str | None:
+    """The kind of calendar period that is written so; None where none is."""
+    return next((e for e, c in CALENDARS.items() if re.fullmatch(c.pattern, period)), None)
 
 
 def _parse(text: str) -> datetime | date | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import cost, release, versions
+from updater import cost, objections, release, versions
 from updater.config import ELSEWHERE
 from updater.errors import InputError
 from updater.opening import open_compression, open_first, open_update
@@ -217,16 +217,8 @@ def _check_standing(workspace: Workspace, opened: Update) -> None:
             "what was abandoned does not go on",
             f"begin another with `updater update {opened.period}`",
         )
-    now = release.deployed(workspace.ledger)
-    superseded = opened.kind == "update" and opened.base != now
-    if superseded and promotion(workspace.ledger, opened) is None:
-        raise InputError(
-            f"update {opened.id} began at version {opened.base}, and version {now} is deployed by "
-            "now",
-            "what it learns is compared with its base and replaces that one alone",
-            f"begin anew with `updater update {opened.period}`, in Airflow by clearing the whole "
-            "run: `airflow dags clear DAG --run-id RUN --yes`",
-        )
+    if promotion(workspace.ledger, opened) is None:
+        objections.check_not_superseded(opened, release.deployed(workspace.ledger))
 
 
 def _check_turn(workspace: Workspace, opened: Update, name: str) -> None:

@@ -411,7 +411,7 @@ def _before(ledger: Ledger, now: str) -> str:
         raise InputError(
             f"version {now} is where the deployments begin",
             "a rollback needs one before it",
-            "name another with `updater promote VERSION --reason TEXT --force`",
+            "name another with `updater promote VERSION --reason TEXT`",
         )
     return earlier
 

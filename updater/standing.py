@@ -91,6 +91,11 @@ def abandoned(ledger: Ledger, update_id: str) -> Event | None:
     return decided if decided is not None and decided.kind == "abandoned" else None
 
 
+def skipped(ledger: Ledger) -> dict[str, Event]:
+    """Period -> the first event by which a person passed it over."""
+    return {event.payload["period"]: event for event in reversed(ledger.events("skipped"))}
+
+
 def awaiting_approval(ledger: Ledger) -> list[str]:
     """The updates that wait for a person and could still be promoted, oldest first.
 
@@ -130,6 +135,28 @@ def unfinished(ledger: Ledger) -> list[str]:
         return stays and abandoned(ledger, update.id) is None
 
     return [update.id for update in ledger.updates_without("release") if stands(update)]
+
+
+def superseded(ledger: Ledger) -> list[Update]:
+    """The updates that were begun, oldest first, and that nothing can finish: another version than
+    their base is deployed by now. Their steps are refused, but one at work goes on to its end.
+
+    Not those that were abandoned, nor those whose period has another update since, or was learnt.
+    """
+    now = deployed(ledger)
+    learnt = ledger.model_version(now).dataset_versions if now is not None else {}
+
+    def counts(update: Update) -> bool:
+        return (
+            update.kind == "update"
+            and update.base != now
+            and learnt.get(update.period) != update.dataset_version
+            and ledger.updates(period=update.period)[-1].id == update.id
+            and promotion(ledger, update) is None
+            and abandoned(ledger, update.id) is None
+        )
+
+    return [update for update in ledger.updates_without("release") if counts(update)]
 
 
 def _is_replaced(ledger: Ledger, update: Update) -> bool:

@@ -49,11 +49,13 @@ class Workspace:
         root: Path,
         overrides: Sequence[str] = (),
         *,
+        needed: Sequence[str] = (),
         progress: bool = False,
     ) -> Workspace:
         """The workspace at `root`, its configuration read and checked.
 
-        `progress` shows bars on stderr during long work.
+        `progress` shows bars on stderr during long work. `needed`: the sections of the
+        configuration that are used, where mistakes in others must not be in the way.
 
         Raises:
             InputError: `root` is no workspace, or its configuration breaks a rule.
@@ -66,7 +68,10 @@ class Workspace:
                 "make one with `updater init DIR`, or name one with --workspace DIR or "
                 "UPDATER_WORKSPACE",
             )
-        return cls(root, config.load(root, overrides), progress=progress)
+        settings = (
+            config.load_needed(root, needed, overrides) if needed else config.load(root, overrides)
+        )
+        return cls(root, settings, progress=progress)
 
     def tuned(self, settings: Settings) -> Workspace:
         """The same workspace, the same open stores, by other settings."""
@@ -154,9 +159,16 @@ class Workspace:
 
     @cached_property
     def periods(self) -> Periods:
+        """By the configuration, which the ledger's periods agree with.
+
+        Raises:
+            InputError: they are of another kind.
+        """
         from updater.periods import Periods
 
-        return Periods(self.settings.periods)
+        periods = Periods(self.settings.periods)
+        periods.check_kind(self.ledger.periods())
+        return periods
 
     def run_folder(self, update: str) -> Path:
         """What the steps of one update leave for each other; made if it isn't there."""

@@ -97,7 +97,8 @@ class Arrived(UpdaterCommand):
     `expand_kwargs` of TriggerDagRunOperator takes.
 
     An event's extra {"period": P} names the period, else the partition key of its run does (as
-    `updater step ingest --partition` reads it), else it is the newest one that is due.
+    `updater step ingest --partition` reads it). Else it is for all that are due, the oldest first,
+    and each run `after` the one before: where that fails, it learns nothing (`Turn`).
     """
 
     def __init__(self, *, workspace: Workspace, **kwargs: Any) -> None:
@@ -108,19 +109,21 @@ class Arrived(UpdaterCommand):
         key = context["dag_run"].partition_key
         told = [event for some in context["triggering_asset_events"].values() for event in some]
         found: dict[str, dict[str, Any]] = {}
-        newest: list[str] | None = None
+        due: list[str] | None = None
         for event in sorted(told, key=lambda event: event.timestamp):
-            if period := period_of(event.extra or {}):
-                wanted = [{"period": period}]
-            elif key:
-                wanted = [{"partition": key}]
+            period = period_of(event.extra or {})
+            if period or key:
+                wanted = [{"period": period} if period else {"partition": key}]
             else:
-                newest = self.ask(context)["due"][-1:] if newest is None else newest
-                wanted = [{"period": period} for period in newest]
+                due = self.ask(context)["due"] if due is None else due
+                wanted = [{"period": period} for period in due]
+            before = ""
             for conf in wanted:
                 name = next(iter(conf.values()))
                 run = f"data__{word_of(name)}__{event.timestamp.isoformat()}"
-                found.setdefault(name, {"conf": conf, "trigger_run_id": run})
+                after = {"after": before} if before else {}
+                one = found.setdefault(name, {"conf": {**conf, **after}, "trigger_run_id": run})
+                before = one["trigger_run_id"]
         if not found:
             self.log.info("nothing is due")
         return list(found.values())

@@ -65,8 +65,8 @@ def gpu() -> dict[str, Any]:
 
 
 def release() -> dict[str, Any]:
-    """Of a DAG that deploys: the queue of its tasks, where they have one of their own, so that a
-    rollback waits behind nothing else."""
+    """Of a task that deploys, or on which that waits: its queue, where such tasks have one of their
+    own, so that a release and a rollback wait behind no ingest."""
     queue = os.environ.get("UPDATER_DAG_RELEASE_QUEUE")
     return {"queue": queue} if queue else {}
 

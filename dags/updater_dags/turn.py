@@ -26,7 +26,8 @@ OF_TICK = re.compile(r"(?:scheduled|backfill)__([0-9T:.+-]+?)(?:__|$)")
 
 class Turn(BaseSensorOperator):
     """Waits while another run is at work or comes first, without a worker; fails where the run of
-    the tick before has. `last`: the task with which a run ends."""
+    the tick before has, or the one that the run is `after` by its conf. `last`: the task with which
+    a run ends."""
 
     ui_color = "#e8f1fb"
 
@@ -40,7 +41,8 @@ class Turn(BaseSensorOperator):
         Raises:
             AirflowFailException: it never will be, as things are.
         """
-        ti, mine = context["ti"], context["dag_run"].run_id
+        ti, run = context["ti"], context["dag_run"]
+        mine, after = run.run_id, (run.conf or {}).get("after")
         dag = {"dag_id": self.dag_id}
         tasks = ti.get_task_states(**dag, task_ids=[self.task_id, self.last])
         for other, states in tasks.items():
@@ -50,7 +52,7 @@ class Turn(BaseSensorOperator):
             if goes_before(other, mine, state, has_begun=states.get(self.task_id) == "success"):
                 self.log.info("%s is %s: this run waits for it", other, state)
                 return False
-        before = of_tick_before(mine, tasks)
+        before = [after] if after else of_tick_before(mine, tasks)
         if before and ti.get_dr_count(**dag, run_ids=before, states=["running"]):
             self.log.info("%s has ended, which the scheduler has yet to see", before[-1])
             return False
@@ -93,7 +95,7 @@ def of_tick_before(mine: str, runs: Iterable[str]) -> list[str]:
 def refused(dag: str, before: str) -> str:
     """Why a run can't begin, and what to do."""
     return (
-        f"the run of the tick before, {before}, did not succeed, and a period is not learnt ahead "
+        f"the run before this one, {before}, did not succeed, and a period is not learnt ahead "
         "of the one before it. The log of what failed there says what to do. Then clear both, that "
         f"one first: airflow dags clear {dag} --run-id RUN --only-failed --yes (without "
         "--only-failed where it has to begin anew). To go on without it, mark that run as success "

@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+LAST = "2026-02-01T03:00:00+01:00"  # tick of the last run before Airflow stood still
+
 
 def describe(task) -> dict:
     return {
@@ -34,6 +36,24 @@ def approval_of(task) -> dict:
     }
 
 
+def ticks_after(dag, last: str | None) -> list[str]:
+    """When the scheduler makes the next runs of the DAG whose last one was that of tick `last`,
+    as it would now: the first four."""
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import DagRunInfo
+    from pendulum import parse
+
+    def of(tick) -> DagRunInfo:
+        return DagRunInfo(run_after=tick, data_interval=None, partition_date=tick)
+
+    scheduled = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    info, found = of(parse(last)) if last else None, []
+    for _ in range(4):
+        info = scheduled.next_dagrun_info(last_automated_run_info=info)
+        found.append(info.run_after.in_timezone("UTC").isoformat())
+    return found
+
+
 def structure(dags: Path) -> dict:
     from airflow.dag_processing.dagbag import DagBag
 
@@ -46,7 +66,6 @@ def structure(dags: Path) -> dict:
             "max_active_tasks": dag.max_active_tasks,
             "paused": dag.is_paused_upon_creation,
             "start": dag.start_date and dag.start_date.isoformat(),
-            "catchup": dag.catchup,
             "description": dag.description,
             "docs": dag.doc_md,
             "tags": sorted(dag.tags),
@@ -59,6 +78,9 @@ def structure(dags: Path) -> dict:
         }
         if "approval" in dag.task_dict:
             seen[dag.dag_id]["approval"] = approval_of(dag.task_dict["approval"])
+            if seen[dag.dag_id]["cron"] is not None:
+                seen[dag.dag_id]["first"] = ticks_after(dag, None)
+                seen[dag.dag_id]["outage"] = ticks_after(dag, LAST)
     return seen
 
 
@@ -80,15 +102,15 @@ class Told:
         return sum(self.runs[run] in states for run in run_ids)
 
 
-def turn_of(mine: str, runs: dict[str, str], last: dict[str, str]) -> bool | str:
-    """What `turn` says to the run: whether it may begin, or why never."""
+def turn_of(mine: str, runs: dict[str, str], last: dict[str, str], conf: dict) -> bool | str:
+    """What `turn` says to the run with that conf: whether it may begin, or why never."""
     from types import SimpleNamespace
 
     from airflow.sdk.exceptions import AirflowFailException
 
     from updater_dags.turn import Turn
 
-    context = {"ti": Told(runs, last), "dag_run": SimpleNamespace(run_id=mine)}
+    context = {"ti": Told(runs, last), "dag_run": SimpleNamespace(run_id=mine, conf=conf)}
     try:
         return Turn(task_id="turn", last="announce").poke(context)
     except AirflowFailException as error:

@@ -71,7 +71,7 @@ def api(airflow, tmp_path):
     (airflow.workspace / "updater.toml").write_text('[workspace]\nname = "w"\n' + SCHEDULE)
     gate = {"verdict": "accepted", "reasons": [], "approval": "none"}
     answers = {name: json.dumps(answer) for name, answer in ANSWERS.items()}
-    airflow.orders(gate=gate, answers=answers)
+    airflow.orders(gate=gate, answers=answers, exits={"ingest": [0, 0, 0, 2]})
     names = {"model_update", "model_data", "model_data_partition", "model_announcement"}
     names |= {"load", "load_partition", "deploy", "model_promote"}
     environ = {
@@ -84,10 +84,20 @@ def api(airflow, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_events_start_updates_and_a_release_starts_what_waits_for_it(api, airflow):
+def test_events_start_updates_and_a_release_starts_what_waits_for_it(api, airflow, tmp_path):
+    folder = str(tmp_path / "dags")
+
     def learnt(number: int) -> list[list[str]]:
         asked = [c["arguments"][2:] for c in airflow.calls() if c["name"] == "ingest"]
         return asked if len(asked) >= number else []
+
+    def due() -> list[dict]:
+        names = ("data__2026-02__", "data__2026-03__")
+        return [r for r in api.runs("model_update") if r["dag_run_id"].startswith(names)]
+
+    def ended(number: int) -> list[str]:
+        states = [run["state"] for run in due()]
+        return states if len(states) == number and {"queued", "running"}.isdisjoint(states) else []
 
     def deployed() -> list[dict]:
         return [run for run in api.runs("deploy") if run["state"] == "success"]
@@ -98,12 +108,19 @@ def test_events_start_updates_and_a_release_starts_what_waits_for_it(api, airflo
     until(lambda: learnt(2), SECONDS)
     api.trigger("load_partition")
     until(lambda: learnt(3), SECONDS)
-    api.trigger("load")
-    assert until(lambda: learnt(4), SECONDS) == [
+    api.trigger("load")  # it names none: all that are due, and the first is refused
+    assert until(lambda: ended(2), SECONDS) == ["failed", "failed"]
+    assert len(learnt(4)) == 4  # nothing is learnt ahead of it
+    for run in due():
+        cleared = ("dags", "clear", "model_update", "--run-id", run["dag_run_id"])
+        airflow.run(*cleared, "--only-failed", "--yes", AIRFLOW__CORE__DAGS_FOLDER=folder)
+    assert until(lambda: learnt(6), SECONDS) == [
         ["--partition", TICK],
         ["--period", "2026-04"],
         ["--partition", "2026-05"],
-        ["--period", "2026-03"],  # the newest that is due
+        ["--period", "2026-02"],
+        ["--period", "2026-02"],
+        ["--period", "2026-03"],
     ]
 
     api.trigger("model_promote", conf={"version": "3", "reason": "again"})
@@ -111,9 +128,9 @@ def test_events_start_updates_and_a_release_starts_what_waits_for_it(api, airflo
     (call,) = (call for call in airflow.calls() if call["name"] == "promote")
     assert call["actor"] == "admin"
     told = "model_announcement"
-    until(lambda: len(api.runs(told)) == 5, SECONDS)
+    until(lambda: len(api.runs(told)) == 6, SECONDS)
     until(lambda: all(run["state"] == "success" for run in api.runs(told)), SECONDS)
-    (run,) = api.runs("deploy")  # five runs have released the same: it is one release
+    (run,) = api.runs("deploy")  # six runs have released the same: it is one release
     path = f"/api/v2/dags/deploy/dagRuns/{run['dag_run_id']}/taskInstances/deploy/xcomEntries"
     told = api("GET", f"{path}/return_value?deserialize=true")["value"]
     assert told == [{"model": "w", **RELEASE}]
@@ -122,7 +139,9 @@ def test_events_start_updates_and_a_release_starts_what_waits_for_it(api, airflo
         api.trigger("model_rollback", conf={})
     with refused.value as why:
         assert why.code in (400, 422)
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        api.trigger("model_update", conf={"period": "2026-04", "settings": ["gate.approval=auto"]})
-    with refused.value as why:
-        assert why.code in (400, 422)
+    for setting in ("gate.approval=auto", "rehearsal.policy=hard"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            api.trigger("model_update", conf={"period": "2026-04", "settings": [setting]})
+        with refused.value as why:
+            assert why.code in (400, 422)
+            assert setting in why.read().decode()

@@ -3,8 +3,10 @@ stand-in for the command. The real command: test_model_update_end_to_end.py; peo
 which Airflow needs its scheduler and server: tests/updater/test_local.py."""
 
 import os
+import re
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
@@ -68,6 +70,8 @@ TURNS = [
     ("failed", "upstream_failed", "did not succeed"),
     ("queued", "success", "did not succeed"),  # cleared in part: it starts once mine has ended
 ]
+NEXT_NAMED = "data__2026-02__2026-02-01T00:00:00+00:00"
+FOLLOWING = [(MARCH, FEBRUARY, {}), (NEXT_NAMED, NAMED, {"after": NAMED})]  # mine, before, conf
 CASES = {
     "answers": [
         {"chosen_options": ["Approve"], "responded_by_user": JOE, "params_input": {"reason": "ok"}},
@@ -76,7 +80,11 @@ CASES = {
     ],
     "questions": [GATE, {**GATE, "approval": "none"}],
     "waits": [case for case, _ in WAITS],
-    "turns": [[MARCH, {FEBRUARY: run}, {FEBRUARY: last}] for run, last, _ in TURNS],
+    "turns": [
+        [mine, {other: run}, {other: last}, conf]
+        for mine, other, conf in FOLLOWING
+        for run, last, _ in TURNS
+    ],
     "before": [[mine, runs] for mine, runs, _ in BEFORE],
 }
 
@@ -98,6 +106,7 @@ OVERRIDDEN = {
     "UPDATER_GATE_APPROVAL_TIMEOUT_SECONDS": "90",
     "UPDATER_DAG_GPU_POD_TEMPLATE": "gpu.yaml",
     "UPDATER_DAG_TURN_POD_TEMPLATE": "turn.yaml",
+    "UPDATER_DAG_RELEASE_QUEUE": "release",
 }
 
 
@@ -116,6 +125,9 @@ def seen(make_airflow, tmp_path_factory):
     for environment, (_, more, _) in zip(environments[1:], WITHOUT_WORKSPACE, strict=True):
         environment |= more
     environments.append({**environments[0], **OVERRIDDEN})
+    # The environment is one for all that follow: this one is the first again, without a start.
+    none = dict.fromkeys((*OVERRIDDEN, "UPDATER_DAG_START"), "")
+    environments.append({**environments[0], **none})
     asked = {"commands": [], "environments": environments, "cases": CASES}
     return make_airflow(tmp_path_factory.mktemp("seen")).ask("inspect_dag.py", asked)
 
@@ -149,7 +161,8 @@ def test_shape_with_a_schedule(seen):
     }
     assert (dag["timetable"], dag["cron"]) == ("CronPartitionTimetable", "0 3 1 * *")
     assert dag["max_active_runs"] == 1
-    assert (dag["catchup"], dag["start"]) == (True, "2025-12-31T22:00:00+00:00")
+    assert dag["start"] == "2025-12-31T22:00:00+00:00"
+    assert dag["first"][:2] == ["2026-01-01T02:00:00+00:00", "2026-02-01T02:00:00+00:00"]
     assert dag["params"]["period"]["schema"]["type"] == ["null", "string"]
     assert dag["params"]["settings"]["schema"]["type"] == "array"
     assert "gpu" in dag["docs"]
@@ -177,7 +190,9 @@ def test_which_runs_a_run_waits_for(seen):
 
 
 def test_a_run_begins_once_the_one_before_it_has_ended_well(seen):
-    for said, (*_, wanted) in zip(seen["functions"]["turns"], TURNS, strict=True):
+    """Of the tick before, or of the period before that one event of data has asked for."""
+    turns = TURNS * len(FOLLOWING)
+    for said, (*_, wanted) in zip(seen["functions"]["turns"], turns, strict=True):
         assert said == wanted if isinstance(wanted, bool) else wanted in said
 
 
@@ -191,12 +206,43 @@ def test_without_a_usable_workspace_the_dag_says_so(seen, case):
     assert message in dag["docs"]
     assert "misconfigured" in dag["tags"]
     assert dag["cron"] is None
-    assert dag["catchup"] is False
     assert dag["approval"]["seconds"] == GateSettings().approval_timeout_seconds
 
 
+def test_ticks_that_went_by_are_run_in_order_and_none_from_before_the_first_run(seen):
+    """By default, as much as with a start: it says where the first run is alone."""
+    for number, default in ((0, False), (-1, True)):
+        dag = seen["parsed"][number]["model_update"]
+        assert (dag["start"] is None) is default
+        april = ["2026-04-01T01:00:00+00:00", "2026-05-01T01:00:00+00:00"]
+        assert dag["outage"] == ["2026-03-01T02:00:00+00:00", *april, "2026-06-01T01:00:00+00:00"]
+    first = datetime.fromisoformat(dag["first"][0])
+    assert first > datetime.now(UTC) - timedelta(days=4)  # a tenth of a month: just gone by
+
+
+def test_what_leads_to_a_release_is_on_the_queue_of_releases(seen):
+    tasks = seen["parsed"][-2]["model_update"]["tasks"]
+    on_queue = {name for name, task in tasks.items() if task["queue"] == "release"}
+    people = {"approval_needed", "approval", "approve", "reject"}
+    assert on_queue == {"gate", "release", *people, "announce"}
+
+
+def test_a_run_may_choose_no_policy_for_which_its_workspace_has_no_worker(seen):
+    for number, asks in ((0, False), (-2, True)):
+        dag = seen["parsed"][number]["model_update"]
+        assert (dag["tasks"]["rehearse"]["queue"] == "gpu") is asks
+        settings = dag["params"]["settings"]
+        pattern = settings["schema"]["items"]["pattern"]
+        for value in ("hard", "surprise", '"hard"', "'surprise'", ' "hard" '):
+            assert bool(re.search(pattern, f"rehearsal.policy={value}")) is asks
+        for other in ("rehearsal.policy=uniform", "rehearsal.fraction=0.2", "training.epochs=2"):
+            assert re.search(pattern, other)
+        assert not re.search(pattern, "gate.approval=auto")
+        assert ("rehearsal.policy=hard" in settings["description"]) is not asks
+
+
 def test_the_environment_comes_before_the_file(seen):
-    dag = seen["parsed"][-1]["model_update"]
+    dag = seen["parsed"][-2]["model_update"]
     assert dag["cron"] == "0 0 * * 0"
     assert dag["approval"]["seconds"] == 90
     rehearse = dag["tasks"]["rehearse"]  # a policy that asks the model

@@ -61,6 +61,7 @@ def models(tmp_path_factory):
         "filled": Model(folder / "filled", TICKS[3], sleeps=slow),  # and a backfill beside it
         "caught": Model(folder / "caught", TICKS[1], exits=refused),
         "broken": Model(folder / "broken", exits=refused),
+        "stood": Model(folder / "stood"),  # still, after its first tick, for three
         "asked": Model(folder / "asked", gate=asked),
     }
 
@@ -86,15 +87,16 @@ def api(airflow, models, tmp_path_factory):
             api.unpause(dag)
         backfill(api, models["filled"])  # as the docs say not to: all at once
         backfill(api, models["broken"])
+        backfill(api, models["stood"], 1)
         api.trigger(models["asked"].dag, conf={"period": "2026-04"})
         yield api
 
 
-def backfill(api, model) -> None:
-    """Of the first three ticks, by default up to ten of its runs at a time."""
+def backfill(api, model, number: int = 3) -> None:
+    """Of the first ticks, by default up to ten of its runs at a time."""
     dates = {
         "from_date": f"{TICKS[0]:%Y-%m-%dT00:00:00Z}",
-        "to_date": f"{TICKS[2]:%Y-%m-%dT04:00:00Z}",
+        "to_date": f"{TICKS[number - 1]:%Y-%m-%dT04:00:00Z}",
     }
     api("POST", "/api/v2/backfills", {"dag_id": model.dag, **dates})
 
@@ -165,3 +167,13 @@ def test_a_backfill_and_the_schedule_go_one_after_the_other(api, models):
     assert filled.names() == STEPS * 4
     assert [key for key in filled.learnt() if key != KEYS[3]] == KEYS[:3]
     assert {run["run_type"] for run in api.runs(filled.dag)} == {"backfill", "scheduled"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_after_an_outage_of_three_ticks_all_are_learnt_in_order_by_default(api, models):
+    stood = models["stood"]
+    assert ended(api, stood, 4) == ["success"] * 4
+    assert stood.learnt() == KEYS
+    kinds = [run["run_type"] for run in api.runs(stood.dag)]
+    assert kinds == ["backfill", "scheduled", "scheduled", "scheduled"]

@@ -57,6 +57,7 @@ KNOWN = table(
     jwtSecretName=TEXT,
     enableBuiltInSecretEnvVars=table(AIRFLOW_CONN_AIRFLOW_DB=FLAG),
     env=several(table(name=TEXT, value=TEXT)),
+    extraEnvFrom=TEXT,  # by the chart's documentation and its _helpers.yaml, and not rendered yet
     config=table(core=FREE, kubernetes_executor=FREE, logging=FREE, scheduler=FREE),
     migrateDatabaseJob=JOB,
     createUserJob=JOB,
@@ -88,6 +89,7 @@ def test_every_key_is_one_that_the_chart_knows() -> None:
         (("scheduler", "replicas"), "2"),
         (("config", "workers"), {}),
         (("env",), {"HOME": "/tmp"}),
+        (("extraEnvFrom",), [{"configMapRef": {"name": "updater-dags"}}]),
     ],
 )
 def test_a_key_that_is_misspelt_or_a_value_of_another_kind_is_found(

@@ -54,6 +54,8 @@ def leaves_of(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 def variables(value: Any) -> Iterator[dict[str, Any]]:
     """Every environment variable that is given."""
     if isinstance(value, dict):
+        if value.get("kind") == "ConfigMap":
+            yield from ({"name": name, "value": one} for name, one in value["data"].items())
         for key, one in value.items():
             if key == "env":
                 yield from one
@@ -157,7 +159,7 @@ def test_the_files_agree_on_names() -> None:
     values, claim = read("airflow-values.yaml"), read("workspaces.yaml")
     assert claim["metadata"]["name"] == KubernetesSettings().volume_claim
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    given = {one["name"]: one.get("value") for one in values["env"]}
+    given = read("dags.yaml")["data"]
     (mount,) = values["scheduler"]["extraVolumeMounts"]
     folder = Path(mount["mountPath"])
     assert values["config"]["kubernetes_executor"]["pod_template_file"] == str(folder / "cpu.yaml")
@@ -165,10 +167,8 @@ def test_the_files_agree_on_names() -> None:
     assert given["UPDATER_DAG_TURN_POD_TEMPLATE"] == str(folder / "turn.yaml")
     for name in PODS:
         (container,) = read(f"{name}.yaml")["spec"]["containers"]
-        assert container["envFrom"] == [{"secretRef": {"name": KubernetesSettings().secret}}]
-        assert {"name": "UPDATER_WORKSPACE", "value": given["UPDATER_WORKSPACE"]} in container[
-            "env"
-        ]
+        *_, last = container["envFrom"]
+        assert last == {"secretRef": {"name": KubernetesSettings().secret}}
     everything = [values, *(read(f"{name}.yaml") for name in PODS)]
     claims = {value for keys, value in leaves_of(everything) if keys[-1] == "claimName"}
     assert claims == {claim["metadata"]["name"]}
@@ -205,6 +205,32 @@ def comparable(name: str) -> dict[str, Any]:
     for whole, key in ((container, "volumeMounts"), (spec, "volumes")):
         parts |= {f"{key}.{one['name'] + one.get('subPath', '')}": one for one in whole.pop(key)}
     return parts | {f"container.{key}": value for key, value in container.items()} | spec | pod
+
+
+def told(env: list[dict[str, Any]], env_from: list[dict[str, Any]], maps: Any) -> dict[str, str]:
+    """What of ours a container gets that no Secret has: of two of a name the one in `env`."""
+    found = [maps[one["configMapRef"]["name"]] for one in env_from if "configMapRef" in one]
+    plain = {one["name"]: one["value"] for one in env if "value" in one}
+    whole = {**{name: value for data in found for name, value in data.items()}, **plain}
+    return {name: value for name, value in whole.items() if name.startswith("UPDATER_")}
+
+
+def test_a_tasks_pod_is_told_of_the_dags_whatever_airflow_is() -> None:
+    """Else it reads the DAG file by other settings, and finds no DAG of its task's name there."""
+    values, dags = read("airflow-values.yaml"), read("dags.yaml")
+    data = {
+        **dags["data"],
+        "UPDATER_WORKSPACES": "/workspaces/tickets:/workspaces/news",
+        "UPDATER_DAG_NOTIFY": "slack-webhook:oncall",
+        "UPDATER_DAG_GPU_STEP_HOURS": "24",
+    }
+    maps = {dags["metadata"]["name"]: data}
+    assert told(values["env"], yaml.safe_load(values["extraEnvFrom"]), maps) == data
+    for name in PODS:
+        (container,) = read(f"{name}.yaml")["spec"]["containers"]
+        assert told(container["env"], container["envFrom"], maps) == data
+    for part in ("scheduler", "dagProcessor", "triggerer", "apiServer"):
+        assert told(values[part].get("env", []), [], maps) == {}
 
 
 def test_the_docs_name_only_commands_that_exist() -> None:
@@ -258,7 +284,7 @@ def test_airflows_executor_gives_heavy_tasks_a_gpu_and_turn_a_small_pod(tmp_path
     for name, pod in pods.items():
         wanted = read(f"pods/{own.get(name, 'cpu')}.yaml")["spec"]
         (container,) = pod["spec"]["containers"]
-        for key in ("image", "resources", "securityContext", "volumeMounts"):
+        for key in ("image", "resources", "securityContext", "volumeMounts", "envFrom"):
             assert container[key] == wanted["containers"][0][key], (name, key)
         assert pod["spec"].get("nodeSelector") == wanted.get("nodeSelector")
         assert pod["spec"].get("tolerations") == wanted.get("tolerations")

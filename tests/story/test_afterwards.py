@@ -107,8 +107,8 @@ def test_an_update_that_was_rolled_back_says_so(first: Path) -> None:
     assert (again["promoted"], again["rolled_back"]) == (True, True)
     text = " ".join(said(first, "update", "east")[0].split())
     assert "rolled back" in text
-    assert f"updater promote {answer['candidate']} --reason TEXT --force" in text
-    command(first, "promote", answer["candidate"], "--reason", "it was not that", "--force")
+    assert f"updater promote {answer['candidate']} --reason TEXT`" in text
+    command(first, "promote", answer["candidate"], "--reason", "it was not that")
     assert command(first, "update", "east")["rolled_back"] is False
     assert command(first, "status")["deployed"] == answer["candidate"] == base
 

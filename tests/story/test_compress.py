@@ -1,6 +1,8 @@
 """A version is made smaller, judged beside its base on every period, deployed by a person; and the
 next update begins at what it was made from."""
 
+import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 from commands import answered
+from mlflow import MlflowClient
 
+from regularizers import importance as weights
 from updater.nemotron import checkpoint
+from updater.steps.start import start_at
 from updater.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -85,3 +90,143 @@ def test_three_tenths_of_the_matrices_weights_are_gone(line: Path) -> None:
         else:
             assert torch.equal(weight, before), name
     assert gone == round(0.3 * whole)
+
+
+def test_it_is_found_again_and_goes_on_as_any_update(line: Path) -> None:
+    again = compressed(line, "1", "--method", "obd", "--sparsity", "0.3")
+    assert again["version"] == "2"
+    settings_of = Workspace.open(line).ledger.update(again["update"])
+    assert settings_of.kind == "compress"
+    assert settings_of.config["compression"]["sparsity"] == 0.3
+    _, said = answered(line, "compress", "2", *settings("compression.method=magnitude"), code=2)
+    assert "version 2 is compressed" in said
+    assert "`updater compress 1`" in said
+
+
+def test_mlflow_and_the_card_say_what_was_taken_away(line: Path) -> None:
+    workspace = Workspace.open(line)
+    version = workspace.ledger.model_version("2")
+    client = MlflowClient(workspace.mlflow_uri)
+    run = client.get_run(version.run_id)
+    assert run.data.params["compression/method"] == "obd"
+    assert "training/epochs" not in run.data.params
+    assert run.data.tags["updater.kind"] == "compress"
+    path = client.download_artifacts(version.run_id, "model_card.md")
+    card = Path(path).read_text()
+    assert "made by compressing version 1" in card
+    assert "Removed: 30% of the weights, chosen by `obd`." in card
+
+
+@pytest.fixture(scope="module")
+def deployed(line: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which a person has deployed version 2."""
+    folder = tmp_path_factory.mktemp("deployed") / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    waiting = answered(folder, "status")[0]["awaiting_approval"]
+    done, _ = answered(folder, "approve", waiting[0], "--reason", "small enough")
+    assert done == done | {"deployed": "2", "previous": "1"}
+    return folder
+
+
+def test_the_next_update_begins_at_the_uncompressed_weights_and_is_held_by_their_fisher(
+    deployed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What OBD was shown is what EWC holds the update by: no gradient is taken for it again."""
+    chosen = settings()
+    update = answered(deployed, "step", "ingest", "--period", "south", *chosen)[0]["update"]
+    answered(deployed, "step", "rehearse", "--update", update, *chosen)
+    with monkeypatch.context() as without:
+        without.setattr(torch.Tensor, "backward", _refuse)
+        without.setattr(torch.autograd, "grad", _refuse)
+        found, _ = answered(deployed, "step", "importance", "--update", update, *chosen)
+    workspace = Workspace.open(deployed)
+    first = workspace.ledger.model_version("1").digest
+    assert start_at(workspace, "2").digest == first
+    (file,) = (deployed / "cache" / "importance").glob("*.safetensors")
+    assert file.stem == found["digest"]
+    assert weights.load(file).checkpoint_digest == first
+    opened = workspace.ledger.update(update)
+    assert opened.base == "2"  # which is deployed, and what the candidate is compared with
+    answer, _ = answered(deployed, "update", "south", *chosen)
+    assert answer["update"] == update
+    assert {s["base"] for s in answer["scores"].values()} != {None}
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise AssertionError("a gradient was taken")
+
+
+def test_obd_takes_the_fisher_of_an_update_and_no_gradient(
+    learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(learnt, folder, symlinks=True)
+    update = answered(folder, "step", "ingest", "--period", "south", *settings())[0]["update"]
+    answered(folder, "step", "rehearse", "--update", update, *settings())
+    answered(folder, "step", "importance", "--update", update, *settings())
+    monkeypatch.setattr(torch.Tensor, "backward", _refuse)
+    monkeypatch.setattr(torch.autograd, "grad", _refuse)
+    answer = compressed(folder, "1", "--method", "obd", "--sparsity", "0.2")
+    assert answer["nonzero_fraction"] < 0.95
+
+
+def test_ewc_refuses_an_importance_of_other_weights(deployed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(deployed, folder, symlinks=True)
+    (file,) = (folder / "cache" / "importance").glob("*.safetensors")
+    found = weights.load(file)
+    weights.save(dataclasses.replace(found, checkpoint_digest="f" * 64), file)
+    _, said = answered(folder, "update", "west", *settings("training.seed=1"), code=2)
+    assert "the importance of checkpoint ffffffffffffffff" in said
+    assert "an anchor and its importance are of one checkpoint" in said
+
+
+def test_from_the_compressed_weights_only_where_that_is_asked_for(deployed: Path) -> None:
+    workspace = Workspace.open(deployed, ["compression.start=compressed"])
+    assert start_at(workspace, "2").digest == workspace.ledger.model_version("2").digest
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "nothing is to be taken away"),
+        (("--method", "obd", "--sparsity", "1"), "compression.sparsity"),
+        (("--method", "wanda", "--remove", "neurons"), "wanda chooses among weights"),
+        (("--method", "reap", "--remove", "experts", "--sparsity", "0.9"), "must stay"),
+        (("--quantize", "int3"), "compression.quantize"),
+        (("--method", "obds"), "compression.method"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
+)
+def test_what_can_t_be_is_refused(line: Path, options: tuple[str, ...], said: str) -> None:
+    _, err = answered(line, "compress", "1", *options, *settings(), code=2)
+    assert said in err
+
+
+def test_an_update_ships_its_candidate_compressed(learnt: Path, tmp_path: Path) -> None:
+    """What the gate judges is the smaller one; the uncompressed weights are kept for the next."""
+    folder = tmp_path / "ws"
+    shutil.copytree(learnt, folder, symlinks=True)
+    chosen = settings(
+        "compression.method=reap",
+        "compression.remove=experts",
+        "compression.sparsity=0.25",
+        "compression.recovery=distill",
+        "compression.recovery_epochs=1",
+        "gate.margin_fraction=0.99",
+    )
+    answer, _ = answered(folder, "update", "south", *chosen)
+    workspace = Workspace.open(folder)
+    version = workspace.ledger.model_version(answer["candidate"])
+    step = workspace.ledger.step(answer["update"], "train")
+    assert step is not None
+    whole, small = (
+        checkpoint.check(workspace.checkpoints.local(digest)).config["n_routed_experts"]
+        for digest in (step.result["uncompressed"], version.digest)
+    )
+    assert small == 0.75 * whole
+    assert start_at(workspace, version.id).digest == step.result["uncompressed"]
+    answered(folder, "promote", version.id, "--reason", "test", "--force")
+    again, _ = answered(folder, "update", "west", *chosen)
+    assert again["base"] == answer["candidate"]
+    assert again["verdict"] in ("accepted", "review", "rejected")

@@ -104,15 +104,16 @@ def test_roll_back(folder: Path) -> None:
         section.run("updater rollback --reason", folder)
         section.run("updater status", folder)
         assert state(folder)[:2] == ("1", True)
-        section.run("updater rollback --to", folder, VERSION="2")
+        section.run("updater promote", folder, VERSION="2")
         assert state(folder)[:2] == ("2", True)
-        section.run("updater promote", folder, VERSION="1")
+        section.run("updater rollback --to", folder, VERSION="1")
         assert state(folder)[:2] == ("1", True)
 
 
 def test_an_update_began_at_what_was_taken_back(folder: Path) -> None:
     begun = command(folder, "step", "ingest", "--period", "south")["update"]
     command(folder, "rollback", "--reason", "wrong answers")
+    assert command(folder, "status")["superseded"][0]["update"] == begun
     words = {"UPDATE": begun, "BASE": "2", "VERSION": "1", "PERIOD": "south"}
     with Section("An update began at what was taken back", **words) as section:
         section.hear(said(folder, "step", "rehearse", "--update", begun, code=2)[1])
@@ -120,6 +121,17 @@ def test_an_update_began_at_what_was_taken_back(folder: Path) -> None:
     status = command(folder, "status")
     assert "south" in status["learnt"] or status["awaiting_approval"]
     assert begun not in status["unfinished"]
+    assert status["superseded"] == []
+
+
+def test_a_period_has_no_rows(folder: Path) -> None:
+    config = folder / "updater.toml"
+    config.write_text(config.read_text().replace('"west"]', '"west", "pole"]'))
+    with Section("A period has no rows", PERIOD="pole") as section:
+        section.hear(said(folder, "update", "pole", code=2)[1])
+        assert "pole" in command(folder, "due")["due"]
+        section.run("updater skip", folder)
+        assert "pole" not in section.run("updater due", folder)
 
 
 def test_an_update_hangs(folder: Path, tmp_path: Path) -> None:

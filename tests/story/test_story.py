@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import command
+from commands import command, said
 
 from updater.cli import run
 
@@ -166,6 +166,9 @@ def test_manual_approval_waits_for_a_person(story: Path) -> None:
     assert status["awaiting_approval"] == [answer["update"]]
     approved = command(story, "approve", answer["update"], "--reason", "looked at the flips")
     assert approved == {"deployed": answer["candidate"], "previous": "2", "links": {}}
+    again, _ = said(story, "update", "west", "--set", "gate.approval=manual")
+    assert "UTC by " in again
+    assert ": looked at the flips" in again
     assert command(story, "status")["awaiting_approval"] == []
 
 
@@ -247,7 +250,8 @@ def test_yes_promotes_an_accepted_update_that_waits_already(new_west: Path) -> N
     waits = command(new_west, *words)
     assert (waits["verdict"], waits["promoted"]) == ("accepted", False)
     answer = command(new_west, *words, "--yes")
-    assert answer == {**waits, "promoted": True}
+    assert answer["decision"].pop("reason") == "accepted by the gate; approved by --yes"
+    assert answer == {**waits, "promoted": True, "decision": answer["decision"]}
     status = command(new_west, "status")
     assert (status["deployed"], status["awaiting_approval"]) == (answer["candidate"], [])
 

@@ -1,6 +1,7 @@
 """`updater abandon`: what is given up, what is refused, and what nobody may do with it after; and
 other steps that are refused, or wait."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -190,3 +191,59 @@ def test_a_finished_step_of_it_is_told_as_it_was(workspace: Workspace) -> None:
     command(workspace.root, "abandon", "u-2", *WHY)
     answer = command(workspace.root, "step", "train", "--update", "u-2")
     assert answer["version"] == "2"
+
+
+def test_status_names_an_update_whose_base_was_taken_back(workspace: Workspace) -> None:
+    """It may train for hours more, and nothing can finish it."""
+    folder = workspace.root
+
+    def told() -> tuple[list[str], list[str]]:
+        status = command(folder, "status")
+        return [one["update"] for one in status["superseded"]], status["unfinished"]
+
+    assert told() == ([], ["u-2", "half"])
+    command(folder, "promote", "4", "--reason", "a test", "--force")
+    assert told() == (["u-2", "half"], [])
+    _, half = command(folder, "status")["superseded"]
+    assert half == {"update": "half", "period": "p-half", "base": "1"}
+    shown, _ = said(folder, "status")
+    assert "half began at version 1, which is deployed no more: begin anew with" in shown
+    assert "`updater update p-half`" in shown
+    command(folder, "abandon", "u-2", *WHY)
+    assert told() == (["half"], [])
+    ledger = workspace.ledger
+    again = dataclasses.replace(ledger.update("half"), id="anew", base="4")
+    ledger.open_update(again)
+    ledger.start_step("anew", "ingest")
+    assert told() == ([], ["anew"])
+    command(folder, "rollback", "--reason", "back")
+    assert told() == (["anew"], ["half"])
+
+
+def test_what_a_person_said_is_shown_beside_the_verdict(workspace: Workspace) -> None:
+    folder = workspace.root
+    assert command(folder, "show", "3")["decision"] is None
+    assert command(folder, "step", "release", "--update", "u-3")["awaiting"] is True
+    command(folder, "reject", "u-3", "--reason", "refunds got worse")
+    found = command(folder, "show", "3")["decision"]
+    (event,) = workspace.ledger.events("rejected")
+    at = event.at.isoformat(timespec="seconds")
+    assert found == {
+        "kind": "rejected",
+        "at": at,
+        "actor": event.actor,
+        "reason": "refunds got worse",
+    }
+    at = at.replace("T", " ").removesuffix("+00:00")
+    said_no = f"rejected at {at} UTC by {event.actor}: refunds got worse"
+    assert said_no in said(folder, "show", "3")[0]
+    done = command(folder, "step", "release", "--update", "u-3")
+    assert (done["decision"], done["awaiting"], done["promoted"]) == (found, False, False)
+
+
+def test_a_release_that_was_approved_awaits_nobody(workspace: Workspace) -> None:
+    folder = workspace.root
+    command(folder, "approve", "u-3", "--reason", "looked at the flips")
+    done = command(folder, "step", "release", "--update", "u-3")
+    assert (done["promoted"], done["awaiting"]) == (True, False)
+    assert "approved at" in said(folder, "show", "3")[0]

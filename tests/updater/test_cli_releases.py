@@ -7,7 +7,9 @@ from shutil import rmtree
 
 import pytest
 
+from store.checkpoints import Checkpoints
 from store.ledger import Ledger, migrate
+from updater import release
 from updater.cli import run
 from updater.workspace import Workspace
 
@@ -134,6 +136,33 @@ def test_going_to_the_dry_runs_target_twice_goes_no_further_back(
     assert kinds(workspace.ledger)[-2:] == [("promoted", "3"), ("rolled_back", "2")]
 
 
+@pytest.mark.parametrize(
+    "asked", [("rollback", "--to", "1"), ("promote", "1", "--force")], ids=lambda asked: asked[0]
+)
+def test_a_release_during_a_dry_run_is_not_undone_by_what_follows_it(
+    workspace: Workspace,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: tuple[str, ...],
+) -> None:
+    """Somebody promotes while the dry run looks at the target's checkpoint."""
+    look = Checkpoints.quick_check
+
+    def slow_look(checkpoints: Checkpoints, digest: str) -> None:
+        look(checkpoints, digest)
+        monkeypatch.undo()
+        release.promote(
+            workspace.ledger, workspace.aliases, "3", actor="ann", reason="mine", force=True
+        )
+
+    monkeypatch.setattr(Checkpoints, "quick_check", slow_look)
+    after = answer(capfd, workspace, *asked, "--dry-run", *WHY)["after"]
+    assert "ann has promoted version 3" in said(
+        capfd, workspace, *asked, "--after", str(after), *WHY, code=1
+    )
+    assert release.deployed(workspace.ledger) == "3"
+
+
 def test_a_rollback_that_was_cut_short_is_its_own_target(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,3 +248,59 @@ def test_mlflows_pages_of_the_version_are_named(
         links = answer(capfd, workspace, *words)["links"]
         assert isinstance(links, dict)
         assert links["model"] == page
+
+
+def test_what_is_broken_in_the_configuration_elsewhere_stops_no_release(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At 3 a.m. nobody should first have to mend what somebody else wrote about training."""
+    path = workspace.root / "updater.toml"
+    path.write_text(f"{CONFIG}[training]\nepochs = -1\n")
+    broken = ["--workspace", str(workspace.root), "--json"]
+    assert run([*broken, "due"]) == 2
+    for words in (["rollback", *WHY], ["promote", "2", *WHY], ["history"], ["show", "2"]):
+        capfd.readouterr()
+        assert run([*broken, *words]) == 0, words
+        (line,) = capfd.readouterr().err.splitlines()
+        assert f"{path}: [training] epochs = -1. must" in line
+        assert "goes on" in line
+    assert kinds(workspace.ledger)[-2:] == [("rolled_back", "1"), ("promoted", "2")]
+    assert workspace.aliases.get("deployed") == "2"
+
+
+def test_the_status_is_shown_where_the_periods_are_wrong(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = workspace.root / "updater.toml"
+    path.write_text(CONFIG.replace('order = ["a"]', 'order = ["a"]\nevery = "month"'))
+    found = answer(capfd, workspace, "status")
+    assert (found["deployed"], found["due"]) == ("2", None)
+    assert run(["--workspace", str(workspace.root), "status"]) == 0
+    assert "not known: mend the configuration" in capfd.readouterr().out
+    assert "exactly one of the two" in said(capfd, workspace, "due", code=2)
+
+
+def test_a_mistake_about_the_stores_is_refused(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = workspace.root / "updater.toml"
+    path.write_text(f'{CONFIG}[training]\nepochs = -1\n[store]\nurll = "sqlite:///x.db"\n')
+    before = kinds(workspace.ledger)
+    line = said(capfd, workspace, "rollback", *WHY, code=2)
+    assert "[store] urll is unknown" in line
+    assert "epochs" not in line
+    assert kinds(workspace.ledger) == before
+
+
+def test_a_piped_history_is_not_as_wide_as_its_longest_reason(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reason = " ".join(f"word{n}" for n in range(60))
+    answer(capfd, workspace, "rollback", "--reason", reason)
+    assert run(["--workspace", str(workspace.root), "history"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    first = next(n for n, line in enumerate(lines) if "rolled_back" in line)
+    told = " ".join(" ".join(lines[first:]).split())
+    assert told.endswith(reason.split(" ", 20)[-1])
+    assert all(word in told for word in reason.split())

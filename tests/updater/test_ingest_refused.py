@@ -48,15 +48,38 @@ def test_mostly_latin_1_rows_say_how_to_convert_them(tmp_path: Path, name: str) 
         lines = [",".join(rows[0]), *[",".join(r.values()) for r in rows]]
     (tmp_path / name).write_bytes("\n".join(lines).encode("latin-1"))
     message = refused(tmp_path, None, made(uri=name))
-    assert "must be UTF-8 (x20)" in message
+    assert "must be UTF-8 (x20, first in" in message
     assert f"first such row is in {name}, line {2 if name == 'rows.csv' else 1}" in message
     assert "iconv -f latin1 -t utf-8" in message
 
 
 def test_mostly_bad_rows_are_a_wrong_mapping(tmp_path: Path) -> None:
     message = refused(tmp_path, [*ROWS[:5], *[row(n, text=None) for n in range(6)]])
-    assert "6 quarantined (prompt: column text must not be null (x6))" in message
+    found = "prompt: column text must not be null (x6, first in rows.jsonl, line 6)"
+    assert f"6 quarantined ({found})" in message
     run(tmp_path, [*ROWS[:6], *[row(n, text=None) for n in range(6)]])
+
+
+def test_a_refusal_says_which_rules_were_broken_where_and_keeps_the_rows(tmp_path: Path) -> None:
+    bad = [
+        *({"text": None}, {"intent": None}, {"id": None}, {"split": None}, {"text": " "}),
+        *({"intent": " "}, {"text": "a\0b"}, {"text": None}),
+    ]
+    message = refused(tmp_path, [ROWS[0], *(row(n, **change) for n, change in enumerate(bad))])
+    assert (
+        "8 quarantined (prompt: column text must not be null (x2, first in rows.jsonl, line 2)"
+        in (message)
+    )
+    assert "completion: column intent must not be null (x1, in rows.jsonl, line 3)" in message
+    assert "; and 2 more rules), " in message
+    kept = tmp_path / "cache" / "refused" / "home.parquet"
+    assert message.endswith(f"all 8 quarantined rows, as Parquet: {kept}.")
+    assert [r["line"] for r in pq.read_table(kept).to_pylist()] == [2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_refusal_without_a_bad_row_names_no_report(tmp_path: Path) -> None:
+    assert "Parquet" not in refused(tmp_path, [row(n, domain="garden") for n in range(3)])
+    assert not (tmp_path / "cache").exists()
 
 
 def test_broken_rows_of_unknown_period_are_judged_beside_all_rows(tmp_path: Path) -> None:

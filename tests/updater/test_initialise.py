@@ -136,3 +136,25 @@ def test_a_workspace_that_was_renamed_is_refused_before_any_work(
     assert (ledger.dataset_versions(), ledger.updates()) == before
     assert run(["init", str(folder), "--quiet"]) == 0
     Workspace.open(folder).registry.check()
+
+
+def test_the_next_step_is_what_comes_next_in_this_workspace(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], story_of: Callable
+) -> None:
+    given = tmp_path / "good.toml"
+    given.write_text(GOOD)
+    folder = tmp_path / "ws"
+
+    def following() -> str:
+        capfd.readouterr()
+        assert run(["init", str(folder), "--config", str(given)]) == 0
+        return capfd.readouterr().out.splitlines()[-1].removesuffix(f"--workspace {folder}")
+
+    first = "Next: `updater scratch --periods P... --deploy` or `updater adopt CHECKPOINT --periods"
+    assert following().startswith(first)
+    ledger = Workspace.open(folder).ledger
+    story_of(ledger).candidate("1", None)
+    assert following().startswith("Next: `updater promote 1 --reason TEXT` (nothing is deployed")
+    ledger.append_release("promoted", "1", expected_deployed=None, actor="a", reason="r")
+    then = "Next: `updater due`, then `updater update PERIOD` (version 1 is deployed), in"
+    assert following().startswith(then)

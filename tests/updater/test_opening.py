@@ -148,6 +148,32 @@ def adopted(workspace: Workspace) -> Workspace:
     return workspace
 
 
+def test_the_first_tick_passes_over_no_period_unless_a_person_says_so(
+    adopted: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The adopted version knows December: what closed since then is learnt first, or left out by a
+    person. After that first update nothing is asked."""
+    step = ["--workspace", str(adopted.root), "--quiet", "step", "ingest"]
+    tick = [*step, "--partition", "2026-03-01T03:00:00"]
+    assert run(tick) == 2
+    said = capfd.readouterr().err
+    assert "first update would be that of 2026-02, and 2026-01 before it closed" in said
+    assert "`updater update 2026-01`" in said
+    assert [version.period for version in adopted.ledger.dataset_versions()] == ["2025-12"]
+    assert run([*step, "--partition", "2026-02-01T03:00:00"]) == 0  # the oldest that is due
+    assert run([*step, "--partition", "2026-04-01T03:00:00"]) == 2
+    assert "first update" not in capfd.readouterr().err  # it has no rows, which is another matter
+
+
+def test_who_names_a_period_may_begin_with_it(adopted: Workspace) -> None:
+    rows = (adopted.root / "rows.jsonl").read_text("utf-8")
+    (adopted.root / "rows.jsonl").write_text(rows.replace("2026-01", "2026-02"))
+    step = ["--workspace", str(adopted.root), "--quiet", "step", "ingest"]
+    assert run([*step, "--period", "2026-02"]) == 0
+    assert run([*step, "--partition", "2026-03-01T03:00:00"]) == 0  # the same, which is known
+    assert [update.period for update in adopted.ledger.updates()] == ["2026-02"]
+
+
 @pytest.mark.parametrize("words", [("update",), ("step", "ingest", "--period")], ids=" ".join)
 def test_an_update_of_texts_that_the_base_is_not_made_for_is_refused_before_anything_is_begun(
     adopted: Workspace, words: tuple[str, ...], capfd: pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from store.aliases import Aliases
 from store.errors import ConflictError, NotFoundError, StoreError
 from store.ledger import Ledger, open_ledger
-from updater import release
+from updater import objections, release
 from updater.errors import InputError
 from updater.standing import deployments
 
@@ -635,3 +635,26 @@ def test_what_mlflow_does_not_know_is_deployed_and_said_so(
     assert kinds(ledger).count(("rolled_back", "2")) == 1, "finished, not walked past"
     with pytest.raises(StoreError, match="version 1 is deployed by the ledger"):
         release.rollback(ledger, aliases, to="1", **WHO)
+
+
+def test_force_is_advised_where_it_is_needed_and_nowhere_else(ledger, aliases, story) -> None:
+    deploy_three(ledger, aliases, story)
+    story.candidate("4", "3", "rejected")
+
+    def advised(version: str) -> bool:
+        now = release.deployed(ledger)
+        command = objections.promotion_command(ledger, ledger.model_version(version), now)
+        assert f"`updater promote {version} --reason TEXT" in command
+        return "--force" in command
+
+    assert (advised("4"), advised("1")) == (True, True)
+    release.rollback(ledger, aliases, **WHO)
+    assert not advised("3"), "it was made from what is deployed, and accepted"
+    release.rollback(ledger, aliases, **WHO)
+    assert advised("3")
+    with pytest.raises(InputError, match="where the deployments begin") as caught:
+        release.rollback(ledger, aliases, **WHO)
+    assert "--force" not in caught.value.cure
+    release.promote(ledger, aliases, "2", **WHO)
+    release.promote(ledger, aliases, "3", **WHO)
+    assert release.deployed(ledger) == "3"

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOT_ACCEPTED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+AT_NIGHT = ("workspace", "store")
+"""The sections of the configuration that releases, and a look at them, use: whatever is wrong in
+others, they work."""
+
 PIPE_COLUMNS = 1000
 """As wide as any line in a pipe: what is not looked at on a screen is not wrapped."""
 
@@ -32,7 +36,7 @@ LOG_TIME = "%H:%M:%S"
 
 SECTIONS = {
     "Start": ("demo", "init", "adopt", "scratch"),
-    "Update": ("due", "ingest", "update", "compress", "step", "abandon", "pytorchjob"),
+    "Update": ("due", "ingest", "update", "compress", "step", "skip", "abandon", "pytorchjob"),
     "Look": (
         *("status", "periods", "scores", "history", "show", "evaluate", "compare", "report"),
         "doctor",
@@ -53,11 +57,13 @@ class Session:
     traceback: bool = False
     overrides: tuple[str, ...] = ()
 
-    def workspace(self) -> "Workspace":
-        """The workspace that the command works on. Raises: InputError."""
+    def workspace(self, needed: Sequence[str] = ()) -> "Workspace":
+        """The workspace that the command works on; `needed` as `Workspace.open` has it. Raises:
+        InputError."""
         from updater.workspace import Workspace
 
-        return Workspace.open(self.folder, self.overrides, progress=not self.quiet)
+        progress = not self.quiet
+        return Workspace.open(self.folder, self.overrides, needed=needed, progress=progress)
 
     def answer(self, value: dict[str, Any], show: Callable[[Console], None]) -> None:
         """One JSON object for programs, or what `show` prints for people; always on stdout."""

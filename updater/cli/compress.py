@@ -6,6 +6,7 @@ import click
 
 from updater.cli import tables
 from updater.cli.app import EXIT_NOT_ACCEPTED, Session, app
+from updater.settings.compression import PRUNINGS, REMOVABLE, SCHEMES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,12 +17,10 @@ if TYPE_CHECKING:
 
 @app.command()
 @click.argument("version")
-@click.option("--method", metavar="NAME", help="How what goes is chosen; none: nothing goes.")
+@click.option("--method", metavar="NAME", help=f"How what goes is chosen: {', '.join(PRUNINGS)}.")
 @click.option("--sparsity", metavar="SHARE", help="How much of it goes, between 0 and 1.")
-@click.option(
-    "--remove", metavar="WHAT", help="What goes: weights, neurons, experts, heads or layers."
-)
-@click.option("--quantize", metavar="SCHEME", help="int8, int4, fp8 or nvfp4; none: as it is.")
+@click.option("--remove", metavar="WHAT", help=f"What goes: {', '.join(REMOVABLE)}.")
+@click.option("--quantize", metavar="SCHEME", help=f"none, {', '.join(SCHEMES)}.")
 @click.option("--yes", is_flag=True, help="Promote what the gate accepts without asking a person.")
 @click.option("--fail-on-reject", is_flag=True, help="Exit 3 where the gate did not accept.")
 @click.pass_obj

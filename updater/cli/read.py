@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from updater.cli import tables
-from updater.cli.app import Session, app, many_periods
+from updater.cli.app import AT_NIGHT, Session, app, many_periods
 
 Table = Callable[[Console, dict[str, Any]], None]
 
@@ -31,7 +31,7 @@ def status(session: Session, repair: bool) -> None:
     """
     from updater import outcome, release
 
-    workspace = session.workspace()
+    workspace = session.workspace(AT_NIGHT)
     if repair:
         release.repair(workspace.ledger, workspace.aliases)
     _tell(session, outcome.status(workspace), tables.status)
@@ -77,7 +77,7 @@ def history(session: Session, last: int | None) -> None:
     """
     from updater import outcome
 
-    _tell(session, outcome.history(session.workspace(), last), tables.history)
+    _tell(session, outcome.history(session.workspace(AT_NIGHT), last), tables.history)
 
 
 @app.command()
@@ -91,7 +91,7 @@ def show(session: Session, version: str) -> None:
     """
     from updater import outcome
 
-    _tell(session, outcome.version(session.workspace(), version), tables.version)
+    _tell(session, outcome.version(session.workspace(AT_NIGHT), version), tables.version)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from updater.cli import tables
-from updater.cli.app import Session, app, reason_option
+from updater.cli.app import AT_NIGHT, Session, app, reason_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,10 +26,12 @@ def _deploy(workspace: "Workspace", verb: Callable[..., Done], *what: str, **mor
     return _decide(workspace, verb, *what, check=workspace.checkpoints.quick_check, **more)
 
 
-def _dry_run(workspace: "Workspace", session: Session, target: str, verb: str) -> None:
-    """What a release would deploy, and after which event it is asked for."""
-    workspace.checkpoints.quick_check(workspace.ledger.model_version(target).digest)
+def _dry_run(workspace: "Workspace", session: Session, verb: str, find: Callable[[], str]) -> None:
+    """What a release would deploy, and after which event it is asked for: that is read before all
+    else, for whoever releases while the target is found and looked at has released since."""
     last = workspace.ledger.last_release()
+    target = find()
+    workspace.checkpoints.quick_check(workspace.ledger.model_version(target).digest)
     deployed = last.version if last else None
     session.answer(
         {"deployed": deployed, "target": target, "after": last.id if last else 0},
@@ -63,14 +65,19 @@ def promote(
     deployed.
 
     \b
-    Example: updater promote 3 --reason "accepted by the owner" --force
+    Examples: updater promote 3 --reason "it was the network"
+              updater promote 4 --reason "asked for by the owner, against the gate" --force
     """
     from updater import release
 
-    workspace = session.workspace()
+    workspace = session.workspace(AT_NIGHT)
     if dry_run:
-        release.check_promotion(workspace.ledger, version, force=force)
-        _dry_run(workspace, session, version, "promotion")
+
+        def checked() -> str:
+            release.check_promotion(workspace.ledger, version, force=force)
+            return version
+
+        _dry_run(workspace, session, "promotion", checked)
         return
     how: dict[str, Any] = {"reason": reason, "force": force, "after": after}
     done = _deploy(workspace, release.promote, version, **how)
@@ -96,10 +103,14 @@ def rollback(
     """
     from updater import release
 
-    workspace = session.workspace()
+    workspace = session.workspace(AT_NIGHT)
     if dry_run:
-        target = release.rollback_target(workspace.ledger, workspace.aliases, to=to)
-        _dry_run(workspace, session, target, "rollback")
+        _dry_run(
+            workspace,
+            session,
+            "rollback",
+            lambda: release.rollback_target(workspace.ledger, workspace.aliases, to=to),
+        )
         return
     done = _deploy(workspace, release.rollback, to=to, reason=reason, after=after)
     session.answer(*tables.released(workspace, done))

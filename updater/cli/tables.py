@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from updater.workspace import Workspace
 
 MOST_QUARANTINED = 10
+HISTORY_COLUMNS = 120
+"""Where it is piped. Reasons are prose of any length: they go on in the next line, whole."""
+
 WORDS = ("what", "reason", "actor", "dataset version", "at (UTC)", "field", "rule")
 VERDICT_STYLE = {"accepted": "bold green", "rejected": "bold red", "review": "bold yellow"}
 
@@ -35,9 +38,21 @@ def names(console: Console, found: Sequence[str], nothing: str) -> None:
 def initialised(console: Console, workspace: "Workspace") -> None:
     console.print(f"Workspace [bold]{workspace.settings.workspace.name}[/] is in {workspace.root}")
     console.print(
-        "Next: `updater scratch --periods P... --deploy` or `updater adopt CHECKPOINT`, in "
-        f"{workspace.root} or with --workspace {workspace.root}"
+        f"Next: {_next(workspace)}, in {workspace.root} or with --workspace {workspace.root}",
+        soft_wrap=True,
     )
+
+
+def _next(workspace: "Workspace") -> str:
+    """What is to be done in a workspace that was just made, or made again."""
+    from updater import release
+
+    deployed, newest = release.deployed(workspace.ledger), workspace.ledger.newest_version()
+    if deployed is not None:
+        return f"`updater due`, then `updater update PERIOD` (version {deployed} is deployed)"
+    if newest is not None:
+        return f"`updater promote {newest.id} --reason TEXT` (nothing is deployed yet)"
+    return "`updater scratch --periods P... --deploy` or `updater adopt CHECKPOINT --periods P...`"
 
 
 def first(console: Console, workspace: "Workspace", done: "Update") -> None:
@@ -89,6 +104,8 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     )
     for reason in answer["reasons"]:
         console.print(f"  {reason}", markup=False)
+    if answer["decision"]:
+        console.print(f"  {_happened(answer['decision'])}", markup=False)
     _scores(console, answer["scores"])
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in answer["seconds"].items())
     console.print(seconds, style="dim")
@@ -96,7 +113,7 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
         console.print(f"Decide: `updater approve {done.id} --reason TEXT` or `updater reject ...`")
     if answer["rolled_back"]:
         console.print(
-            f"Back to it: `updater promote {answer['candidate']} --reason TEXT --force`. "
+            f"Back to it: {_promote(workspace, answer['candidate'])}. "
             "To learn the period anew, change the configuration (training.seed, say)."
         )
     console.print(f"Report: `updater report {answer['candidate']}`")
@@ -122,7 +139,11 @@ def status(console: Console, answer: dict[str, Any]) -> None:
         if key == "links":
             continue
         if key == "release":
-            shown = _release(value) if value else "–"
+            shown = escape(_happened(value)) if value else "–"
+        elif key == "superseded":
+            shown = escape("; ".join(map(_superseded, value))) or "–"
+        elif key == "due" and value is None:
+            shown = "[bold red]not known[/]: mend the configuration"
         elif isinstance(value, list):
             shown = ", ".join(value) or "–"
         elif isinstance(value, bool):
@@ -134,9 +155,16 @@ def status(console: Console, answer: dict[str, Any]) -> None:
     linked(console, answer["links"])
 
 
-def _release(event: dict[str, Any]) -> str:
+def _superseded(update: dict[str, Any]) -> str:
+    from updater.objections import begin_anew
+
+    began = f"{update['update']} began at version {update['base']}, which is deployed no more"
+    return f"{began}: {begin_anew(update['period'])}"
+
+
+def _happened(event: dict[str, Any]) -> str:
     what = event["kind"].replace("_", " ")
-    return escape(f"{what} at {_utc(event['at'])} UTC by {event['actor']}: {event['reason']}")
+    return f"{what} at {_utc(event['at'])} UTC by {event['actor']}: {event['reason']}"
 
 
 def _utc(at: str) -> str:
@@ -167,9 +195,10 @@ def history(console: Console, answer: dict[str, Any]) -> None:
     table = _table("id", "at (UTC)", "actor", "what", "version", "reason")
     for event in answer["events"]:
         at = _utc(event["at"])
-        cells = (event["id"], at, event["actor"], event["kind"], event["version"], event["reason"])
+        what = f"{event['kind']} {event['period']}" if event["period"] else event["kind"]
+        cells = (event["id"], at, event["actor"], what, event["version"], event["reason"])
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
-    console.print(table)
+    console.print(table, width=None if console.is_terminal else HISTORY_COLUMNS)
 
 
 def version(console: Console, answer: dict[str, Any]) -> None:
@@ -178,7 +207,8 @@ def version(console: Console, answer: dict[str, Any]) -> None:
         if key in ("scores", "reasons", "links"):
             continue
         shown = ", ".join(value) if isinstance(value, list) else value
-        shown = ", ".join(value.values()) if isinstance(value, dict) else shown
+        if isinstance(value, dict):
+            shown = _happened(value) if key == "decision" else ", ".join(value.values())
         table.add_row(key.replace("_", " "), "–" if shown is None else escape(str(shown)))
     console.print(table)
     for reason in answer["reasons"]:
@@ -231,18 +261,26 @@ def released(
     answer = {"deployed": done.deployed, "previous": done.previous, "links": found}
 
     def show(console: Console) -> None:
-        _released(console, done)
+        _released(console, workspace, done)
         linked(console, found)
 
     return answer, show
 
 
-def _released(console: Console, done: "Release") -> None:
+def _promote(workspace: "Workspace", version: str) -> str:
+    from updater import objections, release
+
+    ledger = workspace.ledger
+    now = release.deployed(ledger)
+    return objections.promotion_command(ledger, ledger.model_version(version), now)
+
+
+def _released(console: Console, workspace: "Workspace", done: "Release") -> None:
     if done.event.version != done.deployed:
         console.print(
             f"Version {done.event.version} was deployed before and is no more: version "
-            f"[bold]{done.deployed}[/] is. `updater promote {done.event.version} --reason TEXT "
-            "--force` deploys it again"
+            f"[bold]{done.deployed}[/] is. {_promote(workspace, str(done.event.version))} deploys "
+            "it again"
         )
         return
     if not done.is_new:

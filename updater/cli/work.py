@@ -189,8 +189,33 @@ def step(
         else:
             result = pipeline.run_step(workspace, name, update_id, mix_versions=mix_versions)
             opened = workspace.ledger.update(update_id)
+            result = outcome.step(workspace, opened, name, result)
     answer = {**outcome.update(workspace, opened), "step": name, **result}
     session.answer(answer, lambda console: tables.step(console, opened, name, result))
+
+
+@app.command()
+@click.argument("period")
+@reason_option
+@click.pass_obj
+def skip(session: Session, period: str, reason: str) -> None:
+    """Pass over PERIOD: it is due no more.
+
+    For one that has no rows. `updater update PERIOD` still learns it, should they come.
+
+    \b
+    Example: updater skip 2026-04 --reason "the shop was closed"
+    """
+    from updater import skip as passing
+
+    event = passing.skip(session.workspace(), period, reason=reason)
+    answer = {"period": period, "skipped": True, "actor": event.actor, "reason": event.reason}
+    session.answer(
+        answer,
+        lambda console: console.print(
+            f"Period {period} is skipped, by {event.actor}: {event.reason}", markup=False
+        ),
+    )
 
 
 @app.command()
@@ -252,5 +277,5 @@ def due(session: Session) -> None:
     """
     from updater import outcome
 
-    found = outcome.status(session.workspace())["due"]
+    found = outcome.due(session.workspace())
     session.answer({"due": found}, lambda console: tables.names(console, found, "Nothing is due."))

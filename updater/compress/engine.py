@@ -1,24 +1,21 @@
-"""A checkpoint folder becomes a smaller one: looking, choosing and taking away, recovery, and
-quantization of what is left.
+"""A checkpoint folder becomes a smaller one: pruning, recovery, and quantization of what is left.
 
 Knows checkpoints and examples, no stores. Killed, it goes on when it is called again: what is whole
 in its working folder is not made again. Called by the steps of `updater.pipeline` and by studies.
 """
 
-import dataclasses
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from updater.compress import merged, parts, weights
 from updater.compress.looking import Looking, Shown
 from updater.compress.measured import bytes_of, measured
 from updater.compress.quantize.write import write
 from updater.compress.recover import recover
-from updater.errors import InputError
-from updater.nemotron import smaller
-from updater.nemotron.sparsity import staying
+from updater.compress.rounds import Pruned, Rounds
+from updater.nemotron import checkpoint
 from updater.settings import NEED_INPUTS, CompressionSettings, TrainingSettings
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
@@ -36,12 +33,19 @@ class Learnt:
 @dataclass(frozen=True)
 class Compressed:
     """What has become of a checkpoint. Bytes are those of the weight files; numbers are counted
-    before they are quantized, which rounds some of them to zero."""
+    before they are quantized, which rounds some of them to zero.
+
+    `gone`: by what they belong to, the numbers of the parts that went, as the base counts them.
+    `zeros`: by its released name, the share of a matrix's weights that is zero, where single
+    weights went.
+    """
 
     num_parameters: int
     nonzero_fraction: float
     num_bytes: int
     base_bytes: int
+    gone: Mapping[str, list[int]]
+    zeros: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
         """As the command answers."""
@@ -74,9 +78,9 @@ def compress(
         UpdateError: the weights have no Fisher, they diverge.
     """
     work.mkdir(parents=True, exist_ok=True)
-    made = base
+    made, gone = Pruned(base, {})
     if settings.method != "none":
-        made = _pruned(base, settings, shown, work)
+        made, gone = Rounds(base, checkpoint.check(base), settings, work).pruned(shown)
     if settings.recovery != "none":
         assert learnt is not None, "a recovery has something to learn"
         made = _recovered(made, base, settings, learnt, work)
@@ -91,62 +95,9 @@ def compress(
         nonzero_fraction=counted.num_nonzero / counted.num_parameters,
         num_bytes=bytes_of(target),
         base_bytes=bytes_of(base),
+        gone=gone,
+        zeros=counted.zeros if settings.remove == "weights" else {},
     )
-
-
-def _pruned(base: Path, settings: CompressionSettings, shown: Shown, work: Path) -> Path:
-    """In each round the same share of what is left goes, and evidence is looked for anew at what is
-    left: one look at the weights of before tells little of what many removals together cost
-    (Kurtic et al. 2022, arXiv 2203.07259, whose README has 14.6 to 47.7 F1 at 90 % for 1 to 32
-    looks)."""
-    targets = [work / f"round-{number}" for number in range(1, settings.rounds + 1)]
-    done = max((n for n, target in enumerate(targets, start=1) if target.exists()), default=0)
-    folder = targets[done - 1] if done else base
-    for number, target in enumerate(targets[done:], start=done + 1):
-        share = 1 - (1 - settings.sparsity) ** (number / settings.rounds)
-        now = shown if folder == base else dataclasses.replace(shown, fisher=None)
-        is_last = target == targets[-1]
-        if not _taken_away(folder, target, settings, now, share, base, is_last=is_last):
-            continue
-        if folder != base:
-            shutil.rmtree(folder)
-        folder = target
-    return folder
-
-
-def _taken_away(
-    folder: Path,
-    target: Path,
-    settings: CompressionSettings,
-    shown: Shown,
-    share: float,
-    base: Path,
-    *,
-    is_last: bool,
-) -> bool:
-    """`target` is `base` without that share of it, made of `folder`, which has less than that taken
-    away. False, and no target, where an early round is too small for a whole part to go."""
-    looking = Looking(folder, settings, shown)
-    if settings.remove == "weights":
-        smaller.zero(folder, weights.masks(looking, share), target)
-        return True
-    first = Looking(base, settings, shown)
-    try:
-        wanted = staying(
-            first.contents.config,
-            settings.remove,
-            share,
-            multiple_of=settings.multiple_of,
-            attention=settings.attention,
-            where=first.where,
-        )
-    except InputError:
-        if is_last:
-            raise
-        return False
-    kept = parts.choose(looking, wanted)
-    smaller.shrink(folder, kept, target, replaced=merged.taken_over(looking, kept))
-    return True
 
 
 def _recovered(

@@ -45,8 +45,7 @@ def masks(looking: Looking, sparsity: float) -> Iterator[tuple[str, Tensor]]:
         InputError: a pattern does not fit a matrix.
         ValueError: as `compression.saliency.score`.
     """
-    settings = looking.settings
-    attention = settings.attention
+    settings, attention = looking.settings, looking.settings.attention
     names = [n for n in looking.contents.entries if is_prunable(n, attention=attention)]
 
     def scores() -> Iterator[tuple[str, Tensor]]:
@@ -56,9 +55,10 @@ def masks(looking: Looking, sparsity: float) -> Iterator[tuple[str, Tensor]]:
             found = score(settings.method, name, weight, evidence).clamp_(min=_LEAST)
             yield name, found.where(weight != 0, 0)
 
-    if settings.pattern:
+    if settings.pattern != "none":
         return _patterned(scores())
-    return lowest(scores, sparsity, settings.scope or CRITERIA[settings.method].scope)
+    own = CRITERIA[settings.method].scope
+    return lowest(scores, sparsity, own if settings.scope == "default" else settings.scope)
 
 
 def _patterned(scores: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

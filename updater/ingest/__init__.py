@@ -39,7 +39,8 @@ __all__ = [
 ]
 
 SPOOL = ".spool"
-FILES = ("train.parquet", "holdout.parquet", "quarantine.parquet", SUMMARY_FILE)
+QUARANTINE = "quarantine.parquet"
+FILES = ("train.parquet", "holdout.parquet", QUARANTINE, SUMMARY_FILE)
 UNPLACED_FILE = "unplaced.parquet"
 UNWRITABLE = (OSError, duckdb.OperationalError, duckdb.FatalException)
 
@@ -93,7 +94,11 @@ def ingest(
                 if progress:
                     progress(mapper.num_rows)
             is_split_given = bool(settings.source.fields.split)
-            done = _made(mapper, spool, staging, known or Known(), is_split_given=is_split_given)
+            done = _made(
+                *(mapper, spool, staging, known or Known()),
+                is_split_given=is_split_given,
+                report=workspace / "cache" / "refused" / f"{period}.parquet",
+            )
         shutil.rmtree(staging / SPOOL)
         if done.summary:
             done.summary.write(staging)
@@ -113,9 +118,16 @@ def _open_spool(settings: Settings, folder: Path) -> Spool:
 
 
 def _made(
-    mapper: Mapper, spool: Spool, staging: Path, known: Known, *, is_split_given: bool
+    mapper: Mapper,
+    spool: Spool,
+    staging: Path,
+    known: Known,
+    *,
+    is_split_given: bool,
+    report: Path,
 ) -> Ingested:
-    """What all rows together are is in `staging`."""
+    """What all rows together are is in `staging`; or, where they are refused, the quarantined ones
+    are in the file `report`."""
     reading = _reading(mapper, spool)
     rows_digest = spool.digest()
     if rows_digest == known.rows_digest:
@@ -125,13 +137,20 @@ def _made(
     spool.compare(known.trains, holdout=False)
     spool.compare(known.holdouts, holdout=True)
     summary = _summary(mapper.period, spool, rows_digest, schema)
-    faults = spool.commonest_faults()
-    check_usable(reading, summary, faults, is_split_given=is_split_given)
+    write_parquet(staging / QUARANTINE, spool.quarantined(), QUARANTINE_SCHEMA)
+    try:
+        check_usable(reading, summary, spool.faults(), is_split_given=is_split_given)
+    except InputError as error:
+        if not summary.num_quarantined:
+            raise
+        report.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(staging / QUARANTINE, report)
+        told = f"all {summary.num_quarantined} quarantined rows, as Parquet: {report}"
+        raise InputError(error.what, error.rule, f"{error.cure}; {told}") from None
     examples = EXAMPLES.append(STRATUM) if mapper.has_strata else EXAMPLES
     examples = examples.append(MESSAGES) if mapper.has_messages else examples
     write_parquet(staging / "train.parquet", spool.examples(holdout=False), examples)
     write_parquet(staging / "holdout.parquet", spool.examples(holdout=True), examples)
-    write_parquet(staging / "quarantine.parquet", spool.quarantined(), QUARANTINE_SCHEMA)
     return Ingested(reading, summary)
 
 

@@ -100,8 +100,8 @@ COMMONEST_FAULTS = """
 with counted as (
     select field, rule, count(*) as num_rows, min({'file': file, 'line': line}) as first
     from quarantine group by field, rule)
-select field, rule, num_rows, first.file, first.line from counted
-order by num_rows desc, field, rule limit 3
+select field, rule, num_rows, first.file, first.line, count(*) over () from counted
+order by num_rows desc, field, rule limit 5
 """
 QUARANTINED = "select file, line, field, rule, value from quarantine order by all"
 UNPLACED = "select file, line, field, rule, value from quarantine where not is_placed order by all"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from updater.errors import InputError
 from updater.ingest import queries
 from updater.ingest.rows import Example, Quarantined
-from updater.ingest.summary import FaultCount
+from updater.ingest.summary import FaultCount, Faults
 
 # Chosen by measurement with bench/ingest.py: with 80 MB the peak at 10^6 rows is 1.2 times that at
 # 10^5, with 128 MB 1.35 times. A second thread saves no time here (the rows are made by Python) and
@@ -173,10 +173,11 @@ class Spool:
         """Those of them whose period can't be known."""
         return self._count("quarantine where not is_placed")
 
-    def commonest_faults(self) -> list[FaultCount]:
-        """Those of the quarantine: the three commonest, the commonest first."""
+    def faults(self) -> Faults:
+        """What is wrong with the rows in the quarantine: five of the commonest."""
         found = self._connection.execute(queries.COMMONEST_FAULTS).fetchall()
-        return [FaultCount(*values) for values in found]
+        counts = [FaultCount(*values) for *values, _ in found]
+        return Faults(counts, found[0][-1] if found else 0)
 
     def _batches(self, query: str, parameters: object = None) -> Iterator[pa.RecordBatch]:
         return iter(self._connection.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS))

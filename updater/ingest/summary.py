@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,13 @@ class FaultCount(NamedTuple):
     num_rows: int
     file: str
     line: int
+
+
+class Faults(NamedTuple):
+    """The commonest, the commonest first, and how many there are in all."""
+
+    commonest: Sequence[FaultCount]
+    num_faults: int
 
 
 @dataclass(frozen=True, kw_only=True)

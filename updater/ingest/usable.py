@@ -1,9 +1,7 @@
 """Whether what was read is a period that can be versioned. Called by `updater.ingest`."""
 
-from collections.abc import Sequence
-
 from updater.errors import InputError
-from updater.ingest.summary import FaultCount, Reading, Summary
+from updater.ingest.summary import FaultCount, Faults, Reading, Summary
 from updater.sources import CONVERT_CURE, UTF_8_RULE
 
 # Chosen, not measured: bad rows are an accident; where they are most, the mapping is wrong.
@@ -13,7 +11,7 @@ MAX_QUARANTINED_FRACTION = 0.5
 def check_usable(
     reading: Reading,
     summary: Summary,
-    faults: Sequence[FaultCount],
+    faults: Faults,
     *,
     is_split_given: bool,
 ) -> None:
@@ -27,7 +25,7 @@ def check_usable(
     Args:
         reading: what was read.
         summary: what would be made of it.
-        faults: the commonest of the quarantine.
+        faults: of the rows in the quarantine.
         is_split_given: whether the source says the split.
 
     Raises:
@@ -43,7 +41,9 @@ def check_usable(
         raise InputError(found, rule, cure)
     if not summary.num_train + summary.num_holdout:
         found = found if num_ours else f"no row belongs to {summary.period}; {found}"
-        raise InputError(found, "a period must have rows", _where_to_look(reading, num_ours))
+        cure = _where_to_look(reading, num_ours)
+        skip = f"or pass it over: `updater skip {summary.period} --reason TEXT`"
+        raise InputError(found, "a period must have rows", f"{cure}; {skip}")
     if not summary.num_train:
         raise InputError(found, "a period must have train examples", "look at how rows are split")
     if not summary.num_holdout and not is_split_given:
@@ -51,10 +51,11 @@ def check_usable(
         raise InputError(found, "a period must have holdout examples", cure)
 
 
-def _how_to_mend(faults: Sequence[FaultCount]) -> str:
+def _how_to_mend(faults: Faults) -> str:
     """The cure for rows of which most are bad, by what is wrong with most of them."""
-    if faults and faults[0].rule == UTF_8_RULE:
-        first = f"the first such row is in {faults[0].file}, line {faults[0].line}"
+    if faults.commonest and faults.commonest[0].rule == UTF_8_RULE:
+        file, line = faults.commonest[0].file, faults.commonest[0].line
+        first = f"the first such row is in {file}, line {line}"
         return f"{CONVERT_CURE.format('latin1')}; {first}"
     return "mend source.fields in updater.toml, or the source"
 
@@ -71,15 +72,23 @@ def _where_to_look(reading: Reading, num_ours: int) -> str:
     )
 
 
-def _told(reading: Reading, summary: Summary, faults: Sequence[FaultCount]) -> str:
+def _told(reading: Reading, summary: Summary, faults: Faults) -> str:
     """What was read, in one line."""
-    rules = "; ".join(
-        f"{f'{fault.field}: ' if fault.field else ''}{fault.rule} (x{fault.num_rows})"
-        for fault in faults
-    )
+    named = [_named(fault) for fault in faults.commonest]
+    if faults.num_faults > len(named):
+        more = faults.num_faults - len(named)
+        named.append(f"and {more} more rule{'s' if more > 1 else ''}")
+    rules = "; ".join(named)
     return (
         f"period {summary.period}: {reading.num_rows_read} rows read, {reading.num_skipped} of "
         f"other periods, {summary.num_quarantined} quarantined{f' ({rules})' if rules else ''}, "
         f"{summary.num_duplicates} repeated, {summary.num_leaked} leaked, {summary.num_train} to "
         f"train on, {summary.num_holdout} held out"
     )
+
+
+def _named(fault: FaultCount) -> str:
+    """The rule, how many rows break it, and where the first of them is."""
+    field = f"{fault.field}: " if fault.field else ""
+    rows = f"x{fault.num_rows}, first" if fault.num_rows > 1 else "x1,"
+    return f"{field}{fault.rule} ({rows} in {fault.file}, line {fault.line})"

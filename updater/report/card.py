@@ -143,7 +143,7 @@ def _taken_away(config: Mapping[str, Any]) -> str:
     asked = CompressionSettings(**config["compression"])
     said = []
     if asked.method != "none":
-        share = "two of each four" if asked.pattern else f"{asked.sparsity:.0%} of the"
+        share = "two of each four" if asked.pattern != "none" else f"{asked.sparsity:.0%} of the"
         how = f"chosen by `{asked.method}`" + (f" in {asked.rounds} rounds" * (asked.rounds > 1))
         said.append(f"Removed: {share} {asked.remove}, {how}.")
     if asked.quantize != "none":

@@ -56,11 +56,11 @@ class CompressionSettings:
     both an update ships what it has trained.
 
     `sparsity` is the share of what `remove` names that goes, rounded to whole ones: of all weights
-    of matrices, or of the parts of each layer. `scope` of weights: among what they are compared;
-    "" is the method's own. `pattern` "2:4": of four weights in a row two stay, whatever `sparsity`.
-    `rounds`: in how many steps it goes, evidence looked for anew in each. `num_examples` of the
-    learnt periods are looked at; for the Fisher as many as `regularizer.num_examples`, for it is
-    the one by which EWC holds the next update. `damage_rounds`: of "dropout", with how many
+    of matrices, or of the parts of each layer. `scope` of weights: among what they are compared,
+    "default" as suits the method. `pattern` "2:4": of four weights in a row two stay, whatever the
+    sparsity. `rounds`: in how many steps it goes, evidence looked for anew in each. `num_examples`
+    of the learnt periods are looked at; for the Fisher as many as `regularizer.num_examples`, for
+    it is the one by which EWC holds the next update. `damage_rounds`: of "dropout", with how many
     random masks all of them are gone through. `attention`: it may lose weights and layers too.
 
     `multiple_of`: as many parts stay as this divides, such as 32 neurons for the groups of
@@ -79,8 +79,8 @@ class CompressionSettings:
     method: str = "none"
     remove: str = "weights"
     sparsity: float = 0.5
-    scope: str = ""
-    pattern: str = ""
+    scope: str = "default"
+    pattern: str = "none"
     rounds: int = 1
     num_examples: int = 256
     damage_rounds: int = 64
@@ -96,8 +96,8 @@ class CompressionSettings:
     def __post_init__(self) -> None:
         one_of("method", self.method, tuple(PRUNINGS))
         one_of("remove", self.remove, REMOVABLE)
-        one_of("scope", self.scope, ("", *SCOPES))
-        one_of("pattern", self.pattern, ("", "2:4"))
+        one_of("scope", self.scope, ("default", *SCOPES))
+        one_of("pattern", self.pattern, ("none", "2:4"))
         one_of("quantize", self.quantize, ("none", *SCHEMES))
         one_of("recovery", self.recovery, RECOVERIES)
         one_of("start", self.start, STARTS)
@@ -114,13 +114,18 @@ class CompressionSettings:
                 f"method, remove: {self.method} chooses among {', '.join(removes)}, not"
                 f" {self.remove}"
             )
-        if self.remove != "weights" and (self.scope or self.pattern):
+        is_scoped, is_patterned = self.scope != "default", self.pattern != "none"
+        if self.remove != "weights" and (is_scoped or is_patterned):
             raise ValueError("scope, pattern, remove: only single weights have one or the other")
         if self.recovery != "none" and self.method == "none":
             raise ValueError(
                 "recovery, method: only what a method has removed something of recovers"
             )
-        if self.pattern and self.scope:
+        if self.quantize != "none" and self.start == "compressed":
+            raise ValueError(
+                "start, quantize: quantized weights can't be trained; take uncompressed"
+            )
+        if is_patterned and is_scoped:
             raise ValueError("scope, pattern: a pattern is its own scope; leave one out")
 
     @property

@@ -88,7 +88,15 @@ class Settings:
             )
         if self.training.adapt == "lora":
             self._check_under_lora()
+        self._check_compression()
         self._check_search()
+
+    def _check_compression(self) -> None:
+        if self.compression.recovery != "none" and self.training.num_processes > 1:
+            raise ValueError(
+                "compression.recovery, training.devices: a recovery runs in one process; take"
+                " training.devices = 1, or recovery none"
+            )
 
     def _check_search(self) -> None:
         """The configured values are a search's first trial, so each must be one that it may try."""

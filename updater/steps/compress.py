@@ -84,6 +84,7 @@ def compressed(
             learnt=_learnt(workspace, whole, again),
             work=folder / "compressing",
         )
+    write_json(folder / "taken_away.json", {"gone": found.gone, "zeros": found.zeros})
     said = {"uncompressed": weights, "compression": {**found.as_dict(), "seconds": watch.seconds}}
     write_json(told, said)
     return target, said

@@ -146,11 +146,12 @@ def _sound(workspace: Workspace, term: Term, read: Callable[[Path], Read]) -> Re
         InputError: what a training recorded is missing or broken, or it is of other weights than
             those that are held.
     """
+    from regularizers.stored import estimated_at
+
     assert term.file is not None, "a term without a record is not among an update's"
     find(workspace, term, Stopwatch())
     try:
-        _check_anchor(term, term.file)
-        return read(term.file)
+        checkpoint, sound = estimated_at(term.file), read(term.file)
     except ValueError as error:
         if term.traced:
             raise InputError(
@@ -161,27 +162,17 @@ def _sound(workspace: Workspace, term: Term, read: Callable[[Path], Read]) -> Re
             ) from error
         log.warning("broken in the cache, so removed and estimated again: %s", error)
         term.file.unlink()
-    find(workspace, term, Stopwatch())
-    return read(term.file)
-
-
-def _check_anchor(term: Term, file: Path) -> None:
-    """The importance is of the weights that it will hold.
-
-    Raises:
-        ValueError: the file is no importance.
-        InputError: it is of others.
-    """
-    from regularizers.stored import estimated_at
-
-    found = estimated_at(file)
-    if found != term.weights:
+        find(workspace, term, Stopwatch())
+        return read(term.file)
+    if checkpoint != term.weights:
         raise InputError(
-            f"{file}: the importance of checkpoint {found[:16]}, and {term.weights[:16]} is held",
+            f"{term.file}: the importance of checkpoint {checkpoint[:16]}, and"
+            f" {term.weights[:16]} is held",
             "weights are held by how much they themselves mattered: an anchor and its importance"
             " are of one checkpoint",
             "delete the file: an estimate is made again",
         )
+    return sound
 
 
 def find(workspace: Workspace, term: Term, watch: Stopwatch) -> None:

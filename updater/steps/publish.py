@@ -139,7 +139,10 @@ def _draw(workspace: Workspace, update: Update, data: ReportData) -> Path:
     write_text(folder / card.CARD, card.whole(data))
     figures.save_all(data, folder)
     write_json(folder / "score_matrix.json", outcome.score_matrix(workspace))
-    for name in ("manifest.json", "search.json", "experts.json", "train_metrics.jsonl"):
+    for name in (
+        *("manifest.json", "search.json", "experts.json", "taken_away.json"),
+        "train_metrics.jsonl",
+    ):
         made = folder.parent / name
         if made.exists():
             shutil.copyfile(made, folder / name)

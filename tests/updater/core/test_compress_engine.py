@@ -95,7 +95,43 @@ def test_rounds_end_where_one_does(trained: Path, examples: Encoded, tmp_path: P
         three = run(
             trained, tmp_path / "3", examples, method="obd", remove=remove, sparsity=0.5, rounds=3
         )[1]
-        assert one == three
+        counts = [{k: len(v) for k, v in found.gone.items()} for found in (one, three)]
+        assert counts[0] == counts[1]
+        same = ("num_parameters", "nonzero_fraction", "num_bytes")
+        assert [getattr(one, n) for n in same] == [getattr(three, n) for n in same]
+
+
+def test_what_went_is_told_by_the_numbers_that_it_had(
+    trained: Path, examples: Encoded, tmp_path: Path
+) -> None:
+    """Also after several rounds: experts are named by their router rows, which are bit for bit
+    those that stayed."""
+    from updater.nemotron.weights import released
+
+    asked = {"method": "reap", "remove": "experts", "sparsity": 0.67, "rounds": 3}
+    folder, found = run(trained, tmp_path, examples, **asked)
+    rows = [
+        {n: t for n, t in released(checkpoint.load(one)[0]) if n.endswith(".gate.weight")}
+        for one in (trained, folder)
+    ]
+    assert found.gone.keys() == {
+        "backbone.layers.1.mixer.experts",
+        "backbone.layers.4.mixer.experts",
+    }
+    for key, gone in found.gone.items():
+        assert len(gone) == 4
+        name = key.replace(".experts", ".gate.weight")
+        stays = [n for n in range(6) if n not in gone]
+        assert torch.equal(rows[1][name], rows[0][name][stays])
+
+
+def test_zeros_are_told_by_matrix(trained: Path, examples: Encoded, tmp_path: Path) -> None:
+    asked = {"method": "magnitude", "sparsity": 0.5, "scope": "tensor"}
+    _, found = run(trained, tmp_path, examples, **asked)
+    assert not found.gone
+    shares = [share for name, share in found.zeros.items() if ".2.mixer" not in name]
+    assert shares == pytest.approx([0.5] * len(shares), abs=0.01)
+    assert all(share == 0 for name, share in found.zeros.items() if ".2.mixer" in name)
 
 
 def test_a_tiny_round_is_passed_over_and_a_tiny_whole_refused(
@@ -135,12 +171,12 @@ def test_a_killed_run_goes_on(
 ) -> None:
     """The third round breaks off: the second's checkpoint is where it goes on, and it ends as an
     undisturbed one."""
-    from updater.compress import engine
+    from updater.compress import rounds
 
     asked = {"method": "obd", "sparsity": 0.6, "rounds": 3}
     whole, _ = run(trained, tmp_path / "whole", examples, **asked)
     made: list[str] = []
-    zero = engine.smaller.zero
+    zero = rounds.smaller.zero
 
     def break_off(base: Path, masks: Any, target: Path) -> Path:
         if target.name == "round-3" and not made[2:]:
@@ -149,7 +185,7 @@ def test_a_killed_run_goes_on(
         made.append(target.name)
         return zero(base, masks, target)
 
-    monkeypatch.setattr(engine.smaller, "zero", break_off)
+    monkeypatch.setattr(rounds.smaller, "zero", break_off)
     with pytest.raises(KeyboardInterrupt):
         run(trained, tmp_path / "cut", examples, **asked)
     again, _ = run(trained, tmp_path / "cut", examples, **asked)
