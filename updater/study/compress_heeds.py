@@ -40,7 +40,7 @@ _RULES: Mapping[str, tuple[Callable[[Way], bool], str]] = {
         (lambda way: bool(way.what), _REMOVES),
     ),
     "compression.sparsity": (
-        lambda way: bool(way.what) and not way.settings.pattern,
+        lambda way: bool(way.what) and way.settings.pattern == "none",
         f"{_REMOVES}, or a pattern says how much",
     ),
     "compression.multiple_of": (

@@ -78,6 +78,8 @@ def _made(job: Job) -> Compressed:
         seconds=watch.seconds + seconds,
         steps=steps[-1],
         tokens=_tokens(again) * job.settings.compression.recovery_epochs,
+        gone=found.gone,
+        zeros=found.zeros,
     )
 
 

@@ -47,7 +47,8 @@ class Compressed:
     (the Fisher too, whichever arm found it), what goes, recovery; `steps` and `tokens` of the
     recovery or of the control's training. `per_second` examples go forward, and of the first model
     beside it `base_per_second`; None where that was not measured: quantized weights are asked as
-    floats.
+    floats. `gone`, `zeros`: which parts went, and by matrix the share of weights that are zero, as
+    `updater.compress.engine` says it; empty of a control.
     """
 
     num_parameters: int
@@ -60,6 +61,8 @@ class Compressed:
     tokens: int = 0
     per_second: float | None = None
     base_per_second: float | None = None
+    gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    zeros: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def bytes_ratio(self) -> float:
@@ -165,7 +168,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "importance_bytes": (int, type(None)),
     "seconds": (int, float),
     "deployed": (bool,),
-    "choice": (dict,),
+    **dict.fromkeys(("choice", "gone", "zeros"), (dict,)),
     **dict.fromkeys(("num_parameters", "base_parameters", "num_bytes", "base_bytes"), (int,)),
     "nonzero_fraction": (int, float),
     **dict.fromkeys(("per_second", "base_per_second"), (int, float, type(None))),

@@ -31,7 +31,7 @@ class Way:
         given = self.settings
         if given.method == "none":
             return ""
-        share = given.pattern or f"{100 * given.sparsity:g} %"
+        share = f"{100 * given.sparsity:g} %" if given.pattern == "none" else given.pattern
         return share if given.remove == "weights" else f"{given.remove} {share}"
 
     @property

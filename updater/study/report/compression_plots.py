@@ -64,7 +64,7 @@ def _panels(told: Sequence[Told]) -> dict[tuple[str, str], dict[str, Line]]:
     names: dict[CompressionSettings, str] = {}
     for one in told:
         given = one.way.settings
-        is_by_share = one.way.what and not given.pattern and given.quantize == "none"
+        is_by_share = one.way.what and given.pattern == "none" and given.quantize == "none"
         accuracy = one.arm.estimate(CLAIMED)
         if not is_by_share or one.way.control != "none" or accuracy is None:
             continue

@@ -154,14 +154,14 @@ WAY = ("method", "remove", "sparsity", "pattern", "quantize", "recovery", "contr
 
 
 def _way(way: Way) -> dict[str, Any]:
-    """Of `WAY`; None is what the method does not come to."""
+    """Of `WAY`; None is what is not there, or what the method does not come to."""
     given = way.settings
     told = {name: getattr(given, name) for name in WAY[:-1]} | {"control": way.control}
     if not way.what:
         told |= {"method": None, "remove": None}
-    if given.pattern or not way.what:
+    if given.pattern != "none" or not way.what:
         told["sparsity"] = None
-    return {name: told[name] or None for name in WAY}
+    return {name: None if told[name] == "none" else told[name] for name in WAY}
 
 
 def _compressions(table: Table) -> dict[str, Any]:
