@@ -141,6 +141,8 @@ def make_compressed() -> Callable[..., Table]:
             *(a_way(m, sparsity=s) for m in ("magnitude", "obd") for s in (0.5, 0.9)),
             *(a_way("obd", sparsity=s, recovery="finetune") for s in (0.5, 0.9)),
             a_way("obd", remove="neurons", sparsity=0.3),
+            a_way("reap", remove="experts", sparsity=0.25),
+            a_way("obd", remove="layers", sparsity=0.25),
             Way(CompressionSettings(method="obd", remove="neurons", sparsity=0.3), "scratch"),
             a_way("none", quantize="int4"),
         ]
@@ -164,6 +166,14 @@ def _loss(way: Way) -> float:
     return lost if given.recovery == "none" else lost / 2
 
 
+def _gone(way: Way, seed: int) -> dict[str, list[int]]:
+    """Of one layer always the same expert, of another that of the seed."""
+    return {
+        "experts": {"backbone.layers.1.mixer": [2], "backbone.layers.3.mixer": [seed]},
+        "layers": {"backbone.layers": [seed % 2]},
+    }.get(way.settings.remove, {})
+
+
 def _first_alone(arm: str, seed: int, loss: float, way: Way | None) -> Run:
     """ "home" pays twice what the others do."""
     noise = random.Random(f"{arm} {seed}")
@@ -185,6 +195,7 @@ def _first_alone(arm: str, seed: int, loss: float, way: Way | None) -> Run:
             num_bytes=round(2**20 * quarter),
             base_bytes=2**20,
             seconds=2.0,
+            gone=_gone(way, seed),
             per_second=None if way.settings.quantize != "none" else 100 / small,
             base_per_second=None if way.settings.quantize != "none" else 100.0,
         )

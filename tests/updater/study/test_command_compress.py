@@ -77,7 +77,7 @@ def test_a_study_of_compression_and_again_from_its_records(tmp_path: Path, tiny_
     assert set(told["obd 90 %"]["periods"]) == {"2026-01", "2026-02"}
     report = Path(found["folder"]) / "report"
     pictures = {path.stem for path in report.glob("*.svg")}
-    assert pictures == {"sparsity", "bytes", "compressed"}
+    assert pictures == {"sparsity", "bytes", "compressed", "gone"}
     first = Path(found["folder"]) / "first"
     assert len(list(first.glob("*/fisher-*.safetensors"))) == 2  # one for each seed
     shutil.rmtree(first)

@@ -9,6 +9,7 @@ import pytest
 
 from updater.settings import CompressionSettings
 from updater.study.compressions import compressions, first_size
+from updater.study.report import heat
 from updater.study.report.compression_report import periods, sizes
 from updater.study.report.exports import answer
 from updater.study.report.outputs import write
@@ -133,7 +134,9 @@ def test_pictures_and_files_of_a_study_that_compresses(
 ) -> None:
     table = make_compressed()
     write(table, tmp_path, title="Smaller")
-    assert {path.stem for path in tmp_path.glob("*.svg")} == {"sparsity", "bytes", "compressed"}
+    assert {path.stem for path in tmp_path.glob("*.svg")} == {
+        *("sparsity", "bytes", "compressed", "gone")
+    }
     text = (tmp_path / "sparsity.svg").read_text()
     assert "as it is" in text
     assert "after finetune" in text
@@ -151,6 +154,19 @@ def test_pictures_and_files_of_a_study_that_compresses(
     assert "## What compression costs and saves" in page
     assert "## Against uncompressed" not in page
     assert "6 periods learnt first; 95 % confidence" in page
+
+
+def test_which_experts_and_layers_went_is_counted_over_the_seeds(make_compressed: Make) -> None:
+    figure = heat.gone(make_compressed(4))
+    assert figure is not None
+    (axes,) = figure.axes
+    parts = [label.get_text() for label in axes.get_xticklabels()]
+    assert parts == [
+        *("layer 0", "layer 1", "layer 1, expert 2"),
+        *(f"layer 3, expert {seed}" for seed in range(4)),
+    ]
+    told = [text.get_text() for text in axes.texts]
+    assert told == [*"––", "100.0", *["25.0"] * 4, "50.0", "50.0", *"–––––"]
 
 
 def test_the_answer_tells_what_each_period_pays(make_compressed: Make) -> None:

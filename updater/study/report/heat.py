@@ -1,8 +1,9 @@
-"""Heatmaps, arms down and periods across: of forgetting, and of what is compressed the accuracy.
+"""Heatmaps, arms down: forgetting by period; of what is compressed accuracy by period, and parts.
 
 Called by `updater.study.report.pictures`.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -42,6 +43,48 @@ def compressed(table: Table) -> Figure | None:
     rows = {whole.name: _means(over_seeds(by_period(whole)))}
     rows |= {one.arm.name: _means(one.periods) for one in told}
     return _drawn(rows, list(rows[whole.name]), 1.0)
+
+
+_MOST_PARTS = 64
+"""Columns that can be told apart; chosen by looking."""
+
+
+def gone(table: Table) -> Figure | None:
+    """With how many of the seeds each expert and layer went that went with any, by arm. None where
+    none did, or too many."""
+    told = [one for one in compressions(table) if one.way.settings.remove in ("experts", "layers")]
+    rows = {one.arm.name: _went(one.arm) for one in told if one.way.control == "none"}
+    parts = sorted({part for row in rows.values() for part in row})
+    if not 0 < len(parts) <= _MOST_PARTS:
+        return None
+    sorts = {name: {key for key, _ in row} for name, row in rows.items()}
+    shares = {
+        name: {_called(p): row.get(p, 0.0) if p[0] in sorts[name] else None for p in parts}
+        for name, row in rows.items()
+    }
+    return _drawn(shares, [_called(part) for part in parts], 1.0)
+
+
+Part = tuple[str, int]
+"""What it belongs to, by its released name, and its number there."""
+
+
+def _went(arm: Arm) -> dict[Part, float]:
+    """Part -> share of the finished seeds with which it went."""
+    found: Counter[Part] = Counter(
+        (key, number)
+        for run in arm.finished
+        if run.compressed is not None
+        for key, numbers in run.compressed.gone.items()
+        for number in numbers
+    )
+    return {part: number / len(arm.finished) for part, number in found.items()}
+
+
+def _called(part: Part) -> str:
+    key, number = part
+    layer = next((word for word in key.split(".") if word.isdigit()), "")
+    return f"layer {layer}, expert {number}" if layer else f"layer {number}"
 
 
 def _means(found: Mapping[str, Estimate]) -> dict[str, float | None]:

@@ -93,5 +93,10 @@ PICTURES: Mapping[str, Picture] = {
         "Accuracy on each period in percent, mean over seeds; dark is right.",
         heat.compressed,
     ),
+    "gone": Picture(
+        "Which experts and layers went",
+        "With how many of the seeds, in percent, counted from 0; of those that went with any.",
+        heat.gone,
+    ),
 }
 """By name, in the page's order."""
