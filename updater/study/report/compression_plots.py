@@ -118,13 +118,14 @@ def size(table: Table) -> Figure | None:
     top = None if whole is None else whole.estimate(CLAIMED)
     if not told or whole is None or before is None or top is None:
         return None
-    groups = ["uncompressed", *dict.fromkeys(one.way.group for one in told)]
-    colours = {group: mark(i).colour for i, group in enumerate(groups)}
+    groups = list(dict.fromkeys(one.way.group for one in told))
+    colours = {"uncompressed": style.MUTED}
+    colours |= {group: mark(i).colour for i, group in enumerate(groups)}
     points = {whole.name: (_mib(before.num_bytes), top)}
     points |= {one.arm.name: _point(one) for one in told}
     hollow = {one.arm.name for one in told if _is_as_large(one)}
     again = {one.arm.name for one in told if one.way.settings.recovery != "none"}
-    of = {one.arm.name: one.way.group for one in told} | {whole.name: groups[0]}
+    of = {one.arm.name: one.way.group for one in told} | {whole.name: "uncompressed"}
     looks = {name: Mark(colours[of[name]], "-", "^" if name in again else "o") for name in points}
     ships = {name: (x, y.mean) for name, (x, y) in points.items() if name not in hollow}
     with style.styled():
@@ -134,12 +135,12 @@ def size(table: Table) -> Figure | None:
         axes.step(*zip(*edge, strict=True), where="post", color=style.MUTED, lw=1.2, ls=(0, (3, 2)))
         for name, (x, y) in points.items():
             _dot(axes, x, y, looks[name], is_hollow=name in hollow)
-        for group in groups:
-            axes.plot([], [], "o", color=colours[group], label=group)
+        for group, colour in colours.items():
+            axes.plot([], [], "o", color=colour, label=group)
         axes.set_xlim(left=0)
         axes.set_xlabel("MiB of weight files")
         axes.set_ylabel("final average accuracy, %")
-        figure.legend(loc="outside lower center", ncols=len(groups))
+        figure.legend(loc="outside lower center", ncols=len(colours))
         tidy(axes)
         axes.margins(y=0.12)
         within(axes)
