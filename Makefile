@@ -58,6 +58,7 @@ bench: setup ## The benchmarks, side by side with the usual way; results in benc
 	$(BIN)/python bench/ewc_step.py
 	$(BIN)/python bench/fisher.py --write
 	$(BIN)/python bench/scan.py --write
+	$(BIN)/python bench/smaller.py --write
 	$(BIN)/python bench/memory.py --write
 	$(BIN)/python bench/compiled.py --write
 	$(BIN)/python bench/dag_parse.py --write

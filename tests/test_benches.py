@@ -37,6 +37,7 @@ def test_a_target_that_is_missed_fails_the_bench_of_scale(target: str, code: int
         (("memory.py",), "| 131,072 |"),
         (("dag_parse.py",), "| 20 | yes | 140 |"),
         (("scan.py", "--rounds", "2"), "| 256 |"),
+        (("smaller.py", "--rounds", "1"), "| each of the four |"),
     ],
 )
 def test_the_other_tables_are_printed(words: tuple[str, ...], row: str) -> None:

@@ -12,6 +12,7 @@ from store.errors import StoreError
 from store.ledger import Event, Score, Update
 from updater import links, release, statistics
 from updater.errors import InputError
+from updater.shrunk import compression
 from updater.standing import decision, lineage, promotion, skipped, superseded
 from updater.workspace import Workspace
 
@@ -83,9 +84,9 @@ def compressed(workspace: Workspace, opened: Update) -> dict[str, Any]:
     version has; `nonzero_fraction` of them are not zero.
     """
     answer = update(workspace, opened)
-    step = workspace.ledger.step(opened.id, "train")
-    assert step is not None, "a finished update has made its candidate"
-    told = step.result["compression"]
+    made = compression(workspace.ledger, opened.id)
+    assert made is not None, "a finished update has made its candidate"
+    told = made.as_dict()
     names = ("num_parameters", "nonzero_fraction", "bytes", "base_bytes")
     return {**answer, "version": opened.candidate, **{name: told[name] for name in names}}
 
@@ -207,9 +208,11 @@ def history(workspace: Workspace, last: int | None = None) -> dict[str, Any]:
 
 
 def version(workspace: Workspace, name: str) -> dict[str, Any]:
-    """The answer of `show`: where a version comes from and what became of it."""
+    """The answer of `show`: where a version comes from and what became of it. `compression` is None
+    where nothing was taken away of it."""
     ledger = workspace.ledger
     found = ledger.model_version(name)
+    smaller = compression(ledger, found.update)
     verdict = ledger.verdict(found.update) if found.update else None
     current = current_scores(workspace, found.id)
     return {
@@ -226,6 +229,7 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
         "verdict": verdict.verdict if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [],
         "decision": _decision(workspace, found.update),
+        "compression": None if smaller is None else smaller.as_dict(),
         "scores": {p: s.accuracy for (_, p), s in current.items()},
         "mlflow_run": found.run_id,
         "links": links.of_version(workspace, found.id),

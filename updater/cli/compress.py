@@ -56,9 +56,5 @@ def compress(
 def _show(
     console: "Console", workspace: "Workspace", done: "Update", answer: dict[str, Any]
 ) -> None:
-    share = answer["bytes"] / answer["base_bytes"]
-    console.print(
-        f"{answer['num_parameters']:,} parameters, {answer['nonzero_fraction']:.0%} of them not "
-        f"zero; {answer['bytes'] / 1e6:,.1f} MB, {share:.0%} of version {answer['base']}'s"
-    )
+    console.print(tables.size(answer))
     tables.update(console, workspace, done)

@@ -208,13 +208,35 @@ def version(console: Console, answer: dict[str, Any]) -> None:
             continue
         shown = ", ".join(value) if isinstance(value, list) else value
         if isinstance(value, dict):
-            shown = _happened(value) if key == "decision" else ", ".join(value.values())
+            told = {"decision": _happened, "compression": _compression}
+            shown = told[key](value) if key in told else ", ".join(value.values())
         table.add_row(key.replace("_", " "), "–" if shown is None else escape(str(shown)))
     console.print(table)
     for reason in answer["reasons"]:
         console.print(f"  {reason}", markup=False)
     _scores(console, {p: {"accuracy": a} for p, a in answer["scores"].items()})
     linked(console, answer["links"])
+
+
+def _compression(told: dict[str, Any]) -> str:
+    done = []
+    if told["method"] != "none":
+        done.append(
+            f"{100 * told['sparsity']:g} % of the {told['remove']} removed by {told['method']}"
+        )
+    if told["recovery"] != "none":
+        done.append(f"recovered by {told['recovery']}")
+    if told["quantize"] != "none":
+        done.append(f"kept as {told['quantize']}")
+    return f"{', '.join(done)}: {size(told)}"
+
+
+def size(told: dict[str, Any]) -> str:
+    """What is left of a compressed version."""
+    return (
+        f"{told['num_parameters']:,} parameters, {told['nonzero_fraction']:.0%} of them not zero; "
+        f"{told['bytes'] / 1e6:,.1f} MB, {told['bytes'] / told['base_bytes']:.0%} of before"
+    )
 
 
 def evaluation(console: Console, answer: dict[str, Any]) -> None:

@@ -6,11 +6,11 @@ headings follow Mitchell et al. (2019), "Model Cards for Model Reporting". Calle
 publishing.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from updater import statistics
 from updater.gate_reasons import percent, points
+from updater.report.asked import recovered, removed
 from updater.report.data import Dataset, ReportData
 from updater.report.words import amount, duration, energy
 from updater.settings import CompressionSettings
@@ -45,10 +45,11 @@ def _card(data: ReportData, most: int) -> str:
         if subject.kind == "scratch"
         else "a checkpoint that was adopted"
     )
+    new = f"; what is new in it is {_spanned(subject.new)}" * (subject.kind != "compress")
     parts = [
         f"# {_plain(data.workspace)}, version {subject.id}",
-        f"{_judged(data)} It was {made}. It has learnt {_spanned(subject.learnt)}; what is new in "
-        f"it is {_spanned(subject.new)}. Whether it is deployed now is said by its aliases.",
+        f"{_judged(data)} It was {made}. It has learnt {_spanned(subject.learnt)}{new}. Whether it "
+        "is deployed now is said by its aliases.",
         "## Use",
         f'`mlflow.pyfunc.load_model("models:/{data.workspace}/{subject.id}").predict(["..."])`, '
         f"or `updater export {subject.id} DIR` for a serving stack.",
@@ -114,7 +115,9 @@ def _method(data: ReportData) -> list[str]:
     if subject.kind == "adopt" or not config:
         return ["Nothing was trained here: the checkpoint came as it is."]
     if subject.kind == "compress":
-        return [f"Nothing was trained here. {_taken_away(config)}"]
+        asked = CompressionSettings(**config["compression"])
+        trained = "" if asked.recovery != "none" else "Nothing was trained here. "
+        return [trained + _taken_away(asked)]
     training = config.get("training", {})
     if subject.kind == "scratch":
         training = {**training, **config.get("scratch", {})}
@@ -130,22 +133,22 @@ def _method(data: ReportData) -> list[str]:
         strength = held.get("strength")
         by = f"by `{method}`" + (f" of strength {strength}" if strength is not None else "")
         lines.append("Nothing held the weights." if method == "none" else f"Weights held {by}.")
-        if CompressionSettings(**config.get("compression", {})).is_on:
-            lines.append(f"Then it was compressed. {_taken_away(config)}")
+        asked = CompressionSettings(**config.get("compression", {}))
+        if asked.is_on:
+            lines.append(f"Then it was compressed. {_taken_away(asked)}")
     if data.searched is not None and data.searched.winner is not None:
         values = ", ".join(f"{k} {v:.4g}" for k, v in data.searched.winner["values"].items())
         lines.append(f"{len(data.searched.trials)} trials chose {values}.")
     return lines
 
 
-def _taken_away(config: Mapping[str, Any]) -> str:
-    """What compression took away, by the configuration that was recorded."""
-    asked = CompressionSettings(**config["compression"])
+def _taken_away(asked: CompressionSettings) -> str:
+    """What compression took away, and gave back."""
     said = []
     if asked.method != "none":
-        share = "two of each four" if asked.pattern != "none" else f"{asked.sparsity:.0%} of the"
-        how = f"chosen by `{asked.method}`" + (f" in {asked.rounds} rounds" * (asked.rounds > 1))
-        said.append(f"Removed: {share} {asked.remove}, {how}.")
+        said.append(f"Removed: {removed(asked, f'`{asked.method}`')}.")
+    if asked.recovery != "none":
+        said.append(f"What was left learnt again, {recovered(asked)}.")
     if asked.quantize != "none":
         said.append(f"Weights are kept as `{asked.quantize}`.")
     return " ".join(said)

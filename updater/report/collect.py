@@ -33,6 +33,8 @@ from updater.report.data import (
     Version,
     Window,
 )
+from updater.report.went import went
+from updater.shrunk import compression
 from updater.workspace import Workspace
 
 _RELEASES = ("promoted", "rolled_back")
@@ -66,6 +68,7 @@ def collect(
         holdout or (lambda dataset: read_holdout(workspace, dataset)),
     )
     scores = _scores(ledger, subject)
+    smaller = compression(ledger, subject.update)
     shown = {p for v in versions for p in v.dataset_versions} | {period for _, period in scores}
     return ReportData(
         workspace=workspace.settings.workspace.name,
@@ -82,6 +85,8 @@ def collect(
         importance=_importance(ledger, subject),
         drafts=_drafts(ledger, subject),
         searched=_searched(ledger, subject),
+        compression=smaller,
+        went=None if smaller is None else went(workspace, subject, smaller),
         curve={} if update is None else _curve(workspace.root / "runs" / update.id),
         step_seconds=_step_seconds(ledger, subject),
         cost=cost_of([] if subject.update is None else ledger.steps(subject.update)),

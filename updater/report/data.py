@@ -10,6 +10,7 @@ from typing import Any
 from updater import metrics
 from updater.cost import Cost
 from updater.metrics import Chain, Flip
+from updater.shrunk import Compression
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,24 @@ class Searched:
 
 
 @dataclass(frozen=True)
+class Went:
+    """What compression took away of a model with these layers, a letter each.
+
+    `base_parameters` that it had, None where that is not known. One of the rest is not empty: the
+    numbers of the `layers` that went; by layer, those of the experts or heads, of `num_parts` each
+    (`parts`); by layer and sort of MLP or matrix, the share of its neurons or weights. A layer is
+    called by its number, one of a multi-token-prediction head "MTP 0".
+    """
+
+    letters: str
+    base_parameters: int | None
+    layers: tuple[int, ...] = ()
+    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    num_parts: int = 0
+    shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A dataset version that the version has learnt, with its counts."""
 
@@ -159,7 +178,8 @@ class ReportData:
     """Everything about one version. `versions` and `deployments` are oldest first, `periods` in
     their order; `scores` is keyed by (version, period); a missing score is no key; `curve` is
     metric -> points (step, value); `flips` is None where there is no base to flip from, and
-    `flips_unknown` are learnt periods on which base and version have no outcomes in common."""
+    `flips_unknown` are learnt periods on which base and version have no outcomes in common; `went`
+    is None where it is not known."""
 
     workspace: str
     version: str
@@ -175,6 +195,8 @@ class ReportData:
     importance: Importance | None = None
     drafts: Drafts | None = None
     searched: Searched | None = None
+    compression: Compression | None = None
+    went: Went | None = None
     curve: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     step_seconds: tuple[tuple[str, float], ...] = ()
     cost: Cost = field(default_factory=Cost)
@@ -248,6 +270,9 @@ class ReportData:
         if self.drafts is not None:  # of the first draft, without which there is no second
             found["draft_acceptance_before"] = self.drafts.acceptance_before[0]
             found["draft_acceptance_after"] = self.drafts.acceptance_after[0]
+        if self.compression is not None:
+            found["compression/bytes_ratio"] = self.compression.bytes_ratio
+            found["compression/nonzero_fraction"] = self.compression.nonzero_fraction
         return {name: float(value) for name, value in found.items() if value is not None}
 
     def _against_base(self) -> dict[str, float | None]:

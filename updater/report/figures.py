@@ -1,6 +1,6 @@
 """Every picture of a report by name: for the page, and as files for MLflow.
 
-The drawing is in `matrix`, `intervals`, `panels` and `timelines`. Called by `page`
+The drawing is in `matrix`, `intervals`, `panels`, `timelines` and `removed`. Called by `page`
 and the pipeline's publishing.
 """
 
@@ -16,6 +16,7 @@ from updater.report.focus import focused
 from updater.report.intervals import forgetting, gate_intervals
 from updater.report.matrix import overview, score_matrix
 from updater.report.panels import accuracy_over_versions
+from updater.report.removed import what_went
 from updater.report.timelines import as_deployed, training_curve
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "save_all",
     "score_matrix",
     "training_curve",
+    "what_went",
 ]
 
 
@@ -44,6 +46,7 @@ class Picture:
 
 FIGURES = {
     "gate_intervals": Picture(gate_intervals, "The gate's comparisons with their intervals"),
+    "what_went": Picture(what_went, "What compression took away, layer by layer"),
     "score_matrix": Picture(score_matrix, "Accuracy of versions on periods"),
     "overview": Picture(overview, "Accuracy of every version on every period, as colours"),
     "accuracy_over_versions": Picture(

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from updater import metrics
 from updater.gate_reasons import percent, points
-from updater.report import focus, style, words
+from updater.report import asked, focus, style, words
 from updater.report.data import ReportData
 from updater.report.figures import drawn
 
@@ -42,6 +42,7 @@ def render(data: ReportData) -> str:
             for name, picture, figure in drawn(data)
         },
         headline=_headline(data),
+        made=_made(data),
         standing=_standing(data),
         tiles=_tiles(data),
         lineage=data.lineage(),
@@ -76,6 +77,8 @@ def _template() -> jinja2.Template:
         "seconds": words.duration,
         "bytes": words.size,
         "energy": words.energy,
+        "removed": lambda asks: asked.removed(asks, f"“{asks.method}”"),
+        "recovered": asked.recovered,
         "moment": lambda at: at[:16].replace("T", " "),
         "cut": lambda text: text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…",
     }
@@ -91,6 +94,16 @@ def _headline(data: ReportData) -> tuple[str, str]:
         return verdict, VERDICTS[verdict]
     kind, actor, reason = decision
     return verdict, f"{JUDGED[verdict]} by the gate, {DECIDED[kind]} by {actor}: {reason}"
+
+
+def _made(data: ReportData) -> str:
+    """Of what it was made, and how."""
+    subject = data.subject
+    if subject.base is None:
+        return "a first model, without a base"
+    if subject.kind == "compress":
+        return f"made by compressing version {subject.base}"
+    return f"trained from version {subject.base}" + ", then compressed" * bool(data.compression)
 
 
 def _standing(data: ReportData) -> str:
@@ -135,6 +148,17 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
                 "note": "change on past periods since each was learnt",
             },
         ]
+    if data.compression is not None:
+        before, now = (
+            words.size(n) for n in (data.compression.base_bytes, data.compression.num_bytes)
+        )
+        tiles.append(
+            {
+                "name": "Weights on disk",
+                "value": percent(data.compression.bytes_ratio),
+                "note": f"{now}, of {before} before it was compressed",
+            }
+        )
     if data.flips is not None:
         lost, won = (round(summary[f"num_{sign}_flips"]) for sign in ("negative", "positive"))
         tiles.append(

@@ -74,7 +74,7 @@ def publish(workspace: Workspace, update: Update) -> None:
     }
     registry.log_summary(run_id, shown)
     registry.log_artifacts(run_id, folder)
-    registry.name_run(run_id, f"{update.kind} {update.period}: version {candidate}")
+    registry.name_run(run_id, f"{update.kind} {_of(update)}: version {candidate}")
     registry.close_run(run_id)
     registry.set_version_tags(candidate, {"verdict": verdict.verdict})
     registry.pages.describe_version(candidate, card.brief(data, DESCRIPTION_CHARACTERS))
@@ -107,6 +107,11 @@ def _decision(workspace: Workspace, update: Update, data: ReportData) -> str:
     if update.id in release.awaiting_approval(workspace.ledger):
         return "waits for a person"
     return "not promoted"
+
+
+def _of(update: Update) -> str:
+    """What it was of."""
+    return f"version {update.base}" if update.kind == "compress" else update.period
 
 
 def _note(verdict: str, reasons: Sequence[str]) -> str:
