@@ -5,12 +5,29 @@ from pathlib import Path
 
 from updater.demo import tickets
 from updater.initialise import init_workspace
+from updater.settings import (
+    FieldTemplates,
+    PeriodSettings,
+    Settings,
+    SourceSettings,
+    TrainingSettings,
+    WorkspaceSettings,
+)
 from updater.study.plan import Span
 from updater.study.results import Run
 
 MONTHS = ("2026-01", "2026-02", "2026-03", "2026-04")
 SPAN = Span(MONTHS[:2], MONTHS[2:])
 NUM_TRAIN, NUM_HOLDOUT = 48, 16
+BASE = Settings(
+    workspace=WorkspaceSettings(name="w"),
+    source=SourceSettings(
+        uri="x.jsonl", fields=FieldTemplates(prompt="{p}", completion="c", period="{d}")
+    ),
+    periods=PeriodSettings(order=("a", "b", "c", "d")),
+    training=TrainingSettings(epochs=2),
+)
+"""Of a workspace whose periods are letters: what a study file is read with."""
 
 
 def quiet() -> None:

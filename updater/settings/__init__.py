@@ -8,7 +8,12 @@ the file, the value and the cure.
 Units: `_fraction` and `fraction` are 0..1, `_seconds` seconds, `_tokens` tokens.
 """
 
-from updater.settings.compression import NEED_INPUTS, PRUNINGS, CompressionSettings
+from updater.settings.compression import (
+    NEED_INPUTS,
+    PRUNINGS,
+    RECOVERIES,
+    CompressionSettings,
+)
 from updater.settings.data import (
     CALENDAR,
     FORMATS,
@@ -60,6 +65,7 @@ __all__ = [
     "PLACES",
     "POLICIES",
     "PRUNINGS",
+    "RECOVERIES",
     "REGULARIZERS",
     "SEARCHED",
     "CompressionSettings",

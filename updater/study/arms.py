@@ -10,9 +10,9 @@ from typing import Any
 
 from updater import config
 from updater.settings import NAME, Settings
-from updater.study import heeded, search
+from updater.study import compress_heeds, grid, heeded, search
 from updater.study.peers import names
-from updater.study.plan import ARM_SECTIONS, EVERY, KINDS, Arm
+from updater.study.plan import ARM_SECTIONS, CONTROLS, EVERY, KINDS, Arm
 from updater.study.tables import Table
 
 REPLAY_SECTIONS = (*ARM_SECTIONS, "gate")  # of an arm, where the gate judges
@@ -56,11 +56,15 @@ def read(top: Table, settings: Settings, *, sweeps: bool) -> list[Arm]:
     sections = REPLAY_SECTIONS if "replay" in top.values else ARM_SECTIONS
     if not table.values:
         raise table.wrong("there is no arm", "a study compares arms", "write [arms.NAME]")
-    arms = [_arm(name, table.table(name), settings, sections) for name in table.values]
+    arms = [
+        arm for name in table.values for arm in _arms(name, table.table(name), settings, sections)
+    ]
+    grid.check_names(table, arms)
     return arms if sweeps else [dataclasses.replace(arm, sweep={}) for arm in arms]
 
 
-def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -> Arm:
+def _arms(name: str, table: Table, settings: Settings, sections: Sequence[str]) -> list[Arm]:
+    """The arm, or of a grid one for each of its combinations."""
     if not NAME.fullmatch(name.replace("+", "-")):
         raise table.wrong(
             f'the name "{name}"', "it must be letters, digits, _, - or +", "rename it"
@@ -69,34 +73,72 @@ def _arm(name: str, table: Table, settings: Settings, sections: Sequence[str]) -
     heeded.check_options(table, kind)
     _check_keys(table, ("kind", "sweep", *heeded.ARM_OPTIONS[kind], *sections))
     own = {name: table.values[name] for name in sections if name in table.values}
+    sweep = _sweep(table.table("sweep"))
+    choices = grid.choices(table)
+    asked = [*_named(own), *(f"compression.{key}" for key in choices[0])]
+    heeded.check_kind(table, kind, [*asked, *sweep])
+    resolved = [_with(settings, own, choice, table, sections) for choice in choices]
+    arms = [
+        _arm(name, table, kind, choice, settings=one, sweep=sweep)
+        for choice, one in zip(choices, resolved, strict=True)
+    ]
+    tried = [one for arm in arms for one in variants(arm, table.where)]
+    for one in tried:
+        _check_arm(table, one)
+    heeded.check_settings(table, arms[0], asked, tried)
+    return arms
+
+
+def _with(
+    settings: Settings,
+    own: Mapping[str, Any],
+    choice: Mapping[str, Any],
+    table: Table,
+    sections: Sequence[str],
+) -> Settings:
+    """With the arm's own, and this combination of its grid."""
+    if choice:
+        own = {**own, "compression": {**own.get("compression", {}), **choice}}
+    return overridden(settings, Table(own, grid.where(table, choice)), sections)
+
+
+def _arm(
+    name: str,
+    table: Table,
+    kind: str,
+    choice: Mapping[str, Any],
+    *,
+    settings: Settings,
+    sweep: Mapping[str, tuple[Any, ...]],
+) -> Arm:
     arm = Arm(
         name=name,
         kind=kind,
-        settings=overridden(settings, Table(own, table.where), sections),
+        settings=settings,
         every=table.choice("every", EVERY),
         weight=table.value("weight", 0.5),
         equal_compute=table.value("equal_compute", False),
         strategy=table.value("strategy", ""),
-        sweep=_sweep(table.table("sweep")),
+        control=table.choice("control", CONTROLS),
+        sweep=sweep,
     )
-    heeded.check_kind(table, kind, [*_named(own), *arm.sweep])
-    tried = variants(arm, table.where)
-    _check_arm(table, arm, tried)
-    heeded.check_settings(table, arm, _named(own), tried)
-    return arm
+    if arm.way is None or not choice:
+        return arm
+    return dataclasses.replace(arm, name=grid.name(arm.way, choice))
 
 
-def _check_arm(table: Table, arm: Arm, tried: Sequence[Arm]) -> None:
+def _check_arm(table: Table, arm: Arm) -> None:
     if not 0 <= arm.weight <= 1:
         raise table.wrong(f"weight = {arm.weight}", "it must lie in [0, 1]")
-    for one in tried:
-        if one.kind == "avalanche":
-            with table.named():
-                names.check(one.strategy, one.settings)
+    if arm.kind == "avalanche":
+        with table.named():
+            names.check(arm.strategy, arm.settings)
+    if arm.way is not None:
+        compress_heeds.check(table, arm.name, arm.way)
 
 
 def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:
-    for key, given in table.values.items():
+    for key in table.values:
         if key.partition(".")[0] not in ARM_SECTIONS or "." not in key:
             raise table.wrong(
                 f'"{key}"', f"it must be a setting of {', '.join(ARM_SECTIONS)}, in quotes"
@@ -105,20 +147,7 @@ def _sweep(table: Table) -> dict[str, tuple[Any, ...]]:
             raise table.wrong(f'"{key}"', *OF_STUDY[key])
         if key == "training.search" or key.startswith("training.search."):
             raise table.wrong(f'"{key}"', search.RULE, "name the settings themselves")
-        if not isinstance(given, list) or not given:
-            raise table.wrong(
-                f'"{key}" = {given!r}',
-                "it must be a list of values to choose from",
-                "write [1e3, 1e4]",
-            )
-        twice = next((value for value in given if given.count(value) > 1), None)
-        if twice is not None:
-            raise table.wrong(
-                f'"{key}" = {given!r}',
-                f"{twice!r} stands there more than once, however it is written",
-                "take one out",
-            )
-    return {key: tuple(given) for key, given in table.values.items()}
+    return {key: table.several(key) for key in table.values}
 
 
 def values(arm: Arm) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ Trains nothing itself (the workers do) and draws nothing. Called by `updater stu
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 from updater import training_core
 from updater.errors import InputError, UpdateError
 from updater.nemotron.presets import config_fields
+from updater.nemotron.sparsity import staying
 from updater.progress import Progress
 from updater.study import arms, file, locks, records, stream, tabulated
 from updater.study.job import Job
 from updater.study.jobs import Jobs
-from updater.study.plan import Study
-from updater.study.pool import Failed, Places, Pool, Task
+from updater.study.plan import Arm, Study
+from updater.study.pool import Failed, Places, Pool, Task, Tell
 from updater.study.results import Run
 from updater.study.sweep import Choice, Sweep, Try
 from updater.workspace import Workspace
@@ -85,13 +86,33 @@ def _with_architecture(workspace: Workspace, study: Study) -> Study:
     found = workspace.root / model.architecture
     if found.is_file():
         model = dataclasses.replace(model, architecture=str(found))
-    config_fields(model.architecture, model.vocabulary_size)
 
     def changed(settings: Any) -> Any:
         return dataclasses.replace(settings, model=model)
 
+    fields = config_fields(model.architecture, model.vocabulary_size)
+    for arm in study.arms:
+        _check_shape(arm, fields, model.architecture)
     changed_arms = tuple(dataclasses.replace(a, settings=changed(a.settings)) for a in study.arms)
     return dataclasses.replace(study, settings=changed(study.settings), arms=changed_arms)
+
+
+def _check_shape(arm: Arm, fields: Mapping[str, Any], where: str) -> None:
+    """The first model has what the arm takes away of it, and enough of that stays."""
+    given = arm.settings.compression
+    if arm.way is None or not arm.way.what or given.remove == "weights":
+        return
+    try:
+        staying(
+            fields,
+            given.remove,
+            given.sparsity,
+            multiple_of=given.multiple_of,
+            attention=given.attention,
+            where=where,
+        )
+    except InputError as error:
+        raise InputError(f"the arm {arm.name!r}: {error.what}", error.rule, error.cure) from None
 
 
 def _check_machine(study: Study) -> None:
@@ -130,7 +151,7 @@ class _Conductor:
         planned = [job for arm in self._study.arms for job in self._jobs.reported(arm)]
         possible = [job for arm in self._study.arms for job in self._jobs.possible(arm)]
         records.check([*tried, *possible])  # so that none is first found when a sweep has run
-        total = sum(len(job.stream.span.then) for job in [*tried, *planned])
+        total = sum(job.num_units for job in [*tried, *planned])
         places = Places.found(self._study.processes, self._study.threads)
         with (
             Progress("study", total, unit="updates", shown=self._workspace.progress) as progress,
@@ -208,23 +229,21 @@ class _Conductor:
     def _run(self, pool: Pool, progress: Progress, jobs: Sequence[Job]) -> list[Run]:
         """Each job's run, from its record where that is finished; as far as it came where its
         worker failed."""
-        from updater.study.run import run
-
         results: list[Any] = [records.finished(job) for job in jobs]
         for job, known in zip(jobs, results, strict=True):
             if known is not None:
                 records.tidy(job)
         todo = [n for n, known in enumerate(results) if known is None]
         begun = [known or records.recorded(job) for job, known in zip(jobs, results, strict=True)]
-        num_known = sum(len(one.stages) - 1 for one in begun if one)
+        num_known = sum(_units(job, one) for job, one in zip(jobs, begun, strict=True) if one)
         if num_known and todo:
-            of = sum(len(job.stream.span.then) for job in jobs)
+            of = sum(job.num_units for job in jobs)
             log.info("it goes on: %d of %d updates are done already", num_known, of)
         progress.update(num_known)
         able = [n for n in todo if records.first_stage(jobs[n].first) is not None]
         # What learns everything anew takes longest: begun last, it would keep one core alone busy.
-        able.sort(key=lambda n: jobs[n].arm.kind != "scratch")
-        tasks = [Task(jobs[n].title, run, jobs[n]) for n in able]
+        able.sort(key=lambda n: not jobs[n].arm.starts_anew)
+        tasks = [Task(jobs[n].title, _work(jobs[n]), jobs[n]) for n in able]
         for n, done in zip(able, pool.run(tasks), strict=True):
             results[n] = done
         for n in set(todo) - set(able):
@@ -237,7 +256,7 @@ class _Conductor:
         self._failed += [one for one in results if isinstance(one, Failed)]
         for job, one in zip(jobs, results, strict=True):
             if isinstance(one, Run):  # one that diverged comes to none of its later updates
-                progress.update(len(job.stream.span.then) - max(len(one.stages) - 1, 0))
+                progress.update(job.num_units - _units(job, one))
         return [
             _unfinished(job, one.reason) if isinstance(one, Failed) else one
             for job, one in zip(jobs, results, strict=True)
@@ -273,6 +292,24 @@ class _Conductor:
             else:
                 jobs += self._jobs.reported(arm, chosen.choice)
         return jobs, given_up
+
+
+def _work(job: Job) -> Callable[[Any, Tell], Run]:
+    """What a worker is to do."""
+    if job.arm.way is None:
+        from updater.study.run import run
+
+        return run
+    from updater.study import compressing
+
+    return compressing.run
+
+
+def _units(job: Job, run: Run) -> int:
+    """Of progress, that the run has come to: what compresses has told one, however it ended."""
+    if job.arm.way is None:
+        return max(len(run.stages) - 1, 0)
+    return int(bool(run.stages))
 
 
 def _unlearnt(sweeps: Iterable[Sweep], study: Study) -> int:

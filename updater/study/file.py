@@ -13,7 +13,7 @@ from updater.errors import InputError, did_you_mean
 from updater.periods import Periods
 from updater.settings import NAME, Settings
 from updater.study import arms, compare, search
-from updater.study.plan import SECTIONS, Arm, Span, Study, Validation
+from updater.study.plan import OF_SETTINGS, STILL, Arm, Span, Study, Validation
 from updater.study.replay import ANSWERS, ReplaySettings
 from updater.study.tables import Table
 
@@ -44,7 +44,7 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
         short = Table({}, short.where)
     search.check(top, short, settings)
     replay = _replay(top)
-    sections = SECTIONS if replay is None else (*SECTIONS, "gate")
+    sections = OF_SETTINGS if replay is None else (*OF_SETTINGS, "gate")
     settings = arms.overridden(settings, top.table("settings"), sections)
     settings = arms.overridden(settings, short.table("settings"), sections)
     settings = _beside(path, settings)
@@ -54,7 +54,7 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     study = Study(
         name=_name(head, quick),
         seeds=(short if "seeds" in short.values else head).seeds(),
-        span=_span(_instead(stream, short, ("first", "then")), periods),
+        span=_span(_instead(stream, short, ("first", "then")), periods, chosen),
         validation=None if quick else _validation(top, periods),
         arms=chosen,
         settings=settings,
@@ -65,6 +65,8 @@ def read(path: Path, settings: Settings, *, quick: bool = False, only: Sequence[
     )
     _check_numbers(head, study)
     _check_sweeps(top, study)
+    if not only:
+        _check_uncompressed(top, study)
     if not quick and top.table("quick").values:
         read(path, given, quick=True)  # so that what is wrong in it is not first found there
     return study
@@ -108,6 +110,16 @@ def _check_sweeps(top: Table, study: Study) -> None:
         )
 
 
+def _check_uncompressed(top: Table, study: Study) -> None:
+    smaller = [arm.name for arm in study.arms if arm.way]
+    if smaller and not study.uncompressed:
+        raise top.wrong(
+            f"the arm {smaller[0]!r} compresses, and none is what it was before",
+            "what is compressed is told against what is not",
+            'write [arms.uncompressed] with kind = "frozen", and name it where arms are chosen',
+        )
+
+
 def _beside(path: Path, settings: Settings) -> Settings:
     """A model's config.json that lies beside the study file is found there."""
     found = path.parent / settings.model.architecture
@@ -123,10 +135,18 @@ def _instead(table: Table, other: Table, names: Sequence[str]) -> Table:
     return Table({**table.values, **values}, other.where if values else table.where)
 
 
-def _span(table: Table, periods: Periods) -> Span:
-    first, then = (
-        tuple(one for text in table.texts(name) for one in _expanded(table, name, text, periods))
-        for name in ("first", "then")
+def _span(table: Table, periods: Periods, arms: Sequence[Arm] = ()) -> Span:
+    """The stream of the arms; of those that learn no update it may end with the first model."""
+    may_end = arms and all(arm.kind in STILL for arm in arms)
+    names = ("first",) if may_end and not table.values.get("then") else ("first", "then")
+    first, then, *_ = (
+        *(
+            tuple(
+                one for text in table.texts(name) for one in _expanded(table, name, text, periods)
+            )
+            for name in names
+        ),
+        (),
     )
     together = first + then
     for period in together:

@@ -71,7 +71,7 @@ class FineTuned:
         self.model = firsts.Model(*checkpoint.load(job.first.place / "checkpoint"))
         freeze(self.model.network, self._settings.training)
         self._memory = Memory()
-        self._starts = _starts(job)
+        self._starts = starts(job)
         self._cursors = self._starts
         self._owed_seconds = 0.0
 
@@ -258,7 +258,7 @@ class FineTuned:
         return from_flat(saved)
 
 
-def _starts(job: Job) -> dict[str, int]:
+def starts(job: Job) -> dict[str, int]:
     """Cursors at a place in the first round that is the seed's own, in each period and in the deal
     of `class_balanced`."""
     random = np.random.default_rng(job.seed)

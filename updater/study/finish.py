@@ -10,7 +10,7 @@ from typing import Any
 
 from store.errors import StoreError
 from updater.study.conduct import Conducted
-from updater.study.plan import SECTIONS
+from updater.study.plan import OF_SETTINGS
 from updater.study.report import exports, outputs
 from updater.study.report.publish import publish
 from updater.study.tabulated import Table, tabulate
@@ -53,7 +53,13 @@ def finish(workspace: Workspace, done: Conducted) -> dict[str, Any]:
 def _table(done: Conducted) -> Table:
     study = done.study
     return tabulate(
-        done.runs, study.reference, scratch=study.scratch, pairs=study.pairs, sweeps=done.sweeps
+        done.runs,
+        study.reference,
+        scratch=study.scratch,
+        pairs=study.pairs,
+        sweeps=done.sweeps,
+        uncompressed=study.uncompressed,
+        ways={arm.name: arm.way for arm in study.arms if arm.way},
     )
 
 
@@ -67,7 +73,7 @@ def _digest(done: Conducted) -> str:
 def _differing(done: Conducted) -> dict[str, dict[str, Any]]:
     """Arm -> setting -> value, of the settings that are not alike in all arms."""
     found = {}
-    sections = SECTIONS if done.study.replay is None else (*SECTIONS, "gate")
+    sections = OF_SETTINGS if done.study.replay is None else (*OF_SETTINGS, "gate")
     for arm in done.study.arms:
         whole = arm.settings.as_dict()
         flat = {f"{s}.{key}": value for s in sections for key, value in whole[s].items()}

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from updater.settings import POLICIES
 from updater.settings.regularizing import METHODS
+from updater.study import compress_heeds
 from updater.study.peers import names
 from updater.study.plan import ARM_SECTIONS, Arm
 from updater.study.tables import Table
 
+_COMPRESS = 'only kind = "compress" takes anything away'
 _ANEW = 'kind = "scratch" trains by [scratch] alone, on everything, held by nothing'
 _AVALANCHE = "Avalanche's own strategy does not know it"
 _FROZEN = 'kind = "frozen" learns nothing'
@@ -24,12 +26,14 @@ _NEVER = {
     "regularizer.offload": "it moves what holds to another memory, and changes no result",
     "training.packing": "it leaves padding out, and changes no result",
 }
+_NOT_SMALLER = {**_NEVER, "compression": _COMPRESS}
 IGNORED: Mapping[str, Mapping[str, str]] = {
-    "update": {"scratch": _UPDATE, **_NEVER},
-    "average": {"scratch": _UPDATE, **_NEVER},
-    "frozen": dict.fromkeys(ARM_SECTIONS, _FROZEN),
+    "update": {"scratch": _UPDATE, **_NOT_SMALLER},
+    "average": {"scratch": _UPDATE, **_NOT_SMALLER},
+    "frozen": {**dict.fromkeys(ARM_SECTIONS, _FROZEN), "compression": _COMPRESS},
+    "compress": {**_NEVER, **compress_heeds.IGNORED},
     "scratch": {
-        **_NEVER,
+        **_NOT_SMALLER,
         **dict.fromkeys(
             (
                 *("rehearsal", "regularizer", "training.epochs", "training.learning_rate"),
@@ -41,7 +45,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
     },
     "avalanche": {
         "scratch": _UPDATE,
-        **_NEVER,
+        **_NOT_SMALLER,
         "regularizer.method": "strategy names Avalanche's own",
         **dict.fromkeys(
             (
@@ -95,6 +99,7 @@ ARM_OPTIONS = {
     "frozen": (),
     "average": ("equal_compute", "weight"),
     "avalanche": ("strategy",),
+    "compress": ("control", "grid"),
 }
 
 
@@ -105,6 +110,9 @@ def check_options(table: Table, kind: str) -> None:
         if kinds and f'"{kind}"' not in kinds:
             rule = f"only an arm of kind = {' or '.join(kinds)} has it"
             raise table.wrong(name, rule, f"write kind = {kinds[0]}, or take it out")
+    if kind == "compress" and "sweep" in table.values:
+        rule = "what it learns is no update, on which a sweep could be decided"
+        raise table.wrong("sweep", rule, "name the values in a grid: each is an arm")
 
 
 def check_kind(table: Table, kind: str, asked: Sequence[str]) -> None:
@@ -140,6 +148,8 @@ def check_settings(table: Table, arm: Arm, own: Sequence[str], variants: Sequenc
 
 def _unheeded(name: str, arm: Arm) -> str:
     """Why an arm without a sweep would not heed the setting; "" where it would."""
+    if arm.kind == "compress":
+        return compress_heeds.unheeded(name, arm)
     if arm.kind == "avalanche":
         parts = HEEDED_BY_PARTS.get(name, names.parts(arm.strategy))
         if set(parts).isdisjoint(names.parts(arm.strategy)):

@@ -98,20 +98,29 @@ class Job:
         """Of all that decides the result, the time it takes among it."""
         arm = dataclasses.asdict(dataclasses.replace(self.arm, name="", sweep={}))
         arm.pop("settings")
+        if self.arm.way is None:  # as it was before there were such arms
+            arm.pop("control")
         gate: list[Any] = []
         if self.replay is not None:
             rule = self.settings.gate
             gate = [dataclasses.asdict(self.replay), rule.margin_fraction, rule.confidence]
         load = [self.processes] if self.processes else []  # 0: as many as there is room for
+        way = [dataclasses.asdict(self.settings.compression)] if self.arm.way else []
         return _digest(
-            "run", self.first.key, arm, self.stream.span.then, self.settings, *gate, *load
+            "run", self.first.key, arm, self.stream.span.then, self.settings, *gate, *load, *way
         )
 
     @property
     def place(self) -> Path:
         """Where its state lies; its record is the file with .json in its name's end."""
-        name = f"{self.arm.name}-{self.seed}-{self.key[:16]}"
-        return self.first.folder / "runs" / name
+        plain = self.arm.name.replace(" %", "pc").replace(" + ", "+")
+        arm = "".join(c if c.isalnum() or c in "_-+." else "-" for c in plain)
+        return self.first.folder / "runs" / f"{arm}-{self.seed}-{self.key[:16]}"
+
+    @property
+    def num_units(self) -> int:
+        """Of progress: its updates, or what it compresses."""
+        return len(self.stream.span.then) if self.arm.way is None else 1
 
     @property
     def title(self) -> str:

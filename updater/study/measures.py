@@ -29,6 +29,9 @@ class Measures:
         peak_memory_bytes: of the process; 0 where it was not measured.
         importance_bytes: the most that an update's importance took in memory; None where it was
             not measured.
+        num_parameters, nonzero_fraction, num_bytes, bytes_ratio, speed_ratio: of what was
+            compressed, as `Compressed` has them; None of all else. Its seconds, steps and
+            tokens are among those of the updates.
     """
 
     final_average_accuracy: float | None
@@ -41,10 +44,16 @@ class Measures:
     tokens: int
     peak_memory_bytes: int
     importance_bytes: int | None = None
+    num_parameters: int | None = None
+    nonzero_fraction: float | None = None
+    num_bytes: int | None = None
+    bytes_ratio: float | None = None
+    speed_ratio: float | None = None
 
 
 NAMES = tuple(field.name for field in fields(Measures))
 ACCURACIES = NAMES[:5]  # those in fractions of right answers
+SIZES = NAMES[-5:]  # those of what was compressed
 
 
 def measures(run: Run) -> Measures | None:
@@ -59,17 +68,19 @@ def measures(run: Run) -> Measures | None:
     updates = run.stages[1:]
     forgotten = metrics.forgetting(stream)
     held = [s.importance_bytes for s in updates if s.importance_bytes is not None]
+    smaller = run.compressed
     return Measures(
         final_average_accuracy=metrics.average(stream),
         new_accuracy=mean([accuracy(run, i + 1, s.period) for i, s in enumerate(updates)]),
         backward_transfer=metrics.backward_transfer(stream),
         forward_transfer=metrics.forward_transfer(stream),
         worst_forgetting=_largest(list(forgotten.values())),
-        seconds=sum(stage.seconds for stage in updates),
-        steps=sum(stage.steps for stage in updates),
-        tokens=sum(stage.tokens for stage in updates),
+        seconds=sum(stage.seconds for stage in updates) + (smaller.seconds if smaller else 0.0),
+        steps=sum(stage.steps for stage in updates) + (smaller.steps if smaller else 0),
+        tokens=sum(stage.tokens for stage in updates) + (smaller.tokens if smaller else 0),
         peak_memory_bytes=run.peak_memory_bytes,
         importance_bytes=max(held, default=None),
+        **({} if smaller is None else {name: getattr(smaller, name) for name in SIZES}),
     )
 
 

@@ -6,12 +6,19 @@ from typing import Any
 
 from updater.settings import Settings
 from updater.study.replay import ReplaySettings
+from updater.study.ways import Way
 
-KINDS = ("update", "scratch", "frozen", "average", "avalanche")
+KINDS = ("update", "scratch", "frozen", "average", "avalanche", "compress")
+STILL = ("frozen", "compress")
+"""The kinds that learn no update: a stream of these alone needs none."""
+
+CONTROLS = ("none", "scratch")
 EVERY = ("each", "last")
 SECTIONS = ("model", "rehearsal", "regularizer", "training", "scratch", "evaluation")
-"""Of the settings: those that a run obeys."""
-ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch")
+"""Of the settings: those that every run obeys."""
+OF_SETTINGS = (*SECTIONS, "compression")
+"""Those that `[settings]` may have; the last is of arms that compress alone."""
+ARM_SECTIONS = ("rehearsal", "regularizer", "training", "scratch", "compression")
 """Those of them that an arm may have of its own."""
 REFERENCE = "rehearsal"
 """The arm that others are compared with, where there is one: what paper A found best alone."""
@@ -54,7 +61,9 @@ class Arm:
     each update, or with `every = "last"` at the last one only; `frozen` learns nothing; `average`
     fine-tunes and takes `weight` of the new weights and the rest of the old; `avalanche` runs
     Avalanche's own `strategy`, which takes the place of the regularizer's method and rehearsal's
-    policy, with the regularizer's strength and a memory of rehearsal's budget. `equal_compute`: as
+    policy, with the regularizer's strength and a memory of rehearsal's budget; `compress` makes the
+    first model smaller by `settings.compression` and learns nothing, or with `control = "scratch"`
+    trains a new model of the shape that this comes to. `equal_compute`: as
     many optimizer steps as the new examples alone would take, so that rehearsed ones displace new
     ones. `sweep`: settings and the values to choose from on the validation stream.
     """
@@ -66,6 +75,7 @@ class Arm:
     weight: float = 0.5
     equal_compute: bool = False
     strategy: str = ""
+    control: str = "none"
     sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
@@ -73,6 +83,16 @@ class Arm:
         """What the arm is, beside its settings: option -> value."""
         apart = ("name", "settings", "sweep")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+
+    @property
+    def starts_anew(self) -> bool:
+        """It trains random weights, which takes longest of all."""
+        return self.kind == "scratch" or self.control == "scratch"
+
+    @property
+    def way(self) -> Way | None:
+        """How it compresses; None: it does not."""
+        return Way(self.settings.compression, self.control) if self.kind == "compress" else None
 
 
 @dataclass(frozen=True)
@@ -103,8 +123,19 @@ class Study:
 
     @property
     def reference(self) -> str:
-        """The arm that the others are compared with, whichever of them ran."""
-        return reference([arm.name for arm in self.arms])
+        """The arm that the others are compared with, whichever of them ran. Where none is called
+        `REFERENCE`, what is compressed is held against what is not."""
+        names = [arm.name for arm in self.arms]
+        if REFERENCE not in names and self.uncompressed:
+            return self.uncompressed
+        return reference(names)
+
+    @property
+    def uncompressed(self) -> str:
+        """The arm that those that compress are told against: the first that stays the first model;
+        "" where none compresses."""
+        frozen = [arm.name for arm in self.arms if arm.kind == "frozen"]
+        return frozen[0] if frozen and any(arm.way for arm in self.arms) else ""
 
     @property
     def scratch(self) -> str:

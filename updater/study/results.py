@@ -39,13 +39,53 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Compressed:
+    """What a compression left of the first model, or how large its control is.
+
+    Bytes are those of the weight files; numbers are counted before they are quantized, as those of
+    the first model are. `seconds` of all that it took but evaluation and clocks: what it looks at
+    (the Fisher too, whichever arm found it), what goes, recovery; `steps` and `tokens` of the
+    recovery or of the control's training. `per_second` examples go forward, and of the first model
+    beside it `base_per_second`; None where that was not measured: quantized weights are asked as
+    floats. `gone`, `zeros`: which parts went, and by matrix the share of weights that are zero, as
+    `updater.compress.engine` says it; empty of a control.
+    """
+
+    num_parameters: int
+    base_parameters: int
+    nonzero_fraction: float
+    num_bytes: int
+    base_bytes: int
+    seconds: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    per_second: float | None = None
+    base_per_second: float | None = None
+    gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    zeros: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def bytes_ratio(self) -> float:
+        """To the first model's."""
+        return self.num_bytes / self.base_bytes
+
+    @property
+    def speed_ratio(self) -> float | None:
+        """To the first model's; above 1 is faster."""
+        if self.per_second is None or not self.base_per_second:
+            return None
+        return self.per_second / self.base_per_second
+
+
+@dataclass(frozen=True)
 class Run:
     """One arm with one seed over one stream, whole or as far as it came.
 
     `learnt_first`: the periods that the first model knows. `stages`: the first model, then one an
     update. `failure`: why the arm stopped (it diverged), empty where it did not. `choice`: what a
     sweep chose, setting -> value. `peak_memory_bytes` of the process. `first_digest`: of the first
-    model's checkpoint, as its manifest says; empty where there is no first model yet.
+    model's checkpoint, as its manifest says; empty where there is no first model yet. `compressed`:
+    of an arm that compresses, of which all stages are of the compressed model.
     """
 
     arm: str
@@ -56,6 +96,7 @@ class Run:
     choice: Mapping[str, Any] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     first_digest: str = ""
+    compressed: Compressed | None = None
 
     @property
     def periods(self) -> tuple[str, ...]:
@@ -77,7 +118,11 @@ class Run:
         try:
             stages = tuple(_stage(one) for one in plain.pop("stages"))
             learnt = tuple(plain.pop("learnt_first"))
-            found = cls(**plain, learnt_first=learnt, stages=stages)
+            compressed = plain.pop("compressed", None)
+            if compressed is not None:
+                compressed = Compressed(**compressed)
+                _check(compressed)
+            found = cls(**plain, learnt_first=learnt, stages=stages, compressed=compressed)
             _check(found)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a study's run: {error}") from error
@@ -100,7 +145,7 @@ def _stage(plain: dict[str, Any]) -> Stage:
     return found
 
 
-def _check(found: Stage | Run) -> None:
+def _check(found: Stage | Run | Compressed) -> None:
     """Every value is of its kind, and no count or time is below 0 or endless: what is not would be
     found where it is added up or drawn.
 
@@ -123,8 +168,15 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "importance_bytes": (int, type(None)),
     "seconds": (int, float),
     "deployed": (bool,),
-    "choice": (dict,),
+    **dict.fromkeys(("choice", "gone", "zeros"), (dict,)),
+    **dict.fromkeys(("num_parameters", "base_parameters", "num_bytes", "base_bytes"), (int,)),
+    "nonzero_fraction": (int, float),
+    **dict.fromkeys(("per_second", "base_per_second"), (int, float, type(None))),
 }
-"""Of the plain fields of both."""
+"""Of the plain fields of all three."""
 
-_AMOUNTS = ("steps", "examples", "tokens", "seconds", "peak_memory_bytes", "importance_bytes")
+_AMOUNTS = (
+    *("steps", "examples", "tokens", "seconds", "peak_memory_bytes", "importance_bytes"),
+    *("num_parameters", "base_parameters", "nonzero_fraction", "num_bytes", "base_bytes"),
+    *("per_second", "base_per_second"),
+)

@@ -34,7 +34,7 @@ def run(job: Job, tell: Callable[[], None]) -> Run:
         OSError: the disk refuses.
     """
     known = records.recorded(job)
-    done = known or _begun(job)
+    done = known or begun(job)
     student = _after(job, done)
     gate = gate_for(job, student.model, _saved(job, done))
     for period in job.stream.span.then[len(done.stages) - 1 :]:
@@ -50,14 +50,17 @@ def run(job: Job, tell: Callable[[], None]) -> Run:
         done = replace(
             done,
             stages=(*done.stages, stage),
-            peak_memory_bytes=max(done.peak_memory_bytes, _peak_memory_bytes()),
+            peak_memory_bytes=max(done.peak_memory_bytes, peak_memory_bytes()),
         )
         _keep(job, student, gate, done)
         tell()
+    if not job.stream.span.then:
+        records.write(job, done)
     return done
 
 
-def _begun(job: Job) -> Run:
+def begun(job: Job) -> Run:
+    """The run as the first model begins it."""
     first = records.first_run(job.first)
     assert first is not None, "the first model is made before any arm starts"
     return replace(first, arm=job.arm.name, choice=dict(job.choice))
@@ -95,7 +98,7 @@ def _keep(job: Job, student: Student, gate: Gate, done: Run) -> None:
     records.write(job, done)
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
     """Of this process alone. What getrusage says on Linux begins with the peak of the parent that
     spawned it (execve(2) keeps ru_maxrss); VmHWM begins anew."""
     try:

@@ -74,6 +74,24 @@ class Table:
             raise self.wrong(f"{name} = {found!r}", f"it must be {TYPE_NAMES[tuple]}")
         return found
 
+    def several(self, name: str) -> tuple[Any, ...]:
+        """The list of values `name`, distinct and not empty. Raises: InputError."""
+        found = self.values.get(name)
+        if not isinstance(found, list) or not found:
+            raise self.wrong(
+                f'"{name}" = {found!r}',
+                "it must be a list of values to choose from",
+                "write [1e3, 1e4]",
+            )
+        twice = next((value for value in found if found.count(value) > 1), None)
+        if twice is not None:
+            raise self.wrong(
+                f'"{name}" = {found!r}',
+                f"{twice!r} stands there more than once, however it is written",
+                "take one out",
+            )
+        return tuple(found)
+
     def seeds(self) -> tuple[int, ...]:
         """The list `seeds`, distinct and not empty. Raises: InputError."""
         found = self.values.get("seeds", [])

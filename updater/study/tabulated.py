@@ -4,8 +4,9 @@ Pure. Read by the page, the plots, the exports and MLflow's publishing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from updater.errors import InputError
@@ -15,6 +16,7 @@ from updater.study.measures import Measures, measures
 from updater.study.plan import Pair
 from updater.study.results import Run
 from updater.study.sweep import Sweep
+from updater.study.ways import Way
 
 COUNTS = frozenset({"steps", "tokens", "importance_bytes"})
 """Measures that follow from settings and data: equal differences with every seed are a fact, which
@@ -31,7 +33,10 @@ OF_EACH_UPDATE = frozenset(
 SUMS = frozenset({"seconds", "steps", "tokens"})
 """Measures that add up what each update cost."""
 
-LESS_IS_BETTER = COUNTS | {"worst_forgetting", "seconds", "peak_memory_bytes"}
+LESS_IS_BETTER = COUNTS | {
+    *("worst_forgetting", "seconds", "peak_memory_bytes"),
+    *("num_parameters", "nonzero_fraction", "num_bytes", "bytes_ratio"),
+}
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,16 @@ class Arm:
 class Table:
     """The arms in the study's order, and the one that the others are compared with. `pairs`: of
     the arms, that were declared besides. `sweeps`: what was tried for those that swept.
-    `scratch`: the arm that updates are told in percent of; "" without one."""
+    `scratch`: the arm that updates are told in percent of; "" without one. `ways`: of the arms that
+    compress, how; `uncompressed`: the arm that they are told against, "" without any."""
 
     arms: tuple[Arm, ...]
     reference: str
     pairs: tuple[Pair, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
     scratch: str = ""
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    uncompressed: str = ""
 
     def arm(self, name: str) -> Arm | None:
         return next((arm for arm in self.arms if arm.name == name), None)
@@ -109,6 +117,12 @@ class Table:
         """It is a replay: the gate judged an update of a run that finished."""
         runs = [run for arm in self.arms for run in arm.finished]
         return any(stage.verdict for run in runs for stage in run.stages)
+
+    @cached_property
+    def learns_nothing(self) -> bool:
+        """Models are compressed in it, and none learns an update."""
+        runs = [run for arm in self.arms for run in arm.finished]
+        return bool(self.ways) and not any(len(run.stages) > 1 for run in runs)
 
     def differences(self, measure: str) -> list[Difference]:
         """Each other arm minus the reference, paired by seed; one family."""
@@ -143,12 +157,15 @@ def tabulate(
     scratch: str = "",
     pairs: Sequence[Pair] = (),
     sweeps: Sequence[Sweep] = (),
+    ways: Mapping[str, Way] = MappingProxyType({}),
+    uncompressed: str = "",
 ) -> Table:
     """The runs by arm. Without a named reference it is `plan.reference`.
 
     Args:
         scratch: as `Table` has it.
         pairs, sweeps: of arms that have runs.
+        ways, uncompressed: as `Table` has them.
 
     Raises:
         InputError: no runs, or the reference is none of the arms.
@@ -173,7 +190,7 @@ def tabulate(
         Arm(name, tuple(run for _, run in sorted(seeds.items()))) for name, seeds in by_arm.items()
     )
     known = reference or plan.reference(list(by_arm))
-    return Table(arms, known, tuple(pairs), tuple(sweeps), scratch)
+    return Table(arms, known, tuple(pairs), tuple(sweeps), scratch, dict(ways), uncompressed)
 
 
 def chosen(choice: Mapping[str, Any]) -> str:

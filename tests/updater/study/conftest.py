@@ -15,6 +15,7 @@ from updater.config import override
 from updater.demo import tickets
 from updater.ingest.write import EXAMPLES
 from updater.settings import (
+    CompressionSettings,
     FieldTemplates,
     ModelSettings,
     PeriodSettings,
@@ -27,8 +28,10 @@ from updater.settings import (
 from updater.study.first import prepare
 from updater.study.job import First, Job
 from updater.study.plan import Arm
-from updater.study.results import Run, Stage
+from updater.study.results import Compressed, Run, Stage
 from updater.study.stream import PeriodData, Stream
+from updater.study.tabulated import Table, tabulate
+from updater.study.ways import Way
 from updater.train.memory import trace_of
 
 PERIODS = ("banking", "credit_cards", "dining", "home", "travel", "work")
@@ -127,6 +130,76 @@ def _judged(run: Run) -> Run:
         for stage, verdict in zip(run.stages[1:], verdicts, strict=True)
     ]
     return dataclasses.replace(run, stages=(run.stages[0], *stages))
+
+
+@pytest.fixture
+def make_compressed() -> Callable[..., Table]:
+    """A table of a study that compresses and learns nothing after its first model."""
+
+    def made(seeds: int = 3) -> Table:
+        ways = [
+            *(a_way(m, sparsity=s) for m in ("magnitude", "obd") for s in (0.5, 0.9)),
+            *(a_way("obd", sparsity=s, recovery="finetune") for s in (0.5, 0.9)),
+            a_way("obd", remove="neurons", sparsity=0.3),
+            a_way("reap", remove="experts", sparsity=0.25),
+            a_way("obd", remove="layers", sparsity=0.25),
+            Way(CompressionSettings(method="obd", remove="neurons", sparsity=0.3), "scratch"),
+            a_way("none", quantize="int4"),
+        ]
+        runs = [_first_alone("uncompressed", seed, 0.0, None) for seed in range(seeds)]
+        for way in ways:
+            runs += [_first_alone(way.name, seed, _loss(way), way) for seed in range(seeds)]
+        named = {way.name: way for way in ways}
+        return tabulate(runs, "uncompressed", ways=named, uncompressed="uncompressed")
+
+    return made
+
+
+def a_way(method: str, **changes: Any) -> Way:
+    return Way(CompressionSettings(method=method, **changes))
+
+
+def _loss(way: Way) -> float:
+    """Of accuracy: more where more goes, half where it is learnt again."""
+    given = way.settings
+    lost = given.sparsity**4 * (0.5 if given.method == "obd" else 1.0) if way.what else 0.01
+    return lost if given.recovery == "none" else lost / 2
+
+
+def _gone(way: Way, seed: int) -> dict[str, list[int]]:
+    """Of one layer always the same expert, of another that of the seed."""
+    return {
+        "experts": {"backbone.layers.1.mixer": [2], "backbone.layers.3.mixer": [seed]},
+        "layers": {"backbone.layers": [seed % 2]},
+    }.get(way.settings.remove, {})
+
+
+def _first_alone(arm: str, seed: int, loss: float, way: Way | None) -> Run:
+    """ "home" pays twice what the others do."""
+    noise = random.Random(f"{arm} {seed}")
+    common = random.Random(seed).gauss(0, 0.01)
+
+    def right(period: str) -> int:
+        lost = 2 * loss if period == "home" else loss
+        return round(1000 * max(0.0, 0.85 + common + noise.gauss(0, 0.004) - lost))
+
+    stage = Stage(PERIODS[-1], {period: (right(period), 1000) for period in PERIODS})
+    size = None
+    if way is not None:
+        small = 0.8 if way.settings.remove == "neurons" else 1.0
+        quarter = 0.5 if way.settings.quantize != "none" else small
+        size = Compressed(
+            num_parameters=round(1000 * small),
+            base_parameters=1000,
+            nonzero_fraction=1 - way.settings.sparsity if way.what else 1.0,
+            num_bytes=round(2**20 * quarter),
+            base_bytes=2**20,
+            seconds=2.0,
+            gone=_gone(way, seed),
+            per_second=None if way.settings.quantize != "none" else 100 / small,
+            base_per_second=None if way.settings.quantize != "none" else 100.0,
+        )
+    return Run(arm, seed, PERIODS, (stage,), compressed=size, first_digest="first")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from updater.study import conduct, records
 from updater.study.finish import finish
 from updater.study.job import First, Job
 from updater.study.pool import Failed, Task
-from updater.study.results import Run, Stage
+from updater.study.results import Compressed, Run, Stage
 from updater.workspace import Workspace
 
 MONTHS = [f"2026-0{n}" for n in range(1, 5)]
@@ -96,14 +97,16 @@ class Workers:
         stages = [Stage(period, scores(job.first, 1), 9, seconds=1.5) for period in span.then]
         first = Stage(span.first[-1], scores(job.first, 0))
         right = job.settings.regularizer.strength == 1e3
-        last = Stage(span.then[-1], scores(job.first, 1 + right), 9, seconds=1.5)
+        for last in stages[-1:]:
+            stages[-1] = dataclasses.replace(last, scores=scores(job.first, 1 + right))
         made = Run(
             job.arm.name,
             job.seed,
             span.first,
-            (first, *stages[:-1], last),
+            (first, *stages),
             choice=dict(job.choice),
             first_digest=self.machine,
+            compressed=Compressed(90, 100, 1.0, 180, 200) if job.arm.way else None,
         )
         records.write(job, made)
         return made
@@ -547,3 +550,66 @@ def test_a_sweep_may_choose_what_needs_another_first_model(study: Study) -> None
     sweep = 'sweep = { "regularizer.method" = ["si"] }'
     done = study(text=STUDY.replace('sweep = { "regularizer.strength" = [1e2, 1e3, 1e4] }', sweep))
     assert not done.failed
+
+
+SMALLER = """
+[study]
+name = "s"
+seeds = [0, 1]
+[stream]
+first = ["2026-01..2026-02"]
+[arms.uncompressed]
+kind = "frozen"
+[arms.pruned]
+kind = "compress"
+[arms.pruned.grid]
+method = ["obd"]
+sparsity = [0.5, 0.9]
+[arms.fewer]
+kind = "compress"
+compression = { method = "obd", remove = "experts", sparsity = 0.25 }
+"""
+
+
+def test_what_compresses_is_told_beside_what_does_not_and_counts_as_one_unit_each(
+    study: Study, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals: list[int] = []
+    units: list[int] = []
+    monkeypatch.setattr(
+        conduct, "Progress", lambda name, total, **_: totals.append(total) or nullcontext(Told())
+    )
+
+    class Told:
+        def update(self, number: int) -> None:
+            units.append(number)
+
+    done = study(lambda job: "signal SIGKILL" if reported(job, "fewer", 1) else "", SMALLER)
+    assert (totals, sum(units)) == ([6], 0), "these workers count nothing themselves"
+    again = study(text=SMALLER)
+    assert (totals, sum(units)) == ([6, 6], 5)
+    answer = finish(workspace, again)
+    assert list(answer["arms"]) == ["uncompressed", "obd 50 %", "obd 90 %", "fewer"]
+    assert set(answer["compressions"]) == {"obd 50 %", "obd 90 %", "fewer"}
+    assert len(done.failed) == 1
+    assert not again.failed
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "remove", "said"),
+    [
+        (0.9, "experts", "the arm 'fewer': sparsity of experts = 0.9"),
+        (0.01, "experts", "so little is none of n_routed_experts"),
+        (0.5, "heads", ""),
+    ],
+)
+def test_more_than_the_model_can_lose_is_refused_before_any_work(
+    study: Study, workspace: Workspace, sparsity: float, remove: str, said: str
+) -> None:
+    text = SMALLER.replace('"experts", sparsity = 0.25', f'"{remove}", sparsity = {sparsity}')
+    if not said:
+        assert not study(text=text).failed
+        return
+    with pytest.raises(InputError) as caught:
+        study(text=text)
+    assert said in str(caught.value)

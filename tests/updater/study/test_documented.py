@@ -1,6 +1,7 @@
 """docs/studies.md names every file, column, key, picture and measure that a report has."""
 
 import csv
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from updater.settings import CompressionSettings
 from updater.study.measures import NAMES
 from updater.study.plan import Pair
 from updater.study.report.outputs import CSVS, write
 from updater.study.report.pictures import PICTURES
-from updater.study.results import Run
+from updater.study.results import Compressed, Run
 from updater.study.sweep import Sweep, Try
 from updater.study.tabulated import Table, tabulate
+from updater.study.ways import Way
 
 TEXT = (Path(__file__).parents[3] / "docs" / "studies.md").read_text("utf-8")
 ROWS = {
@@ -27,9 +30,18 @@ ROWS = {
 def table(make_study: Callable[..., list[Run]]) -> Table:
     """With something in every file."""
     runs = make_study(2)
+    size = Compressed(90, 100, 1.0, 180, 200)
+    runs += [dataclasses.replace(r, arm="obd", compressed=size) for r in runs if r.arm == "ewc"]
     tried = Try({"regularizer.strength": 1.0}, tuple(run for run in runs if run.arm == "ewc"))
     pairs, sweeps = [Pair("ewc", "finetune")], [Sweep("ewc", (tried,))]
-    return tabulate(runs, scratch="scratch", pairs=pairs, sweeps=sweeps)
+    return tabulate(
+        runs,
+        scratch="scratch",
+        pairs=pairs,
+        sweeps=sweeps,
+        ways={"obd": Way(CompressionSettings(method="obd"))},
+        uncompressed="finetune",
+    )
 
 
 def named(row: str) -> set[str]:

@@ -5,31 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from study_runs import BASE
 
 from updater.errors import InputError
-from updater.settings import (
-    FieldTemplates,
-    PeriodSettings,
-    SearchSettings,
-    Settings,
-    SourceSettings,
-    TrainingSettings,
-    WorkspaceSettings,
-)
+from updater.settings import SearchSettings
 from updater.study import arms, file
 from updater.study.job import First, Job
 from updater.study.plan import Pair, Span, Study
 from updater.study.replay import ReplaySettings
 from updater.study.stream import PeriodData, Stream
 
-BASE = Settings(
-    workspace=WorkspaceSettings(name="w"),
-    source=SourceSettings(
-        uri="x.jsonl", fields=FieldTemplates(prompt="{p}", completion="c", period="{d}")
-    ),
-    periods=PeriodSettings(order=("a", "b", "c", "d")),
-    training=TrainingSettings(epochs=2),
-)
 GOOD = """
 [study]
 name = "s"

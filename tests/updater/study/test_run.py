@@ -14,7 +14,7 @@ from study_runs import MONTHS, NUM_HOLDOUT, SPAN, quiet, untimed
 from updater.config import override
 from updater.settings import Settings
 from updater.study import records
-from updater.study.fine_tuned import FineTuned, _starts
+from updater.study.fine_tuned import FineTuned, starts
 from updater.study.first import prepare
 from updater.study.job import LATER, Job, _plain
 from updater.study.results import Stage
@@ -122,7 +122,7 @@ def test_another_seed_rehearses_and_weighs_by_other_examples(
     for seed in (0, 0, 1):
         first = dataclasses.replace(one.first, seed=seed)
         student = FineTuned(one)
-        student._starts = student._cursors = _starts(dataclasses.replace(one, first=first))
+        student._starts = student._cursors = starts(dataclasses.replace(one, first=first))
         chosen = student._rehearsal([stage])
         assert chosen.num_examples == 6
         rehearsed.append(chosen.choices)

@@ -10,20 +10,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from updater.study.comparison import Difference, Estimate
+from updater.study.compressions import compressions
 from updater.study.measures import NAMES
 from updater.study.pairs import COSTS, Compared, Ratio, compared
 from updater.study.ratios import ratios
 from updater.study.sweep import Sweep, Try
 from updater.study.tabulated import Arm, Table, chosen
+from updater.study.ways import Way
 
 
 def answer(table: Table) -> dict[str, Any]:
     """The JSON answer of `updater study`: arm -> measure -> a value for each of `seeds`, None
-    where that run failed."""
+    where that run failed; and of arms that compress what each period pays."""
     return {
         "seeds": list(table.seeds),
         "reference": table.reference,
         "arms": {arm.name: _per_seed(arm, table.seeds) for arm in table.arms},
+        **({"compressions": _compressions(table)} if table.ways else {}),
     }
 
 
@@ -128,6 +131,58 @@ def ratios_csv(table: Table) -> str:
     ]
     head = ("arm", "measure", "past_periods", "num_seeds", "mean", "low", "high")
     return _csv(head, rows) if rows else ""
+
+
+def compressions_csv(table: Table) -> str:
+    """A line for each arm that compresses and each period: how, and the accuracy with its change;
+    "" without one."""
+    rows = [
+        [
+            *(one.arm.name, *_way(one.way).values(), period, found.num_seeds, *_numbers(found)),
+            *_numbers(one.changes.get(period)),
+        ]
+        for one in compressions(table)
+        for period, found in one.periods.items()
+    ]
+    changes = ("change", "change_low", "change_high")
+    head = ("arm", *WAY, "period", "num_seeds", "mean", "low", "high", *changes)
+    return _csv(head, rows) if rows else ""
+
+
+WAY = ("method", "remove", "sparsity", "pattern", "quantize", "recovery", "control")
+"""What is told of how an arm compresses."""
+
+
+def _way(way: Way) -> dict[str, Any]:
+    """Of `WAY`; None is what is not there, or what the method does not come to."""
+    given = way.settings
+    told = {name: getattr(given, name) for name in WAY[:-1]} | {"control": way.control}
+    if not way.what:
+        told |= {"method": None, "remove": None}
+    if given.pattern != "none" or not way.what:
+        told["sparsity"] = None
+    return {name: None if told[name] == "none" else told[name] for name in WAY}
+
+
+def _compressions(table: Table) -> dict[str, Any]:
+    """Arm -> how it compresses, and what that costs in all and on each period."""
+    return {
+        one.arm.name: {
+            **_way(one.way),
+            "change": None if one.change is None else dataclasses.asdict(one.change),
+            "worst_period": None if one.worst is None else one.worst[0],
+            "periods": {
+                period: {
+                    "accuracy": dataclasses.asdict(found),
+                    "change": dataclasses.asdict(one.changes[period])
+                    if period in one.changes
+                    else None,
+                }
+                for period, found in one.periods.items()
+            },
+        }
+        for one in compressions(table)
+    }
 
 
 _DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value", "adjusted_p")

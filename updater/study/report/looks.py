@@ -47,10 +47,11 @@ def marks(table: Table) -> dict[str, Mark]:
     kept = [name for name in finished if name in musts]
     others = [name for name in finished if name not in musts]
     drawn = {*kept, *others[: max(0, MOST_ARMS - len(kept))]}
-    return {name: _mark(i) for i, name in enumerate(n for n in finished if n in drawn)}
+    return {name: mark(i) for i, name in enumerate(n for n in finished if n in drawn)}
 
 
-def _mark(i: int) -> Mark:
+def mark(i: int) -> Mark:
+    """Of the i-th thing that is drawn."""
     return Mark(
         _HUES[i % len(_HUES)],
         _DASHES[i // len(_HUES) % len(_DASHES)],

@@ -18,6 +18,7 @@ from updater.study.report.exports import (
     answer,
     arms_csv,
     as_json,
+    compressions_csv,
     pairs_csv,
     ratios_csv,
     runs_csv,
@@ -37,14 +38,15 @@ CSVS = {
     "pairs": pairs_csv,
     "sweeps": sweeps_csv,
     "ratios": ratios_csv,
+    "compressions": compressions_csv,
 }
 
 
 def write(table: Table, folder: Path, *, title: str) -> dict[str, Any]:
     """The folder has study.html, study.md, study.json, arms.csv (means and differences), runs.csv,
     pairs.csv where pairs were declared, sweeps.csv where arms swept, ratios.csv where an arm trains
-    from scratch, and each picture as SVG and PNG; what comes back is the answer of `updater study
-    --json`.
+    from scratch, compressions.csv where one compresses, and each picture as SVG and PNG; what comes
+    back is the answer of `updater study --json`.
 
     Raises:
         OSError: the folder can't be written.

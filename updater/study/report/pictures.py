@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from updater.study.report import heat, plots, served
+from updater.study.report import compression_plots, heat, plots, served
 from updater.study.report.looks import not_compared, not_drawn, not_forgotten
 from updater.study.tabulated import Table
 
@@ -71,6 +71,32 @@ PICTURES: Mapping[str, Picture] = {
         "not, mean over seeds. A hollow mark: not every seed's update was deployed.",
         served.as_deployed,
         notes=(not_drawn,),
+    ),
+    "sparsity": Picture(
+        "Accuracy against how much goes",
+        "Final average accuracy of what is left, by method, as it is and after it has learnt "
+        "again. Dashed: the uncompressed model.",
+        compression_plots.sparsity,
+        "Bands",
+    ),
+    "bytes": Picture(
+        "Accuracy against bytes",
+        "Up and to the left is better. Bytes of the weight files, on the mean over seeds. Hollow: "
+        "a model with single weights that are zero, which ships as large as the uncompressed one; "
+        "it stands where the others would fill as many bytes, without a word on where they are. "
+        "Triangles have learnt again. The dashed line joins the Pareto front of what ships.",
+        compression_plots.size,
+        "Bars",
+    ),
+    "compressed": Picture(
+        "Compressed, period by period",
+        "Accuracy on each period in percent, mean over seeds; dark is right.",
+        heat.compressed,
+    ),
+    "gone": Picture(
+        "Which experts and layers went",
+        "With how many of the seeds, in percent, counted from 0; of those that went with any.",
+        heat.gone,
     ),
 }
 """By name, in the page's order."""

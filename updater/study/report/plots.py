@@ -22,9 +22,10 @@ from updater.study.tabulated import Arm, Table
 
 
 def stream(table: Table) -> Figure | None:
-    """Mean accuracy over the periods learnt by then, after the first model and each update. None of
-    a replay, of which `served.as_deployed` draws the same with what the gate said."""
-    if table.judged:
+    """Mean accuracy over the periods learnt by then, after the first model and each update. None
+    where none is learnt, nor of a replay, of which `served.as_deployed` draws the same with what
+    the gate said."""
+    if table.judged or table.learns_nothing:
         return None
     looks = marks(table)
     curves = {
@@ -115,10 +116,11 @@ def _name_ends(axes: Axes, curves: Mapping[str, Curve], looks: dict[str, Mark]) 
 def cost(table: Table) -> Figure | None:
     """Final average accuracy against the wall seconds and the optimizer steps of all updates, with
     the Pareto front: of all arms whose costs compare, those that none beats in both. An arm that
-    trained at the last update alone is hollow. None without a finished arm."""
+    trained at the last update alone is hollow. None without a finished arm, or where no update is
+    learnt."""
     looks = marks(table)
     arms = [arm for arm in table.arms if arm.name in looks]
-    if not arms:
+    if not arms or table.learns_nothing:
         return None
     with style.styled():
         figure = new_figure(500)

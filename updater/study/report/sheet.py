@@ -6,7 +6,9 @@ What stands in it: `updater.study.report.sheets`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WORDS = frozenset({"arm", "against", "at the end", "final accuracy is", "choice", "outcome"})
+WORDS = frozenset(
+    {"arm", "against", "worst period", "at the end", "final accuracy is", "choice", "outcome"}
+)
 """The columns that hold no numbers."""
 
 

@@ -9,7 +9,7 @@ from updater.study.comparison import Estimate
 from updater.study.measures import ACCURACIES
 from updater.study.ratios import Curve, ratios
 from updater.study.replay import replayed
-from updater.study.report import pair_report, sweep_report
+from updater.study.report import compression_report, pair_report, sweep_report
 from updater.study.report.sheet import Sheet
 from updater.study.report.words import (
     CLAIMED,
@@ -30,7 +30,9 @@ from updater.study.tabulated import Arm, Table
 def sheets(table: Table) -> list[Sheet]:
     """All that have something to say, in the page's order."""
     found = [
-        *(results(table), paired(table), pair_report.sheet(table)),
+        *(results(table), compression_report.sizes(table), compression_report.periods(table)),
+        # Where nothing is learnt, what compression costs is all that this would say.
+        *(None if table.learns_nothing else paired(table), pair_report.sheet(table)),
         *(against_scratch(table), releases(table), sweep_report.sheet(table)),
     ]
     return [sheet for sheet in found if sheet is not None and sheet.rows]

@@ -197,10 +197,10 @@ def summary(table: Table) -> str:
     if not finished:
         return f"{size}; none finished"
     run = finished[0]
-    return (
-        f"{size}; {_count(len(run.learnt_first), 'period')} learnt first, then "
-        f"{_count(len(run.stages) - 1, 'update')}; {CONFIDENCE:.0%} confidence".replace("%", " %")
-    )
+    told = f"{_count(len(run.learnt_first), 'period')} learnt first"
+    if updates := len(run.stages) - 1:
+        told = f"{told}, then {_count(updates, 'update')}"
+    return f"{size}; {told}; {CONFIDENCE:.0%} confidence".replace("%", " %")
 
 
 def _count(number: int, what: str) -> str:
