@@ -137,3 +137,10 @@ class CompressionSettings:
     def looks(self) -> str:
         """What the method has to be shown, as `Pruning.looks`."""
         return PRUNINGS[self.method].looks
+
+    @property
+    def needs_examples(self) -> bool:
+        """Whether examples are looked at beside those of a Fisher that is there already: that one
+        is of the weights before anything went."""
+        prunes = bool(self.looks) and (self.looks != "fisher" or self.rounds > 1)
+        return prunes or self.quantize in NEED_INPUTS

@@ -17,8 +17,6 @@ from store.ledger import Update
 from updater.files import read_json, write_json
 from updater.settings import (
     ESTIMATED,
-    NEED_INPUTS,
-    CompressionSettings,
     RehearsalSettings,
     Settings,
 )
@@ -135,17 +133,10 @@ def _shown(
         term = estimated(whole, weights, datasets)
         importance.find(whole, term, watch)
         shown = dataclasses.replace(shown, fisher=term.file)
-    if _needs_examples(settings.compression):
+    if settings.compression.needs_examples:
         sample = uniform_sample(workspace, datasets, settings.compression.num_examples)
         shown = dataclasses.replace(shown, examples=encoded(workspace, folder, sample))
     return shown
-
-
-def _needs_examples(compression: CompressionSettings) -> bool:
-    """The Fisher of the weights of before is in the cache."""
-    looks = compression.looks
-    prunes = bool(looks) and (looks != "fisher" or compression.rounds > 1)
-    return prunes or compression.quantize in NEED_INPUTS
 
 
 def _weighing(settings: Settings) -> Settings:

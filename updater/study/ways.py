@@ -5,7 +5,7 @@ Pure. Called by `updater.study.grid`, which names arms so, and by what is report
 
 from dataclasses import dataclass
 
-from updater.settings import NEED_INPUTS, CompressionSettings
+from updater.settings import CompressionSettings
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,4 @@ class Way:
     @property
     def needs_examples(self) -> bool:
         """Whether it looks at examples beside those of the Fisher of the first model."""
-        given = self.settings
-        prunes = bool(given.looks) and (given.looks != "fisher" or given.rounds > 1)
-        return prunes or given.quantize in NEED_INPUTS
+        return self.settings.needs_examples
