@@ -7,8 +7,8 @@ hold weights (`anchor` does). The importance step saves, the trainer loads.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -42,6 +42,8 @@ class Importance:
         checkpoint_digest: of the weights that it was estimated at.
         data_digest: of the examples that it was estimated on.
         format: one of `formats.FORMATS`, in which every tensor is kept.
+        tokens: name of a fused expert tensor -> how many tokens came to each expert, where the
+            experts were made comparable by that (`normalise_by_evidence`).
 
     Raises:
         ValueError: a tensor is of another type than its format has, or has a negative entry.
@@ -54,6 +56,7 @@ class Importance:
     checkpoint_digest: str
     data_digest: str
     format: str = "float32"
+    tokens: Mapping[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted = dtype_of(self.format)
@@ -138,10 +141,20 @@ def normalise_by_evidence(importance: Importance, tokens: Mapping[str, Tensor]) 
         if name not in tensors:
             raise ValueError(f"tokens are given for {name!r}, of which there is no importance")
         tensors[name] = _per_expert(name, whole(tensors[name]), count)
-    return dataclasses.replace(importance, tensors=tensors)
+    counts = {name: count.long().tolist() for name, count in tokens.items()}
+    return dataclasses.replace(importance, tensors=tensors, tokens=counts)
 
 
-_ABOUT = ("estimator", "num_examples", "checkpoint_digest", "data_digest", "format")
+def as_estimated(fisher: Tensor, tokens: Sequence[int], expert: int) -> Tensor:
+    """What was estimated of one expert, which `normalise_by_evidence` has made comparable: 0 where
+    no token came, for then nothing depends on it. Its slice of the fused tensor, and the tokens
+    that came to each.
+    """
+    mean = sum(tokens) / len(tokens)
+    return fisher * (tokens[expert] / mean)
+
+
+_ABOUT = ("estimator", "num_examples", "checkpoint_digest", "data_digest", "format", "tokens")
 
 
 def _per_expert(name: str, fisher: Tensor, count: Tensor) -> Tensor:

@@ -57,15 +57,15 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         raise ValueError(f"{path} is no importance, or damaged ({reason}); delete it") from error
 
 
-def estimated_at(path: Path) -> str:
-    """The digest of the checkpoint whose weights the importance in the file is of.
+def told(path: Path) -> dict[str, Any]:
+    """What the file says of the importance in it, beside the tensors: what `Importance` has.
 
     Raises:
         ValueError: the file is no importance.
         FileNotFoundError: no such file.
     """
     with opened(path) as (_, about):
-        return str(about["checkpoint_digest"])
+        return about
 
 
 def verify(path: Path) -> None:

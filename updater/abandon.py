@@ -16,7 +16,7 @@ from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
 
-_LARGE = ("initial", "training", "drafting", "trace", "candidate", "compressed")
+_LARGE = ("initial", "training", "drafting", "trace", "candidate", "compressed", "compressing")
 """In an update's run folder, as large as models: what the steps train and release take away."""
 
 

@@ -139,18 +139,28 @@ def override(settings: Settings, table: Mapping[str, Any], where: str) -> Settin
 def digest(settings: Settings) -> str:
     """The SHA-256, in hex, of the canonical JSON of all settings but `store` and `kubernetes`, and
     but those of `ELSEWHERE`."""
-    whole = settings.as_dict()
-    for section, name in ELSEWHERE:
-        whole[section].pop(name)
-    # Keys that came when updates were open already stay out as long as they say what went before.
-    if not whole["training"]["train_thinking"]:
-        whole["training"].pop("train_thinking")
-    if not whole["source"]["fields"]["messages"]:
-        whole["source"]["fields"].pop("messages")
-    if settings.compression == CompressionSettings():
-        whole.pop("compression")
-    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(deciding(settings.as_dict()), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def deciding(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Of settings as they are recorded, now or by an older release, those that decide whether an
+    update is another one: not those of `ELSEWHERE`, nor those that came when updates were open
+    already, as long as they say what went before."""
+    whole: dict[str, Any] = json.loads(json.dumps(recorded))
+    for section, name in ELSEWHERE:
+        whole.get(section, {}).pop(name, None)
+    for place, name in (
+        (whole.get("training", {}), "train_thinking"),
+        (whole.get("source", {}).get("fields", {}), "messages"),
+    ):
+        if not place.get(name):
+            place.pop(name, None)
+    if whole.get("compression") == json.loads(
+        json.dumps(dataclasses.asdict(CompressionSettings()))
+    ):
+        whole.pop("compression")
+    return whole
 
 
 def _parse(path: Path) -> dict[str, Any]:

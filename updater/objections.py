@@ -132,6 +132,13 @@ def begin_anew(period: str) -> str:
     )
 
 
+def command(update: Update) -> str:
+    """What goes on with the update, or begins another, with whatever options it had."""
+    if update.kind == "compress":
+        return f"updater compress {update.base}"
+    return f"updater update {update.period}"
+
+
 def _named(version: str | None) -> str:
     return f"version {version}" if version is not None else "nothing"
 
@@ -146,7 +153,7 @@ def judged_candidate(ledger: Ledger, update: Update) -> str:
         raise InputError(
             f"update {update.id} has no verdict yet",
             "a person decides after the gate",
-            f"finish it with `updater update {update.period}`",
+            f"finish it with `{command(update)}`",
         )
     return update.candidate
 

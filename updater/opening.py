@@ -118,12 +118,12 @@ def open_first(
     return opened
 
 
-def open_compression(workspace: Workspace, version: str) -> Update:
+def open_compression(workspace: Workspace, version: str, *, approve: bool = False) -> Update:
     """The update that makes a smaller version of `version`: found where it is known, else opened.
 
     Raises:
-        InputError: [compression] takes nothing away, the version is a compressed one, or there is
-            no torch here.
+        InputError: [compression] takes nothing away, the version is a compressed one, `approve` is
+            said of one that is not deployed, or there is no torch here.
         NotFoundError: no such version; MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
@@ -145,6 +145,13 @@ def open_compression(workspace: Workspace, version: str) -> Update:
     known = _known(workspace, "compress", period, arguments)
     if known is not None:
         return known
+    deployed = release.deployed(workspace.ledger)
+    if approve and deployed != version:
+        raise InputError(
+            f"--yes, and version {deployed} is deployed, not {version}",
+            "a compressed version takes the place of the one that it was made of, and of no other",
+            f"leave --yes out, or compress {deployed}",
+        )
     training_core.check("compress")
     workspace.registry.check()
     datasets = {period: found.dataset_versions[period]}

@@ -6,7 +6,6 @@ running it again returns that record, so a killed command goes on where it was, 
 changes nothing.
 """
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from rehearsal.scored import DRAWS
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
 from updater import cost, objections, release, training_core, versions
-from updater.config import ELSEWHERE
+from updater.config import deciding
 from updater.errors import InputError
 from updater.opening import open_compression, open_first, open_update
 from updater.standing import abandoned, promotion
@@ -121,7 +120,8 @@ def compress(workspace: Workspace, version: str, *, approve: bool = False) -> Up
         InputError: as `updater.opening.open_compression`, or nothing of it can go.
         UpdateError, StoreError: a step failed; what was finished is kept.
     """
-    opened = _finish(workspace, open_compression(workspace, version), approve=approve)
+    opened = open_compression(workspace, version, approve=approve)
+    _finish(workspace, opened, approve=approve)
     if approve:
         _approve(workspace, opened)
     return opened
@@ -221,7 +221,7 @@ def _check_standing(workspace: Workspace, opened: Update) -> None:
         raise InputError(
             f"update {opened.id} was abandoned by {event.actor} ({event.reason})",
             "what was abandoned does not go on",
-            f"begin another with `updater update {opened.period}`",
+            f"begin another with `{objections.command(opened)}`",
         )
     if promotion(workspace.ledger, opened) is None:
         objections.check_not_superseded(opened, release.deployed(workspace.ledger))
@@ -243,19 +243,17 @@ def _check_turn(workspace: Workspace, opened: Update, name: str) -> None:
 def _check_settings(workspace: Workspace, opened: Update, *, is_other: bool) -> None:
     """All steps of an update run by the settings that it was opened with. Where another version
     opened it, what that one did not have is no difference."""
-    now: dict[str, dict[str, Any]] = json.loads(json.dumps(workspace.settings.as_dict()))
-    for section, key in ELSEWHERE:
-        now[section].pop(key)
+    now, before = (deciding(recorded) for recorded in (workspace.settings.as_dict(), opened.config))
     changed = [
         f"{section}.{key}"
-        for section, values in now.items()
-        for key, value in values.items()
-        if opened.config.get(section, {}).get(key) != value
-        and not (is_other and key not in opened.config.get(section, {}))
+        for section in workspace.settings.as_dict()
+        for key in dict.fromkeys((*now.get(section, {}), *before.get(section, {})))
+        if before.get(section, {}).get(key) != now.get(section, {}).get(key)
+        and not (is_other and key not in before.get(section, {}))
     ]
     if changed:
         raise InputError(
             f"update {opened.id} was opened with another configuration: {', '.join(changed)}",
             "all steps of an update run by the same",
-            f"put it back, or begin another update with `updater update {opened.period}`",
+            f"put it back, or begin another with `{objections.command(opened)}`",
         )

@@ -160,7 +160,10 @@ def superseded(ledger: Ledger) -> list[Update]:
 
 
 def _is_replaced(ledger: Ledger, update: Update) -> bool:
-    """Whether a later update of its kind and period is finished."""
+    """Whether a later update of its kind and period is finished; of what is compressed each is for
+    itself."""
+    if update.kind == "compress":
+        return False
     alike = [u.id for u in ledger.updates(period=update.period) if u.kind == update.kind]
     later = alike[alike.index(update.id) + 1 :]
     return any(_is_finished(ledger, name) for name in later)

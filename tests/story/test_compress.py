@@ -2,7 +2,9 @@
 next update begins at what it was made from."""
 
 import dataclasses
+import json
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 import torch
 from commands import answered
 from mlflow import MlflowClient
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from regularizers import importance as weights
 from updater.nemotron import checkpoint
@@ -181,6 +185,42 @@ def test_ewc_refuses_an_importance_of_other_weights(deployed: Path, tmp_path: Pa
     assert "an anchor and its importance are of one checkpoint" in said
 
 
+def _without_tokens(file: Path) -> None:
+    """As an older release has left it."""
+    with safe_open(file, framework="pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        about = json.loads(stored.metadata()["importance"])
+    del about["tokens"]
+    save_file(tensors, file, {"importance": json.dumps(about)})
+
+
+def _cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize("harm", [_without_tokens, _cut_short])
+def test_obd_estimates_again_what_it_can_t_use(
+    line: Path, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    (file,) = (folder / "cache" / "importance").glob("*.safetensors")
+    before = file.read_bytes()
+    harm(file)
+    compressed(folder, "1", "--method", "obd", "--sparsity", "0.4")
+    assert file.read_bytes() == before
+
+
+def test_obd_refuses_an_importance_of_other_weights(line: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    (file,) = (folder / "cache" / "importance").glob("*.safetensors")
+    weights.save(dataclasses.replace(weights.load(file), checkpoint_digest="f" * 64), file)
+    asked = ("--method", "obd", "--sparsity", "0.4", *settings())
+    _, said = answered(folder, "compress", "1", *asked, code=2)
+    assert "the importance of checkpoint ffffffffffffffff" in said
+
+
 def test_from_the_compressed_weights_only_where_that_is_asked_for(deployed: Path) -> None:
     workspace = Workspace.open(deployed, ["compression.start=compressed"])
     assert start_at(workspace, "2").digest == workspace.ledger.model_version("2").digest
@@ -201,6 +241,27 @@ def test_from_the_compressed_weights_only_where_that_is_asked_for(deployed: Path
 def test_what_can_t_be_is_refused(line: Path, options: tuple[str, ...], said: str) -> None:
     _, err = answered(line, "compress", "1", *options, *settings(), code=2)
     assert said in err
+
+
+def test_yes_is_for_what_is_deployed(deployed: Path) -> None:
+    _, err = answered(deployed, "compress", "1", "--method", "random", "--yes", *settings(), code=2)
+    assert "--yes, and version 2 is deployed, not 1" in err
+
+
+def test_an_update_of_before_there_was_compression_goes_on(learnt: Path, tmp_path: Path) -> None:
+    """What its configuration did not have is no difference, as long as nothing is asked for."""
+    folder = tmp_path / "ws"
+    shutil.copytree(learnt, folder, symlinks=True)
+    update = answered(folder, "step", "ingest", "--period", "south", *settings())[0]["update"]
+    with sqlite3.connect(folder / "store.db") as ledger:
+        ((text,),) = ledger.execute("SELECT config FROM updates WHERE id = ?", [update])
+        config = json.loads(text)
+        del config["compression"], config["training"]["train_thinking"]
+        ledger.execute("UPDATE updates SET config = ? WHERE id = ?", [json.dumps(config), update])
+    asked = settings("compression.method=magnitude")
+    _, err = answered(folder, "step", "rehearse", "--update", update, *asked, code=2)
+    assert "opened with another configuration: compression.method" in err
+    answered(folder, "step", "rehearse", "--update", update, *settings())
 
 
 def test_an_update_ships_its_candidate_compressed(learnt: Path, tmp_path: Path) -> None:
@@ -229,4 +290,7 @@ def test_an_update_ships_its_candidate_compressed(learnt: Path, tmp_path: Path) 
     answered(folder, "promote", version.id, "--reason", "test", "--force")
     again, _ = answered(folder, "update", "west", *chosen)
     assert again["base"] == answer["candidate"]
-    assert again["verdict"] in ("accepted", "review", "rejected")
+    small = checkpoint.check(
+        workspace.checkpoints.local(workspace.ledger.model_version(again["candidate"]).digest)
+    )
+    assert small.config["n_routed_experts"] == 0.75 * whole  # of the whole again, not of the rest

@@ -1,5 +1,6 @@
 """The section compression: what can't be is refused before any work."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -48,6 +49,10 @@ def load(folder: Path, text: str = "", *overrides: str) -> config.Settings:
             'method = "obd"\nrecovery = "finetune"\n[training]\ndevices = 2',
             "a recovery runs in one process",
         ),
+        (
+            'method = "obd"\nrecovery = "finetune"\n[training]\nadapt = "lora"',
+            "a recovery trains all weights",
+        ),
     ],
 )
 def test_what_can_t_be_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -63,7 +68,7 @@ def test_updates_that_were_open_before_there_was_compression_are_known_again(
     """A default section is no part of the configuration's digest."""
     plain = load(tmp_path)
     without = plain.as_dict()
-    assert without.pop("compression") == CompressionSettings().__dict__
+    assert without.pop("compression") == dataclasses.asdict(CompressionSettings())
     for section, name in config.ELSEWHERE:
         without[section].pop(name)
     without["training"].pop("train_thinking")

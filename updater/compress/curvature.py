@@ -4,23 +4,32 @@ Nothing is estimated here: `updater.train.importance` has, for the next update t
 by `updater.compress.engine`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from torch import Tensor
 
 from regularizers.formats import Weight, whole
+from regularizers.importance import as_estimated
 from updater.nemotron.weights import is_experts, released_name
+
+_NO_TOKENS: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 class Curvature:
-    """Released name -> the Fisher of that tensor's weights, float32.
+    """Released name -> the Fisher of that tensor's weights, float32, as it was estimated: what the
+    loss depends on. EWC's is made comparable between experts, however many tokens came to each,
+    which is taken back here: an expert to which none came costs nothing.
 
     Args:
         tensors: in-memory name -> Fisher, in any format of `regularizers.formats`; experts stacked.
+        tokens: as `Importance.tokens`; none where nothing was made comparable.
     """
 
-    def __init__(self, tensors: Mapping[str, Weight]) -> None:
-        self._tensors = tensors
+    def __init__(
+        self, tensors: Mapping[str, Weight], tokens: Mapping[str, Sequence[int]] = _NO_TOKENS
+    ) -> None:
+        self._tensors, self._tokens = tensors, tokens
         self._places = {
             released_name(name, expert): (name, expert)
             for name, fisher in tensors.items()
@@ -37,4 +46,8 @@ class Curvature:
         if self._last is None or self._last[0] != stored:  # of a stack many are asked in a row
             self._last = (stored, whole(self._tensors[stored]).float())
         fisher = self._last[1]
-        return fisher[expert] if is_experts(stored) else fisher
+        if not is_experts(stored):
+            return fisher
+        if stored not in self._tokens:
+            return fisher[expert]
+        return as_estimated(fisher[expert], self._tokens[stored], expert)

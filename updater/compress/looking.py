@@ -165,7 +165,8 @@ class Looking:
     @cached_property
     def _fisher(self) -> Curvature:
         if self._shown.fisher is not None:
-            return Curvature(importance.load(self._shown.fisher).tensors)
+            known = importance.load(self._shown.fisher)
+            return Curvature(known.tensors, known.tokens)
         found = self._of_model(
             lambda model: estimate(
                 model,
@@ -176,7 +177,7 @@ class Looking:
                 progress=self._shown.progress,
             )
         )
-        return Curvature(found.tensors)
+        return Curvature(found.tensors, found.tokens)
 
     @cached_property
     def _spread(self) -> tuple[Curvature, Curvature]:
@@ -190,6 +191,7 @@ class Looking:
 
     def _of_model(self, ask: Callable[[NemotronHForCausalLM], T]) -> T:
         model, _ = checkpoint.load(self.folder)
+        checkpoint.freeze_routers(model)  # as by default no training moves them
         try:
             return ask(model)
         finally:

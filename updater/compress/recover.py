@@ -17,7 +17,7 @@ from updater.compress.weights import is_prunable
 from updater.nemotron import checkpoint
 from updater.nemotron.weights import released_name
 from updater.settings import CompressionSettings, RegularizerSettings, TrainingSettings
-from updater.train.distilled import Distilled
+from updater.train.distilled import DISTILLED, Distilled
 from updater.train.fit import Fit, fit
 from updater.train.guards import Guards
 from updater.train.lesson import Lesson
@@ -39,10 +39,11 @@ def recover(
     """`target` is the compressed checkpoint `folder` after it has learnt the lesson again.
 
     By `settings.recovery`: "finetune" teaches the completions. "distill" holds the student beside
-    that to what `teacher`, the uncompressed checkpoint, says to every example: the divergence of
-    LwF (Li & Hoiem 2016, arXiv 1606.09282, eq. 3) with the old model for the teacher, as Minitron
-    recovers what it prunes (Muralidharan et al. 2024, arXiv 2407.14679, section 3; on logits
-    alone). At `settings.distill_strength` 1 a token held weighs as much as one taught.
+    that to what `teacher`, the uncompressed checkpoint, says to every example, new or rehearsed:
+    the divergence of LwF (Li & Hoiem 2016, arXiv 1606.09282, eq. 3) with the old model for the
+    teacher, as Minitron recovers what it prunes (Muralidharan et al. 2024, arXiv 2407.14679,
+    section 3; on logits alone), at LwF's temperature and top_k of `RegularizerSettings`. At
+    `settings.distill_strength` 1 a token held weighs as much as one taught.
 
     Args:
         state: where the run's state is kept; called again after a kill it goes on from there.
@@ -54,7 +55,7 @@ def recover(
     if settings.recovery == "distill":
         master, _ = checkpoint.load(teacher)
         held = RegularizerSettings(method="lwf", strength=settings.distill_strength)
-        objective = Distilled(held, master, lesson, progress=watch.progress)
+        objective = Distilled(held, master, lesson, progress=watch.progress, recipe=DISTILLED)
         del master
     model, _ = checkpoint.load(folder)
     training = dataclasses.replace(training, epochs=settings.recovery_epochs, adapt="full")

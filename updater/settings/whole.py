@@ -97,6 +97,11 @@ class Settings:
                 "compression.recovery, training.devices: a recovery runs in one process; take"
                 " training.devices = 1, or recovery none"
             )
+        if self.compression.recovery != "none" and self.training.adapt == "lora":
+            raise ValueError(
+                "compression.recovery, training.adapt: a recovery trains all weights, for low-rank"
+                " factors would fill what went; take full, or recovery none"
+            )
 
     def _check_search(self) -> None:
         """The configured values are a search's first trial, so each must be one that it may try."""

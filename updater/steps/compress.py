@@ -127,12 +127,12 @@ def _shown(
 
     settings = workspace.settings
     folder, looks = workspace.checkpoints.local(weights), settings.compression.looks
-    shown = Shown(settings.regularizer.estimator, settings.training.seed, workspace.progress)
+    whole = workspace.tuned(_weighing(settings))
+    estimator = whole.settings.regularizer.estimator
+    shown = Shown(estimator, settings.training.seed, workspace.progress)
     if looks == "fisher":
-        whole = workspace.tuned(_weighing(settings))
         term = estimated(whole, weights, datasets)
-        importance.find(whole, term, watch)
-        shown = dataclasses.replace(shown, fisher=term.file)
+        shown = dataclasses.replace(shown, fisher=importance.checked(whole, term, watch))
     if settings.compression.needs_examples:
         sample = uniform_sample(workspace, datasets, settings.compression.num_examples)
         shown = dataclasses.replace(shown, examples=encoded(workspace, folder, sample))

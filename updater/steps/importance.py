@@ -132,6 +132,24 @@ def _held(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") -
         yield Held({n: p.detach() for n, p in weights.named_parameters()}, found)
 
 
+def checked(workspace: Workspace, term: Term, watch: Stopwatch) -> Path:
+    """Where the term's importance lies: it is whole, of the term's weights, and says how many
+    tokens came to each expert, which those of older releases did not. Else it is estimated again.
+
+    Raises:
+        UpdateError: the weights have none, they diverge.
+    """
+    from regularizers import stored
+
+    assert term.file is not None, "only for what is estimated"
+    find(workspace, term, watch)
+    _sound(workspace, term, stored.verify)
+    if "tokens" not in stored.told(term.file):
+        term.file.unlink()
+        find(workspace, term, watch)
+    return term.file
+
+
 def _load(workspace: Workspace, term: Term) -> "Importance":
     from regularizers import importance as weights
 
@@ -146,12 +164,12 @@ def _sound(workspace: Workspace, term: Term, read: Callable[[Path], Read]) -> Re
         InputError: what a training recorded is missing or broken, or it is of other weights than
             those that are held.
     """
-    from regularizers.stored import estimated_at
+    from regularizers.stored import told
 
     assert term.file is not None, "a term without a record is not among an update's"
     find(workspace, term, Stopwatch())
     try:
-        checkpoint, sound = estimated_at(term.file), read(term.file)
+        checkpoint, sound = str(told(term.file)["checkpoint_digest"]), read(term.file)
     except ValueError as error:
         if term.traced:
             raise InputError(

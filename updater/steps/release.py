@@ -12,6 +12,9 @@ from updater import release
 from updater.steps.publish import publish
 from updater.workspace import Workspace
 
+_LARGE = ("initial", "candidate", "compressed", "trace")
+"""In the update's folder, as large as models, and in the store by now."""
+
 
 def run(workspace: Workspace, update: Update, *, approve: bool = False) -> dict[str, Any]:
     """An accepted candidate is deployed, unless approval is a person's and `approve` is not said;
@@ -40,14 +43,11 @@ def run(workspace: Workspace, update: Update, *, approve: bool = False) -> dict[
     else:
         release.repair(workspace.ledger, workspace.aliases)
     publish(workspace, update)
-    for left in (
-        "initial",
-        "candidate",
-        "compressed",
-        "trace",
-    ):  # as large as models, and in the store by now
+    for left in _LARGE:
         shutil.rmtree(workspace.run_folder(update.id) / left, ignore_errors=True)
     awaiting = wanted and not promoted and verdict.verdict in ("accepted", "review")
+    if update.kind == "compress" and release.deployed(workspace.ledger) != update.base:
+        awaiting = False  # it can only take the place of what it was made of
     return {"promoted": promoted, "awaiting": awaiting}
 
 

@@ -65,6 +65,10 @@ batch of memory to teach its labels; here the same rehearsed examples are taught
 their answers are those of the moment when an example was first seen; here they are the base's, at
 the start of the update, so that no history of answers has to be stored beside the data."""
 
+DISTILLED = Recipe(taught=_all, held=_all)
+"""Of no method of updates, where the base has to unlearn: how a compressed model recovers, held to
+the uncompressed one on every example."""
+
 
 class Distilled:
     """The mean negative log-likelihood of the taught examples, plus `settings.penalty_strength`
@@ -72,7 +76,8 @@ class Distilled:
 
     Both are sums over tokens divided by all completion tokens of the optimizer step: at strength 1
     one token held weighs as much as one token taught. `model` must be the base: its answers are
-    taken now. Where no example is held, this is the likelihood of the taught.
+    taken now. Where no example is held, this is the likelihood of the taught. `recipe`: in the
+    place of the method's own.
     """
 
     def __init__(
@@ -82,14 +87,17 @@ class Distilled:
         lesson: Lesson,
         *,
         progress: bool,
+        recipe: Recipe | None = None,
     ) -> None:
-        self._recipe, self._strength = RECIPES[settings.method], settings.penalty_strength
+        self._recipe = recipe or RECIPES[settings.method]
+        self._strength = settings.penalty_strength
         held = np.arange(len(lesson.examples))[self._recipe.held(lesson.num_new)]
         self._answers = BaseAnswers(
             model, lesson.examples, held, settings=settings, progress=progress
         )
         self.fingerprint = (
             f"{settings.method} {self._strength!r} {settings.temperature!r} {settings.top_k}"
+            + (" every example" if recipe is DISTILLED else "")
         )
 
     def loss(self, model: NemotronHForCausalLM, batch: MicroBatch) -> Objected:

@@ -41,7 +41,7 @@ def loss(folder: Path, table: Any) -> float:
 
 def run(folder: Path, teacher: Path, table: Any, at: Path, **changes: Any) -> tuple[Path, Fit]:
     _, tokenizer = checkpoint.load(folder)
-    lesson = Lesson.of(tokenizer, table, None, max_length_tokens=64)
+    lesson = Lesson.of(tokenizer, table, changes.pop("rehearsed", None), max_length_tokens=64)
     settings = CompressionSettings(method="magnitude", **changes)
     training = TrainingSettings(batch_size=16, learning_rate=5e-3, weight_decay=0.1)
     done = recover(
@@ -74,18 +74,21 @@ def test_it_learns_again_and_zeros_stay_zero(
     assert loss(found, held_out) < 0.5 * loss(halved, held_out)
 
 
+@pytest.mark.parametrize("rehearses", [False, True])
 def test_the_student_nears_what_its_teacher_says(
-    halved: Path, trained: Path, language: Any, tmp_path: Path
+    halved: Path, trained: Path, language: Any, tmp_path: Path, rehearses: bool
 ) -> None:
-    """Completions that are wrong are taught: only who is held to the teacher unlearns them."""
+    """Completions that are wrong are taught: only who is held to the teacher unlearns them, also
+    where they stand among the rehearsed ones."""
     table = language(0, 120)
     wrong = table.set_column(2, "completion", [table["completion"].to_pylist()[::-1]])
     changes = {
         "finetune": {"recovery": "finetune"},
         "distill": {"recovery": "distill", "distill_strength": 30.0},
     }
+    new, more = (wrong[:8], {"rehearsed": wrong[8:]}) if rehearses else (wrong, {})
     lost = {
-        name: loss(run(halved, trained, wrong, tmp_path / name, **one)[0], language(500, 40))
+        name: loss(run(halved, trained, new, tmp_path / name, **one, **more)[0], language(500, 40))
         for name, one in changes.items()
     }
     assert lost["distill"] < 0.5 * lost["finetune"]
