@@ -121,7 +121,7 @@ def compress(workspace: Workspace, version: str, *, approve: bool = False) -> Up
         UpdateError, StoreError: a step failed; what was finished is kept.
     """
     opened = open_compression(workspace, version, approve=approve)
-    _finish(workspace, opened, approve=approve)
+    opened = _finish(workspace, opened, approve=approve)
     if approve:
         _approve(workspace, opened)
     return opened

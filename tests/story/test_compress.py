@@ -43,7 +43,8 @@ def learnt(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[[Path], P
 @pytest.fixture(scope="module")
 def line(learnt: Path) -> Path:
     """The same, with version 2: version 1 without a third of its weights, by OBD."""
-    compressed(learnt, "1", "--method", "obd", "--sparsity", "0.3")
+    made = compressed(learnt, "1", "--method", "obd", "--sparsity", "0.3")
+    assert made["version"] == "2"
     return learnt
 
 
