@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from compression import rebuilding
 from compression.mlp import Mlp
-from updater.compress.evidence import Gathered, gather
+from updater.compress.evidence import Gathered, _Seen, gather
 from updater.errors import UpdateError
 from updater.nemotron import checkpoint
 from updater.nemotron.weights import released
@@ -182,6 +182,14 @@ def test_moments_are_kept_of_what_is_asked_for(case: tuple[Any, Encoded], brute:
         diagonal = gathered.mean_squares(name)
         torch.testing.assert_close(moments.diagonal(), diagonal, rtol=1e-3, atol=1e-6 * scale)
     assert not found(case).moments
+
+
+def test_moments_lie_on_the_host_wherever_the_weights_are() -> None:
+    """The device "meta" stands for a GPU here, as far as it can."""
+    seen = _Seen({"w"})
+    seen.expect("w", torch.empty(3, 4, device="meta"))
+    (moments,) = seen._moments.values()
+    assert (moments.device.type, moments.shape) == ("cpu", (4, 4))
 
 
 def test_batches_are_nothing_and_neither_is_how_experts_are_run(
