@@ -52,11 +52,6 @@ class Gathered:
     moments: Mapping[str, Tensor]
     experts: Mapping[int, ExpertEvidence]
 
-    def mean_squares(self, name: str) -> Tensor:
-        """float32 (i,): the mean over its tokens of each input's square; for a down projection, of
-        each neuron's activation."""
-        return self.input_norms[name].square() / max(1, self.num_tokens[name])
-
 
 @torch.no_grad()
 def gather(

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from compression.damage import Damage
+from compression.experts import ExpertEvidence
 from compression.saliency import Evidence
 from regularizers import importance
 from updater.compress import damage
@@ -106,6 +107,11 @@ class Looking:
     def gathered(self) -> Gathered:
         """The evidence of a forward pass."""
         return self._gather(())
+
+    def experts(self, key: str) -> ExpertEvidence:
+        """Of the backbone's routed experts of that `Parts.key`."""
+        layer = int(key.removeprefix("backbone.layers.").split(".")[0])
+        return self.gathered.experts[layer]
 
     @cached_property
     def moments(self) -> Mapping[str, Tensor]:
