@@ -83,14 +83,6 @@ def without(tensor: Tensor, member: Member, kept: Tensor) -> Tensor:
     return tensor.index_select(member.dim, stays.nonzero()[:, 0].to(tensor.device))
 
 
-def zeroed(mask: Tensor, member: Member, kept: Tensor) -> Tensor:
-    """The mask of the tensor's weights, with those false that belong to a part that goes. The
-    network then says what it says `without` them, and is no smaller."""
-    size = mask.shape[member.dim]
-    going = _within(member, size)[~kept.cpu()].flatten().to(mask.device)
-    return mask.index_fill(member.dim, going, False)
-
-
 def _flat(tensor: Tensor, dim: int) -> Tensor:
     return tensor.movedim(dim, 0).flatten(1) if tensor.ndim > 1 else tensor[:, None]
 

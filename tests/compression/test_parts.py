@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compression.masks import lowest
-from compression.parts import Member, totals, without, zeroed
+from compression.parts import Member, totals, without
 
 
 def test_a_neuron_has_a_row_before_it_and_a_column_after() -> None:
@@ -29,8 +29,6 @@ def test_a_head_s_rows_lie_in_segments_and_what_is_shared_stays() -> None:
     assert totals(lambda _: rows, [head]).tolist() == [3 * 12.0, 3 * 20.0]
     kept = torch.tensor([False, True])
     assert without(rows, head, kept)[:, 0].tolist() == [2, 3, 4, 7, 8]
-    mask = zeroed(torch.ones(9, 3, dtype=torch.bool), head, kept)
-    assert mask[:, 0].tolist() == [False, False, True, True, True, False, False, True, True]
 
 
 def test_a_network_without_what_says_nothing_says_the_same() -> None:

@@ -2,17 +2,19 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from store.database import Database
-from store.errors import SchemaError
-from store.ledger import migrate, open_ledger, schema
-from store.ledger.tables import EventRow, Row
+from store.errors import SchemaError, StoreError
+from store.ledger import Ledger, migrate, open_ledger, schema
+from store.ledger.tables import EventRow, Row, UpdateRow
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +26,21 @@ def database(url: str) -> Database:
 def stamp(url: str, revision: str) -> None:
     with database(url).write() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+
+
+def migrate_to(revision: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the code of that revision did."""
+    from alembic import command
+
+    upgrade = command.upgrade
+    with monkeypatch.context() as before:
+        before.setattr(command, "upgrade", lambda config, _: upgrade(config, revision))
+        migrate(url)
+
+
+def update_row(id: str, kind: str) -> dict[str, object]:
+    made = {"config": {}, "config_digest": "d", "created_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    return {"id": id, "kind": kind, "period": "p", "dataset_version": "p@v1", **made}
 
 
 def test_the_pinned_revision_is_alembics_head() -> None:
@@ -61,14 +78,9 @@ def test_migrating_again_keeps_what_is_there(ledger_url: str) -> None:
 def test_every_older_revision_is_migrated_and_keeps_what_is_there(
     empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alembic import command
-
-    upgrade = command.upgrade
     for number in range(1, int(schema.HEAD)):
         older = f"{number:04}"
-        with monkeypatch.context() as before:
-            before.setattr(command, "upgrade", lambda config, _, r=older: upgrade(config, r))
-            migrate(empty_url)
+        migrate_to(older, empty_url, monkeypatch)
         with pytest.raises(SchemaError, match=f"revision {older}.*`updater init`"):
             open_ledger(empty_url)
     event = {"at": datetime(2026, 1, 1, tzinfo=UTC), "actor": "a", "kind": "promoted"}
@@ -81,6 +93,44 @@ def test_every_older_revision_is_migrated_and_keeps_what_is_there(
     with database(empty_url).read() as connection:
         indexes = {index["name"] for index in sa.inspect(connection).get_indexes("events")}
     assert {"events_released", "events_version", "events_update"} <= indexes
+
+
+def test_an_older_table_of_updates_keeps_its_rows_and_takes_the_new_kind(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch, story_of: Callable[[Ledger], Any]
+) -> None:
+    migrate_to("0002", empty_url, monkeypatch)
+    with monkeypatch.context() as before:
+        before.setattr(schema, "HEAD", "0002")
+        story_of(open_ledger(empty_url)).dataset("p")
+    with database(empty_url).write() as connection:
+        connection.execute(sa.insert(UpdateRow).values(update_row("a", "update")))
+    with pytest.raises(StoreError), database(empty_url).write() as connection:
+        connection.execute(sa.insert(UpdateRow).values(update_row("b", "compress")))
+    assert migrate(empty_url) == schema.HEAD
+    with database(empty_url).write() as connection:
+        connection.execute(sa.insert(UpdateRow).values(update_row("b", "compress")))
+    with pytest.raises(StoreError), database(empty_url).write() as connection:
+        connection.execute(sa.insert(UpdateRow).values(update_row("c", "squash")))
+    found = open_ledger(empty_url).updates()
+    assert [(one.id, one.kind) for one in found] == [("a", "update"), ("b", "compress")]
+
+
+def test_a_table_of_updates_with_another_rule_is_told_and_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite replaces nothing where the text is another, and says nothing of it."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    migrate_to("0002", url, monkeypatch)
+    with database(url).write() as connection:
+        connection.exec_driver_sql("PRAGMA writable_schema = ON")
+        connection.exec_driver_sql(
+            "UPDATE sqlite_schema SET sql = replace(sql, 'kind IN (', 'kind in (')"
+        )
+        connection.exec_driver_sql("PRAGMA writable_schema = OFF")
+    with pytest.raises(SchemaError, match="table updates was changed by another program"):
+        migrate(url)
+    with pytest.raises(SchemaError, match="is at schema revision 0002"):
+        open_ledger(url)
 
 
 def test_two_may_migrate_at_once(empty_url: str) -> None:

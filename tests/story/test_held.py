@@ -1,6 +1,8 @@
 """By what an update is held: terms of the base's line, estimated or recorded by its trainings."""
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,6 +269,55 @@ def test_whatever_changes_an_importance_gives_it_another_name(line: Path) -> Non
     assert len(set(names)) == len(names)
     same = ("training.devices=2", "training.learning_rate=1e-4", "regularizer.offload=true")
     assert name(*same) == names[0]
+
+
+def test_from_compressed_weights_the_line_begins_there(line: Path, tmp_path: Path) -> None:
+    """Older weights have other shapes, and what a training recorded is of those of before."""
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    made, _ = answered(
+        *(folder, "compress", "2", "--method", "magnitude", "--remove", "neurons"),
+        *("--sparsity", "0.5", *settings()),
+    )
+    small = made["version"]
+    answered(folder, "promote", small, "--reason", "test", "--force")
+    start, si = "compression.start=compressed", "regularizer.method=si"
+    mas, periods = "regularizer.method=mas", "regularizer.terms=periods"
+    for method in (periods, mas, "regularizer.method=online_ewc"):
+        _, held, model, ((term, found),) = opened(folder, "south", start, method)
+        assert term.version.id == small
+        assert [choice.period for choice in term.sample.choices] == ["north", "east"]
+        for name, one in found.items():
+            assert one.shape == held.anchor[name].shape == model.get_parameter(name).shape
+    _, said = answered(folder, "update", "south", *settings(start, si), code=2)
+    assert f"version {small} has no importance" in said
+    assert 'compression.start = "uncompressed"' in said
+    # The next one trains what is left, and records; whatever the settings are later, the line
+    # after it goes back to the compressed weights and no further.
+    new = take(folder, "south", start, si, "regularizer.strength=0")["candidate"]
+    for chosen in ((start,), ()):
+        _, held, model, terms = opened(folder, "west", periods, *chosen)
+        assert [term.version.id for term, _ in terms] == [small, new]
+        assert all(h.shape == model.get_parameter(n).shape for n, h in held.importance.items())
+        _, _, _, ((term, _),) = opened(folder, "west", si, *chosen)
+        assert (term.version.id, term.file) == (new, trace(folder, new)[1])
+
+
+def test_a_trace_of_other_weights_is_told_with_a_cure_that_cures(
+    line: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    _, file = trace(folder, "2")
+    found = weights.load(file)
+    file.chmod(0o644)
+    size = file.stat().st_size
+    weights.save(dataclasses.replace(found, checkpoint_digest="f" * 64), file)
+    assert file.stat().st_size == size
+    _, said = answered(folder, "update", "west", *settings("regularizer.method=si"), code=2)
+    assert "the importance of checkpoint ffffffffffffffff" in said
+    assert "an estimate is made again" not in said
+    assert "bring it back from a copy; or delete its folder" in said
 
 
 def refuse(*_: object, **__: object) -> None:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,22 @@ import psutil
 import pytest
 import torch
 from click.testing import CliRunner
+from cutting import chosen, lively
 
+from store.ledger import ModelVersion, Update, migrate
 from updater import doctor
 from updater.cli.doctor import _verdict
 from updater.cli.main import app
+from updater.compress.quantize.write import write
 from updater.errors import InputError
 from updater.initialise import EXAMPLE
 from updater.nemotron import checkpoint, presets
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
+from updater.nemotron.smaller import shrink
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.train import footprint as footprint_module
 from updater.train.importance_footprint import importance_footprint
+from updater.workspace import Workspace
 
 BYTES = {"BF16": 2, "F32": 4, "U8": 1}
 GPU = doctor.Machine("cuda", ("NVIDIA H200",), 139 * 2**30, 16, kernels=True)
@@ -346,3 +353,75 @@ def test_a_broken_workspace_is_told_and_not_taken_for_none(tmp_path: Path) -> No
     assert broken.exit_code != 0
     ignored = CliRunner().invoke(app, [*arguments, "--set", "training.epochs=1"])
     assert "is no workspace" in str(ignored.exception)
+
+
+def deployed(folder: Path, whole: Path, small: Path, story_of: Callable[..., Any]) -> None:
+    """A workspace whose deployed version 1 is `small`, which its update made of `whole`."""
+    folder.mkdir()
+    (folder / "updater.toml").write_text(EXAMPLE.format(name="mine"))
+    workspace = Workspace.open(folder)
+    migrate(workspace.ledger_url)
+    learnt, digest = (workspace.checkpoints.add(one) for one in (whole, small))
+    ledger, story = workspace.ledger, story_of(workspace.ledger)
+    update = ledger.open_update(
+        Update(
+            id="u",
+            kind="scratch",
+            period="p",
+            base=None,
+            dataset_version=story.dataset("p").id,
+            config={"compression": {"quantize": "int8"}},
+            config_digest="d",
+            candidate=None,
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+    )
+    told = {"num_parameters": 1, "nonzero_fraction": 1.0, "bytes": 1, "base_bytes": 2}
+    made = {"uncompressed": learnt, "compression": told | {"seconds": 0.0}}
+    story.step(update.id, "train", made)
+    version = ModelVersion(
+        id="1",
+        kind="scratch",
+        base=None,
+        update=update.id,
+        digest=digest,
+        uri=f"checkpoints/{digest}",
+        periods=["p"],
+        dataset_versions={"p": "p@v1"},
+        run_id="run",
+        created_at=update.created_at,
+    )
+    ledger.record_model_version(version)
+    ledger.append_release("promoted", "1", expected_deployed=None, actor="a", reason="r")
+
+
+@pytest.mark.parametrize("how", ["int8", "shrunk"])
+def test_what_the_next_update_trains_is_told_where_the_deployed_version_is_compressed(
+    how: str, tiny_json: str, story_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    whole = lively(json.loads(tiny_json), tmp_path / "whole")
+    if how == "int8":
+        small = write(whole, tmp_path / "small", scheme="int8")
+    else:
+        kept = chosen(json.loads((whole / "config.json").read_text()), {"n_routed_experts": 2})
+        small = shrink(whole, kept, tmp_path / "small")
+    deployed(tmp_path / "ws", whole, small, story_of)
+    words = ("--workspace", str(tmp_path / "ws"), "--set", "model.max_length_tokens=64")
+    asked = [*words, "doctor", "--no-timing"]
+    result = CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False)
+    found = json.loads(result.stdout.splitlines()[-1])
+    plain = CliRunner().invoke(
+        app, [*asked, "--model", str(whole), "--json"], catch_exceptions=False
+    )
+    own = json.loads(plain.stdout.splitlines()[-1])
+    assert (found["ways"], found["model"]) == (own["ways"], own["model"])
+    assert (found["version"], found["compressed"]) == ("1", "uncompressed")
+    assert (own["version"], own["compressed"]) == (None, None)
+    said = CliRunner().invoke(app, asked, catch_exceptions=False).output
+    assert "is compressed; an update begins at its uncompressed weights" in said
+    if how == "shrunk":
+        again = [*words, "--set", "compression.start=compressed", "doctor", "--no-timing", "--json"]
+        result = CliRunner().invoke(app, again, catch_exceptions=False)
+        left = json.loads(result.stdout.splitlines()[-1])
+        assert left["compressed"] == "compressed"
+        assert left["model"]["num_parameters"] < found["model"]["num_parameters"]

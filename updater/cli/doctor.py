@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from rich.console import Console
@@ -18,13 +18,23 @@ if TYPE_CHECKING:
 _GIB = 2**30
 
 
+class _Begins(NamedTuple):
+    """Where an update would begin. `version`: the deployed one, None of a folder. `compressed`:
+    which weights of it these are, "uncompressed" or "compressed"; None where it is not compressed.
+    """
+
+    folder: Path
+    version: str | None = None
+    compressed: str | None = None
+
+
 @app.command()
 @click.option(
     "--model",
     "folder",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
-    help="A checkpoint folder; else the workspace's deployed version.",
+    help="A checkpoint folder; else what the next update begins at.",
 )
 @click.option("--length", type=click.IntRange(2), metavar="N", help="Tokens of each example.")
 @click.option("--no-timing", is_flag=True, help="Don't time a step.")
@@ -41,8 +51,9 @@ def doctor(session: Session, folder: Path | None, length: int | None, no_timing:
     from updater.doctor import diagnose
 
     training, regularizer, longest = _settings(session)
+    begins = _next(session) if folder is None else _Begins(folder)
     found = diagnose(
-        folder or _deployed(session),
+        begins.folder,
         training=training,
         regularizer=regularizer,
         length=length or longest,
@@ -50,7 +61,8 @@ def doctor(session: Session, folder: Path | None, length: int | None, no_timing:
     )
     answer = asdict(found)
     answer["model"]["num_parameters"] = found.model.num_parameters
-    session.answer(answer, lambda console: _show(console, found))
+    answer |= {"version": begins.version, "compressed": begins.compressed}
+    session.answer(answer, lambda console: _show(console, found, begins))
 
 
 def _settings(session: Session) -> tuple[TrainingSettings, RegularizerSettings, int]:
@@ -63,19 +75,32 @@ def _settings(session: Session) -> tuple[TrainingSettings, RegularizerSettings, 
     return settings.training, settings.regularizer, settings.model.max_length_tokens
 
 
-def _deployed(session: Session) -> Path:
+def _next(session: Session) -> _Begins:
+    """What the next update trains, which need not be what is deployed."""
+    from updater.shrunk import compression
     from updater.standing import deployed
+    from updater.steps.start import start_at, start_folder
 
     workspace = session.workspace()
     version = deployed(workspace.ledger)
     if version is None:
         raise InputError("no version is deployed", "a checkpoint is needed", "give --model DIR")
-    return workspace.checkpoints.local(workspace.ledger.model_version(version).digest)
+    one = workspace.ledger.model_version(version)
+    compressed = ""
+    if compression(workspace.ledger, one.update) is not None:
+        is_whole = start_at(workspace, version).digest != one.digest
+        compressed = "uncompressed" if is_whole else "compressed"
+    return _Begins(start_folder(workspace, version), version, compressed or None)
 
 
-def _show(console: Console, found: "Diagnosis") -> None:
+def _show(console: Console, found: "Diagnosis", begins: _Begins) -> None:
     model, machine = found.model, found.machine
     about = Table(show_header=False, box=None, pad_edge=False)
+    if begins.compressed:
+        about.add_row(
+            f"version {begins.version}",
+            f"is compressed; an update begins at its {begins.compressed} weights, told here",
+        )
     about.add_row(
         "model", f"the shape of {model.release}" if model.release else "a shape of its own"
     )

@@ -52,11 +52,6 @@ class Gathered:
     moments: Mapping[str, Tensor]
     experts: Mapping[int, ExpertEvidence]
 
-    def mean_squares(self, name: str) -> Tensor:
-        """float32 (i,): the mean over its tokens of each input's square; for a down projection, of
-        each neuron's activation."""
-        return self.input_norms[name].square() / max(1, self.num_tokens[name])
-
 
 @torch.no_grad()
 def gather(
@@ -75,7 +70,8 @@ def gather(
     Args:
         batch_size: examples of one length that go through together: padding would count as tokens.
         moments_of: released names of weights whose inputs' moments are kept. Each takes 4 i^2
-            bytes: an expert of 1,856 neurons 14 MB, a dense MLP of 21,504 1.8 GB.
+            bytes of the host's memory: an expert of 1,856 neurons 14 MB, a dense MLP of 21,504
+            1.8 GB. On the model's device there is one at a time, of one batch.
 
     Raises:
         UpdateError: there is no example, or the model says what is no number.
@@ -106,7 +102,8 @@ class _Seen:
         self._squares[name] = torch.zeros(width, dtype=torch.float64, device=weight.device)
         self._num_tokens[name] = 0
         if name in self._wanted:
-            self._moments[name] = torch.zeros(width, width, device=weight.device)
+            # Of all experts together they are more than the model: Nano's are 41 GB.
+            self._moments[name] = torch.zeros(width, width)
 
     def check(self) -> None:
         """All that was asked for is expected."""
@@ -119,7 +116,7 @@ class _Seen:
         self._squares[name] += inputs_ti.square().sum(0, dtype=torch.float64)
         self._num_tokens[name] += len(inputs_ti)
         if name in self._wanted:
-            self._moments[name].addmm_(inputs_ti.T, inputs_ti)
+            self._moments[name] += (inputs_ti.T @ inputs_ti).cpu()
 
     def gathered(self) -> Gathered:
         for name, squares in self._squares.items():
@@ -129,7 +126,7 @@ class _Seen:
             input_norms={n: one.sqrt().float().cpu() for n, one in self._squares.items()},
             num_tokens=self._num_tokens,
             moments={
-                name: one.div_(max(1, self._num_tokens[name])).cpu()
+                name: one.div_(max(1, self._num_tokens[name]))
                 for name, one in self._moments.items()
             },
             experts=self.experts,

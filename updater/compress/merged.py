@@ -57,8 +57,7 @@ def _of_experts(looking: Looking, key: str, kept: Tensor) -> dict[str, Tensor]:
     """Each that goes joins the one that stays to whose place the router would send it: whose row
     points most the same way, as M-SMoE groups experts by the router's likeness (Li et al. 2023,
     arXiv 2310.01334). Weighed by the tokens that came to them."""
-    layer = int(key.removeprefix("backbone.layers.").split(".")[0])
-    tokens = looking.gathered.experts[layer].tokens_e.double()
+    tokens = looking.experts(key).tokens_e.double()
     router = f"{key.removesuffix('.experts')}.gate.weight"
     rows = functional.normalize(looking.weight(router).float())
     stays = kept.nonzero()[:, 0]

@@ -85,18 +85,13 @@ def _by_damage(looking: Looking) -> Ranker:
 
 
 def _by_experts(of: Callable[[ExpertEvidence], Tensor]) -> Callable[[Looking], Ranker]:
-    return lambda looking: lambda parts: of(looking.gathered.experts[_layer(parts.key)])
+    return lambda looking: lambda parts: of(looking.experts(parts.key))
 
 
 def _by_merging(looking: Looking) -> Ranker:
     if looking.settings.remove == "experts":
         return _by_experts(ExpertEvidence.frequency)(looking)
     return lambda parts: merged.costs(looking, parts.key)
-
-
-def _layer(key: str) -> int:
-    """Of what lies in the backbone."""
-    return int(key.removeprefix("backbone.layers.").split(".")[0])
 
 
 _RANKERS: Mapping[str, Callable[[Looking], Ranker]] = MappingProxyType(

@@ -33,6 +33,12 @@ log = logging.getLogger("updater")
 
 Read = TypeVar("Read")
 
+_CURE = (
+    "bring it back from a copy; or delete its folder, and what was learnt up to there is no longer"
+    " held"
+)
+"""Of what a training recorded, which can't be had again."""
+
 
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """Every importance that will hold the update lies on the disk.
@@ -175,8 +181,7 @@ def _sound(workspace: Workspace, term: Term, read: Callable[[Path], Read]) -> Re
             raise InputError(
                 str(error),
                 "what a training recorded can't be estimated again",
-                "bring it back from a copy; or delete its folder, and what was learnt up to there"
-                " is no longer held",
+                _CURE,
             ) from error
         log.warning("broken in the cache, so removed and estimated again: %s", error)
         term.file.unlink()
@@ -188,7 +193,7 @@ def _sound(workspace: Workspace, term: Term, read: Callable[[Path], Read]) -> Re
             f" {term.weights[:16]} is held",
             "weights are held by how much they themselves mattered: an anchor and its importance"
             " are of one checkpoint",
-            "delete the file: an estimate is made again",
+            _CURE if term.traced else "delete the file: an estimate is made again",
         )
     return sound
 

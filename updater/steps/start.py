@@ -5,6 +5,7 @@ begins at the uncompressed weights, and is compressed anew. Called by the steps 
 and compress.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +24,7 @@ class Start(NamedTuple):
 def start_at(workspace: Workspace, version: str) -> Start:
     """Where an update of the version begins."""
     found = workspace.ledger.model_version(version)
-    if workspace.settings.compression.start == "compressed":
-        return Start(found, found.digest)
-    return uncompressed(workspace, found)
+    return _at(workspace, found, workspace.settings.compression.start)
 
 
 def uncompressed(workspace: Workspace, version: ModelVersion) -> Start:
@@ -36,6 +35,30 @@ def uncompressed(workspace: Workspace, version: ModelVersion) -> Start:
     step = None if version.update is None else workspace.ledger.step(version.update, "train")
     made = {} if step is None else step.result
     return Start(version, made.get("uncompressed", version.digest))
+
+
+def is_compressed(workspace: Workspace, start: Start) -> bool:
+    """Whether something was taken away of these weights."""
+    return start.digest != uncompressed(workspace, start.version).digest
+
+
+def line(workspace: Workspace, version: str) -> Iterator[Start]:
+    """Where an update of the version begins; then where each before it began, by the settings of
+    its day. Compressed weights are the last: those before them may be of other shapes."""
+    found = start_at(workspace, version)
+    yield found
+    while found.version.base is not None and not is_compressed(workspace, found):
+        update = found.version.update
+        config = {} if update is None else workspace.ledger.update(update).config
+        start = config.get("compression", {}).get("start", "uncompressed")  # once there was none
+        found = _at(workspace, workspace.ledger.model_version(found.version.base), start)
+        yield found
+
+
+def _at(workspace: Workspace, version: ModelVersion, start: str) -> Start:
+    if start == "compressed":
+        return Start(version, version.digest)
+    return uncompressed(workspace, version)
 
 
 def start_folder(workspace: Workspace, version: str) -> Path:

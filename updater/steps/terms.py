@@ -17,9 +17,8 @@ from rehearsal.manifest import Manifest
 from store.errors import NotFoundError
 from store.ledger import ModelVersion, Update
 from updater.errors import InputError
-from updater.standing import lineage
 from updater.steps.past import past_of, past_versions, uniform_sample
-from updater.steps.start import start_at
+from updater.steps.start import Start, is_compressed, line
 from updater.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -97,20 +96,21 @@ def terms_on(workspace: Workspace, base: str, period: str) -> list[Term]:
     """The terms that hold an update of `period` on version `base`, oldest first; the last is of it.
 
     One, of all the past, or one for each version of the base's line, of what that version learnt:
-    the method says. In neither case of the period that is learnt again now. Where only a training
-    can tell, the line begins after the last version whose training wasn't asked.
+    the method says. In neither case of the period that is learnt again now. Where an update began
+    at compressed weights, the line begins there too, and these are held for all that they know:
+    older weights have other shapes. Where only a training can tell, the line begins after the last
+    version whose training wasn't asked, or whose weights were compressed after it.
 
     Raises:
-        InputError: only a training can tell, and the base's was not asked.
+        InputError: only a training can tell, and the base's was not asked, or is compressed.
     """
     method = method_of(workspace)
     assert method is not None, "only for a method that weighs"
-    begins = start_at(workspace, base).version.id
-    line = [workspace.ledger.model_version(v) for v in lineage(workspace.ledger, begins)]
+    begins = line(workspace, base)
     if method.looks_at == "past":
-        terms = [_term(workspace, line[0], past_of(workspace, base, period))]
+        terms = [_term(workspace, next(begins), past_of(workspace, base, period))]
     else:
-        terms = [_term(workspace, v, _learnt(workspace, v, period)) for v in line]
+        terms = [_term(workspace, at, _taught(workspace, at, period)) for at in begins]
     if terms[0].traced:
         terms = _recorded(workspace, terms)
     return terms[::-1]
@@ -128,11 +128,14 @@ def trace_name(workspace: Workspace) -> str:
     return f"{name}-{regularizer.damping!r}" if name == "path" else name
 
 
-def _trace(workspace: Workspace, version: ModelVersion, sample: Manifest) -> Term:
+def _trace(workspace: Workspace, at: Start, sample: Manifest) -> Term:
     """Of the version's training, from the checkpoint store, where its own result names it. One
-    that was deleted there is as good as never recorded."""
-    weights = start_at(workspace, version.id).digest
+    that was deleted there is as good as never recorded, and so is that of weights which were
+    compressed after it: it is of those of before."""
+    version, weights = at
     nothing = Term(version, weights, sample, "", None, traced=True)
+    if is_compressed(workspace, at):
+        return nothing
     step = None if version.update is None else workspace.ledger.step(version.update, "train")
     kept = {} if step is None else step.result.get("trace", {})
     if kept.get("name") != trace_name(workspace) or not sample.num_examples:
@@ -154,14 +157,14 @@ def estimator_of(workspace: Workspace) -> str:
     return "si" if method.source == "path" else method.source
 
 
-def _term(workspace: Workspace, version: ModelVersion, datasets: Mapping[str, str]) -> Term:
+def _term(workspace: Workspace, at: Start, datasets: Mapping[str, str]) -> Term:
     method = method_of(workspace)
     assert method is not None, "only for a method that weighs"
     regularizer = workspace.settings.regularizer
     if method.trace(regularizer.estimator):
         sample = uniform_sample(workspace, datasets, regularizer.num_examples)
-        return _trace(workspace, version, sample)
-    return estimated(workspace, start_at(workspace, version.id).digest, datasets, version=version)
+        return _trace(workspace, at, sample)
+    return estimated(workspace, at.digest, datasets, version=at.version)
 
 
 def estimated(
@@ -197,10 +200,12 @@ def estimated(
     return Term(version, weights, sample, digest, file, traced=False)
 
 
-def _learnt(workspace: Workspace, version: ModelVersion, again: str) -> dict[str, str]:
-    """Period -> dataset version of what this version learnt on top of its base, less `again`."""
+def _taught(workspace: Workspace, at: Start, again: str) -> dict[str, str]:
+    """Period -> dataset version of what this version learnt on top of its base, less `again`; of
+    compressed weights all that was learnt, for nothing older is held beside them."""
+    version = at.version
     before: dict[str, str] = {}
-    if version.base is not None:
+    if version.base is not None and not is_compressed(workspace, at):
         before = workspace.ledger.model_version(version.base).dataset_versions
     return {
         period: dataset
@@ -217,6 +222,16 @@ def _recorded(workspace: Workspace, terms: list[Term]) -> list[Term]:
         return found
     without = terms[len(found)]
     assert without.version is not None, "what a training recorded is a version's"
+    if is_compressed(workspace, Start(without.version, without.weights)):
+        raise InputError(
+            f"version {without.version.id} has no importance for regularizer.method ="
+            f" {workspace.settings.regularizer.method!r}: it is compressed",
+            "what a training records is of the weights that it came to, and the update begins at"
+            " those that were made of them",
+            'take compression.start = "uncompressed" where that version is deployed;'
+            ' or regularizer.method = "mas", or "ewc" with regularizer.estimator = "empirical",'
+            " which are estimated at any weights",
+        )
     raise InputError(
         f"version {without.version.id} has no importance for regularizer.method ="
         f" {workspace.settings.regularizer.method!r}: its training has not recorded"

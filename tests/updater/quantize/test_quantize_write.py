@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from updater.compress.quantize.activations import largest_inputs
 from updater.compress.quantize.kept import choose
 from updater.compress.quantize.pack import pack
-from updater.compress.quantize.write import SCHEMES, num_bytes, write
+from updater.compress.quantize.write import num_bytes, write
 from updater.errors import InputError
 from updater.evaluate import outcomes
 from updater.nemotron import checkpoint, files, presets
@@ -28,6 +28,7 @@ from updater.nemotron.packed import stem
 from updater.nemotron.quantised import CONFIG
 from updater.nemotron.unpack import unpack
 from updater.nemotron.weights import released
+from updater.settings.compression import SCHEMES
 from updater.verify import verify
 
 IDS = torch.arange(5, 45).view(2, 20)

@@ -22,10 +22,7 @@ from updater.nemotron.quantised import CONFIG
 from updater.nemotron.saving import Pieces, save_instead
 from updater.nemotron.tokenizer import write_json
 from updater.nemotron.validate import Contents
-
-SCHEMES = ("int8", "int4", "fp8", "nvfp4")
-"""Weights alone in whole numbers of 8 or 4 bits, a scale for each group of columns; E4M3, one scale
-for a matrix; E2M1, a scale in E4M3 for each 16 columns and one in float32 for a matrix."""
+from updater.settings.compression import SCHEMES
 
 GROUPS = (128, 64, 32)
 """Columns that share a scale in int8 and int4, the first that divides all: what vLLM's kernels
@@ -48,7 +45,9 @@ def write(
     same bytes. What stood at `target` is replaced, and until it is whole it is not there.
 
     Args:
-        scheme: one of `SCHEMES`.
+        scheme: one of `updater.settings.compression.SCHEMES`: weights alone in whole numbers of 8
+            or 4 bits, a scale for each group of columns; E4M3, one scale for a matrix; E2M1, a
+            scale in E4M3 for each 16 columns and one in float32 for a matrix.
         keep: what stays beside `kept.KEPT`, as `kept.choose` has it.
         group_size: of int8 and int4, one of `GROUPS`; None: the largest that divides the columns
             of all that is quantized. One for all: serving stacks run experts of a layer as one.

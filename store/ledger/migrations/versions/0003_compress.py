@@ -9,6 +9,8 @@ touches no row, so its text is changed in the place where SQLite keeps it
 import sqlalchemy as sa
 from alembic import op
 
+from store.errors import SchemaError
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -17,10 +19,15 @@ depends_on = None
 _NAME = "updates_kind_known"
 _OLD = "kind IN ('update', 'scratch', 'adopt')"
 _NEW = "kind IN ('update', 'scratch', 'adopt', 'compress')"
+_TABLE = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = 'updates'"
 
 
 def upgrade() -> None:
-    """The rule knows the kind."""
+    """The rule knows the kind.
+
+    Raises:
+        SchemaError: the table has not the rule that the first revision gave it; nothing is changed.
+    """
     connection = op.get_bind()
     if connection.dialect.name != "sqlite":
         op.drop_constraint(op.f(_NAME), "updates", type_="check")
@@ -37,3 +44,10 @@ def upgrade() -> None:
     )
     connection.exec_driver_sql(f"PRAGMA schema_version = {number + 1}")
     connection.exec_driver_sql("PRAGMA writable_schema = OFF")
+    # What matches nothing is replaced without a word, and the kind would be refused weeks later.
+    kept = connection.exec_driver_sql(_TABLE).scalar_one()
+    if _NEW not in kept:
+        raise SchemaError(
+            "the ledger's table updates was changed by another program: it has not the rule that it"
+            f" was made with, {_OLD}. Bring the ledger back from its backup (docs/backup.md)."
+        )
