@@ -228,9 +228,10 @@ def _recorded(workspace: Workspace, terms: list[Term]) -> list[Term]:
             f" {workspace.settings.regularizer.method!r}: it is compressed",
             "what a training records is of the weights that it came to, and the update begins at"
             " those that were made of them",
-            'take compression.start = "uncompressed" where that version is deployed;'
-            ' or regularizer.method = "mas", or "ewc" with regularizer.estimator = "empirical",'
-            " which are estimated at any weights",
+            'take compression.start = "uncompressed"; or run one update with'
+            " regularizer.strength = 0 that is not compressed, which is not held and records, and"
+            ' deploy it; or take regularizer.method = "mas", or "ewc" with regularizer.estimator ='
+            ' "empirical"',
         )
     raise InputError(
         f"version {without.version.id} has no importance for regularizer.method ="
