@@ -7,18 +7,23 @@ this.
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from store.errors import NotFoundError
 from store.ledger import DatasetVersion, Update
 from updater import config, release, training_core, trials, versions
 from updater.errors import InputError, UpdateError
 from updater.standing import abandoned, lineage
 from updater.steps import ingest
+from updater.steps.start import Start, start_at, uncompressed
 from updater.steps.terms import check_recorded
 from updater.workspace import Workspace
+
+log = logging.getLogger("updater")
 
 
 def open_update(
@@ -63,6 +68,7 @@ def open_update(
         _check_base_template(workspace, digest)
     workspace.registry.check()  # training would miss it at its end, after hours
     _check_length(workspace, digest)
+    _check_start(workspace, start_at(workspace, base), base)
     started = time.monotonic()
     dataset = _with_holdout(ingest.version_period(workspace, period))
     if learnt.get(period) == dataset.id:
@@ -152,7 +158,16 @@ def open_compression(workspace: Workspace, version: str, *, approve: bool = Fals
             "a compressed version takes the place of the one that it was made of, and of no other",
             f"leave --yes out, or compress {deployed}",
         )
+    if deployed != version:
+        log.warning(
+            "version %s is deployed: a smaller version %s can be looked at, and takes the place of "
+            "version %s alone, once that is deployed",
+            deployed,
+            version,
+            version,
+        )
     training_core.check("compress")
+    _check_start(workspace, uncompressed(workspace, found), version)
     workspace.registry.check()
     datasets = {period: found.dataset_versions[period]}
     return _open(workspace, "compress", datasets, arguments, base=version)
@@ -214,6 +229,35 @@ def _check_length(workspace: Workspace, digest: str) -> None:
     text = workspace.checkpoints.read(digest, "config.json").decode()
     longest = workspace.settings.model.max_length_tokens
     check_length(parse_config(text, where=where), longest, where=where)
+
+
+def _check_start(workspace: Workspace, start: Start, version: str) -> None:
+    """The weights that work on `version` begins at are there, and have what compression takes away.
+
+    Raises:
+        InputError: they are gone, or have it not.
+        StoreError: a file of them is damaged.
+    """
+    from updater.compress.fits import check
+    from updater.nemotron.presets import parse_config
+
+    checkpoints = workspace.checkpoints
+    try:
+        checkpoints.quick_check(start.digest)
+    except NotFoundError as gone:
+        whose = f"version {version}"
+        if start.digest != workspace.ledger.model_version(version).digest:
+            whose += " before it was compressed"
+        raise InputError(
+            f"the weights of {whose} are gone: {gone}",
+            "work on a version begins at them",
+            "restore them from the backup of the checkpoints"
+            + (', or set compression.start = "compressed"' if "before" in whose else ""),
+        ) from gone
+    if workspace.settings.compression.is_on:
+        where = f"{checkpoints.uri(start.digest)}/config.json"
+        text = checkpoints.read(start.digest, "config.json").decode()
+        check(parse_config(text, where=where), workspace.settings.compression, where=where)
 
 
 def _check_base_template(workspace: Workspace, digest: str) -> None:

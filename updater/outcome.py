@@ -31,6 +31,7 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
     promoted = promotion(ledger, opened) is not None
     in_use = opened.candidate in lineage(ledger, release.deployed(ledger))
     steps = ledger.steps(opened.id)
+    smaller = compression(ledger, opened.id)
     return {
         "update": opened.id,
         "period": opened.period,
@@ -49,6 +50,7 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
             if s.state == "finished" and "compute_seconds" in s.result
         },
         "links": links.of_update(workspace, opened),
+        "compression": None if smaller is None else smaller.as_dict(),
     }
 
 
@@ -84,9 +86,8 @@ def compressed(workspace: Workspace, opened: Update) -> dict[str, Any]:
     version has; `nonzero_fraction` of them are not zero.
     """
     answer = update(workspace, opened)
-    made = compression(workspace.ledger, opened.id)
-    assert made is not None, "a finished update has made its candidate"
-    told = made.as_dict()
+    told = answer["compression"]
+    assert told is not None, "a finished update has made its candidate"
     names = ("num_parameters", "nonzero_fraction", "bytes", "base_bytes")
     return {**answer, "version": opened.candidate, **{name: told[name] for name in names}}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import answered
+from commands import answered, said
 from mlflow import MlflowClient
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -24,11 +24,17 @@ from updater.workspace import Workspace
 pytestmark = pytest.mark.slow
 
 QUICK = ("training.epochs=1", "scratch.epochs=10", "gate.margin_fraction=0.3")
+
+
+def set_(*settings: str) -> tuple[str, ...]:
+    return tuple(word for one in settings for word in ("--set", one))
+
+
 NAMES = {"version", "base", "num_parameters", "nonzero_fraction", "bytes", "base_bytes", "scores"}
 
 
 def settings(*more: str) -> list[str]:
-    return [word for one in (*QUICK, *more) for word in ("--set", one)]
+    return [*set_(*QUICK, *more)]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,7 @@ def test_it_answers_by_the_contract(line: Path) -> None:
     assert answer.keys() >= NAMES
     assert (answer["version"], answer["base"]) == ("2", "1")
     assert answer["scores"].keys() == {"north", "east"}
+    assert answer["compression"]["method"] == "obd"
     for score in answer["scores"].values():
         assert score.keys() == {"base", "candidate", "num_examples"}
         assert score["num_examples"] > 20
@@ -228,20 +235,52 @@ def test_from_the_compressed_weights_only_where_that_is_asked_for(deployed: Path
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "words"),
     [
         ((), "nothing is to be taken away"),
         (("--method", "obd", "--sparsity", "1"), "compression.sparsity"),
         (("--method", "wanda", "--remove", "neurons"), "wanda chooses among weights"),
         (("--method", "reap", "--remove", "experts", "--sparsity", "0.9"), "must stay"),
         (("--quantize", "int3"), "compression.quantize"),
+        (("--quantize", "nvfp4", *set_("compression.keep=['nothing']")), "keep 'nothing'"),
+        (
+            ("--method", "random", "--remove", "neurons", "--quantize", "int8"),
+            "compression.multiple_of = 32",
+        ),
         (("--method", "obds"), "compression.method"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )
-def test_what_can_t_be_is_refused(line: Path, options: tuple[str, ...], said: str) -> None:
+def test_what_can_t_be_is_refused(line: Path, options: tuple[str, ...], words: str) -> None:
+    """And nothing is begun that could not be finished."""
     _, err = answered(line, "compress", "1", *options, *settings(), code=2)
-    assert said in err
+    assert words in err
+    assert answered(line, "status")[0]["unfinished"] == []
+
+
+def test_weights_that_are_gone_are_told_before_any_work(deployed: Path, tmp_path: Path) -> None:
+    """What the deployed version was made of, whose own checkpoint is there."""
+    folder = tmp_path / "ws"
+    shutil.copytree(deployed, folder, symlinks=True)
+    digest = Workspace.open(folder).ledger.model_version("1").digest
+    shutil.move(folder / "checkpoints" / digest, tmp_path / "elsewhere")
+    known = answered(folder, "status")[0]["unfinished"]
+    for command in (("compress", "1", "--quantize", "int8"), ("update", "west")):
+        _, err = answered(folder, *command, *settings("training.seed=3"), code=2)
+        assert "are gone: no checkpoint" in err
+        assert "restore them from the backup" in err
+    assert "of version 2 before it was compressed are gone" in err
+    assert 'compression.start = "compressed"' in err
+    assert answered(folder, "status")[0]["unfinished"] == known
+
+
+def test_a_version_that_is_not_deployed_is_compressed_to_look_at(deployed: Path) -> None:
+    asked = ("compress", "1", "--quantize", "int8", *settings())
+    out, err = said(deployed, *asked)
+    assert "version 2 is deployed: a smaller version 1 can be looked at" in err
+    assert "Version 2 is deployed. It can be promoted once version 1 is" in out
+    assert "% of before" in out
+    assert "Decide" not in out
 
 
 def test_yes_is_for_what_is_deployed(deployed: Path) -> None:

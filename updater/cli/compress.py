@@ -56,5 +56,12 @@ def compress(
 def _show(
     console: "Console", workspace: "Workspace", done: "Update", answer: dict[str, Any]
 ) -> None:
-    console.print(tables.size(answer))
+    from updater import release
+
     tables.update(console, workspace, done)
+    deployed = release.deployed(workspace.ledger)
+    if deployed not in (answer["base"], answer["candidate"]):
+        console.print(
+            f"Version {deployed} is deployed. It can be promoted once version {answer['base']} is, "
+            "or with --force."
+        )

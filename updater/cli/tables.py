@@ -106,6 +106,8 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
         console.print(f"  {reason}", markup=False)
     if answer["decision"]:
         console.print(f"  {_happened(answer['decision'])}", markup=False)
+    if answer["compression"]:
+        console.print(f"  {size(answer['compression'])}", markup=False)
     _scores(console, answer["scores"])
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in answer["seconds"].items())
     console.print(seconds, style="dim")
@@ -233,8 +235,9 @@ def _compression(told: dict[str, Any]) -> str:
 
 def size(told: dict[str, Any]) -> str:
     """What is left of a compressed version."""
+    nonzero = f"{told['nonzero_fraction']:.0%} of them not zero; "
     return (
-        f"{told['num_parameters']:,} parameters, {told['nonzero_fraction']:.0%} of them not zero; "
+        f"{told['num_parameters']:,} parameters, {nonzero if '100%' not in nonzero else ''}"
         f"{told['bytes'] / 1e6:,.1f} MB, {told['bytes'] / told['base_bytes']:.0%} of before"
     )
 

@@ -68,7 +68,9 @@ class Rounds:
 
     def _round(self, number: int, looking: Looking) -> bool:
         """False: it is too small for a whole part to go, and not the last."""
-        share = 1 - (1 - self._settings.sparsity) ** (number / self._settings.rounds)
+        share = self._settings.sparsity
+        if number < self._settings.rounds:  # else the rounding of a power would be in messages
+            share = 1 - (1 - share) ** (number / self._settings.rounds)
         target = self._folder(number)
         if self._settings.remove == "weights":
             smaller.zero(looking.folder, weights.masks(looking, share), target)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from updater.compress.quantize.groups import group_of
 from updater.compress.quantize.kept import Choice, choose
 from updater.compress.quantize.pack import input_scale, pack
 from updater.compress.quantize.told import compressed_tensors, model_opt, unquantized
@@ -17,16 +18,12 @@ from updater.errors import InputError, did_you_mean
 from updater.nemotron import files
 from updater.nemotron.checkpoint import check
 from updater.nemotron.folders import copy_all_but_weights, renamed_when_whole
-from updater.nemotron.packed import BITS, BLOCK, Packed, stem
+from updater.nemotron.packed import BITS, Packed, stem
 from updater.nemotron.quantised import CONFIG
 from updater.nemotron.saving import Pieces, save_instead
 from updater.nemotron.tokenizer import write_json
 from updater.nemotron.validate import Contents
 from updater.settings.compression import SCHEMES
-
-GROUPS = (128, 64, 32)
-"""Columns that share a scale in int8 and int4, the first that divides all: what vLLM's kernels
-take (Marlin's `MARLIN_SUPPORTED_GROUP_SIZES`)."""
 
 
 def write(
@@ -67,7 +64,7 @@ def write(
     config = base / "config.json"
     choice = choose(contents.config, keep, where=str(config))
     _check_arguments(scheme, group_size, inputs)
-    group = _group(scheme, choice, group_size, where=str(config))
+    group = group_of(scheme, choice, group_size, where=str(config))
     _check_inputs(choice, inputs)
     planned = {
         name: Packed(scheme, shape, group, contents.entries[name].dtype, inputs is not None)
@@ -130,29 +127,6 @@ def _check_arguments(
             "it is served with inputs quantized by scales that are in the checkpoint",
             "find them on some examples, or take nvfp4, int8 or int4, which need none",
         )
-
-
-def _group(scheme: str, choice: Choice, group_size: int | None, *, where: str) -> int:
-    """How many columns share a scale."""
-    if group_size is not None and group_size not in GROUPS:
-        rule = f"must be one of {', '.join(map(str, GROUPS))}"
-        raise InputError(f"group_size = {group_size}", rule)
-    sizes = (GROUPS if group_size is None else (group_size,)) if scheme in BITS else (BLOCK,)
-    columns = {shape[1]: stem(name) for name, shape in choice.quantized.items()}
-    for size in sizes:
-        if scheme == "fp8" or not any(number % size for number in columns):
-            return size
-    odd, name = next((number, name) for number, name in columns.items() if number % sizes[-1])
-    raise InputError(
-        f"{where}: {name} has {odd} columns",
-        f"{scheme} takes groups of {sizes[-1]}, which must divide them",
-        f"keep {_kept_with(name)}, or remove neurons in multiples of {sizes[-1]}",
-    )
-
-
-def _kept_with(name: str) -> str:
-    """What of the module's kind may stay, as `kept.choose` takes it: of experts all."""
-    return "*.experts.*" if ".experts." in name else f"*.{name.rsplit('.', 1)[-1]}"
 
 
 def _check_inputs(choice: Choice, inputs: Mapping[str, float] | None) -> None:
