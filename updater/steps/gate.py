@@ -29,15 +29,22 @@ def run(workspace: Workspace, update: Update) -> dict[str, Any]:
         rule=dataclasses.asdict(rule),
     )
     _tell(workspace, update, verdict)
-    by_hand = update.kind == "compress" or settings.approval == "manual"
     needs_person = verdict.verdict == "review" or (
-        verdict.verdict == "accepted" and by_hand and update.base is not None
+        verdict.verdict == "accepted" and is_by_hand(workspace, update)
     )
     return {
         "verdict": verdict.verdict,
         "reasons": judged["reasons"],
         "approval": "needed" if needs_person else "none",
     }
+
+
+def is_by_hand(workspace: Workspace, update: Update) -> bool:
+    """Whether a person deploys what the gate accepts: of all but a first model where the settings
+    say so, and of what was compressed by hand."""
+    if update.base is None:
+        return False
+    return update.kind == "compress" or workspace.settings.gate.approval == "manual"
 
 
 def _tell(workspace: Workspace, update: Update, verdict: gate.Verdict) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from store.ledger import Update
 from updater import release
+from updater.steps.gate import is_by_hand
 from updater.steps.publish import publish
 from updater.workspace import Workspace
 
@@ -27,9 +28,8 @@ def run(workspace: Workspace, update: Update, *, approve: bool = False) -> dict[
     assert verdict is not None, "the pipeline runs the gate first"
     candidate = workspace.ledger.update(update.id).candidate
     assert candidate is not None, "the pipeline runs train first"
-    by_hand = update.kind == "compress" or workspace.settings.gate.approval == "manual"
     wanted = update.base is not None or update.config["arguments"]["deploy"]
-    at_once = not by_hand or approve or update.base is None
+    at_once = approve or not is_by_hand(workspace, update)
     promoted = wanted and verdict.verdict == "accepted" and at_once
     if promoted:
         release.promote(
