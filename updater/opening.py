@@ -245,14 +245,14 @@ def _check_start(workspace: Workspace, start: Start, version: str) -> None:
     try:
         checkpoints.quick_check(start.digest)
     except NotFoundError as gone:
-        whose = f"version {version}"
+        when, cure = "", "restore them from the backup of the checkpoints"
         if start.digest != workspace.ledger.model_version(version).digest:
-            whose += " before it was compressed"
+            when = " before it was compressed"
+            cure += ', or set compression.start = "compressed"'
         raise InputError(
-            f"the weights of {whose} are gone: {gone}",
+            f"the weights of version {version}{when} are gone: {gone}",
             "work on a version begins at them",
-            "restore them from the backup of the checkpoints"
-            + (', or set compression.start = "compressed"' if "before" in whose else ""),
+            cure,
         ) from gone
     if workspace.settings.compression.is_on:
         where = f"{checkpoints.uri(start.digest)}/config.json"

@@ -235,9 +235,11 @@ def _compression(told: dict[str, Any]) -> str:
 
 def size(told: dict[str, Any]) -> str:
     """What is left of a compressed version."""
-    nonzero = f"{told['nonzero_fraction']:.0%} of them not zero; "
+    nonzero = ""
+    if told["nonzero_fraction"] < 0.995:  # else it rounds to all of them
+        nonzero = f"{told['nonzero_fraction']:.0%} of them not zero; "
     return (
-        f"{told['num_parameters']:,} parameters, {nonzero if '100%' not in nonzero else ''}"
+        f"{told['num_parameters']:,} parameters, {nonzero}"
         f"{told['bytes'] / 1e6:,.1f} MB, {told['bytes'] / told['base_bytes']:.0%} of before"
     )
 
