@@ -35,7 +35,6 @@ from updater.settings.learning import (
 )
 from updater.settings.passwords import password_in, without_password
 from updater.settings.regularizing import (
-    ESTIMATED,
     ESTIMATORS,
     IMPORTANCE_FORMATS,
     REGULARIZERS,
@@ -53,7 +52,6 @@ from updater.settings.whole import Settings, lora_refusal
 
 __all__ = [
     "CALENDAR",
-    "ESTIMATED",
     "ESTIMATORS",
     "FORMATS",
     "IMPORTANCE_FORMATS",

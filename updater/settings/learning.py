@@ -81,6 +81,11 @@ class RehearsalSettings:
         fraction = self.DEFAULT_FRACTION if self.fraction is None else self.fraction
         return round(fraction * num_past)
 
+    def sample(self, num_past: int) -> int:
+        """How many to learn again of what was learnt, where nothing new is: as many as an update
+        would rehearse, and by default as many where that is none."""
+        return (self if self.policy != "none" else RehearsalSettings()).examples(num_past)
+
     def request(self, num_past: int, *, cursors: Mapping[str, int], seed: int) -> Request:
         """What an update asks for that goes on from `cursors`, of `num_past` examples."""
         return Request(

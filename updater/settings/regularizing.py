@@ -135,6 +135,12 @@ class RegularizerSettings:
         at_least("top_k", self.top_k, 1)
 
     @property
+    def estimated_by(self) -> str:
+        """The estimator where one has to be had of weights at rest: what a training recorded is not
+        of its end, and then it is the default one."""
+        return self.estimator if self.estimator in ESTIMATED else ESTIMATED[0]
+
+    @property
     def is_recorded(self) -> bool:
         """Whether what holds comes of what trainings recorded on their way, and can't be estimated
         afterwards. As `regularizers.methods` says, which is torch's to import."""

@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rehearsal import window
 from store.ledger import Update
 from updater.files import read_json, write_json
-from updater.settings import (
-    ESTIMATED,
-    RehearsalSettings,
-    Settings,
-)
+from updater.settings import Settings
 from updater.steps import importance
 from updater.steps.holdback import Tables
 from updater.steps.past import uniform_sample
@@ -89,12 +85,9 @@ def compressed(
 
 
 def _past(workspace: Workspace, datasets: Mapping[str, str]) -> Tables:
-    """Of all that was learnt a uniform sample, of as many examples as an update would rehearse; by
-    default as many where that is none."""
+    """Of all that was learnt a uniform sample."""
     num_train = sum(workspace.ledger.dataset_version(d).num_train for d in datasets.values())
-    configured = workspace.settings.rehearsal
-    rehearsal = configured if configured.policy != "none" else RehearsalSettings()
-    sample = uniform_sample(workspace, datasets, rehearsal.examples(num_train))
+    sample = uniform_sample(workspace, datasets, workspace.settings.rehearsal.sample(num_train))
     return Tables(
         window.load(sample, lambda version: workspace.datasets.path(version, "train.parquet")), None
     )
@@ -128,7 +121,7 @@ def _shown(
     settings = workspace.settings
     folder, looks = workspace.checkpoints.local(weights), settings.compression.looks
     whole = workspace.tuned(_weighing(settings))
-    estimator = whole.settings.regularizer.estimator
+    estimator = settings.regularizer.estimated_by
     shown = Shown(estimator, settings.training.seed, workspace.progress)
     if looks == "fisher":
         term = estimated(whole, weights, datasets)
@@ -143,11 +136,10 @@ def _weighing(settings: Settings) -> Settings:
     """The same, but for what keeps a weight without an estimate: LoRA's are of what it moves alone,
     and what a training recorded is not of its end."""
     regularizer = settings.regularizer
-    estimator = regularizer.estimator if regularizer.estimator in ESTIMATED else ESTIMATED[0]
     return dataclasses.replace(
         settings,
         regularizer=dataclasses.replace(
-            regularizer, method="ewc", estimator=estimator, terms="base"
+            regularizer, method="ewc", estimator=regularizer.estimated_by, terms="base"
         ),
         training=dataclasses.replace(settings.training, adapt="full"),
     )

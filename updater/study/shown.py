@@ -22,7 +22,6 @@ from updater.compress.engine import Learnt
 from updater.compress.looking import Shown
 from updater.files import read_json, write_json
 from updater.nemotron import checkpoint, tokenizer
-from updater.settings import ESTIMATED, RehearsalSettings
 from updater.stopwatch import Stopwatch
 from updater.study.fine_tuned import starts
 from updater.study.job import Job
@@ -41,7 +40,7 @@ def shown(job: Job) -> tuple[Shown, float]:
     """
     assert job.arm.way is not None, "only what compresses looks"
     given, seconds = job.settings.compression, 0.0
-    found = Shown(_estimator(job), job.seed)
+    found = Shown(job.settings.regularizer.estimated_by, job.seed)
     if given.looks == "fisher":
         file, seconds = _fisher(job)
         found = dataclasses.replace(found, fisher=file)
@@ -60,12 +59,10 @@ def learnt(job: Job, on_metrics: Metrics) -> Learnt | None:
     settings = job.settings
     if settings.compression.recovery == "none":
         return None
-    configured = settings.rehearsal
-    rehearsal = configured if configured.policy != "none" else RehearsalSettings()
     num_train = sum(job.stream.data[period].num_train for period in job.stream.span.first)
     lesson = Lesson.of(
         tokenizer.read(job.first.place / "checkpoint"),
-        _loaded(job, _sample(job, rehearsal.examples(num_train))),
+        _loaded(job, _sample(job, settings.rehearsal.sample(num_train))),
         None,
         max_length_tokens=settings.model.max_length_tokens,
         thinking=settings.training.train_thinking,
@@ -77,7 +74,7 @@ def _fisher(job: Job) -> tuple[Path, float]:
     """The file of the first model's Fisher, beside the model, and the seconds that it took."""
     number = job.settings.regularizer.num_examples
     manifest = _sample(job, number)
-    said = json.dumps([_estimator(job), manifest.digest])
+    said = json.dumps([job.settings.regularizer.estimated_by, manifest.digest])
     key = hashlib.sha256(said.encode()).hexdigest()[:16]
     file = job.first.place / f"fisher-{key}.safetensors"
     told = file.with_suffix(".json")
@@ -85,10 +82,11 @@ def _fisher(job: Job) -> tuple[Path, float]:
         if not told.exists():
             with Stopwatch() as watch:
                 model, _ = checkpoint.load(job.first.place / "checkpoint")
+                checkpoint.freeze_routers(model)  # as by default no training moves them
                 found = estimate(
                     model,
                     _encoded(job, number),
-                    estimator=_estimator(job),
+                    estimator=job.settings.regularizer.estimated_by,
                     checkpoint_digest="",
                     data_digest=manifest.digest,
                     precision=job.settings.training.precision,
@@ -105,12 +103,6 @@ def _alone(path: Path) -> Iterator[None]:
     with path.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
-
-
-def _estimator(job: Job) -> str:
-    """What a training recorded is not of its end: then as by default."""
-    given = job.settings.regularizer.estimator
-    return given if given in ESTIMATED else ESTIMATED[0]
 
 
 def _sample(job: Job, budget: int) -> Manifest:
