@@ -127,6 +127,6 @@ def test_a_workspace_that_has_moved_on_is_told_so(
         take(folder, config)
     assert "`make demo DEMO=DIR`" in str(error.value)
     for target, typed in (("demo", 'updater demo "DIR"'), ("up", 'updater --workspace "DIR" up')):
-        make = ["make", "--dry-run", target, "DEMO=DIR"]
+        make = ["make", "--dry-run", "--no-print-directory", target, "DEMO=DIR"]
         done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.rstrip().endswith(typed)

@@ -50,7 +50,9 @@ def test_a_mistake_elsewhere_is_a_warning_that_names_it(
     folder = written(tmp_path, wrong + RIGHT if wrong.startswith("t") else RIGHT + wrong)
     with pytest.raises(InputError, match=r"updater\.toml"):
         config.load(folder, environ={})
-    monkeypatch.setattr(logging.getLogger("updater"), "propagate", True)
+    logger = logging.getLogger("updater")  # another test may have set up handlers of its own
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
     settings = config.load_needed(folder, NEEDED, environ={})
     assert (settings.workspace.name, settings.store.url) == ("m", "sqlite:///store.db")
     (record,) = caplog.records

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRouter
+from transformers.models.nemotron_h.modeling_nemotron_h import (
+    NemotronHModel,
+    NemotronHTopkRouter,
+)
 
 from regularizers.shards import local
 from updater.nemotron.weights import is_experts
@@ -98,14 +101,20 @@ def _by_expert(name: str, lora_rank: int) -> _ByExpert | None:
 @contextmanager
 def routed_tokens(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     """Hands out {mixer's name: tokens routed to each expert, int64}, filled by every forward pass
-    in the block. Padding counts as tokens: use batches without any."""
+    in the block. Padding counts as tokens: use batches without any. What gradient checkpointing
+    computes again does not count."""
+    (trunk,) = (module for module in model.modules() if isinstance(module, NemotronHModel))
     counts: dict[str, torch.Tensor] = {}
-    handles = []
+    forward = _Forward()
+    handles = [
+        trunk.register_forward_pre_hook(forward.begins),
+        trunk.register_forward_hook(forward.ends, always_call=True),
+    ]
     for name, module in model.named_modules():
         if isinstance(module, NemotronHTopkRouter):
             mixer = name.removesuffix(".gate")
             counts[mixer] = torch.zeros(module.num_experts, dtype=torch.int64)
-            handles.append(module.register_forward_hook(_counter(counts[mixer])))
+            handles.append(module.register_forward_hook(_counter(counts[mixer], forward)))
     try:
         yield counts
     finally:
@@ -113,8 +122,21 @@ def routed_tokens(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
             handle.remove()
 
 
-def _counter(counts: torch.Tensor) -> Callable[..., None]:
+class _Forward:
+    """Whether the model is in its forward pass, and not on the way back."""
+
+    is_on = False
+
+    def begins(self, *_: object) -> None:
+        self.is_on = True
+
+    def ends(self, *_: object) -> None:
+        self.is_on = False
+
+
+def _counter(counts: torch.Tensor, forward: _Forward) -> Callable[..., None]:
     def count(_module: nn.Module, _inputs: object, output: tuple[torch.Tensor, ...]) -> None:
-        counts.add_(torch.bincount(output[2].flatten(), minlength=len(counts)).cpu())
+        if forward.is_on:
+            counts.add_(torch.bincount(output[2].flatten(), minlength=len(counts)).cpu())
 
     return count

@@ -135,11 +135,13 @@ def spread(
 
 
 def _fair(importance: Importance, routed: Mapping[str, Tensor], ranks: Ranks) -> Importance:
-    """Between experts, by the tokens that were routed to them in all processes."""
-    seen = {mixer: ranks.total(count) for mixer, count in routed.items()}
+    """Between experts, by the tokens that were routed to them in all processes; in shards each
+    process goes through all the examples, and has counted all their tokens."""
+    if ranks.mesh is None:
+        routed = {mixer: ranks.total(count) for mixer, count in routed.items()}
     experts = (name for name in importance.tensors if is_experts(name))
     return normalise_by_evidence(
-        importance, {name: seen[name.partition(".experts.")[0]] for name in experts}
+        importance, {name: routed[name.partition(".experts.")[0]] for name in experts}
     )
 
 

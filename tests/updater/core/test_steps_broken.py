@@ -19,7 +19,7 @@ BROKEN = torch.full((2, 2), torch.inf)
 
 def test_nothing_is_chosen_by_losses_that_are_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = pa.table({"loss": [0.5, float("nan"), None]})
-    monkeypatch.setattr(rehearse, "checkpoint_of", lambda *_: Path("base"))
+    monkeypatch.setattr(rehearse, "start_folder", lambda *_: Path("base"))
     monkeypatch.setattr(rehearse, "answers", lambda *_, **__: {"pool": losses})
     workspace: Any = SimpleNamespace(progress=False)
     update: Any = SimpleNamespace(base="v1")
