@@ -12,7 +12,7 @@ have. `obd_sd`, `obd_spread` and `obd_scaled` are our own readings of its name, 
 Shape suffixes: o outputs, i inputs of a matrix; stacks of experts have theirs before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -27,12 +27,14 @@ class Evidence(NamedTuple):
 
     `fisher`: mean squared gradient of an example's log-likelihood, of the tensor's shape, in any
     format of `regularizers.formats`. `fisher_sd`: the standard deviation over examples of the
-    squared gradient that `fisher` is the mean of, of the tensor's shape. `input_norms`: (.., i),
-    the root of the sum over tokens of each input's square. `generator`: of random numbers.
+    squared gradient that `fisher` is the mean of, of the tensor's shape. `damping`: at least 0,
+    added to the curvature of each weight by the criteria that have one. `input_norms`: (.., i), the
+    root of the sum over tokens of each input's square. `generator`: of random numbers.
     """
 
     fisher: Weight | None = None
     fisher_sd: Tensor | None = None
+    damping: float = 0.0
     input_norms: Tensor | None = None
     generator: torch.Generator | None = None
 
@@ -45,11 +47,13 @@ class Score(Protocol):
 
 class Criterion(NamedTuple):
     """`needs`: the fields of `Evidence` without which it can't be asked. `scope`: among what its
-    scores are compared by default, a key of `compression.masks.SCOPES`."""
+    scores are compared by default, a key of `compression.masks.SCOPES`. `curvature`: what it takes
+    for the second derivative, before it is dampened; None of those that take none."""
 
     score: Score
     needs: tuple[str, ...]
     scope: str
+    curvature: Callable[[Evidence], Tensor] | None = None
 
 
 def random(weight: Tensor, evidence: Evidence) -> Tensor:
@@ -65,12 +69,18 @@ def magnitude(weight: Tensor, evidence: Evidence) -> Tensor:
 
 
 def obd(weight: Tensor, evidence: Evidence) -> Tensor:
-    """h w^2 / 2, the rise of the loss by its diagonal quadratic approximation (LeCun, Denker &
-    Solla 1989, "Optimal Brain Damage"). In the place of the second derivative h is the empirical
+    """(h + d) w^2 / 2, the rise of the loss by its diagonal quadratic approximation (LeCun, Denker
+    & Solla 1989, "Optimal Brain Damage"). In the place of the second derivative h is the empirical
     Fisher, which is never negative (the diagonal Fisher of Singh & Alistarh 2020, arXiv
-    2004.14340). It is EWC's penalty for the weight's removal, at strength 1."""
-    assert evidence.fisher is not None
-    return weight.detach().float().square().mul_(whole(evidence.fisher)).mul_(0.5)
+    2004.14340). Undamped it is EWC's penalty for the weight's removal, at strength 1.
+
+    The damping d is `Evidence.damping`, 0 in the original. That of a curvature that is inverted is
+    common (d of F + d I in Singh & Alistarh); ours is for what the approximation leaves out. It
+    holds near a minimum, and far from it weights count that had no say there: a model that knows
+    its examples by heart has next to no gradient on them, and many weights with a Fisher of almost
+    0, of which one can go and not all. The larger d, the more the order is that of magnitude.
+    """
+    return _rise(weight, evidence, _mean(evidence))
 
 
 OBD_SD_WEIGHT = 1.0
@@ -78,20 +88,16 @@ OBD_SD_WEIGHT = 1.0
 
 
 def obd_sd(weight: Tensor, evidence: Evidence) -> Tensor:
-    """(mean h + c SD h) w^2 / 2 with h = g^2 of an example and c = `OBD_SD_WEIGHT`: OBD that shuns
-    the risk, where a weight that matters much to few examples stays before one that matters alike
-    to all. Our own definition, and our default of OBD-SD."""
-    assert evidence.fisher is not None
-    assert evidence.fisher_sd is not None
-    risk = evidence.fisher_sd.float().mul(OBD_SD_WEIGHT).add_(whole(evidence.fisher))
-    return weight.detach().float().square().mul_(risk).mul_(0.5)
+    """`obd` with h = mean g^2 + c SD g^2, g an example's gradient and c = `OBD_SD_WEIGHT`: OBD that
+    shuns the risk, where a weight that matters much to few examples stays before one that matters
+    alike to all. Our own definition, and our default of OBD-SD."""
+    return _rise(weight, evidence, _risk(evidence))
 
 
 def obd_spread(weight: Tensor, evidence: Evidence) -> Tensor:
-    """SD h w^2 / 2, of how much examples differ alone: what all of them ask for alike counts for
-    nothing. Our own definition."""
-    assert evidence.fisher_sd is not None
-    return weight.detach().float().square().mul_(evidence.fisher_sd.float()).mul_(0.5)
+    """`obd` with h = SD g^2, of how much examples differ alone: what all of them ask for alike
+    counts for nothing. Our own definition."""
+    return _rise(weight, evidence, _spread(evidence))
 
 
 def obd_scaled(weight: Tensor, evidence: Evidence) -> Tensor:
@@ -113,14 +119,33 @@ def wanda(weight: Tensor, evidence: Evidence) -> Tensor:
     return weight.detach().float().abs().mul_(evidence.input_norms.float().unsqueeze(-2))
 
 
+def _rise(weight: Tensor, evidence: Evidence, curvature: Tensor) -> Tensor:
+    dampened = curvature + evidence.damping
+    return dampened.mul_(weight.detach().float().square()).mul_(0.5)
+
+
+def _mean(evidence: Evidence) -> Tensor:
+    assert evidence.fisher is not None
+    return whole(evidence.fisher).float()
+
+
+def _spread(evidence: Evidence) -> Tensor:
+    assert evidence.fisher_sd is not None
+    return evidence.fisher_sd.float()
+
+
+def _risk(evidence: Evidence) -> Tensor:
+    return _spread(evidence).mul(OBD_SD_WEIGHT).add_(_mean(evidence))
+
+
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
         "random": Criterion(random, ("generator",), "model"),
         "magnitude": Criterion(magnitude, (), "model"),
-        "obd": Criterion(obd, ("fisher",), "model"),
-        "obd_sd": Criterion(obd_sd, ("fisher", "fisher_sd"), "model"),
-        "obd_spread": Criterion(obd_spread, ("fisher_sd",), "model"),
-        "obd_scaled": Criterion(obd_scaled, ("fisher",), "model"),
+        "obd": Criterion(obd, ("fisher",), "model", _mean),
+        "obd_sd": Criterion(obd_sd, ("fisher", "fisher_sd"), "model", _risk),
+        "obd_spread": Criterion(obd_spread, ("fisher_sd",), "model", _spread),
+        "obd_scaled": Criterion(obd_scaled, ("fisher",), "model", _mean),
         "wanda": Criterion(wanda, ("input_norms",), "row"),
     }
 )

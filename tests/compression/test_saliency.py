@@ -50,6 +50,20 @@ def test_obd_is_what_ewc_fines_for_the_weight_s_removal() -> None:
         torch.testing.assert_close(found.flatten()[place], fine)
 
 
+def test_damping_is_added_to_the_curvature_and_turns_obd_into_magnitude() -> None:
+    """(4 + 2) 1 / 2, (0.25 + 2) 4 / 2, (2 + 2) 0.25 / 2, and 0 for what is 0 already."""
+    found = score("obd", "w", WEIGHT, WHOLE._replace(damping=2.0))
+    assert found.tolist() == [[3.0, 4.5], [0.5, 0.0]]
+    order = WEIGHT.abs().flatten().argsort()
+    for criterion in ("obd", "obd_sd", "obd_spread", "obd_scaled"):
+        found = score(criterion, "w", WEIGHT, WHOLE._replace(damping=1e4))
+        assert torch.equal(found.flatten().argsort(), order)
+        assert not torch.equal(score(criterion, "w", WEIGHT, WHOLE).flatten().argsort(), order)
+    for criterion in ("magnitude", "wanda"):
+        kept = score(criterion, "w", WEIGHT, WHOLE._replace(damping=1e4))
+        assert torch.equal(kept, score(criterion, "w", WEIGHT, WHOLE))
+
+
 def test_scaled_is_obd_over_its_deviation_in_the_tensor() -> None:
     """Of obd's 2, 0.5, 0.25 and 0 the mean is 0.6875, and so the mean square deviation
     (1.3125^2 + 0.1875^2 + 0.4375^2 + 0.6875^2) / 4 = 0.60546875; whatever the tensor's scale."""

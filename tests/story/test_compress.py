@@ -78,7 +78,7 @@ def test_it_answers_by_the_contract(line: Path) -> None:
 
 
 def test_three_tenths_of_the_matrices_weights_are_gone(line: Path) -> None:
-    from updater.compress.weights import is_prunable
+    from updater.compress.matrices import is_prunable
     from updater.nemotron.weights import released
 
     workspace = Workspace.open(line)

@@ -19,11 +19,12 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from compression.damage import Damage
 from compression.experts import ExpertEvidence
-from compression.saliency import Evidence
+from compression.saliency import CRITERIA, Evidence
 from regularizers import importance
 from updater.compress import damage
 from updater.compress.curvature import Curvature
 from updater.compress.evidence import Gathered, gather
+from updater.compress.matrices import prunable
 from updater.compress.quantize.activations import largest_inputs
 from updater.nemotron import checkpoint, mtp
 from updater.settings import PRUNINGS, CompressionSettings
@@ -82,20 +83,12 @@ class Looking:
     def known(self, name: str, method: str) -> Evidence | None:
         """What the method has to know of that weight; None where its look tells nothing of it, as
         of a router that is not trained."""
-        looks = PRUNINGS[method].looks
-        evidence = Evidence(generator=self.generator(name))
-        if looks == "fisher":
-            if name not in self._fisher:
-                return None
-            return evidence._replace(fisher=self._fisher[name])
-        if looks == "spread":
-            mean, sd = self._spread
-            if name not in mean:
-                return None
-            return evidence._replace(fisher=mean[name], fisher_sd=sd[name])
-        if looks == "forward":
-            return evidence._replace(input_norms=self.gathered.input_norms[name])
-        return evidence
+        if CRITERIA[method].curvature is not None:
+            curved = self._curved(name)
+            return None if curved is None else curved._replace(damping=self._damping)
+        if PRUNINGS[method].looks == "forward":
+            return Evidence(input_norms=self.gathered.input_norms[name])
+        return Evidence(generator=self.generator(name))
 
     def generator(self, name: str) -> torch.Generator:
         """Of numbers that are the same at each look at a thing of that name."""
@@ -153,6 +146,27 @@ class Looking:
                 model, (batch.tokens_bl for batch in batches(model, self._examples, BATCH))
             )
         )
+
+    def _curved(self, name: str) -> Evidence | None:
+        """The curvature at that weight, as the settings' method looks at it, undamped."""
+        if self.settings.looks == "fisher":
+            return Evidence(fisher=self._fisher[name]) if name in self._fisher else None
+        mean, sd = self._spread
+        return Evidence(fisher=mean[name], fisher_sd=sd[name]) if name in mean else None
+
+    @cached_property
+    def _damping(self) -> float:
+        """What the settings' method adds to the curvature of each weight: `compression.damping`
+        times the mean over the weights of the layers' matrices."""
+        curvature = CRITERIA[self.settings.method].curvature
+        assert curvature is not None, "what has no curvature is not dampened"
+        total, number = 0.0, 0
+        for name in prunable(self.contents.entries, attention=self.settings.attention):
+            if (curved := self._curved(name)) is not None:
+                found = curvature(curved)
+                total += float(found.sum(dtype=torch.float64))
+                number += found.numel()
+        return self.settings.damping * total / number
 
     @property
     def _examples(self) -> Encoded:

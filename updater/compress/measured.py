@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from updater.compress.weights import is_prunable
+from updater.compress.matrices import is_prunable
 from updater.nemotron.files import weight_files
 
 

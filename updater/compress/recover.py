@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from regularizers.anchor import NoAnchor
-from updater.compress.weights import is_prunable
+from updater.compress.matrices import is_prunable
 from updater.nemotron import checkpoint
 from updater.nemotron.weights import released_name
 from updater.settings import CompressionSettings, RegularizerSettings, TrainingSettings

@@ -1,9 +1,6 @@
 """Which of a checkpoint's single weights go: scores and masks, one tensor in memory at a time.
 
-Matrices of the layers alone: embedding, output head, routers, norms, convolutions and the state's
-own parameters stay, as in the published recipes for single weights (Frantar & Alistarh 2023, arXiv
-2301.00774, prune the layers' linear maps), and so does attention unless asked. Not the criteria
-(`compression.saliency`), not the cut (`compression.masks`), not the writing
+Not the criteria (`compression.saliency`), not the cut (`compression.masks`), not the writing
 (`updater.nemotron.smaller`).
 """
 
@@ -15,21 +12,11 @@ from torch import Tensor
 from compression.masks import lowest, n_of_m
 from compression.saliency import CRITERIA, score
 from updater.compress.looking import Looking
+from updater.compress.matrices import prunable
 from updater.errors import InputError
-
-_MATRICES = tuple(
-    f"{name}_proj.weight" for name in ("in", "out", "up", "down", "fc1_latent", "fc2_latent")
-)
-_ATTENTION = tuple(f".mixer.{name}_proj.weight" for name in "qkvo")
 
 _LEAST = torch.finfo(torch.float32).tiny
 """The lowest score of a weight that is there: below it are those that are gone."""
-
-
-def is_prunable(name: str, *, attention: bool = True) -> bool:
-    """Whether the tensor of that released name is a matrix that may lose weights."""
-    endings = _MATRICES + (_ATTENTION if attention else ())
-    return name.startswith("backbone.layers.") and name.endswith(endings)
 
 
 def masks(looking: Looking, sparsity: float) -> Iterator[tuple[str, Tensor]]:
@@ -46,7 +33,7 @@ def masks(looking: Looking, sparsity: float) -> Iterator[tuple[str, Tensor]]:
         ValueError: as `compression.saliency.score`.
     """
     settings, attention = looking.settings, looking.settings.attention
-    names = [n for n in looking.contents.entries if is_prunable(n, attention=attention)]
+    names = prunable(looking.contents.entries, attention=attention)
 
     def scores() -> Iterator[tuple[str, Tensor]]:
         for name in names:

@@ -58,9 +58,10 @@ class CompressionSettings:
     `sparsity` is the share of what `remove` names that goes, rounded to whole ones: of all weights
     of matrices, or of the parts of each layer. `scope` of weights: among what they are compared,
     "default" as suits the method. `pattern` "2:4": of four weights in a row two stay, whatever the
-    sparsity. `rounds`: in how many steps it goes, evidence looked for anew in each. `num_examples`
-    of the learnt periods are looked at; for the Fisher as many as `regularizer.num_examples`, for
-    it is the one by which EWC holds the next update. `damage_rounds`: of "dropout", with how many
+    sparsity. `rounds`: in how many steps it goes, evidence looked for anew in each. `damping`, of
+    methods by curvature: how many times its mean is added to that of each weight. `num_examples` of
+    the learnt periods are looked at; for the Fisher as many as `regularizer.num_examples`, for it
+    is the one by which EWC holds the next update. `damage_rounds`: of "dropout", with how many
     random masks all of them are gone through. `attention`: it may lose weights and layers too.
 
     `multiple_of`: as many parts stay as this divides, such as 32 neurons for the groups of
@@ -82,6 +83,7 @@ class CompressionSettings:
     scope: str = "default"
     pattern: str = "none"
     rounds: int = 1
+    damping: float = 1.0
     num_examples: int = 256
     damage_rounds: int = 64
     attention: bool = False
@@ -105,6 +107,7 @@ class CompressionSettings:
         positive("distill_strength", self.distill_strength)
         fraction("sparsity", self.sparsity, low_open=True, high_open=True)
         at_least("rounds", self.rounds, 1)
+        at_least("damping", self.damping, 0)
         at_least("num_examples", self.num_examples, 1)
         at_least("multiple_of", self.multiple_of, 1)
         at_least("damage_rounds", self.damage_rounds, 20)

@@ -47,6 +47,10 @@ _RULES: Mapping[str, tuple[Callable[[Way], bool], str]] = {
         lambda way: bool(way.what) and way.settings.remove != "weights",
         "only of whole parts so many stay",
     ),
+    "compression.damping": (
+        lambda way: way.settings.looks in ("fisher", "spread"),
+        "its method looks at no curvature",
+    ),
     "compression.damage_rounds": (
         lambda way: way.settings.method == "dropout",
         'only compression.method = "dropout" has masks',

@@ -15,6 +15,7 @@ from updater.compress.looking import Shown
 from updater.errors import InputError
 from updater.evaluate import outcomes
 from updater.nemotron import checkpoint
+from updater.nemotron.weights import released
 from updater.settings import PRUNINGS, CompressionSettings
 from updater.train.encode import Encoded, encode
 
@@ -89,6 +90,32 @@ def test_what_a_method_knows_is_of_use(
     assert by["wanda"] > by["random"]
 
 
+def test_damping_is_so_many_times_the_mean_curvature(
+    trained: Path, examples: Encoded, tmp_path: Path
+) -> None:
+    """Of the matrices that can lose weights; and so much that nothing else is seen is magnitude."""
+    from compression.saliency import score
+    from updater.compress.looking import Looking
+    from updater.compress.matrices import prunable
+
+    settings = CompressionSettings(method="obd", damping=0.5)
+    looking = Looking(trained, settings, Shown("empirical", 0, examples=examples))
+    names = prunable(looking.contents.entries, attention=False)
+    known = {name: looking.known(name, "obd") for name in names}
+    fishers = torch.cat([one.fisher.flatten() for one in known.values()])
+    for name, one in known.items():
+        assert one.damping == pytest.approx(0.5 * float(fishers.double().mean()), rel=1e-5)
+        weight = looking.weight(name)
+        wanted = (one.fisher + one.damping) * weight.float() ** 2 / 2
+        torch.testing.assert_close(score("obd", name, weight, one), wanted)
+    asked = {"sparsity": 0.5, "remove": "weights"}
+    damped = run(trained, tmp_path / "d", examples, method="obd", damping=1e9, **asked)[0]
+    plain = run(trained, tmp_path / "m", None, method="magnitude", **asked)[0]
+    mine, other = (dict(released(checkpoint.load(one)[0])) for one in (damped, plain))
+    differing = sum(int(((mine[n] == 0) != (other[n] == 0)).sum()) for n in names)
+    assert differing <= 1e-3 * fishers.numel()  # float32's ties
+
+
 def test_rounds_end_where_one_does(trained: Path, examples: Encoded, tmp_path: Path) -> None:
     for remove in ("weights", "experts"):
         one = run(trained, tmp_path / "1", examples, method="obd", remove=remove, sparsity=0.5)[1]
@@ -106,8 +133,6 @@ def test_what_went_is_told_by_the_numbers_that_it_had(
 ) -> None:
     """Also after several rounds: experts are named by their router rows, which are bit for bit
     those that stayed."""
-    from updater.nemotron.weights import released
-
     asked = {"method": "reap", "remove": "experts", "sparsity": 0.67, "rounds": 3}
     folder, found = run(trained, tmp_path, examples, **asked)
     rows = [
@@ -146,8 +171,7 @@ def test_a_tiny_round_is_passed_over_and_a_tiny_whole_refused(
 
 
 def test_a_pattern_leaves_two_of_four(trained: Path, examples: Encoded, tmp_path: Path) -> None:
-    from updater.compress.weights import is_prunable
-    from updater.nemotron.weights import released
+    from updater.compress.matrices import is_prunable
 
     folder, _ = run(trained, tmp_path, examples, method="magnitude", pattern="2:4", sparsity=0.9)
     model, _ = checkpoint.load(folder)

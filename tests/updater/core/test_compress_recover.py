@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from updater.compress.matrices import is_prunable
 from updater.compress.recover import recover
-from updater.compress.weights import is_prunable
 from updater.evaluate import outcomes
 from updater.nemotron import checkpoint
 from updater.nemotron.weights import released

@@ -124,6 +124,11 @@ GRID = 'method = ["magnitude", "obd"]\nsparsity = [0.5, 0.9]\nrecovery = ["none"
             "[arms.weights]: sweep. what it learns is no update",
         ),
         (
+            "sparsity = 0.25 }",
+            "sparsity = 0.25, damping = 0.5 }",
+            "compression.damping. its method looks at no curvature",
+        ),
+        (
             "compression.recovery_epochs = 3",
             "compression.damage_rounds = 30",
             'compression.damage_rounds. only compression.method = "dropout" has masks',
