@@ -1,45 +1,43 @@
 """A model's losses without some of its parts, for `compression.damage`.
 
 A part is silenced by zeros in its outgoing weights, in place; afterwards they are, bit for bit,
-what they were. For a neuron, an expert and an attention head that is what its removal says. A
-Mamba head is still counted in the norm of its group, and a layer's removal is exact, since all that
-it says is added to the residual stream.
+what they were. For a neuron and an expert that is what its removal says. A Mamba head is still
+counted in the norm of its group, and a layer's removal is exact, since all that it says is added to
+the residual stream. Which parts there are is `updater.nemotron.parts`'s to say.
 
 Shape suffixes: r rounds, p parts.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from transformers.models.nemotron_h.modeling_nemotron_h import (
-    NemotronHAttention,
-    NemotronHForCausalLM,
-    NemotronHMamba2Mixer,
-    NemotronHMLP,
-    NemotronHMoE,
-)
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from compression.damage import Damage, estimate, masks
 from compression.parts import Member
 from updater.errors import UpdateError
-from updater.nemotron.weights import released, released_name
+from updater.nemotron.parts import Parts
+from updater.nemotron.weights import released
 from updater.progress import Progress
 from updater.train.encode import Encoded, refuse_none
 from updater.train.importance import batches
 from updater.train.likelihood import negative_log_likelihood
 
+_ENDS = re.compile(r"\.(out|o|down|fc2_latent)_proj\.(weight|bias)$")
+"""How the names of the tensors end by which a layer, or an expert, says something."""
+
 
 @dataclass(frozen=True)
 class Outgoing:
     """Parts that lie in the same tensors: `members` of their outgoing weights, by released names,
-    each of every one of the parts. `name` is of what they belong to: a layer's mixer, or an expert.
+    each of every one of the parts. `key`: of the `Parts` that they are of.
     """
 
-    name: str
+    key: str
     members: tuple[Member, ...]
 
     @property
@@ -47,49 +45,24 @@ class Outgoing:
         return len(self.members[0].entries)
 
 
-def neurons(model: NemotronHForCausalLM) -> list[Outgoing]:
-    """Of each dense MLP, shared expert and routed expert."""
-    return [
-        Outgoing(name, (Member.each(f"{name}.down_proj.weight", 1, width),))
-        for name, width in _mlps(model)
-    ]
+def outgoing(parts: Parts, sizes: Mapping[str, int]) -> list[Outgoing]:
+    """Of parts in their order, but for those that may not go. What is routed to an expert stays
+    routed to it.
 
-
-def experts(model: NemotronHForCausalLM) -> list[Outgoing]:
-    """The routed experts, each by itself. What is routed to one stays routed to it."""
-    return [
-        Outgoing(name, (_whole(f"{name}.down_proj.weight", 1, width),))
-        for name, width in _mlps(model)
-        if ".experts." in name
-    ]
-
-
-def heads(model: NemotronHForCausalLM) -> list[Outgoing]:
-    """Of each Mamba-2 and attention layer."""
-    found = []
-    for name, mixer in _mixers(model):
-        if isinstance(mixer, NemotronHMamba2Mixer):
-            found.append(_heads(name, "out_proj", mixer.num_heads, mixer.head_dim))
-        elif isinstance(mixer, NemotronHAttention):
-            columns = mixer.o_proj.in_features
-            found.append(_heads(name, "o_proj", columns // mixer.head_dim, mixer.head_dim))
-    return found
-
-
-def layers(model: NemotronHForCausalLM) -> list[Outgoing]:
-    """Each layer's mixer as a whole."""
-    sizes = {name: tensor.shape for name, tensor in released(model)}
-    found = []
-    for name, mixer in _mixers(model):
-        last = [f"{name}.{one}.{kind}" for one in _last(mixer) for kind in ("weight", "bias")]
-        members = [_whole(one, 0, sizes[one][0]) for one in last if one in sizes]
-        found.append(Outgoing(name, tuple(members)))
-    return found
-
-
-KINDS: Mapping[str, Callable[[NemotronHForCausalLM], list[Outgoing]]] = MappingProxyType(
-    {"neurons": neurons, "experts": experts, "heads": heads, "layers": layers}
-)
+    Args:
+        sizes: of each of the model's tensors, by its released name, the first dimension.
+    """
+    if not parts.numbered:
+        columns = tuple(member for member in parts.members if member.dim == 1)
+        return [Outgoing(parts.key, columns)]
+    last: dict[int, list[Member]] = {n: [] for n in range(parts.count) if n not in parts.fixed}
+    own = f"{parts.key}."
+    for name, size in sizes.items():
+        if name.startswith(own) and _ENDS.search(name):
+            number = int(name.removeprefix(own).split(".")[0])
+            if number in last:
+                last[number].append(Member(name, 0, torch.arange(size)[None]))
+    return [Outgoing(parts.key, tuple(members)) for members in last.values()]
 
 
 def damage(
@@ -193,44 +166,3 @@ def _check_within(member: Member, tensor: Tensor) -> None:
     size, last = tensor.shape[member.dim], int(member.entries.max())
     if last >= size:  # which a GPU would tell by dying
         raise ValueError(f"{member.name!r} has {size} entries there, and a part has entry {last}")
-
-
-def _mixers(model: NemotronHForCausalLM) -> Iterator[tuple[str, torch.nn.Module]]:
-    for index, layer in enumerate(model.model.layers):
-        yield released_name(f"model.layers.{index}.mixer"), layer.mixer
-
-
-def _mlps(model: NemotronHForCausalLM) -> Iterator[tuple[str, int]]:
-    """Released name and number of neurons of each."""
-    for name, mixer in _mixers(model):
-        if isinstance(mixer, NemotronHMLP):
-            yield name, mixer.down_proj.in_features
-        elif isinstance(mixer, NemotronHMoE):
-            for expert in range(mixer.experts.num_experts):
-                yield f"{name}.experts.{expert}", mixer.experts.down_proj.shape[-1]
-            yield f"{name}.shared_experts", mixer.shared_experts.down_proj.in_features
-
-
-def _last(mixer: torch.nn.Module) -> list[str]:
-    """What a mixer's answer is the sum of."""
-    if isinstance(mixer, NemotronHMamba2Mixer):
-        return ["out_proj"]
-    if isinstance(mixer, NemotronHAttention):
-        return ["o_proj"]
-    if isinstance(mixer, NemotronHMLP):
-        return ["down_proj"]
-    assert isinstance(mixer, NemotronHMoE)
-    if isinstance(mixer.fc2_latent_proj, torch.nn.Linear):
-        return ["fc2_latent_proj", "shared_experts.down_proj"]
-    routed = [f"experts.{number}.down_proj" for number in range(mixer.experts.num_experts)]
-    return [*routed, "shared_experts.down_proj"]
-
-
-def _whole(name: str, dim: int, width: int) -> Member:
-    """One part that is all of a tensor."""
-    return Member(name, dim, torch.arange(width)[None])
-
-
-def _heads(name: str, last: str, num_heads: int, width: int) -> Outgoing:
-    columns = torch.arange(num_heads * width).view(num_heads, width)
-    return Outgoing(name, (Member(f"{name}.{last}.weight", 1, columns),))

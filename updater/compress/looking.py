@@ -6,7 +6,8 @@ choosers of this package.
 
 import gc
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +18,17 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from compression.damage import Damage
 from compression.experts import ExpertEvidence
 from compression.saliency import CRITERIA, Evidence
 from regularizers import importance
-from updater.compress import damage
 from updater.compress.curvature import Curvature
+from updater.compress.damage import damage, outgoing
 from updater.compress.evidence import Gathered, gather
 from updater.compress.matrices import prunable
 from updater.compress.quantize.activations import largest_inputs
 from updater.nemotron import checkpoint, mtp
+from updater.nemotron.parts import Parts
+from updater.nemotron.weights import released
 from updater.settings import PRUNINGS, CompressionSettings
 from updater.train.encode import Encoded
 from updater.train.importance import batches, estimate, spread
@@ -119,23 +121,30 @@ class Looking:
         ]
         return self._gather(outgoing).moments
 
-    def damage(self, kind: str) -> dict[str, Tensor]:
-        """Of each part of the kind, by what it belongs to (`updater.compress.damage`), a score."""
+    def damage(self, parts: Sequence[Parts]) -> dict[str, Tensor]:
+        """By `Parts.key`, float64 (count,): what the loss rises by without each part, in nats a
+        completion token; infinite of those that may not go."""
 
         def asked(model: NemotronHForCausalLM) -> dict[str, Tensor]:
-            parts = damage.KINDS[kind](model)
-            found: Damage = damage.damage(
+            sizes = {name: tensor.shape[0] for name, tensor in released(model)}
+            lying = [one for some in parts for one in outgoing(some, sizes)]
+            found = damage(
                 model,
                 self._examples,
-                parts,
+                lying,
                 num_rounds=self.settings.damage_rounds,
                 kept=KEPT,
                 seed=self._shown.seed,
                 batch_size=BATCH,
                 progress=self._shown.progress,
             )
-            of_each = found.scores().split([one.num_parts for one in parts])
-            return {one.name: scores for one, scores in zip(parts, of_each, strict=True)}
+            of_each = iter(found.scores().double())
+            told = {some.key: torch.full((some.count,), math.inf).double() for some in parts}
+            for some in parts:
+                for number in range(some.count):
+                    if number not in some.fixed:
+                        told[some.key][number] = next(of_each)
+            return told
 
         return self._of_model(asked)
 

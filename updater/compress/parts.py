@@ -6,7 +6,7 @@ ranked by the magnitude of their weights. Not the criteria (`compression`), not 
 take over (`updater.compress.merged`), not the cutting (`updater.nemotron.smaller`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 import torch
@@ -39,14 +39,18 @@ def choose(looking: Looking, staying: Mapping[str, int]) -> dict[str, Tensor]:
         parts.key: parts.highest(
             (of_head if parts.key.startswith("mtp.") else rank)(parts), staying[parts.size]
         )
-        for parts in listed(
-            looking.contents.config,
-            settings.remove,
-            head=looking.has_head,
-            attention=settings.attention,
-            where=looking.where,
-        )
+        for parts in _all(looking)
     }
+
+
+def _all(looking: Looking) -> Iterator[Parts]:
+    return listed(
+        looking.contents.config,
+        looking.settings.remove,
+        head=looking.has_head,
+        attention=looking.settings.attention,
+        where=looking.where,
+    )
 
 
 def _by_weights(looking: Looking) -> Ranker:
@@ -73,15 +77,8 @@ def _at_random(looking: Looking) -> Ranker:
 
 def _by_damage(looking: Looking) -> Ranker:
     """What the loss rises by without it, by random masks (`compression.damage`)."""
-    found = looking.damage(looking.settings.remove)
-
-    def rank(parts: Parts) -> Tensor:
-        if parts.key in found:
-            return found[parts.key]
-        own = ".mixer" if looking.settings.remove == "layers" else ""
-        return torch.cat([found[f"{parts.key}.{n}{own}"] for n in range(parts.count)])
-
-    return rank
+    found = looking.damage([one for one in _all(looking) if not one.key.startswith("mtp.")])
+    return lambda parts: found[parts.key]
 
 
 def _by_experts(of: Callable[[ExpertEvidence], Tensor]) -> Callable[[Looking], Ranker]:
