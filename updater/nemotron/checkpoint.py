@@ -24,9 +24,10 @@ from updater.nemotron import files, kernels, presets
 from updater.nemotron import tokenizer as tokenizers
 from updater.nemotron.folders import copy_all_but_weights, renamed_when_whole
 from updater.nemotron.grouped import follow_autocast
+from updater.nemotron.incoming import round_inputs
 from updater.nemotron.inputs import refuse_wrong_inputs
 from updater.nemotron.precise import route_in_float32
-from updater.nemotron.reading import fill
+from updater.nemotron.reading import fill, input_scales
 from updater.nemotron.saving import save_over, save_tensors
 from updater.nemotron.scan import scan_in_float32
 from updater.nemotron.validate import check
@@ -102,8 +103,9 @@ def load(
     float32. `device` None is the GPU where there is one. No network, no code from the folder, no
     pickle. mtp.* tensors are left on disk. `arranged` is called before there is memory for any
     weight: it may cut them into shards, and then each process reads its own rows alone.
-    `quantized`: weights that are become what they stand for. For a model that is asked: one that is
-    trained would learn from numbers that its lineage never had.
+    `quantized`: weights that are become what they stand for, and where there are scales of inputs
+    those are rounded as they are served. For a model that is asked: one that is trained would learn
+    from numbers that its lineage never had.
 
     Raises:
         InputError: as `check`.
@@ -113,6 +115,8 @@ def load(
     contents = check(folder, quantized=quantized)
     model = empty(contents.config, device=device, dtype=dtype, arranged=arranged)
     fill(model.state_dict(), folder, contents, device=device)
+    if scales := input_scales(folder, contents):
+        round_inputs(model, scales)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval(), tokenizers.read(folder)

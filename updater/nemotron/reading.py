@@ -45,3 +45,20 @@ def fill(
                 continue
             module = stem(name)
             view.copy_(unpack(packed, {p: read(f"{module}.{p}", rows) for p in packed.numbers()}))
+
+
+def input_scales(folder: Path, contents: Contents) -> dict[str, tuple[str, torch.Tensor]]:
+    """Of each module whose inputs are quantized when it is served, by its released name: how its
+    weight is, and the scale of its inputs, float32 ()."""
+    found = {}
+    with ExitStack() as stack:
+        streams = {
+            file: stack.enter_context(safe_open(folder / file, framework="pt"))
+            for file in contents.headers
+        }
+        for name, packed in contents.packed.items():
+            if packed.inputs:
+                scale = f"{stem(name)}.input_scale"
+                stream = streams[contents.entries[scale].file]
+                found[stem(name)] = (packed.scheme, stream.get_tensor(scale))
+    return found

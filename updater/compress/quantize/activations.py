@@ -5,18 +5,13 @@ absolute value that was seen (ModelOpt's `max` calibration; NVIDIA took 256 exam
 FP8). What is larger when it is served is cut off there. Called before `write`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
-from transformers.models.nemotron_h.modeling_nemotron_h import (
-    NemotronHExperts,
-    NemotronHForCausalLM,
-)
+from torch import Tensor
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from updater.nemotron.packed import stem
-from updater.nemotron.weights import released_name
+from updater.nemotron.incoming import watched
 
 
 @torch.no_grad()
@@ -30,42 +25,18 @@ def largest_inputs(model: NemotronHForCausalLM, batches: Iterable[Tensor]) -> di
         model: in evaluation mode, unquantized.
         batches: token ids, int64 (examples, positions), as many as fit its device at a time.
     """
-    with _watched(model) as seen:
+    seen: dict[str, Tensor] = {}
+
+    def look(names: Sequence[str], coming: Tensor) -> None:
+        largest = coming.abs().amax()
+        for name in names:
+            seen[name] = torch.maximum(seen.get(name, largest), largest)
+
+    handles = watched(model, look)
+    try:
         for ids in batches:
             model(input_ids=ids.to(model.device), use_cache=False)
-    return {name: float(largest) for name, largest in seen.items()}
-
-
-@contextmanager
-def _watched(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    seen: dict[str, Tensor] = {}
-    handles = []
-
-    def watch(names: list[str]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            largest = inputs[0].abs().amax()
-            for name in names:
-                seen[name] = torch.maximum(seen.get(name, largest), largest)
-
-        return look
-
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            names = [stem(released_name(f"{name}.weight"))]
-            handles.append(module.register_forward_pre_hook(watch(names)))
-        elif isinstance(module, NemotronHExperts):
-            up, down = (
-                [stem(released_name(f"{name}.{kind}", e)) for e in range(module.num_experts)]
-                for kind in ("up_proj", "down_proj")
-            )
-            handles.append(module.register_forward_pre_hook(watch(up)))
-            # What comes out of the activation goes into the second projection.
-            look = watch(down)
-            handles.append(
-                module.act_fn.register_forward_hook(lambda m, _, out, look=look: look(m, (out,)))
-            )
-    try:
-        yield seen
     finally:
         for handle in handles:
             handle.remove()
+    return {name: float(largest) for name, largest in seen.items()}
