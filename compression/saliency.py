@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
     `fisher`: mean squared gradient of an example's log-likelihood, of the tensor's shape, in any
     format of `regularizers.formats`. `fisher_sd`: the standard deviation over examples of the
     squared gradient that `fisher` is the mean of, of the tensor's shape. `damping`: at least 0,
-    added to the curvature of each weight by the criteria that have one. `input_norms`: (.., i), the
+    added to the curvature of each weight by the criteria that say so. `input_norms`: (.., i), the
     root of the sum over tokens of each input's square. `generator`: of random numbers.
     """
 
@@ -103,8 +103,9 @@ def obd_spread(weight: Tensor, evidence: Evidence) -> Tensor:
 def obd_scaled(weight: Tensor, evidence: Evidence) -> Tensor:
     """`obd` over its standard deviation within the tensor, so that one cut through a model is not
     made by the tensors' scales. Our own definition. Of scores that are all the same the deviation
-    is 0, and they are infinite, or 0 where they were."""
-    found = obd(weight, evidence)
+    is 0, and they are infinite, or 0 where they were. Never dampened: what is added to all tensors
+    alike is much in those with little curvature, whose scores it would make the highest."""
+    found = obd(weight, evidence._replace(damping=0.0))
     if found.numel() == 0:
         return found
     # Over the largest first: the square of a small score is none that float32 has.

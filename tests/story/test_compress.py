@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from regularizers import importance as weights
+from updater import doctor
 from updater.nemotron import checkpoint
 from updater.steps.start import start_at
 from updater.workspace import Workspace
@@ -256,6 +257,19 @@ def test_what_can_t_be_is_refused(line: Path, options: tuple[str, ...], words: s
     _, err = answered(line, "compress", "1", *options, *settings(), code=2)
     assert words in err
     assert answered(line, "status")[0]["unfinished"] == []
+
+
+def test_a_recovery_for_which_there_is_no_memory_is_refused_before_any_work(
+    line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine of 1 MiB, which has room for what needs no training."""
+    small = doctor.Machine("cpu", (), 2**20, 1, kernels=False)
+    monkeypatch.setattr(doctor, "this_machine", lambda: small)
+    asked = ("compress", "1", "--method", "random", "--sparsity", "0.3")
+    recovered = (*asked, *set_("compression.recovery=finetune"), *settings())
+    _, err = answered(line, *recovered, code=2)
+    assert "GiB of each device by these settings" in err
+    assert compressed(line, *asked[1:])["nonzero_fraction"] < 0.95
 
 
 def test_weights_that_are_gone_are_told_before_any_work(deployed: Path, tmp_path: Path) -> None:

@@ -59,10 +59,11 @@ class CompressionSettings:
     of matrices, or of the parts of each layer. `scope` of weights: among what they are compared,
     "default" as suits the method. `pattern` "2:4": of four weights in a row two stay, whatever the
     sparsity. `rounds`: in how many steps it goes, evidence looked for anew in each. `damping`, of
-    methods by curvature: how many times its mean is added to that of each weight. `num_examples` of
-    the learnt periods are looked at; for the Fisher as many as `regularizer.num_examples`, for it
-    is the one by which EWC holds the next update. `damage_rounds`: of "dropout", with how many
-    random masks all of them are gone through. `attention`: it may lose weights and layers too.
+    "obd", "obd_sd" and "obd_spread": how many times the mean curvature is added to each weight's.
+    `num_examples` of the learnt periods are looked at; for the Fisher as many as
+    `regularizer.num_examples`, for it is the one by which EWC holds the next update.
+    `damage_rounds`: of "dropout", with how many random masks all of them are gone through.
+    `attention`: it may lose weights and layers too.
 
     `multiple_of`: as many parts stay as this divides, such as 32 neurons for the groups of
     `quantize`, or 64 for the tiles of a GPU's products. `keep`: modules that are not quantized,

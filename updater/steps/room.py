@@ -1,8 +1,10 @@
 """Asked before a step loads a model: has this machine what the update takes?
 
-The reckoning is `updater.doctor`'s. Called by the steps importance and
-train, and by rehearse where the base answers, for each may be the first that does.
+The reckoning is `updater.doctor`'s. Called by the steps importance and train, and by rehearse where
+the base answers, for each may be the first that does.
 """
+
+import dataclasses
 
 from store.ledger import Update
 from updater.steps.start import start_folder
@@ -29,8 +31,8 @@ def check(workspace: Workspace, update: Update) -> None:
     if update.base is not None:
         from updater.doctor import refuse_too_large
 
-        refuse_too_large(
-            start_folder(workspace, update.base),
-            training=training,
-            regularizer=workspace.settings.regularizer,
-        )
+        regularizer = workspace.settings.regularizer
+        if update.kind == "compress":  # nothing holds what is learnt again
+            regularizer = dataclasses.replace(regularizer, method="none")
+        folder = start_folder(workspace, update.base)
+        refuse_too_large(folder, training=training, regularizer=regularizer)

@@ -48,8 +48,8 @@ _RULES: Mapping[str, tuple[Callable[[Way], bool], str]] = {
         "only of whole parts so many stay",
     ),
     "compression.damping": (
-        lambda way: way.settings.looks in ("fisher", "spread"),
-        "its method looks at no curvature",
+        lambda way: way.settings.method in ("obd", "obd_sd", "obd_spread"),
+        "its method dampens no curvature",
     ),
     "compression.damage_rounds": (
         lambda way: way.settings.method == "dropout",

@@ -126,7 +126,7 @@ GRID = 'method = ["magnitude", "obd"]\nsparsity = [0.5, 0.9]\nrecovery = ["none"
         (
             "sparsity = 0.25 }",
             "sparsity = 0.25, damping = 0.5 }",
-            "compression.damping. its method looks at no curvature",
+            "compression.damping. its method dampens no curvature",
         ),
         (
             "compression.recovery_epochs = 3",
