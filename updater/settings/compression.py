@@ -84,7 +84,7 @@ class CompressionSettings:
     scope: str = "default"
     pattern: str = "none"
     rounds: int = 1
-    damping: float = 1.0
+    damping: float = 0.3
     num_examples: int = 256
     damage_rounds: int = 64
     attention: bool = False
