@@ -254,10 +254,17 @@ def _check_start(workspace: Workspace, start: Start, version: str) -> None:
             "work on a version begins at them",
             cure,
         ) from gone
-    if workspace.settings.compression.is_on:
-        where = f"{checkpoints.uri(start.digest)}/config.json"
-        text = checkpoints.read(start.digest, "config.json").decode()
-        check(parse_config(text, where=where), workspace.settings.compression, where=where)
+    where = f"{checkpoints.uri(start.digest)}/config.json"
+    fields = parse_config(checkpoints.read(start.digest, "config.json").decode(), where=where)
+    settings = workspace.settings.compression
+    if start.version.id == version and fields.get("quantization_config"):
+        raise InputError(
+            f'compression.start = "{settings.start}": version {version} is quantized',
+            "quantized weights can't be trained",
+            'set compression.start = "uncompressed": its weights of before are kept',
+        )
+    if settings.is_on:
+        check(fields, settings, where=where)
 
 
 def _check_base_template(workspace: Workspace, digest: str) -> None:

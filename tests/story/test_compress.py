@@ -288,6 +288,22 @@ def test_weights_that_are_gone_are_told_before_any_work(deployed: Path, tmp_path
     assert answered(folder, "status")[0]["unfinished"] == known
 
 
+def test_an_update_of_quantized_weights_is_refused_and_of_those_before_it_is_not(
+    learnt: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(learnt, folder, symlinks=True)
+    forced = ("gate.margin_fraction=0.9", "gate.confidence=0.6")
+    answered(folder, "compress", "1", "--quantize", "int8", "--yes", *settings(*forced))
+    assert answered(folder, "status")[0]["deployed"] == "2"
+    asked = ("step", "ingest", "--period", "south")
+    _, err = answered(folder, *asked, *settings("compression.start=compressed"), code=2)
+    assert 'compression.start = "compressed": version 2 is quantized' in err
+    assert 'set compression.start = "uncompressed"' in err
+    assert answered(folder, "status")[0]["unfinished"] == []
+    answered(folder, *asked, *settings())
+
+
 def test_a_version_that_is_not_deployed_is_compressed_to_look_at(deployed: Path) -> None:
     asked = ("compress", "1", "--quantize", "int8", *settings())
     out, err = said(deployed, *asked)
