@@ -142,10 +142,14 @@ def test_the_training_core_needs_only_the_training_libraries() -> None:
 
 
 def test_torchao_is_imported_where_a_weight_is_quantized_or_read() -> None:
-    """Its NVFP4 is a prototype: what breaks with another version are these two alone."""
+    """Its NVFP4 is a prototype: what breaks with another version are these alone."""
     users = {n for n, path in modules().items() if any("torchao" in t for t in imported(path))}
     users -= {"updater", "updater.torchao_guard"}
-    assert users == {"updater.compress.quantize.pack", "updater.nemotron.unpack"}
+    assert users == {
+        "updater.compress.quantize.pack",
+        "updater.nemotron.incoming",
+        "updater.nemotron.unpack",
+    }
     for name in users:
         at_once = imported(modules()[name], top_level_only=True)
         assert not any(target.startswith("torchao") for target in at_once), name

@@ -9,17 +9,16 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from store.errors import NotFoundError
 from store.ledger import DatasetVersion, Update
-from updater import config, release, training_core, trials, versions
-from updater.errors import InputError, UpdateError
+from updater import beginning, config, release, training_core, trials, versions
+from updater.errors import InputError
 from updater.standing import abandoned, lineage
 from updater.steps import ingest
-from updater.steps.start import Start, start_at, uncompressed
+from updater.steps.start import start_at, uncompressed
 from updater.steps.terms import check_recorded
 from updater.workspace import Workspace
 
@@ -50,7 +49,7 @@ def open_update(
         return known
     if trains_here:
         training_core.check(f"the update of {period}")
-    _check_closed(workspace, period, is_scheduled=is_scheduled)
+    beginning.check_closed(workspace, period, is_scheduled=is_scheduled)
     trials.check(workspace.settings.training.search.trials)
     if base is None:
         raise InputError(
@@ -61,14 +60,14 @@ def open_update(
         )
     learnt = workspace.ledger.model_version(base).dataset_versions
     if is_scheduled:
-        _check_first(workspace, period, learnt)
+        beginning.check_first(workspace, period, learnt)
     check_recorded(workspace, base, period)
     digest = workspace.ledger.model_version(base).digest
     if workspace.settings.source.fields.messages:
-        _check_base_template(workspace, digest)
+        beginning.check_base_template(workspace, digest)
     workspace.registry.check()  # training would miss it at its end, after hours
-    _check_length(workspace, digest)
-    _check_start(workspace, start_at(workspace, base), base)
+    beginning.check_length(workspace, digest)
+    beginning.check_start(workspace, start_at(workspace, base), base)
     started = time.monotonic()
     dataset = _with_holdout(ingest.version_period(workspace, period))
     if learnt.get(period) == dataset.id:
@@ -114,7 +113,7 @@ def open_first(
         from updater.nemotron.tokenizer import reader
 
         given = arguments["checkpoint"] if kind == "adopt" else _tokenizer(workspace)
-        _check_template(str(given), reader(Path(given)))
+        beginning.check_template(str(given), reader(Path(given)))
     workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     versions = [_with_holdout(ingest.version_period(workspace, p)) for p in periods]
@@ -167,131 +166,10 @@ def open_compression(workspace: Workspace, version: str, *, approve: bool = Fals
             version,
         )
     training_core.check("compress")
-    _check_start(workspace, uncompressed(workspace, found), version)
+    beginning.check_start(workspace, uncompressed(workspace, found), version)
     workspace.registry.check()
     datasets = {period: found.dataset_versions[period]}
     return _open(workspace, "compress", datasets, arguments, base=version)
-
-
-def _check_closed(workspace: Workspace, period: str, *, is_scheduled: bool) -> None:
-    """The period is over by the ledger's clock, which is the same for all workers.
-
-    Raises:
-        InputError: it is not.
-        UpdateError: it is not, and a scheduler's clock says that it is. Clocks are a little apart
-            everywhere, so the task has to be tried again.
-    """
-    now = workspace.ledger.now()
-    if is_scheduled and not workspace.periods.closed(period, now):
-        raise UpdateError(
-            f"period {period} ends {workspace.periods.end_shown(period)}; by the scheduler's clock "
-            f"that has passed, and by the ledger's it is {now:%Y-%m-%d %H:%M:%S} UTC. Set the two "
-            "machines' clocks by NTP, and run this again"
-        )
-    workspace.periods.check_closed(period, now)
-
-
-def _check_first(workspace: Workspace, period: str, learnt: Iterable[str]) -> None:
-    """The first update of a workspace, where a scheduler asks for it, passes over no older period.
-
-    Only the first: the ticks after it follow one another without a gap (`catchup` of the DAG), and
-    which of their periods are left out is said in Airflow.
-
-    Raises:
-        InputError: it does.
-    """
-    ledger, place = workspace.ledger, workspace.periods.ordinal
-    if any(update.kind == "update" for update in ledger.updates()):
-        return
-    due = workspace.periods.due(list(learnt), ledger.now())
-    if older := [one for one in due if place(one) < place(period)]:
-        more = f" and {len(older) - 1} more" if len(older) > 1 else ""
-        raise InputError(
-            f"the schedule's first update would be that of {period}, and {older[0]}{more} before "
-            "it closed and is not learnt",
-            "periods are learnt in order, and none is passed over without anybody saying so",
-            f"either learn what `updater due` lists, from `updater update {older[0]}` on, and run "
-            f"this again; or begin with {period} by naming it: `updater update {period}`, or the "
-            "form of the DAG model_update",
-        )
-
-
-def _check_length(workspace: Workspace, digest: str) -> None:
-    """The checkpoint takes the longest example.
-
-    Raises:
-        InputError: it is made for shorter ones.
-    """
-    from updater.nemotron.presets import parse_config
-    from updater.nemotron.validate import check_length
-
-    where = f"{workspace.checkpoints.uri(digest)}/config.json"
-    text = workspace.checkpoints.read(digest, "config.json").decode()
-    longest = workspace.settings.model.max_length_tokens
-    check_length(parse_config(text, where=where), longest, where=where)
-
-
-def _check_start(workspace: Workspace, start: Start, version: str) -> None:
-    """The weights that work on `version` begins at are there, and have what compression takes away.
-
-    Raises:
-        InputError: they are gone, or have it not.
-        StoreError: a file of them is damaged.
-    """
-    from updater.compress.fits import check
-    from updater.nemotron.presets import parse_config
-
-    checkpoints = workspace.checkpoints
-    try:
-        checkpoints.quick_check(start.digest)
-    except NotFoundError as gone:
-        when, cure = "", "restore them from the backup of the checkpoints"
-        if start.digest != workspace.ledger.model_version(version).digest:
-            when = " before it was compressed"
-            cure += ', or set compression.start = "compressed"'
-        raise InputError(
-            f"the weights of version {version}{when} are gone: {gone}",
-            "work on a version begins at them",
-            cure,
-        ) from gone
-    where = f"{checkpoints.uri(start.digest)}/config.json"
-    fields = parse_config(checkpoints.read(start.digest, "config.json").decode(), where=where)
-    settings = workspace.settings.compression
-    if start.version.id == version and fields.get("quantization_config"):
-        raise InputError(
-            f'compression.start = "{settings.start}": version {version} is quantized',
-            "quantized weights can't be trained",
-            'set compression.start = "uncompressed": its weights of before are kept',
-        )
-    if settings.is_on:
-        check(fields, settings, where=where)
-
-
-def _check_base_template(workspace: Workspace, digest: str) -> None:
-    """As `_check_template`, of a stored checkpoint; its weights are not fetched for it."""
-    checkpoints = workspace.checkpoints
-    names = checkpoints.names(digest)
-
-    def read(name: str) -> str | None:
-        return checkpoints.read(digest, name).decode() if name in names else None
-
-    _check_template(checkpoints.uri(digest), read)
-
-
-def _check_template(where: str, read: Callable[[str], str | None]) -> None:
-    """Conversations can be shown to the checkpoint, or by the tokenizer, whose files `read` gives.
-
-    Raises:
-        InputError: it has no chat template.
-    """
-    from updater.nemotron.tokenizer import has_template
-
-    if not has_template(read):
-        raise InputError(
-            f"{where}: no chat template",
-            "conversations (source.fields.messages) are rendered by it",
-            "put the release's chat_template.jinja beside its tokenizer.json",
-        )
 
 
 def _tokenizer(workspace: Workspace) -> Path:

@@ -1,0 +1,134 @@
+"""What must hold before an update is opened: of its period, and of the weights that it begins at.
+
+Read from the ledger, the calendar and a checkpoint's small files; no weights are fetched. Called by
+`updater.opening`.
+"""
+
+from collections.abc import Callable, Iterable
+
+from store.errors import NotFoundError
+from updater.errors import InputError, UpdateError
+from updater.steps.start import Start
+from updater.workspace import Workspace
+
+
+def check_closed(workspace: Workspace, period: str, *, is_scheduled: bool) -> None:
+    """The period is over by the ledger's clock, which is the same for all workers.
+
+    Raises:
+        InputError: it is not.
+        UpdateError: it is not, and a scheduler's clock says that it is. Clocks are a little apart
+            everywhere, so the task has to be tried again.
+    """
+    now = workspace.ledger.now()
+    if is_scheduled and not workspace.periods.closed(period, now):
+        raise UpdateError(
+            f"period {period} ends {workspace.periods.end_shown(period)}; by the scheduler's clock "
+            f"that has passed, and by the ledger's it is {now:%Y-%m-%d %H:%M:%S} UTC. Set the two "
+            "machines' clocks by NTP, and run this again"
+        )
+    workspace.periods.check_closed(period, now)
+
+
+def check_first(workspace: Workspace, period: str, learnt: Iterable[str]) -> None:
+    """The first update of a workspace, where a scheduler asks for it, passes over no older period.
+
+    Only the first: the ticks after it follow one another without a gap (`catchup` of the DAG), and
+    which of their periods are left out is said in Airflow.
+
+    Raises:
+        InputError: it does.
+    """
+    ledger, place = workspace.ledger, workspace.periods.ordinal
+    if any(update.kind == "update" for update in ledger.updates()):
+        return
+    due = workspace.periods.due(list(learnt), ledger.now())
+    if older := [one for one in due if place(one) < place(period)]:
+        more = f" and {len(older) - 1} more" if len(older) > 1 else ""
+        raise InputError(
+            f"the schedule's first update would be that of {period}, and {older[0]}{more} before "
+            "it closed and is not learnt",
+            "periods are learnt in order, and none is passed over without anybody saying so",
+            f"either learn what `updater due` lists, from `updater update {older[0]}` on, and run "
+            f"this again; or begin with {period} by naming it: `updater update {period}`, or the "
+            "form of the DAG model_update",
+        )
+
+
+def check_length(workspace: Workspace, digest: str) -> None:
+    """The checkpoint takes the longest example.
+
+    Raises:
+        InputError: it is made for shorter ones.
+    """
+    from updater.nemotron.presets import parse_config
+    from updater.nemotron.validate import check_length
+
+    where = f"{workspace.checkpoints.uri(digest)}/config.json"
+    text = workspace.checkpoints.read(digest, "config.json").decode()
+    longest = workspace.settings.model.max_length_tokens
+    check_length(parse_config(text, where=where), longest, where=where)
+
+
+def check_start(workspace: Workspace, start: Start, version: str) -> None:
+    """The weights that work on `version` begins at are there, can be trained, and have what
+    compression takes away.
+
+    Raises:
+        InputError: they are gone, quantized, or have it not.
+        StoreError: a file of them is damaged.
+    """
+    from updater.compress.fits import check
+    from updater.nemotron.presets import parse_config
+
+    checkpoints = workspace.checkpoints
+    try:
+        checkpoints.quick_check(start.digest)
+    except NotFoundError as gone:
+        when, cure = "", "restore them from the backup of the checkpoints"
+        if start.digest != workspace.ledger.model_version(version).digest:
+            when = " before it was compressed"
+            cure += ', or set compression.start = "compressed"'
+        raise InputError(
+            f"the weights of version {version}{when} are gone: {gone}",
+            "work on a version begins at them",
+            cure,
+        ) from gone
+    where = f"{checkpoints.uri(start.digest)}/config.json"
+    fields = parse_config(checkpoints.read(start.digest, "config.json").decode(), where=where)
+    settings = workspace.settings.compression
+    if start.version.id == version and fields.get("quantization_config"):
+        raise InputError(
+            f'compression.start = "{settings.start}": version {version} is quantized',
+            "quantized weights can't be trained",
+            'set compression.start = "uncompressed": its weights of before are kept',
+        )
+    if settings.is_on:
+        check(fields, settings, where=where)
+
+
+def check_base_template(workspace: Workspace, digest: str) -> None:
+    """As `check_template`, of a stored checkpoint; its weights are not fetched for it."""
+    checkpoints = workspace.checkpoints
+    names = checkpoints.names(digest)
+
+    def read(name: str) -> str | None:
+        return checkpoints.read(digest, name).decode() if name in names else None
+
+    check_template(checkpoints.uri(digest), read)
+
+
+def check_template(where: str, read: Callable[[str], str | None]) -> None:
+    """Conversations can be shown to the checkpoint, or by the tokenizer, whose files `read` gives.
+
+    Raises:
+        InputError: it has no chat template.
+    """
+    from updater.nemotron.tokenizer import has_template
+
+    if not has_template(read):
+        raise InputError(
+            f"{where}: no chat template",
+            "conversations (source.fields.messages) are rendered by it",
+            "put the release's chat_template.jinja beside its tokenizer.json",
+        )
