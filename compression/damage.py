@@ -82,10 +82,9 @@ def estimate(kept_rp: Tensor, losses_r: Tensor) -> Damage:
     loss_r = losses_r.to(dropped_rp)
     loss_r = loss_r - loss_r.mean()  # the masks' effect is small beside the loss
     num_rounds, num_parts = kept_rp.shape
-    centred_rp = dropped_rp - dropped_rp.mean(0)
     found = None
     if num_rounds >= 2 * num_parts:
-        found = _together(centred_rp, loss_r)
+        found = _together(dropped_rp - dropped_rp.mean(0), loss_r)
     rise, error = found if found is not None else _one_by_one(dropped_rp, loss_r)
     return Damage(rise.float(), error.float())
 

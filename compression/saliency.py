@@ -48,7 +48,7 @@ class Score(Protocol):
 class Criterion(NamedTuple):
     """`needs`: the fields of `Evidence` without which it can't be asked. `scope`: among what its
     scores are compared by default, a key of `compression.masks.SCOPES`. `curvature`: what it takes
-    for the second derivative, before it is dampened; None of those that take none."""
+    for the second derivative and adds its damping to; None of those that dampen nothing."""
 
     score: Score
     needs: tuple[str, ...]
@@ -146,7 +146,7 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
         "obd": Criterion(obd, ("fisher",), "model", _mean),
         "obd_sd": Criterion(obd_sd, ("fisher", "fisher_sd"), "model", _risk),
         "obd_spread": Criterion(obd_spread, ("fisher_sd",), "model", _spread),
-        "obd_scaled": Criterion(obd_scaled, ("fisher",), "model", _mean),
+        "obd_scaled": Criterion(obd_scaled, ("fisher",), "model"),
         "wanda": Criterion(wanda, ("input_norms",), "row"),
     }
 )

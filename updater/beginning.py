@@ -5,6 +5,7 @@ Read from the ledger, the calendar and a checkpoint's small files; no weights ar
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from store.errors import NotFoundError
 from updater.errors import InputError, UpdateError
@@ -61,42 +62,42 @@ def check_length(workspace: Workspace, digest: str) -> None:
     Raises:
         InputError: it is made for shorter ones.
     """
-    from updater.nemotron.presets import parse_config
     from updater.nemotron.validate import check_length
 
-    where = f"{workspace.checkpoints.uri(digest)}/config.json"
-    text = workspace.checkpoints.read(digest, "config.json").decode()
     longest = workspace.settings.model.max_length_tokens
-    check_length(parse_config(text, where=where), longest, where=where)
+    check_length(_fields(workspace, digest), longest, where=_where(workspace, digest))
 
 
-def check_start(workspace: Workspace, start: Start, version: str) -> None:
+def check_start(
+    workspace: Workspace, start: Start, version: str, *, may_be_own: bool = True
+) -> None:
     """The weights that work on `version` begins at are there, can be trained, and have what
     compression takes away.
+
+    Args:
+        may_be_own: by `compression.start` it could begin at the version's own weights.
 
     Raises:
         InputError: they are gone, quantized, or have it not.
         StoreError: a file of them is damaged.
     """
     from updater.compress.fits import check
-    from updater.nemotron.presets import parse_config
 
-    checkpoints = workspace.checkpoints
+    checkpoints, own = workspace.checkpoints, workspace.ledger.model_version(version).digest
     try:
         checkpoints.quick_check(start.digest)
     except NotFoundError as gone:
         when, cure = "", "restore them from the backup of the checkpoints"
-        if start.digest != workspace.ledger.model_version(version).digest:
+        if start.digest != own:
             when = " before it was compressed"
-            cure += ', or set compression.start = "compressed"'
+            if may_be_own and not _fields(workspace, own).get("quantization_config"):
+                cure += ', or set compression.start = "compressed"'
         raise InputError(
             f"the weights of version {version}{when} are gone: {gone}",
             "work on a version begins at them",
             cure,
         ) from gone
-    where = f"{checkpoints.uri(start.digest)}/config.json"
-    fields = parse_config(checkpoints.read(start.digest, "config.json").decode(), where=where)
-    settings = workspace.settings.compression
+    fields, settings = _fields(workspace, start.digest), workspace.settings.compression
     if start.version.id == version and fields.get("quantization_config"):
         raise InputError(
             f'compression.start = "{settings.start}": version {version} is quantized',
@@ -104,7 +105,19 @@ def check_start(workspace: Workspace, start: Start, version: str) -> None:
             'set compression.start = "uncompressed": its weights of before are kept',
         )
     if settings.is_on:
-        check(fields, settings, where=where)
+        check(fields, settings, where=_where(workspace, start.digest))
+
+
+def _where(workspace: Workspace, digest: str) -> str:
+    return f"{workspace.checkpoints.uri(digest)}/config.json"
+
+
+def _fields(workspace: Workspace, digest: str) -> dict[str, Any]:
+    """The config.json of a stored checkpoint. Raises: NotFoundError: it is gone."""
+    from updater.nemotron.presets import parse_config
+
+    text = workspace.checkpoints.read(digest, "config.json").decode()
+    return parse_config(text, where=_where(workspace, digest))
 
 
 def check_base_template(workspace: Workspace, digest: str) -> None:

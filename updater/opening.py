@@ -166,7 +166,7 @@ def open_compression(workspace: Workspace, version: str, *, approve: bool = Fals
             version,
         )
     training_core.check("compress")
-    beginning.check_start(workspace, uncompressed(workspace, found), version)
+    beginning.check_start(workspace, uncompressed(workspace, found), version, may_be_own=False)
     workspace.registry.check()
     datasets = {period: found.dataset_versions[period]}
     return _open(workspace, "compress", datasets, arguments, base=version)

@@ -294,14 +294,33 @@ def test_an_update_of_quantized_weights_is_refused_and_of_those_before_it_is_not
     folder = tmp_path / "ws"
     shutil.copytree(learnt, folder, symlinks=True)
     forced = ("gate.margin_fraction=0.9", "gate.confidence=0.6")
-    answered(folder, "compress", "1", "--quantize", "int8", "--yes", *settings(*forced))
-    assert answered(folder, "status")[0]["deployed"] == "2"
+    small = ("compress", "1", "--quantize", "int8", "--yes", *settings(*forced))
+    made = answered(folder, *small)[0]["version"]
+    assert answered(folder, "status")[0]["deployed"] == made
     asked = ("step", "ingest", "--period", "south")
     _, err = answered(folder, *asked, *settings("compression.start=compressed"), code=2)
-    assert 'compression.start = "compressed": version 2 is quantized' in err
+    assert f'compression.start = "compressed": version {made} is quantized' in err
     assert 'set compression.start = "uncompressed"' in err
     assert answered(folder, "status")[0]["unfinished"] == []
+    before = folder / "checkpoints" / Workspace.open(folder).ledger.model_version("1").digest
+    shutil.move(before, tmp_path / "elsewhere")
+    _, err = answered(folder, *asked, *settings(), code=2)
+    assert f"of version {made} before it was compressed are gone" in err
+    assert "compression.start" not in err  # for it can't begin there
+    shutil.move(tmp_path / "elsewhere", before)
     answered(folder, *asked, *settings())
+
+
+def test_what_is_adopted_learns_nothing_again(
+    learnt: Path, tmp_path: Path, lay_out: Callable[[Path], Path]
+) -> None:
+    """And needs no kernels of a training."""
+    folder = lay_out(tmp_path / "ws")
+    answered(folder, "init", str(folder))
+    whole = Workspace.open(learnt)
+    model = whole.checkpoints.local(whole.ledger.model_version("1").digest)
+    asked = ("compression.method=obd", "compression.recovery=finetune", "training.packing=true")
+    answered(folder, "adopt", str(model), "--periods", "north", *settings(*asked))
 
 
 def test_a_version_that_is_not_deployed_is_compressed_to_look_at(deployed: Path) -> None:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from regularizers.formats import Weight, whole
+from regularizers.formats import Weight, mapped, whole
 from regularizers.importance import as_estimated
 from updater.nemotron.weights import is_experts, released_name
 
@@ -35,7 +35,6 @@ class Curvature:
             for name, fisher in tensors.items()
             for expert in range(fisher.shape[0] if is_experts(name) else 1)
         }
-        self._last: tuple[str, Tensor] | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -43,11 +42,12 @@ class Curvature:
     def __getitem__(self, name: str) -> Tensor:
         """Raises KeyError: none was estimated of that tensor."""
         stored, expert = self._places[name]
-        if self._last is None or self._last[0] != stored:  # of a stack many are asked in a row
-            self._last = (stored, whole(self._tensors[stored]).float())
-        fisher = self._last[1]
+        fisher = self._tensors[stored]
         if not is_experts(stored):
-            return fisher
-        if stored not in self._tokens:
-            return fisher[expert]
-        return as_estimated(fisher[expert], self._tokens[stored], expert)
+            return whole(fisher)
+        found = whole(mapped(lambda part: part[expert], fisher))  # and not all of a layer's
+        return (
+            found
+            if stored not in self._tokens
+            else as_estimated(found, self._tokens[stored], expert)
+        )

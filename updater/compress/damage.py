@@ -55,7 +55,7 @@ def outgoing(parts: Parts, sizes: Mapping[str, int]) -> list[Outgoing]:
     if not parts.numbered:
         columns = tuple(member for member in parts.members if member.dim == 1)
         return [Outgoing(parts.key, columns)]
-    last: dict[int, list[Member]] = {n: [] for n in range(parts.count) if n not in parts.fixed}
+    last: dict[int, list[Member]] = {number: [] for number in parts.free.tolist()}
     own = f"{parts.key}."
     for name, size in sizes.items():
         if name.startswith(own) and _ENDS.search(name):

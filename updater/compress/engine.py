@@ -16,7 +16,7 @@ from updater.compress.quantize.write import write
 from updater.compress.recover import recover
 from updater.compress.rounds import Pruned, Rounds
 from updater.nemotron import checkpoint
-from updater.settings import NEED_INPUTS, CompressionSettings, TrainingSettings
+from updater.settings import CompressionSettings, TrainingSettings
 from updater.train.lesson import Lesson
 from updater.train.record import Watch
 
@@ -120,6 +120,6 @@ def _recovered(
 
 def _quantized(folder: Path, target: Path, settings: CompressionSettings, shown: Shown) -> Path:
     inputs = None
-    if settings.quantize in NEED_INPUTS:
+    if settings.needs_inputs:
         inputs = Looking(folder, settings, shown).largest_inputs()
     return write(folder, target, scheme=settings.quantize, keep=settings.keep, inputs=inputs)

@@ -24,12 +24,12 @@ from regularizers import importance
 from updater.compress.curvature import Curvature
 from updater.compress.damage import damage, outgoing
 from updater.compress.evidence import Gathered, gather
-from updater.compress.matrices import prunable
+from updater.compress.matrices import is_prunable, prunable
 from updater.compress.quantize.activations import largest_inputs
 from updater.nemotron import checkpoint, mtp
 from updater.nemotron.parts import Parts
 from updater.nemotron.weights import released
-from updater.settings import PRUNINGS, CompressionSettings
+from updater.settings import CompressionSettings
 from updater.train.encode import Encoded
 from updater.train.importance import batches, estimate, spread
 
@@ -82,15 +82,18 @@ class Looking:
             tensor: Tensor = stream.get_tensor(name)
         return tensor
 
-    def known(self, name: str, method: str) -> Evidence | None:
-        """What the method has to know of that weight; None where its look tells nothing of it, as
-        of a router that is not trained."""
-        if CRITERIA[method].curvature is not None:
-            curved = self._curved(name)
-            return None if curved is None else curved._replace(damping=self._damping)
-        if PRUNINGS[method].looks == "forward":
+    def known(self, name: str) -> Evidence | None:
+        """What the settings' method has to know of that weight; None where its look tells nothing
+        of it, as of a router that is not trained."""
+        looks = self.settings.looks
+        if looks == "forward":
             return Evidence(input_norms=self.gathered.input_norms[name])
-        return Evidence(generator=self.generator(name))
+        if not looks:
+            return Evidence(generator=self.generator(name))
+        curved = self._curved(name)
+        if curved is None or not is_prunable(name):
+            return curved
+        return curved._replace(damping=self._damping)
 
     def generator(self, name: str) -> torch.Generator:
         """Of numbers that are the same at each look at a thing of that name."""
@@ -138,12 +141,12 @@ class Looking:
                 batch_size=BATCH,
                 progress=self._shown.progress,
             )
-            of_each = iter(found.scores().double())
-            told = {some.key: torch.full((some.count,), math.inf).double() for some in parts}
-            for some in parts:
-                for number in range(some.count):
-                    if number not in some.fixed:
-                        told[some.key][number] = next(of_each)
+            going = {some.key: some.count - len(some.fixed) for some in parts}
+            of_each = found.scores().double().split(list(going.values()))
+            told = {}
+            for some, scores in zip(parts, of_each, strict=True):
+                told[some.key] = torch.full((some.count,), math.inf, dtype=torch.float64)
+                told[some.key][some.free] = scores
             return told
 
         return self._of_model(asked)
@@ -157,7 +160,7 @@ class Looking:
         )
 
     def _curved(self, name: str) -> Evidence | None:
-        """The curvature at that weight, as the settings' method looks at it, undamped."""
+        """The curvature at that weight, undamped."""
         if self.settings.looks == "fisher":
             return Evidence(fisher=self._fisher[name]) if name in self._fisher else None
         mean, sd = self._spread
@@ -165,10 +168,12 @@ class Looking:
 
     @cached_property
     def _damping(self) -> float:
-        """What the settings' method adds to the curvature of each weight: `compression.damping`
-        times the mean over the weights of the layers' matrices."""
+        """What is added to the curvature of each weight of a matrix: `compression.damping` times
+        its mean over the matrices of the layers. To nothing else: how far a norm's weight or a
+        time step is from 0 says nothing of what it costs to go."""
         curvature = CRITERIA[self.settings.method].curvature
-        assert curvature is not None, "what has no curvature is not dampened"
+        if curvature is None or not self.settings.damping:
+            return 0.0
         total, number = 0.0, 0
         for name in prunable(self.contents.entries, attention=self.settings.attention):
             if (curved := self._curved(name)) is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compression.experts import ExpertEvidence
-from compression.saliency import score
+from compression.saliency import Evidence, score
 from updater.compress import merged
 from updater.compress.looking import Looking
 from updater.nemotron.parts import Parts, listed
@@ -34,7 +34,7 @@ def choose(looking: Looking, staying: Mapping[str, int]) -> dict[str, Tensor]:
     """
     settings = looking.settings
     rank = _RANKERS.get(settings.method, _by_weights)(looking)
-    of_head = _totals(looking, "magnitude")
+    of_head = _totals(looking, "magnitude", lambda _: Evidence())
     return {
         parts.key: parts.highest(
             (of_head if parts.key.startswith("mtp.") else rank)(parts), staying[parts.size]
@@ -57,13 +57,13 @@ def _by_weights(looking: Looking) -> Ranker:
     """The sum of its weights' scores: of OBD what its removal costs, as far as weights cost each
     for itself (LeCun, Denker & Solla 1989); of magnitude the L1 norm (Li et al. 2017, arXiv
     1608.08710, section 3.1)."""
-    return _totals(looking, looking.settings.method)
+    return _totals(looking, looking.settings.method, looking.known)
 
 
-def _totals(looking: Looking, method: str) -> Ranker:
+def _totals(looking: Looking, method: str, known: Callable[[str], Evidence | None]) -> Ranker:
     def scores(name: str) -> Tensor:
         weight = looking.weight(name)
-        evidence = looking.known(name, method)
+        evidence = known(name)
         if evidence is None:  # it is never trained, and costs nothing that is known
             return torch.zeros_like(weight, dtype=torch.float32)
         return score(method, name, weight, evidence)

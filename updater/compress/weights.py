@@ -37,7 +37,7 @@ def masks(looking: Looking, sparsity: float) -> Iterator[tuple[str, Tensor]]:
 
     def scores() -> Iterator[tuple[str, Tensor]]:
         for name in names:
-            weight, evidence = looking.weight(name), looking.known(name, settings.method)
+            weight, evidence = looking.weight(name), looking.known(name)
             assert evidence is not None, "what can lose weights is looked at"
             found = score(settings.method, name, weight, evidence).clamp_(min=_LEAST)
             yield name, found.where(weight != 0, 0)

@@ -115,7 +115,7 @@ def load(
     contents = check(folder, quantized=quantized)
     model = empty(contents.config, device=device, dtype=dtype, arranged=arranged)
     fill(model.state_dict(), folder, contents, device=device)
-    if scales := input_scales(folder, contents):
+    if scales := input_scales(folder, contents, device=device):
         round_inputs(model, scales)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

@@ -16,27 +16,34 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 from updater.nemotron.packed import BLOCK, stem
 from updater.nemotron.weights import released_name
 
-Look = Callable[[Sequence[str], Tensor], Tensor | None]
-"""(released names of the modules, what comes into them) -> what they get in its place; None for
-what it is. A layer's experts are several modules that get the same tensor."""
+Look = Callable[[Tensor], Tensor | None]
+"""What comes in -> what the matrix gets in its place; None for what it is."""
 
 
-def watched(model: nn.Module, look: Look) -> list[RemovableHandle]:
-    """In every forward pass `look` sees what comes into each matrix, until its handle is removed.
-    Of experts the tokens of all of them are one tensor."""
+def watched(
+    model: nn.Module, look_of: Callable[[Sequence[str]], Look | None]
+) -> list[RemovableHandle]:
+    """In every forward pass what comes into each matrix is looked at, until its handle is removed.
+
+    Args:
+        look_of: the released names of modules -> how what comes into them is looked at, if it is. A
+            layer's experts are several that get the tokens of all of them as one tensor.
+    """
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            names = [stem(released_name(f"{name}.weight"))]
-            handles.append(module.register_forward_pre_hook(partial(_before, look, names)))
+            if look := look_of([stem(released_name(f"{name}.weight"))]):
+                handles.append(module.register_forward_pre_hook(partial(_before, look)))
         elif isinstance(module, NemotronHExperts):
+            experts = range(module.num_experts)
             up, down = (
-                [stem(released_name(f"{name}.{kind}", e)) for e in range(module.num_experts)]
+                look_of([stem(released_name(f"{name}.{kind}", e)) for e in experts])
                 for kind in ("up_proj", "down_proj")
             )
-            handles.append(module.register_forward_pre_hook(partial(_before, look, up)))
-            # What comes out of the activation goes into the second projection.
-            handles.append(module.act_fn.register_forward_hook(partial(_after, look, down)))
+            if up:
+                handles.append(module.register_forward_pre_hook(partial(_before, up)))
+            if down:  # what comes out of the activation
+                handles.append(module.act_fn.register_forward_hook(partial(_after, down)))
     return handles
 
 
@@ -45,22 +52,20 @@ def round_inputs(model: nn.Module, scales: Mapping[str, tuple[str, Tensor]]) -> 
 
     Args:
         scales: released name of a module -> the scheme of its weight, "fp8" or "nvfp4", and its
-            `input_scale`, float32 (). Of a layer's experts the largest holds for all, as serving
-            stacks have it.
+            `input_scale`, float32 (), on the model's device. Of a layer's experts the largest holds
+            for all, as serving stacks have it.
     """
 
-    def look(names: Sequence[str], coming: Tensor) -> Tensor | None:
-        if names[0] not in scales:
+    def look_of(names: Sequence[str]) -> Look | None:
+        mine = [scales[name] for name in names if name in scales]
+        if not mine:
             return None
-        scheme, scale = scales[names[0]]
-        if len(names) > 1:
-            scale = torch.stack([scales[name][1] for name in names if name in scales]).amax()
-        return _ROUNDED[scheme](coming, scale.to(coming.device))
+        return partial(_ROUNDED[mine[0][0]], torch.stack([scale for _, scale in mine]).amax())
 
-    watched(model, look)
+    watched(model, look_of)
 
 
-def _fp8(coming: Tensor, scale: Tensor) -> Tensor:
+def _fp8(scale: Tensor, coming: Tensor) -> Tensor:
     from torchao.quantization.quant_primitives import (
         _dequantize_affine_float8,
         _quantize_affine_float8,
@@ -71,7 +76,7 @@ def _fp8(coming: Tensor, scale: Tensor) -> Tensor:
     return _dequantize_affine_float8(values, scale, torch.float32).view(coming.shape).to(coming)
 
 
-def _nvfp4(coming: Tensor, scale: Tensor) -> Tensor:
+def _nvfp4(scale: Tensor, coming: Tensor) -> Tensor:
     from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, nvfp4_quantize
 
     flat = coming.float().flatten(0, -2).contiguous()
@@ -84,13 +89,11 @@ _ROUNDED: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"fp8": _fp8, "nvfp
 
 
 def _before(
-    look: Look, names: Sequence[str], _module: nn.Module, inputs: tuple[Tensor, ...]
+    look: Look, _module: nn.Module, inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...] | None:
-    found = look(names, inputs[0])
+    found = look(inputs[0])
     return None if found is None else (found, *inputs[1:])
 
 
-def _after(
-    look: Look, names: Sequence[str], _module: nn.Module, _inputs: object, output: Tensor
-) -> Tensor | None:
-    return look(names, output)
+def _after(look: Look, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+    return look(output)

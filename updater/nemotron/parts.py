@@ -49,6 +49,13 @@ class Parts:
     fixed: tuple[int, ...] = ()
     lifted: str = ""
 
+    @property
+    def free(self) -> Tensor:
+        """int64: the numbers of those that may go."""
+        stays = torch.zeros(self.count, dtype=torch.bool)
+        stays[list(self.fixed)] = True
+        return (~stays).nonzero()[:, 0]
+
     def highest(self, scores: Tensor, num_kept: int) -> Tensor:
         """bool (count,), true for so many: those with the highest scores, as many in each group. Of
         equal scores the first goes.

@@ -47,13 +47,15 @@ def fill(
             view.copy_(unpack(packed, {p: read(f"{module}.{p}", rows) for p in packed.numbers()}))
 
 
-def input_scales(folder: Path, contents: Contents) -> dict[str, tuple[str, torch.Tensor]]:
+def input_scales(
+    folder: Path, contents: Contents, *, device: str
+) -> dict[str, tuple[str, torch.Tensor]]:
     """Of each module whose inputs are quantized when it is served, by its released name: how its
-    weight is, and the scale of its inputs, float32 ()."""
+    weight is, and the scale of its inputs, float32 () on `device`."""
     found = {}
     with ExitStack() as stack:
         streams = {
-            file: stack.enter_context(safe_open(folder / file, framework="pt"))
+            file: stack.enter_context(safe_open(folder / file, framework="pt", device=device))
             for file in contents.headers
         }
         for name, packed in contents.packed.items():

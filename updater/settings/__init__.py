@@ -9,7 +9,6 @@ Units: `_fraction` and `fraction` are 0..1, `_seconds` seconds, `_tokens` tokens
 """
 
 from updater.settings.compression import (
-    NEED_INPUTS,
     PRUNINGS,
     RECOVERIES,
     CompressionSettings,
@@ -57,7 +56,6 @@ __all__ = [
     "IMPORTANCE_FORMATS",
     "MOST",
     "NAME",
-    "NEED_INPUTS",
     "PERIOD_ID",
     "PLACEHOLDER",
     "PLACES",

@@ -10,8 +10,8 @@ from updater.settings.rules import at_least, fraction, one_of, positive
 REMOVABLE = ("weights", "neurons", "experts", "heads", "layers")
 SCOPES = ("model", "tensor", "row")
 SCHEMES = ("int8", "int4", "fp8", "nvfp4")
-NEED_INPUTS = ("fp8",)
-"""Those that are served with inputs quantized too, by scales found on examples."""
+WITH_INPUTS = ("fp8", "nvfp4")
+"""Those that can be served with inputs quantized too, by scales found on examples; fp8 always."""
 
 RECOVERIES = ("none", "finetune", "distill")
 STARTS = ("uncompressed", "compressed")
@@ -22,10 +22,12 @@ class Pruning(NamedTuple):
 
     `removes`: what it can choose among. `looks`: what it has to be shown beside the weights:
     "fisher", "spread" (of the Fisher over examples), "forward" (passes without a way back), or "".
+    `dampened`: it adds to the curvature that it looks at.
     """
 
     removes: tuple[str, ...]
     looks: str = ""
+    dampened: bool = False
 
 
 _PARTS = ("neurons", "experts", "heads", "layers")
@@ -35,9 +37,9 @@ PRUNINGS: Mapping[str, Pruning] = MappingProxyType(
         "none": Pruning(()),
         "random": Pruning(REMOVABLE),
         "magnitude": Pruning(REMOVABLE),
-        "obd": Pruning(REMOVABLE, "fisher"),
-        "obd_sd": Pruning(REMOVABLE, "spread"),
-        "obd_spread": Pruning(REMOVABLE, "spread"),
+        "obd": Pruning(REMOVABLE, "fisher", dampened=True),
+        "obd_sd": Pruning(REMOVABLE, "spread", dampened=True),
+        "obd_spread": Pruning(REMOVABLE, "spread", dampened=True),
         "obd_scaled": Pruning(REMOVABLE, "fisher"),
         "wanda": Pruning(("weights",), "forward"),
         "dropout": Pruning(_PARTS, "forward"),
@@ -66,8 +68,10 @@ class CompressionSettings:
     `attention`: it may lose weights and layers too.
 
     `multiple_of`: as many parts stay as this divides, such as 32 neurons for the groups of
-    `quantize`, or 64 for the tiles of a GPU's products. `keep`: modules that are not quantized,
-    beside those of the published recipes, by their released names with * and ? as in file names.
+    `quantize`, or 64 for the tiles of a GPU's products. `quantize_inputs`: of
+    "nvfp4", inputs as well, by scales found on `num_examples`; of "fp8" they always are. `keep`:
+    modules that are not quantized, beside those of the published recipes, by their released names
+    with * and ? as in file names.
 
     `recovery`: what is left learns again, for `recovery_epochs`, what the update learns (or what an
     update of the version would rehearse): from the examples, or also from what the uncompressed
@@ -90,6 +94,7 @@ class CompressionSettings:
     attention: bool = False
     multiple_of: int = 1
     quantize: str = "none"
+    quantize_inputs: bool = False
     keep: tuple[str, ...] = ()
     recovery: str = "none"
     recovery_epochs: int = 2
@@ -125,10 +130,16 @@ class CompressionSettings:
             raise ValueError(
                 "recovery, method: only what a method has removed something of recovers"
             )
+        if self.quantize_inputs and self.quantize not in WITH_INPUTS:
+            raise ValueError(
+                f"quantize_inputs, quantize: only {' and '.join(WITH_INPUTS)} are served so"
+            )
         if self.quantize != "none" and self.start == "compressed":
             raise ValueError(
                 "start, quantize: quantized weights can't be trained; take uncompressed"
             )
+        if is_patterned and self.rounds > 1:
+            raise ValueError("rounds, pattern: one round makes a pattern whole; leave rounds out")
         if is_patterned and is_scoped:
             raise ValueError("scope, pattern: a pattern is its own scope; leave one out")
 
@@ -136,6 +147,11 @@ class CompressionSettings:
     def is_on(self) -> bool:
         """Whether anything is done to a checkpoint at all."""
         return self.method != "none" or self.quantize != "none"
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether it is served with inputs quantized too."""
+        return self.quantize == "fp8" or self.quantize_inputs
 
     @property
     def looks(self) -> str:
@@ -147,4 +163,4 @@ class CompressionSettings:
         """Whether examples are looked at beside those of a Fisher that is there already: that one
         is of the weights before anything went."""
         prunes = bool(self.looks) and (self.looks != "fisher" or self.rounds > 1)
-        return prunes or self.quantize in NEED_INPUTS
+        return prunes or self.needs_inputs

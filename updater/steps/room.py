@@ -7,7 +7,7 @@ the base answers, for each may be the first that does.
 import dataclasses
 
 from store.ledger import Update
-from updater.steps.start import start_folder
+from updater.steps.start import start_folder, uncompressed
 from updater.steps.trainings import training_of
 from updater.workspace import Workspace
 
@@ -28,11 +28,18 @@ def check(workspace: Workspace, update: Update) -> None:
         from updater.launch import processes
 
         processes.check(training)
-    if update.base is not None:
-        from updater.doctor import refuse_too_large
-
-        regularizer = workspace.settings.regularizer
-        if update.kind == "compress":  # nothing holds what is learnt again
-            regularizer = dataclasses.replace(regularizer, method="none")
+    if update.base is None:
+        return
+    settings = workspace.settings
+    regularizer = settings.regularizer
+    if update.kind == "compress":
+        if settings.compression.remove != "weights":
+            return  # what learns again is smaller, and not there yet
+        base = uncompressed(workspace, workspace.ledger.model_version(update.base))
+        folder = workspace.checkpoints.local(base.digest)
+        regularizer = dataclasses.replace(regularizer, method="none")  # nothing holds it
+    else:
         folder = start_folder(workspace, update.base)
-        refuse_too_large(folder, training=training, regularizer=regularizer)
+    from updater.doctor import refuse_too_large
+
+    refuse_too_large(folder, training=training, regularizer=regularizer)

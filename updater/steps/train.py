@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate is a model version in the ledger and in MLflow."""
     found: dict[str, Any] = {}
-    if update.kind in ("update", "scratch") or workspace.settings.compression.recovery != "none":
+    recovers = update.kind == "compress" and workspace.settings.compression.recovery != "none"
+    if update.kind in ("update", "scratch") or recovers:
         room.check(workspace, update)
     if update.kind == "update":
         new = _new_examples(workspace, update)

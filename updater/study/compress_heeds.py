@@ -6,7 +6,7 @@ Called by `updater.study.heeded` and `updater.study.arms`.
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
-from updater.settings import RegularizerSettings
+from updater.settings import PRUNINGS, RegularizerSettings
 from updater.study.plan import Arm
 from updater.study.tables import Table
 from updater.study.ways import Way
@@ -48,7 +48,7 @@ _RULES: Mapping[str, tuple[Callable[[Way], bool], str]] = {
         "only of whole parts so many stay",
     ),
     "compression.damping": (
-        lambda way: way.settings.method in ("obd", "obd_sd", "obd_spread"),
+        lambda way: PRUNINGS[way.settings.method].dampened,
         "its method dampens no curvature",
     ),
     "compression.damage_rounds": (
@@ -61,9 +61,9 @@ _RULES: Mapping[str, tuple[Callable[[Way], bool], str]] = {
         lambda way: way.settings.recovery == "distill",
         'only compression.recovery = "distill" has it',
     ),
-    "compression.keep": (
-        lambda way: way.settings.quantize != "none",
-        "nothing is quantized",
+    **dict.fromkeys(
+        ("compression.keep", "compression.quantize_inputs"),
+        (lambda way: way.settings.quantize != "none", "nothing is quantized"),
     ),
     **dict.fromkeys(
         (f"regularizer.{key}" for key in _LOOKS),

@@ -74,7 +74,9 @@ def _fisher(job: Job) -> tuple[Path, float]:
     """The file of the first model's Fisher, beside the model, and the seconds that it took."""
     number = job.settings.regularizer.num_examples
     manifest = _sample(job, number)
-    said = json.dumps([job.settings.regularizer.estimated_by, manifest.digest])
+    training, longest = job.settings.training, job.settings.model.max_length_tokens
+    how = (job.settings.regularizer.estimated_by, training.precision, training.train_thinking)
+    said = json.dumps([*how, longest, manifest.digest])
     key = hashlib.sha256(said.encode()).hexdigest()[:16]
     file = job.first.place / f"fisher-{key}.safetensors"
     told = file.with_suffix(".json")

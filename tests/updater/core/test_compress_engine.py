@@ -101,13 +101,19 @@ def test_damping_is_so_many_times_the_mean_curvature(
     settings = CompressionSettings(method="obd", damping=0.5)
     looking = Looking(trained, settings, Shown("empirical", 0, examples=examples))
     names = prunable(looking.contents.entries, attention=False)
-    known = {name: looking.known(name, "obd") for name in names}
+    known = {name: looking.known(name) for name in names}
     fishers = torch.cat([one.fisher.flatten() for one in known.values()])
     for name, one in known.items():
         assert one.damping == pytest.approx(0.5 * float(fishers.double().mean()), rel=1e-5)
         weight = looking.weight(name)
         wanted = (one.fisher + one.damping) * weight.float() ** 2 / 2
         torch.testing.assert_close(score("obd", name, weight, one), wanted)
+    for other in ("A_log", "D", "dt_bias", "norm.weight", "conv1d.weight"):
+        assert looking.known(f"backbone.layers.0.mixer.{other}").damping == 0
+    for undamped in ({"method": "obd_scaled"}, {"method": "obd", "damping": 0.0}):
+        shown = Shown("empirical", 0, examples=examples)
+        plain_look = Looking(trained, CompressionSettings(**undamped), shown)
+        assert plain_look.known(names[0]).damping == 0
     asked = {"sparsity": 0.5, "remove": "weights"}
     damped = run(trained, tmp_path / "d", examples, method="obd", damping=1e9, **asked)[0]
     plain = run(trained, tmp_path / "m", None, method="magnitude", **asked)[0]

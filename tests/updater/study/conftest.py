@@ -4,6 +4,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -134,9 +135,10 @@ def _judged(run: Run) -> Run:
 
 @pytest.fixture
 def make_compressed() -> Callable[..., Table]:
-    """A table of a study that compresses and learns nothing after its first model."""
+    """A table of a study that compresses and learns nothing after its first model; `more` arms have
+    names of their own."""
 
-    def made(seeds: int = 3) -> Table:
+    def made(seeds: int = 3, more: Mapping[str, Way] = MappingProxyType({})) -> Table:
         ways = [
             *(a_way(m, sparsity=s) for m in ("magnitude", "obd") for s in (0.5, 0.9)),
             *(a_way("obd", sparsity=s, recovery="finetune") for s in (0.5, 0.9)),
@@ -147,9 +149,9 @@ def make_compressed() -> Callable[..., Table]:
             a_way("none", quantize="int4"),
         ]
         runs = [_first_alone("uncompressed", seed, 0.0, None) for seed in range(seeds)]
-        for way in ways:
-            runs += [_first_alone(way.name, seed, _loss(way), way) for seed in range(seeds)]
-        named = {way.name: way for way in ways}
+        named = {way.name: way for way in ways} | dict(more)
+        for name, way in named.items():
+            runs += [_first_alone(name, seed, _loss(way), way) for seed in range(seeds)]
         return tabulate(runs, "uncompressed", ways=named, uncompressed="uncompressed")
 
     return made

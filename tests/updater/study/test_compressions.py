@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +156,21 @@ def test_pictures_and_files_of_a_study_that_compresses(
     assert "## What compression costs and saves" in page
     assert "## Against uncompressed" not in page
     assert "6 periods learnt first; 95 % confidence" in page
+
+
+def test_a_line_has_one_name_in_all_panels_and_tells_what_it_differs_in(
+    make_compressed: Make, tmp_path: Path
+) -> None:
+    undamped = {
+        f"obd {share:.0%}, damping 0.0": Way(
+            CompressionSettings(method="obd", sparsity=share, damping=0.0)
+        )
+        for share in (0.5, 0.9)
+    }
+    write(make_compressed(more=undamped), tmp_path, title="Smaller")
+    text = (tmp_path / "sparsity.svg").read_text()
+    names = Counter(re.findall(r">((?:obd|magnitude)[^<]*)<", text))
+    assert names == {"obd": 2, "obd, damping 0": 1, "magnitude": 1}
 
 
 def test_which_experts_and_layers_went_is_counted_over_the_seeds(make_compressed: Make) -> None:

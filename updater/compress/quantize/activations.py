@@ -5,7 +5,7 @@ absolute value that was seen (ModelOpt's `max` calibration; NVIDIA took 256 exam
 FP8). What is larger when it is served is cut off there. Called before `write`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,12 +27,15 @@ def largest_inputs(model: NemotronHForCausalLM, batches: Iterable[Tensor]) -> di
     """
     seen: dict[str, Tensor] = {}
 
-    def look(names: Sequence[str], coming: Tensor) -> None:
-        largest = coming.abs().amax()
-        for name in names:
-            seen[name] = torch.maximum(seen.get(name, largest), largest)
+    def look_of(names: Sequence[str]) -> Callable[[Tensor], None]:
+        def look(coming: Tensor) -> None:
+            largest = coming.abs().amax()
+            for name in names:
+                seen[name] = torch.maximum(seen.get(name, largest), largest)
 
-    handles = watched(model, look)
+        return look
+
+    handles = watched(model, look_of)
     try:
         for ids in batches:
             model(input_ids=ids.to(model.device), use_cache=False)

@@ -6,7 +6,8 @@ Each takes the table and returns a figure, or None where there is nothing to dra
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,6 +24,9 @@ from updater.study.tabulated import Table
 
 _MOST_NAMED = 16
 """Points that can all have their names; of more, those of the front and the quantized have."""
+
+_OF_PANELS = ("method", "remove", "sparsity", "recovery")
+"""Settings that a line's name need not tell: its beginning, its panel and its axis do."""
 
 Line = dict[float, Estimate]
 """Percent that goes -> accuracy."""
@@ -61,7 +65,6 @@ def sparsity(table: Table) -> Figure | None:
 def _panels(told: Sequence[Told]) -> dict[tuple[str, str], dict[str, Line]]:
     """(What goes, recovery) -> name -> its line, of those that have more points than one."""
     found: dict[tuple[str, str], dict[CompressionSettings, Line]] = {}
-    names: dict[CompressionSettings, str] = {}
     for one in told:
         given = one.way.settings
         is_by_share = one.way.what and given.pattern == "none" and given.quantize == "none"
@@ -69,24 +72,29 @@ def _panels(told: Sequence[Told]) -> dict[tuple[str, str], dict[str, Line]]:
         if not is_by_share or one.way.control != "none" or accuracy is None:
             continue
         same = dataclasses.replace(given, sparsity=0.5)
-        names.setdefault(same, one.arm.name)
         lines = found.setdefault((given.remove, given.recovery), {})
         lines.setdefault(same, {})[100 * given.sparsity] = accuracy
+    several = [same for lines in found.values() for same, line in lines.items() if len(line) > 1]
     named = {
-        panel: {_named(same, lines, names): line for same, line in lines.items() if len(line) > 1}
+        panel: {_named(same, several): line for same, line in lines.items() if len(line) > 1}
         for panel, lines in found.items()
     }
     return {panel: lines for panel, lines in named.items() if lines}
 
 
-def _named(
-    same: CompressionSettings,
-    lines: Mapping[CompressionSettings, Line],
-    names: Mapping[CompressionSettings, str],
-) -> str:
-    """The method; where two lines have it, what the first arm of this one is called."""
-    alike = [one for one in lines if one.method == same.method and len(lines[one]) > 1]
-    return same.method if len(alike) < 2 else names[same]
+def _named(same: CompressionSettings, lines: Iterable[CompressionSettings]) -> str:
+    """The method, and of it those settings that are not the default's where another line differs
+    in them: one name for a line's like in every panel."""
+    alike = [one for one in lines if one.method == same.method]
+    told = [same.method]
+    for field in fields(same):
+        own = getattr(same, field.name)
+        if field.name in _OF_PANELS or own == field.default:
+            continue
+        if any(getattr(one, field.name) != own for one in alike):
+            shown = f"{own:g}" if isinstance(own, float) else own
+            told.append(f"{field.name} {shown}")
+    return ", ".join(told)
 
 
 def _panel(
