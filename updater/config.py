@@ -63,6 +63,18 @@ class Problem(NamedTuple):
     section: str
 
 
+class Option(NamedTuple):
+    """A setting for this run, by an option that its command has for it: `name`, as --method."""
+
+    name: str
+    key: Key
+    value: str
+
+
+Override = str | Option
+"""One setting for this run: what follows --set, or what was typed in its place."""
+
+
 class Given(NamedTuple):
     """One value, the words for where it stands, and what its place calls it. `is_text`: the place
     has no types. `is_typed`: by whoever runs the command, who is obeyed or refused."""
@@ -75,14 +87,14 @@ class Given(NamedTuple):
 
 
 def load(
-    folder: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ
+    folder: Path, overrides: Sequence[Override] = (), environ: Mapping[str, str] = os.environ
 ) -> Settings:
     """The configuration of the workspace at `folder`, checked whole before any work.
 
     Args:
         folder: the workspace; its `updater.toml` is read.
-        overrides: `section.key=value`; the value as TOML writes it, a bare word is a text, and
-            `none` takes away a setting that need not be given.
+        overrides: `section.key=value`, or an `Option`; the value as TOML writes it, a bare word is
+            a text, and `none` takes away a setting that need not be given.
         environ: where UPDATER_SECTION_KEY is looked up.
 
     Raises:
@@ -92,7 +104,7 @@ def load(
     return load_file(folder / CONFIG_FILE, overrides, environ)
 
 
-def load_file(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> Settings:
+def load_file(path: Path, overrides: Sequence[Override], environ: Mapping[str, str]) -> Settings:
     """The configuration in the file `path`, wherever it lies. Raises: as `load`."""
     return _read(path, overrides, environ).settings()
 
@@ -100,7 +112,7 @@ def load_file(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) 
 def load_needed(
     folder: Path,
     needed: Collection[str],
-    overrides: Sequence[str] = (),
+    overrides: Sequence[Override] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """The configuration for a command that uses the sections `needed` and has to work whatever is
@@ -114,7 +126,7 @@ def load_needed(
     return _read(folder / CONFIG_FILE, overrides, environ).settings_of(needed)
 
 
-def _read(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> "_Reader":
+def _read(path: Path, overrides: Sequence[Override], environ: Mapping[str, str]) -> "_Reader":
     reader = _Reader(str(path))
     reader.take_file(_parse(path))
     reader.take_environment(environ)
@@ -232,22 +244,28 @@ class _Reader:
                 f"{near}, else unset it" if near else "unset it",
             )
 
-    def take_overrides(self, overrides: Sequence[str]) -> None:
-        for text in overrides:
-            name, equals, value = text.partition("=")
+    def take_overrides(self, overrides: Sequence[Override]) -> None:
+        for one in overrides:
+            if isinstance(one, Option):
+                where = f"{one.name} {_discreet(one.key, one.value)}"
+                self._take_typed(one.key, one.value, where, one.name)
+                continue
+            name, equals, value = one.partition("=")
             key = tuple(part.strip() for part in name.split("."))
             said = f"--set {'.'.join(key)}"
             if not equals or not name.strip():
                 self._note(
-                    NOWHERE, f"--set {text}", "it must be section.key=value, as training.epochs=2"
+                    NOWHERE, f"--set {one}", "it must be section.key=value, as training.epochs=2"
                 )
             elif key in leaves():
-                where = f"{said}={_discreet(key, value)}"
-                self.given[key] = Given(value.strip(), where, said, is_text=True, is_typed=True)
+                self._take_typed(key, value, f"{said}={_discreet(key, value)}", said)
             elif key in sections():
                 self._note(NOWHERE, f"{said} names a section", *keys_of(key))
             else:
                 self._note(NOWHERE, f"{said} is unknown", *nearest(key))
+
+    def _take_typed(self, key: Key, value: str, where: str, name: str) -> None:
+        self.given[key] = Given(value.strip(), where, name, is_text=True, is_typed=True)
 
     def settings(self, base: Settings | None = None) -> Settings:
         """What was given, and for the rest `base` or the defaults. Raises: InputError."""

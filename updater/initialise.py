@@ -54,7 +54,7 @@ approval = "auto"                 # auto | manual
 
 
 def init_workspace(
-    folder: Path, config_file: Path | None = None, overrides: Sequence[str] = ()
+    folder: Path, config_file: Path | None = None, overrides: Sequence[config.Override] = ()
 ) -> Workspace:
     """`folder` is a workspace, ready to work.
 

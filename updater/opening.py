@@ -137,7 +137,7 @@ def open_compression(workspace: Workspace, version: str, *, approve: bool = Fals
     if not workspace.settings.compression.is_on:
         raise InputError(
             "nothing is to be taken away",
-            'compression.method and compression.quantize are both "none"',
+            '--method and --quantize, or what [compression] says in their place, are both "none"',
             f"say what: `updater compress {version} --method obd --sparsity 0.5`",
         )
     if found.kind == "compress":

@@ -239,16 +239,21 @@ def test_from_the_compressed_weights_only_where_that_is_asked_for(deployed: Path
     ("options", "words"),
     [
         ((), "nothing is to be taken away"),
-        (("--method", "obd", "--sparsity", "1"), "compression.sparsity"),
-        (("--method", "wanda", "--remove", "neurons"), "wanda chooses among weights"),
+        (("--method", "obd", "--sparsity", "1"), "updater: --sparsity 1. "),
+        (("--method", "obd", "--sparsity", "half"), "updater: --sparsity half. "),
+        (
+            ("--method", "wanda", "--remove", "neurons"),
+            "--method wanda and --remove neurons. wanda",
+        ),
         (("--method", "reap", "--remove", "experts", "--sparsity", "0.9"), "must stay"),
-        (("--quantize", "int3"), "compression.quantize"),
+        (("--quantize", "int3"), "updater: --quantize int3. "),
         (("--quantize", "nvfp4", *set_("compression.keep=['nothing']")), "keep 'nothing'"),
         (
             ("--method", "random", "--remove", "neurons", "--quantize", "int8"),
             "compression.multiple_of = 32",
         ),
-        (("--method", "obds"), "compression.method"),
+        (("--method", "obds"), "updater: --method obds. "),
+        (set_("compression.method=obds"), "updater: --set compression.method=obds. "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )
