@@ -74,8 +74,47 @@ def test_it_answers_by_the_contract(line: Path) -> None:
     assert answer["verdict"] in ("accepted", "review")
     shown, _ = answered(line, "show", "2")
     assert (shown["kind"], shown["base"], shown["learnt"]) == ("compress", "1", ["north", "east"])
+
+
+def test_the_status_says_what_it_is_that_waits(line: Path) -> None:
     status, _ = answered(line, "status")
-    assert status["awaiting_approval"] == [answer["update"]]
+    (waiting,) = status["awaiting_approval"]
+    assert status["updates"] == {
+        waiting: {
+            "kind": "compress",
+            "period": "east",
+            "base": "1",
+            "candidate": "2",
+            "compression": {
+                "method": "obd",
+                "remove": "weights",
+                "sparsity": 0.3,
+                "quantize": "none",
+                "recovery": "none",
+            },
+        }
+    }
+    told = f"{waiting} (version 2, version 1 compressed: 30 % of the weights removed by obd)"
+    assert told in said(line, "status")[0]
+
+
+def test_the_status_says_what_it_is_that_is_not_finished(line: Path, tmp_path: Path) -> None:
+    """Also before there is a version of it, and of an update that is to ship compressed."""
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    asked = ("compress", "1", "--quantize", "int8", *settings("compression.recovery=none"))
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr("updater.compress.engine.write", _refuse)
+        answered(folder, *asked, code=1)
+    chosen = settings("compression.method=magnitude", "compression.sparsity=0.25")
+    update = answered(folder, "step", "ingest", "--period", "south", *chosen)[0]["update"]
+    status, _ = answered(folder, "status")
+    smaller, opened = status["unfinished"]
+    assert opened == update
+    assert status["updates"][smaller]["candidate"] is None
+    shown, _ = said(folder, "status")
+    assert f"{smaller} (version 1 compressed: kept as int8); " in shown
+    assert f"{update} (compressed: 25 % of the weights removed by magnitude)" in shown
 
 
 def test_three_tenths_of_the_matrices_weights_are_gone(line: Path) -> None:

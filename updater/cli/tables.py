@@ -138,12 +138,14 @@ def step(console: Console, opened: "Update", name: str, result: dict[str, Any]) 
 def status(console: Console, answer: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
     for key, value in answer.items():
-        if key == "links":
+        if key in ("links", "updates"):
             continue
         if key == "release":
             shown = escape(_happened(value)) if value else "–"
         elif key == "superseded":
             shown = escape("; ".join(map(_superseded, value))) or "–"
+        elif key in ("unfinished", "awaiting_approval"):
+            shown = escape("; ".join(_named(one, answer["updates"][one]) for one in value)) or "–"
         elif key == "due" and value is None:
             shown = "[bold red]not known[/]: mend the configuration"
         elif isinstance(value, list):
@@ -155,6 +157,18 @@ def status(console: Console, answer: dict[str, Any]) -> None:
         table.add_row(key.replace("_", " "), shown)
     console.print(table)
     linked(console, answer["links"])
+
+
+def _named(update: str, about: dict[str, Any]) -> str:
+    """An update by its ID, whose period that tells, and by what else there is to say."""
+    told = [f"version {about['candidate']}"] if about["candidate"] else []
+    if about["kind"] == "compress":
+        told.append(f"version {about['base']} compressed: {_asked(about['compression'])}")
+    elif about["compression"]:
+        told.append(f"compressed: {_asked(about['compression'])}")
+    elif about["kind"] != "update":
+        told.append(about["kind"])
+    return f"{update} ({', '.join(told)})" if told else update
 
 
 def _superseded(update: dict[str, Any]) -> str:
@@ -221,6 +235,11 @@ def version(console: Console, answer: dict[str, Any]) -> None:
 
 
 def _compression(told: dict[str, Any]) -> str:
+    return f"{_asked(told)}: {size(told)}"
+
+
+def _asked(told: dict[str, Any]) -> str:
+    """What is done to a version that is compressed."""
     done = []
     if told["method"] != "none":
         done.append(
@@ -230,7 +249,7 @@ def _compression(told: dict[str, Any]) -> str:
         done.append(f"recovered by {told['recovery']}")
     if told["quantize"] != "none":
         done.append(f"kept as {told['quantize']}")
-    return f"{', '.join(done)}: {size(told)}"
+    return ", ".join(done)
 
 
 def size(told: dict[str, Any]) -> str:
