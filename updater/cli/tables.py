@@ -94,13 +94,13 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     from updater import outcome, release
 
     answer = outcome.update(workspace, done)
-    style = VERDICT_STYLE[answer["verdict"]]
+    waits = done.id in release.awaiting_approval(workspace.ledger)
     promoted = "promoted" if answer["promoted"] else "not promoted"
     if answer["rolled_back"]:
         promoted = "was promoted, and has been rolled back since"
     console.print(
-        f"Update {done.id}: version {answer['candidate']} is "
-        f"[{style}]{answer['verdict']}[/], {promoted}"
+        f"Update {done.id}: version {answer['candidate']} "
+        f"{_judged(answer['verdict'], waits=waits)}, {promoted}"
     )
     for reason in answer["reasons"]:
         console.print(f"  {reason}", markup=False)
@@ -111,7 +111,7 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     _scores(console, answer["scores"])
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in answer["seconds"].items())
     console.print(seconds, style="dim")
-    if done.id in release.awaiting_approval(workspace.ledger):
+    if waits:
         console.print(f"Decide: `updater approve {done.id} --reason TEXT` or `updater reject ...`")
     if answer["rolled_back"]:
         console.print(
@@ -120,6 +120,14 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
         )
     console.print(f"Report: `updater report {answer['candidate']}`")
     linked(console, answer["links"])
+
+
+def _judged(verdict: str, *, waits: bool) -> str:
+    """The verdict as what is said of a version."""
+    said = f"is {verdict}"
+    if verdict == "review":
+        said = "waits for review" if waits else "was left to a person"
+    return f"[{VERDICT_STYLE[verdict]}]{said}[/]"
 
 
 def linked(console: Console, links: dict[str, str]) -> None:
