@@ -20,6 +20,7 @@ from updater.config import deciding
 from updater.errors import InputError
 from updater.opening import open_compression, open_first, open_update
 from updater.standing import abandoned, promotion
+from updater.step_titles import title
 from updater.steps import evaluate, gate, importance, rehearse, train
 from updater.steps import release as release_step
 from updater.steps.publish import publish_decision
@@ -155,15 +156,16 @@ def run_step(
         return done.result
     _check_standing(workspace, opened)
     _check_turn(workspace, opened, name)
+    shown = title(opened.kind, name)
     other = versions.differing(update_id, opened.config.get("updater_version"), mix=mix_versions)
     if other:
         log.warning(
-            "%s was opened by updater %s; %s runs by %s", update_id, other, name, versions.HERE
+            "%s was opened by updater %s; %s runs by %s", update_id, other, shown, versions.HERE
         )
     _check_settings(workspace, opened, is_other=bool(other))
     if name in WITH_MODEL or (name == "rehearse" and workspace.settings.rehearsal.policy in DRAWS):
         training_core.check(f"step {name} of {update_id}")
-    log.info("%s: %s", update_id, name)
+    log.info("%s: %s", update_id, shown)
     workspace.ledger.start_step(update_id, name)
     started = time.monotonic()
     try:
@@ -176,7 +178,7 @@ def run_step(
     if other:
         result = {**result, "updater_version": versions.HERE}
     workspace.ledger.finish_step(update_id, name, result, seconds)
-    log.info("%s: %s took %.1f s", update_id, name, seconds)
+    log.info("%s: %s took %.1f s", update_id, shown, seconds)
     return result
 
 

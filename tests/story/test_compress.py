@@ -3,6 +3,7 @@ next update begins at what it was made from."""
 
 import dataclasses
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from regularizers import importance as weights
 from updater import doctor
 from updater.nemotron import checkpoint
+from updater.report.collect import collect
 from updater.steps.start import start_at
 from updater.workspace import Workspace
 
@@ -341,6 +343,23 @@ def test_a_version_that_is_not_deployed_is_compressed_to_look_at(deployed: Path)
     assert "Decide" not in out
 
 
+def test_its_step_is_called_what_it_does(line: Path, tmp_path: Path) -> None:
+    """For people: programs call it by the name that it has in every update."""
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    asked = ("compress", "1", "--method", "magnitude", "--sparsity", "0.1", *settings())
+    out, err = said(folder, *asked)
+    assert "compress took" in err
+    assert re.search(r"^compress \d+ s, evaluate \d+ s, gate", out, re.MULTILINE)
+    assert "train" not in out + err
+    answer, _ = answered(folder, *asked)
+    assert list(answer["seconds"]) == ["train", "evaluate", "gate", "release"]
+    told, _ = said(folder, "step", "train", "--update", answer["update"], *settings())
+    assert told.startswith(f"{answer['update']}: compress is done")
+    data = collect(Workspace.open(folder), answer["version"])
+    assert [name for name, _ in data.step_seconds] == ["compress", "evaluate", "gate", "release"]
+
+
 def test_yes_is_for_what_is_deployed(deployed: Path) -> None:
     _, err = answered(deployed, "compress", "1", "--method", "random", "--yes", *settings(), code=2)
     assert "--yes, and version 2 is deployed, not 1" in err
@@ -362,7 +381,9 @@ def test_an_update_of_before_there_was_compression_goes_on(learnt: Path, tmp_pat
     answered(folder, "step", "rehearse", "--update", update, *settings())
 
 
-def test_an_update_ships_its_candidate_compressed(learnt: Path, tmp_path: Path) -> None:
+def test_an_update_ships_its_candidate_compressed(
+    learnt: Path, tmp_path: Path, bars: list[str]
+) -> None:
     """What the gate judges is the smaller one; the uncompressed weights are kept for the next."""
     folder = tmp_path / "ws"
     shutil.copytree(learnt, folder, symlinks=True)
@@ -375,6 +396,7 @@ def test_an_update_ships_its_candidate_compressed(learnt: Path, tmp_path: Path) 
         "gate.margin_fraction=0.99",
     )
     answer, _ = answered(folder, "update", "south", *chosen)
+    assert bars == ["train", "recover"]
     workspace = Workspace.open(folder)
     version = workspace.ledger.model_version(answer["candidate"])
     step = workspace.ledger.step(answer["update"], "train")

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from updater.step_titles import title
+
 if TYPE_CHECKING:
     from store.ledger import DatasetVersion, Update
     from updater.release import Release
@@ -109,8 +111,8 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     if answer["compression"]:
         console.print(f"  {size(answer['compression'])}", markup=False)
     _scores(console, answer["scores"])
-    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in answer["seconds"].items())
-    console.print(seconds, style="dim")
+    seconds = [f"{title(done.kind, name)} {s:.0f} s" for name, s in answer["seconds"].items()]
+    console.print(", ".join(seconds), style="dim")
     if waits:
         console.print(f"Decide: `updater approve {done.id} --reason TEXT` or `updater reject ...`")
     if answer["rolled_back"]:
@@ -137,7 +139,7 @@ def linked(console: Console, links: dict[str, str]) -> None:
 
 
 def step(console: Console, opened: "Update", name: str, result: dict[str, Any]) -> None:
-    console.print(f"{opened.id}: {name} is done")
+    console.print(f"{opened.id}: {title(opened.kind, name)} is done")
     for key, value in result.items():
         text = str(value)
         console.print(f"  {key}: {text if len(text) < 120 else text[:117] + '...'}", markup=False)
@@ -219,7 +221,8 @@ def history(console: Console, answer: dict[str, Any]) -> None:
     table = _table("id", "at (UTC)", "actor", "what", "version", "reason")
     for event in answer["events"]:
         at = _utc(event["at"])
-        what = f"{event['kind']} {event['period']}" if event["period"] else event["kind"]
+        of = event["period"] or (event["update"] if event["kind"] == "abandoned" else None)
+        what = f"{event['kind']} {of}" if of else event["kind"]
         cells = (event["id"], at, event["actor"], what, event["version"], event["reason"])
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
     console.print(table, width=None if console.is_terminal else HISTORY_COLUMNS)
