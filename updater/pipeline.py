@@ -15,7 +15,7 @@ from typing import Any
 from rehearsal.scored import DRAWS
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import cost, objections, release, training_core, versions
+from updater import cost, objections, release, training_core, typed, versions
 from updater.config import deciding
 from updater.errors import InputError
 from updater.opening import open_compression, open_first, open_update
@@ -223,7 +223,7 @@ def _check_standing(workspace: Workspace, opened: Update) -> None:
         raise InputError(
             f"update {opened.id} was abandoned by {event.actor} ({event.reason})",
             "what was abandoned does not go on",
-            f"begin another with `{objections.command(opened)}`",
+            f"begin another with `{typed.command(opened)}`",
         )
     if promotion(workspace.ledger, opened) is None:
         objections.check_not_superseded(opened, release.deployed(workspace.ledger))
@@ -254,8 +254,10 @@ def _check_settings(workspace: Workspace, opened: Update, *, is_other: bool) -> 
         and not (is_other and key not in before.get(section, {}))
     ]
     if changed:
+        another = f"put it back, or begin another with `{typed.command(opened)}`"
+        as_opened = f"put it back; of [compression] it was opened by `{typed.command(opened)}`"
         raise InputError(
             f"update {opened.id} was opened with another configuration: {', '.join(changed)}",
             "all steps of an update run by the same",
-            f"put it back, or begin another with `{objections.command(opened)}`",
+            as_opened if opened.kind == "compress" else another,
         )

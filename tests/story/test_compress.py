@@ -117,6 +117,10 @@ def test_the_status_says_what_it_is_that_is_not_finished(line: Path, tmp_path: P
     shown, _ = said(folder, "status")
     assert f"{smaller} (version 1 compressed: kept as int8); " in shown
     assert f"{update} (compressed: 25 % of the weights removed by magnitude)" in shown
+    _, err = said(folder, "approve", smaller, "--reason", "small enough", code=2)
+    assert "finish it with `updater compress 1 --quantize int8`." in err
+    _, err = said(folder, "step", "train", "--update", smaller, *settings(), code=2)
+    assert "of [compression] it was opened by `updater compress 1 --quantize int8`." in err
 
 
 def test_three_tenths_of_the_matrices_weights_are_gone(line: Path) -> None:
@@ -152,9 +156,11 @@ def test_it_is_found_again_and_goes_on_as_any_update(line: Path) -> None:
     settings_of = Workspace.open(line).ledger.update(again["update"])
     assert settings_of.kind == "compress"
     assert settings_of.config["compression"]["sparsity"] == 0.3
-    _, said = answered(line, "compress", "2", *settings("compression.method=magnitude"), code=2)
+    asked = ("--method", "magnitude", "--sparsity", "0.2", *settings("compression.rounds=2"))
+    _, said = answered(line, "compress", "2", *asked, code=2)
     assert "version 2 is compressed" in said
-    assert "`updater compress 1`" in said
+    options = "--method magnitude --remove weights --sparsity 0.2 --set compression.rounds=2"
+    assert f"`updater compress 1 {options}`" in said
 
 
 def test_mlflow_and_the_card_say_what_was_taken_away(line: Path) -> None:
@@ -363,6 +369,8 @@ def test_its_step_is_called_what_it_does(line: Path, tmp_path: Path) -> None:
 def test_yes_is_for_what_is_deployed(deployed: Path) -> None:
     _, err = answered(deployed, "compress", "1", "--method", "random", "--yes", *settings(), code=2)
     assert "--yes, and version 2 is deployed, not 1" in err
+    options = "--method random --remove weights --sparsity 0.5 --yes"
+    assert f"run `updater compress 2 {options}`" in err
 
 
 def test_an_update_of_before_there_was_compression_goes_on(learnt: Path, tmp_path: Path) -> None:
