@@ -149,6 +149,10 @@ def _learnt(workspace: Workspace) -> list[str]:
 
 def _due_if_known(workspace: Workspace) -> list[str] | None:
     try:
+        _ = workspace.settings.periods
+    except InputError:
+        return None  # what is wrong there was said when the configuration was read
+    try:
         return due(workspace)
     except InputError as error:
         log.warning("which periods are due is not known: %s", error)
