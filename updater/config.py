@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from updater import config_torn
 from updater.config_keys import (
     Key,
     Leaf,
@@ -52,6 +53,14 @@ LIST_NAMES = {
 }
 
 
+WHERE: tuple[Key, ...] = (
+    ("workspace", "name"),
+    ("store", "url"),
+    ("store", "mlflow_uri"),
+    ("store", "checkpoints"),
+)
+"""What has to be given where a file no longer says it: its default may be another store's."""
+
 NOWHERE = "nowhere"
 """In the place of a section: what is wrong on the command line, or of no section that is known."""
 
@@ -61,6 +70,18 @@ class Problem(NamedTuple):
 
     error: InputError
     section: str
+
+
+class Option(NamedTuple):
+    """A setting for this run, by an option that its command has for it: `name`, as --method."""
+
+    name: str
+    key: Key
+    value: str
+
+
+Override = str | Option
+"""One setting for this run: what follows --set, or what was typed in its place."""
 
 
 class Given(NamedTuple):
@@ -75,14 +96,14 @@ class Given(NamedTuple):
 
 
 def load(
-    folder: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ
+    folder: Path, overrides: Sequence[Override] = (), environ: Mapping[str, str] = os.environ
 ) -> Settings:
     """The configuration of the workspace at `folder`, checked whole before any work.
 
     Args:
         folder: the workspace; its `updater.toml` is read.
-        overrides: `section.key=value`; the value as TOML writes it, a bare word is a text, and
-            `none` takes away a setting that need not be given.
+        overrides: `section.key=value`, or an `Option`; the value as TOML writes it, a bare word is
+            a text, and `none` takes away a setting that need not be given.
         environ: where UPDATER_SECTION_KEY is looked up.
 
     Raises:
@@ -92,7 +113,7 @@ def load(
     return load_file(folder / CONFIG_FILE, overrides, environ)
 
 
-def load_file(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> Settings:
+def load_file(path: Path, overrides: Sequence[Override], environ: Mapping[str, str]) -> Settings:
     """The configuration in the file `path`, wherever it lies. Raises: as `load`."""
     return _read(path, overrides, environ).settings()
 
@@ -100,23 +121,34 @@ def load_file(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) 
 def load_needed(
     folder: Path,
     needed: Collection[str],
-    overrides: Sequence[str] = (),
+    overrides: Sequence[Override] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """The configuration for a command that uses the sections `needed` and has to work whatever is
     wrong in others: there a mistake is a warning, and an error where such a section is used after
-    all.
+    all. Of a file that is no TOML these sections are taken, where they can be told, and no other.
 
     Raises:
         InputError: as `load`, of a section that is needed, of what might be meant for one, and of
             `overrides`.
     """
-    return _read(folder / CONFIG_FILE, overrides, environ).settings_of(needed)
+    return _read(folder / CONFIG_FILE, overrides, environ, needed).settings_of(needed)
 
 
-def _read(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> "_Reader":
-    reader = _Reader(str(path))
-    reader.take_file(_parse(path))
+def _read(
+    path: Path,
+    overrides: Sequence[Override],
+    environ: Mapping[str, str],
+    needed: Collection[str] = (),
+) -> "_Reader":
+    reader, text = _Reader(str(path)), None
+    try:
+        text = _text(path)
+        reader.take_file(_parse(path, text))
+    except InputError as error:
+        if not needed or not path.exists():
+            raise
+        reader.take_torn(text, error, needed)
     reader.take_environment(environ)
     reader.take_overrides(overrides)
     return reader
@@ -163,29 +195,46 @@ def deciding(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _text(path: Path) -> str:
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise InputError(
             f"{path} is missing",
             "a workspace has its configuration there",
             "make a workspace with `updater init DIR`",
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        what, rule = f"{path} can't be read: {error}", "it must be text in UTF-8"
+        raise InputError(what, rule, "see to that") from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         cure = "mend that line: a section is [name], a setting is key = value, texts have quotes"
         raise InputError(f"{path} is not TOML: {error}", "", cure) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read: {error}", "it must be text in UTF-8") from None
 
 
 class _Reader:
-    """Gathers values from their places, then builds the settings. `problems`: what was wrong."""
+    """Gathers values from their places, then builds the settings. `problems`: what was wrong.
+    `torn`: that the file is no TOML, and `hidden` the needed sections that it might have."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.given: dict[Key, Given] = {}
         self.problems: list[Problem] = []
+        self.torn: InputError | None = None
+        self.hidden: list[str] = []
+
+    def take_torn(self, text: str | None, error: InputError, needed: Collection[str]) -> None:
+        """In the place of `take_file`, of a text that is no TOML, or that there is not."""
+        tables, self.hidden = config_torn.readable(text, needed) if text else ([], list(needed))
+        for table in tables:
+            self.take_file(table)
+        self.torn = error
+        self.problems.append(Problem(error, ""))
 
     def take_file(self, table: Mapping[str, Any], section: Key = ()) -> None:
         for name, value in table.items():
@@ -232,22 +281,28 @@ class _Reader:
                 f"{near}, else unset it" if near else "unset it",
             )
 
-    def take_overrides(self, overrides: Sequence[str]) -> None:
-        for text in overrides:
-            name, equals, value = text.partition("=")
+    def take_overrides(self, overrides: Sequence[Override]) -> None:
+        for one in overrides:
+            if isinstance(one, Option):
+                where = f"{one.name} {_discreet(one.key, one.value)}"
+                self._take_typed(one.key, one.value, where, one.name)
+                continue
+            name, equals, value = one.partition("=")
             key = tuple(part.strip() for part in name.split("."))
             said = f"--set {'.'.join(key)}"
             if not equals or not name.strip():
                 self._note(
-                    NOWHERE, f"--set {text}", "it must be section.key=value, as training.epochs=2"
+                    NOWHERE, f"--set {one}", "it must be section.key=value, as training.epochs=2"
                 )
             elif key in leaves():
-                where = f"{said}={_discreet(key, value)}"
-                self.given[key] = Given(value.strip(), where, said, is_text=True, is_typed=True)
+                self._take_typed(key, value, f"{said}={_discreet(key, value)}", said)
             elif key in sections():
                 self._note(NOWHERE, f"{said} names a section", *keys_of(key))
             else:
                 self._note(NOWHERE, f"{said} is unknown", *nearest(key))
+
+    def _take_typed(self, key: Key, value: str, where: str, name: str) -> None:
+        self.given[key] = Given(value.strip(), where, name, is_text=True, is_typed=True)
 
     def settings(self, base: Settings | None = None) -> Settings:
         """What was given, and for the rest `base` or the defaults. Raises: InputError."""
@@ -258,9 +313,12 @@ class _Reader:
 
     def settings_of(self, needed: Collection[str]) -> Settings:
         """As `settings`, where only the sections `needed` must be right. Raises: InputError."""
+        self._check_told()
         hints = typing.get_type_hints(Settings)
-        parts = {name: self.build(hint, (name,)) for name, hint in hints.items()}
-        whole = None if None in parts.values() else self._checked(Settings, parts, ())
+        names = hints if self.torn is None else needed
+        parts = {name: self.build(hints[name], (name,)) for name in names}
+        is_whole = self.torn is None and None not in parts.values()
+        whole = self._checked(Settings, parts, ()) if is_whole else None
         refused = [one for one in self.problems if one.section in (*needed, NOWHERE)]
         if refused:
             raise _together(refused)
@@ -271,6 +329,22 @@ class _Reader:
         bad = {one.section for one in self.problems}
         right = {name: part for name, part in parts.items() if name not in bad}
         return typing.cast(Settings, _Parts(right, wrong))
+
+    def _check_told(self) -> None:
+        """Where the stores are is known, however torn the file. Raises: InputError."""
+        unknown = [
+            key
+            for key in WHERE
+            if key not in self.given and (key[0] in self.hidden or key == ("workspace", "name"))
+        ]
+        if self.torn is not None and unknown:
+            lost = "] and [".join(dict.fromkeys(key[0] for key in unknown))
+            raise InputError(
+                self.torn.what,
+                f"[{lost}] can't be told from what is left of it",
+                f"{self.torn.cure}; or, to go on at once, give what stood there, in the "
+                f"environment: {', '.join(map(variable, unknown))}",
+            )
 
     def build(self, cls: type, section: Key, base: Any = None) -> Any:
         """An instance of `cls` from what was given, the rest as in `base`; None once its problems

@@ -46,6 +46,12 @@ fraction = 0.25                   # of all past train examples
 [regularizer]
 method = "ewc"                    # none | l2 | ewc | ..
 
+[compression]                     # what every update takes away before it ships
+method = "none"                   # none | magnitude | obd | .. (docs/compression.md)
+# remove = "weights"              # weights | neurons | experts | heads | layers
+# sparsity = 0.5                  # how much of it
+quantize = "none"                 # none | int8 | int4 | fp8 | nvfp4
+
 [gate]
 margin_fraction = 0.02            # how much worse a past period may become
 confidence = 0.95
@@ -54,7 +60,7 @@ approval = "auto"                 # auto | manual
 
 
 def init_workspace(
-    folder: Path, config_file: Path | None = None, overrides: Sequence[str] = ()
+    folder: Path, config_file: Path | None = None, overrides: Sequence[config.Override] = ()
 ) -> Workspace:
     """`folder` is a workspace, ready to work.
 

@@ -4,6 +4,7 @@ Reads the ledger, changes nothing. Called by `updater.release`, which releases.
 """
 
 from store.ledger import Event, Ledger, ModelVersion, Update
+from updater import typed
 from updater.errors import InputError
 from updater.gate_reasons import on_one_line
 from updater.standing import decision
@@ -132,13 +133,6 @@ def begin_anew(period: str) -> str:
     )
 
 
-def command(update: Update) -> str:
-    """What goes on with the update, or begins another, with whatever options it had."""
-    if update.kind == "compress":
-        return f"updater compress {update.base}"
-    return f"updater update {update.period}"
-
-
 def _named(version: str | None) -> str:
     return f"version {version}" if version is not None else "nothing"
 
@@ -153,7 +147,7 @@ def judged_candidate(ledger: Ledger, update: Update) -> str:
         raise InputError(
             f"update {update.id} has no verdict yet",
             "a person decides after the gate",
-            f"finish it with `{command(update)}`",
+            f"finish it with `{typed.command(update)}`",
         )
     return update.candidate
 

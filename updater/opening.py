@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from store.ledger import DatasetVersion, Update
-from updater import beginning, config, release, training_core, trials, versions
+from updater import beginning, config, release, training_core, trials, typed, versions
 from updater.errors import InputError
 from updater.standing import abandoned, lineage
 from updater.steps import ingest
@@ -132,18 +132,18 @@ def open_compression(workspace: Workspace, version: str, *, approve: bool = Fals
         NotFoundError: no such version; MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
-    found = workspace.ledger.model_version(version)
-    if not workspace.settings.compression.is_on:
+    found, asked = workspace.ledger.model_version(version), workspace.settings.compression
+    if not asked.is_on:
         raise InputError(
             "nothing is to be taken away",
-            'compression.method and compression.quantize are both "none"',
+            '--method and --quantize, or what [compression] says in their place, are both "none"',
             f"say what: `updater compress {version} --method obd --sparsity 0.5`",
         )
     if found.kind == "compress":
         raise InputError(
             f"version {version} is compressed",
             "what was taken away is not taken away twice: each is made of the uncompressed one",
-            f"compress what it was made from: `updater compress {found.base}`",
+            f"compress what it was made from: `{typed.compression(str(found.base), asked)}`",
         )
     arguments = {"version": version}
     period = max(found.dataset_versions, key=workspace.periods.ordinal)
@@ -155,7 +155,7 @@ def open_compression(workspace: Workspace, version: str, *, approve: bool = Fals
         raise InputError(
             f"--yes, and version {deployed} is deployed, not {version}",
             "a compressed version takes the place of the one that it was made of, and of no other",
-            f"leave --yes out, or compress {deployed}",
+            f"leave --yes out, or run `{typed.compression(str(deployed), asked)} --yes`",
         )
     if deployed != version:
         log.warning(

@@ -10,9 +10,8 @@ from typing import Any
 
 from store.errors import StoreError
 from store.ledger import Event, Score, Update
-from updater import links, release, statistics
+from updater import links, release, shrunk, statistics
 from updater.errors import InputError
-from updater.shrunk import compression
 from updater.standing import decision, lineage, promotion, skipped, superseded
 from updater.workspace import Workspace
 
@@ -31,7 +30,7 @@ def update(workspace: Workspace, opened: Update) -> dict[str, Any]:
     promoted = promotion(ledger, opened) is not None
     in_use = opened.candidate in lineage(ledger, release.deployed(ledger))
     steps = ledger.steps(opened.id)
-    smaller = compression(ledger, opened.id)
+    smaller = shrunk.compression(ledger, opened.id)
     return {
         "update": opened.id,
         "period": opened.period,
@@ -98,23 +97,37 @@ def status(workspace: Workspace) -> dict[str, Any]:
     `consistent` is whether MLflow's aliases say what the events say: not where it can't be
     reached, or refuses the sign-in. `release` is the event by which the deployed version came, with
     the period of the update that made it so; None where nothing is deployed. `due` is None where
-    the configuration's periods are wrong: on call has to see the rest.
+    the configuration's periods are wrong: on call has to see the rest. `updates` says what the
+    unfinished ones and those awaiting approval are.
     """
     ledger = workspace.ledger
     last = ledger.last_release()
     deployed = last.version if last else None
+    unfinished, awaiting = release.unfinished(ledger), release.awaiting_approval(ledger)
     return {
         "deployed": deployed,
         "release": _release(workspace, last) if last else None,
         "learnt": _learnt(workspace),
         "due": _due_if_known(workspace),
-        "unfinished": release.unfinished(ledger),
+        "unfinished": unfinished,
         "superseded": [
             {"update": one.id, "period": one.period, "base": one.base} for one in superseded(ledger)
         ],
-        "awaiting_approval": release.awaiting_approval(ledger),
+        "awaiting_approval": awaiting,
+        "updates": {name: _about(ledger.update(name)) for name in (*unfinished, *awaiting)},
         "consistent": _consistent(workspace),
         "links": links.of_workspace(workspace),
+    }
+
+
+def _about(update: Update) -> dict[str, Any]:
+    """What an update is of, without what became of it."""
+    return {
+        "kind": update.kind,
+        "period": update.period,
+        "base": update.base,
+        "candidate": update.candidate,
+        "compression": shrunk.asked(update),
     }
 
 
@@ -135,6 +148,10 @@ def _learnt(workspace: Workspace) -> list[str]:
 
 
 def _due_if_known(workspace: Workspace) -> list[str] | None:
+    try:
+        _ = workspace.settings.periods
+    except InputError:
+        return None  # what is wrong there was said when the configuration was read
     try:
         return due(workspace)
     except InputError as error:
@@ -213,7 +230,7 @@ def version(workspace: Workspace, name: str) -> dict[str, Any]:
     where nothing was taken away of it."""
     ledger = workspace.ledger
     found = ledger.model_version(name)
-    smaller = compression(ledger, found.update)
+    smaller = shrunk.compression(ledger, found.update)
     verdict = ledger.verdict(found.update) if found.update else None
     current = current_scores(workspace, found.id)
     return {

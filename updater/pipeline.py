@@ -15,11 +15,12 @@ from typing import Any
 from rehearsal.scored import DRAWS
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import cost, objections, release, training_core, versions
+from updater import cost, objections, release, training_core, typed, versions
 from updater.config import deciding
 from updater.errors import InputError
 from updater.opening import open_compression, open_first, open_update
 from updater.standing import abandoned, promotion
+from updater.step_titles import title
 from updater.steps import evaluate, gate, importance, rehearse, train
 from updater.steps import release as release_step
 from updater.steps.publish import publish_decision
@@ -155,15 +156,16 @@ def run_step(
         return done.result
     _check_standing(workspace, opened)
     _check_turn(workspace, opened, name)
+    shown = title(opened.kind, name)
     other = versions.differing(update_id, opened.config.get("updater_version"), mix=mix_versions)
     if other:
         log.warning(
-            "%s was opened by updater %s; %s runs by %s", update_id, other, name, versions.HERE
+            "%s was opened by updater %s; %s runs by %s", update_id, other, shown, versions.HERE
         )
     _check_settings(workspace, opened, is_other=bool(other))
     if name in WITH_MODEL or (name == "rehearse" and workspace.settings.rehearsal.policy in DRAWS):
         training_core.check(f"step {name} of {update_id}")
-    log.info("%s: %s", update_id, name)
+    log.info("%s: %s", update_id, shown)
     workspace.ledger.start_step(update_id, name)
     started = time.monotonic()
     try:
@@ -176,7 +178,7 @@ def run_step(
     if other:
         result = {**result, "updater_version": versions.HERE}
     workspace.ledger.finish_step(update_id, name, result, seconds)
-    log.info("%s: %s took %.1f s", update_id, name, seconds)
+    log.info("%s: %s took %.1f s", update_id, shown, seconds)
     return result
 
 
@@ -221,7 +223,7 @@ def _check_standing(workspace: Workspace, opened: Update) -> None:
         raise InputError(
             f"update {opened.id} was abandoned by {event.actor} ({event.reason})",
             "what was abandoned does not go on",
-            f"begin another with `{objections.command(opened)}`",
+            f"begin another with `{typed.command(opened)}`",
         )
     if promotion(workspace.ledger, opened) is None:
         objections.check_not_superseded(opened, release.deployed(workspace.ledger))
@@ -252,8 +254,10 @@ def _check_settings(workspace: Workspace, opened: Update, *, is_other: bool) -> 
         and not (is_other and key not in before.get(section, {}))
     ]
     if changed:
+        another = f"put it back, or begin another with `{typed.command(opened)}`"
+        as_opened = f"put it back; of [compression] it was opened by `{typed.command(opened)}`"
         raise InputError(
             f"update {opened.id} was opened with another configuration: {', '.join(changed)}",
             "all steps of an update run by the same",
-            f"put it back, or begin another with `{objections.command(opened)}`",
+            as_opened if opened.kind == "compress" else another,
         )

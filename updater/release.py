@@ -340,9 +340,10 @@ def _done_since(ledger: Ledger, after: int, kind: str, version: str | None) -> E
     first = ledger.first_release_after(after)
     if first is None or (first.kind == kind and version in (None, first.version)):
         return first
+    did = "promoted" if first.kind == "promoted" else "rolled back to"
     raise ConflictError(
-        f"since this was asked for, {first.actor} has {first.kind.replace('_', ' ')} version "
-        f"{first.version} ({first.reason}); nothing was changed. Look at `updater history`, and "
+        f"since this was asked for, {first.actor} has {did} version {first.version} "
+        f"({first.reason}); nothing was changed. Look at `updater history`, and "
         "ask again if it is still right"
     )
 

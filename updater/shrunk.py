@@ -1,12 +1,13 @@
-"""How a version was compressed, read from the ledger: what was asked, and what became of it.
+"""How a version is compressed, read from the ledger: what was asked, and what became of it.
 
 Called by the commands' answers and the report.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from store.ledger import Ledger
+from store.ledger import Ledger, Update
 from updater.settings import CompressionSettings
 
 
@@ -32,21 +33,37 @@ class Compression:
         return self.num_bytes / self.base_bytes
 
     def as_dict(self) -> dict[str, Any]:
-        """As `updater show` answers. Where no method took anything away, nothing is said of what
-        and how much."""
-        asked = self.asked
-        removes = asked.method != "none"
+        """As `updater show` answers."""
         return {
-            "method": asked.method,
-            "remove": asked.remove if removes else None,
-            "sparsity": (asked.sparsity if asked.pattern == "none" else 0.5) if removes else None,
-            "quantize": asked.quantize,
-            "recovery": asked.recovery,
+            **_told(asdict(self.asked)),
             "num_parameters": self.num_parameters,
             "nonzero_fraction": self.nonzero_fraction,
             "bytes": self.num_bytes,
             "base_bytes": self.base_bytes,
         }
+
+
+def asked(update: Update) -> dict[str, Any] | None:
+    """What is taken away of the update's candidate, made or not yet, as `updater status` answers;
+    None where nothing is."""
+    recorded = update.config.get("compression")  # once there was none
+    if recorded is None or update.kind not in ("update", "compress"):
+        return None
+    return _told(recorded) if {recorded["method"], recorded["quantize"]} != {"none"} else None
+
+
+def _told(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Of settings as they are recorded, perhaps by another release. Where no method takes anything
+    away, nothing is said of what and how much."""
+    removes = asked["method"] != "none"
+    sparsity = asked["sparsity"] if asked["pattern"] == "none" else 0.5
+    return {
+        "method": asked["method"],
+        "remove": asked["remove"] if removes else None,
+        "sparsity": sparsity if removes else None,
+        "quantize": asked["quantize"],
+        "recovery": asked["recovery"],
+    }
 
 
 def compression(ledger: Ledger, update: str | None) -> Compression | None:

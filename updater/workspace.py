@@ -47,7 +47,7 @@ class Workspace:
     def open(
         cls,
         root: Path,
-        overrides: Sequence[str] = (),
+        overrides: Sequence[config.Override] = (),
         *,
         needed: Sequence[str] = (),
         progress: bool = False,

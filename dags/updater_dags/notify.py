@@ -14,6 +14,9 @@ from typing import Any
 
 from updater_dags.approval import score_cells
 
+SAID = {"accepted": "was accepted", "rejected": "was rejected", "review": "waits for review"}
+"""Of an update, by the gate's verdict."""
+
 Notifier = Any  # airflow.sdk.BaseNotifier, whose import costs what no DAG without one should pay
 Make = Callable[[str, str], Notifier]
 
@@ -69,7 +72,8 @@ class Notices:
 
 def told_verdict(gate: Mapping[str, Any], log_url: str) -> str:
     """The message of a verdict. Its text comes by a macro: what stands in it is no template."""
-    lines = [f"Update {gate['update']} of period {gate.get('period', '?')}: {gate['verdict']}.", ""]
+    said = SAID[gate["verdict"]]
+    lines = [f"Update {gate['update']} of period {gate.get('period', '?')} {said}.", ""]
     lines += [f"- {reason}" for reason in gate.get("reasons", [])]
     rows = [score_cells(*one) for one in (gate.get("scores") or {}).items()]
     if rows:

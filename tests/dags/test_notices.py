@@ -108,7 +108,7 @@ def test_one_message_for_a_verdict_and_one_for_a_failure(told):
 
 def test_a_verdict_has_reasons_scores_and_links_and_is_no_template(told):
     body = text_of(told["mails"][0])
-    assert "Update u-7 of period 2026-04: review." in body
+    assert "Update u-7 of period 2026-04 waits for review." in body
     assert "2026-01: can&#39;t tell &lt;b&gt;&amp;" in body
     assert "{{ 6 * 7 }} is no template" in body
     assert "2026-01  200       90.0 %    87.5 %     -2.5" in body

@@ -4,8 +4,11 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from updater.progress import Progress
 
 PERIODS = ("north", "east", "south", "west")
 WORDS = {
@@ -88,3 +91,18 @@ def lay_out(tiny_json: str) -> Callable[[Path], Path]:
 @pytest.fixture
 def folder(lay_out: Callable[[Path], Path], tmp_path: Path) -> Path:
     return lay_out(tmp_path / "ws")
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the bars of trainings are called, as they come."""
+    titles: list[str] = []
+
+    class Noted(Progress):
+        def __init__(self, title: str, *args: Any, **kwargs: Any) -> None:
+            titles.append(title)
+            super().__init__(title, *args, **kwargs)
+
+    for module in ("updater.train.fit", "updater.launch.together"):
+        monkeypatch.setattr(f"{module}.Progress", Noted)
+    return titles

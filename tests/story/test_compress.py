@@ -3,6 +3,7 @@ next update begins at what it was made from."""
 
 import dataclasses
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from regularizers import importance as weights
 from updater import doctor
 from updater.nemotron import checkpoint
+from updater.report.collect import collect
 from updater.steps.start import start_at
 from updater.workspace import Workspace
 
@@ -74,8 +76,51 @@ def test_it_answers_by_the_contract(line: Path) -> None:
     assert answer["verdict"] in ("accepted", "review")
     shown, _ = answered(line, "show", "2")
     assert (shown["kind"], shown["base"], shown["learnt"]) == ("compress", "1", ["north", "east"])
+
+
+def test_the_status_says_what_it_is_that_waits(line: Path) -> None:
     status, _ = answered(line, "status")
-    assert status["awaiting_approval"] == [answer["update"]]
+    (waiting,) = status["awaiting_approval"]
+    assert status["updates"] == {
+        waiting: {
+            "kind": "compress",
+            "period": "east",
+            "base": "1",
+            "candidate": "2",
+            "compression": {
+                "method": "obd",
+                "remove": "weights",
+                "sparsity": 0.3,
+                "quantize": "none",
+                "recovery": "none",
+            },
+        }
+    }
+    told = f"{waiting} (version 2, version 1 compressed: 30 % of the weights removed by obd)"
+    assert told in said(line, "status")[0]
+
+
+def test_the_status_says_what_it_is_that_is_not_finished(line: Path, tmp_path: Path) -> None:
+    """Also before there is a version of it, and of an update that is to ship compressed."""
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    asked = ("compress", "1", "--quantize", "int8", *settings("compression.recovery=none"))
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr("updater.compress.engine.write", _refuse)
+        answered(folder, *asked, code=1)
+    chosen = settings("compression.method=magnitude", "compression.sparsity=0.25")
+    update = answered(folder, "step", "ingest", "--period", "south", *chosen)[0]["update"]
+    status, _ = answered(folder, "status")
+    smaller, opened = status["unfinished"]
+    assert opened == update
+    assert status["updates"][smaller]["candidate"] is None
+    shown, _ = said(folder, "status")
+    assert f"{smaller} (version 1 compressed: kept as int8); " in shown
+    assert f"{update} (compressed: 25 % of the weights removed by magnitude)" in shown
+    _, err = said(folder, "approve", smaller, "--reason", "small enough", code=2)
+    assert "finish it with `updater compress 1 --quantize int8`." in err
+    _, err = said(folder, "step", "train", "--update", smaller, *settings(), code=2)
+    assert "of [compression] it was opened by `updater compress 1 --quantize int8`." in err
 
 
 def test_three_tenths_of_the_matrices_weights_are_gone(line: Path) -> None:
@@ -111,9 +156,11 @@ def test_it_is_found_again_and_goes_on_as_any_update(line: Path) -> None:
     settings_of = Workspace.open(line).ledger.update(again["update"])
     assert settings_of.kind == "compress"
     assert settings_of.config["compression"]["sparsity"] == 0.3
-    _, said = answered(line, "compress", "2", *settings("compression.method=magnitude"), code=2)
+    asked = ("--method", "magnitude", "--sparsity", "0.2", *settings("compression.rounds=2"))
+    _, said = answered(line, "compress", "2", *asked, code=2)
     assert "version 2 is compressed" in said
-    assert "`updater compress 1`" in said
+    options = "--method magnitude --remove weights --sparsity 0.2 --set compression.rounds=2"
+    assert f"`updater compress 1 {options}`" in said
 
 
 def test_mlflow_and_the_card_say_what_was_taken_away(line: Path) -> None:
@@ -239,16 +286,21 @@ def test_from_the_compressed_weights_only_where_that_is_asked_for(deployed: Path
     ("options", "words"),
     [
         ((), "nothing is to be taken away"),
-        (("--method", "obd", "--sparsity", "1"), "compression.sparsity"),
-        (("--method", "wanda", "--remove", "neurons"), "wanda chooses among weights"),
+        (("--method", "obd", "--sparsity", "1"), "updater: --sparsity 1. "),
+        (("--method", "obd", "--sparsity", "half"), "updater: --sparsity half. "),
+        (
+            ("--method", "wanda", "--remove", "neurons"),
+            "--method wanda and --remove neurons. wanda",
+        ),
         (("--method", "reap", "--remove", "experts", "--sparsity", "0.9"), "must stay"),
-        (("--quantize", "int3"), "compression.quantize"),
+        (("--quantize", "int3"), "updater: --quantize int3. "),
         (("--quantize", "nvfp4", *set_("compression.keep=['nothing']")), "keep 'nothing'"),
         (
             ("--method", "random", "--remove", "neurons", "--quantize", "int8"),
             "compression.multiple_of = 32",
         ),
-        (("--method", "obds"), "compression.method"),
+        (("--method", "obds"), "updater: --method obds. "),
+        (set_("compression.method=obds"), "updater: --set compression.method=obds. "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )
@@ -332,9 +384,28 @@ def test_a_version_that_is_not_deployed_is_compressed_to_look_at(deployed: Path)
     assert "Decide" not in out
 
 
+def test_its_step_is_called_what_it_does(line: Path, tmp_path: Path) -> None:
+    """For people: programs call it by the name that it has in every update."""
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    asked = ("compress", "1", "--method", "magnitude", "--sparsity", "0.1", *settings())
+    out, err = said(folder, *asked)
+    assert "compress took" in err
+    assert re.search(r"^compress \d+ s, evaluate \d+ s, gate", out, re.MULTILINE)
+    assert "train" not in out + err
+    answer, _ = answered(folder, *asked)
+    assert list(answer["seconds"]) == ["train", "evaluate", "gate", "release"]
+    told, _ = said(folder, "step", "train", "--update", answer["update"], *settings())
+    assert told.startswith(f"{answer['update']}: compress is done")
+    data = collect(Workspace.open(folder), answer["version"])
+    assert [name for name, _ in data.step_seconds] == ["compress", "evaluate", "gate", "release"]
+
+
 def test_yes_is_for_what_is_deployed(deployed: Path) -> None:
     _, err = answered(deployed, "compress", "1", "--method", "random", "--yes", *settings(), code=2)
     assert "--yes, and version 2 is deployed, not 1" in err
+    options = "--method random --remove weights --sparsity 0.5 --yes"
+    assert f"run `updater compress 2 {options}`" in err
 
 
 def test_an_update_of_before_there_was_compression_goes_on(learnt: Path, tmp_path: Path) -> None:
@@ -353,7 +424,9 @@ def test_an_update_of_before_there_was_compression_goes_on(learnt: Path, tmp_pat
     answered(folder, "step", "rehearse", "--update", update, *settings())
 
 
-def test_an_update_ships_its_candidate_compressed(learnt: Path, tmp_path: Path) -> None:
+def test_an_update_ships_its_candidate_compressed(
+    learnt: Path, tmp_path: Path, bars: list[str]
+) -> None:
     """What the gate judges is the smaller one; the uncompressed weights are kept for the next."""
     folder = tmp_path / "ws"
     shutil.copytree(learnt, folder, symlinks=True)
@@ -366,6 +439,7 @@ def test_an_update_ships_its_candidate_compressed(learnt: Path, tmp_path: Path) 
         "gate.margin_fraction=0.99",
     )
     answer, _ = answered(folder, "update", "south", *chosen)
+    assert bars == ["train", "recover"]
     workspace = Workspace.open(folder)
     version = workspace.ledger.model_version(answer["candidate"])
     step = workspace.ledger.step(answer["update"], "train")

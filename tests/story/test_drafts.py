@@ -44,7 +44,7 @@ def headed(headless: Path, lay_out: Callable[[Path], Path], tmp_path: Path) -> P
 
 @pytest.mark.parametrize(("mtp", "devices"), [("keep", 1), ("align", 1), ("align", 2)])
 def test_the_head_is_the_bases_or_drafts_better(
-    headed: Path, monkeypatch: pytest.MonkeyPatch, mtp: str, devices: int
+    headed: Path, monkeypatch: pytest.MonkeyPatch, bars: list[str], mtp: str, devices: int
 ) -> None:
     chosen = ["--set", f"training.mtp={mtp}", "--set", f"training.devices={devices}"]
     if devices > 1:
@@ -64,6 +64,9 @@ def test_the_head_is_the_bases_or_drafts_better(
     assert any(name.startswith("backbone.") for name in moved)
     assert any(name.startswith("mtp.") for name in moved) is (mtp == "align")
     result = json.loads(next(headed.glob("runs/*/fit.json")).read_text())
+    assert [bar for bar in bars if bar not in ("importance", "evaluate")] == (
+        ["train", "align"] if mtp == "align" else ["train"]
+    )
     if mtp == "keep":
         assert "mtp" not in result
         return

@@ -1,10 +1,13 @@
 """The tour as a whole, on fewer tickets and a smaller model than `updater demo` takes."""
 
 import io
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from commands import answered
 from rich.console import Console
 from stack import ROOT
 
@@ -98,6 +101,29 @@ def test_taken_twice_it_is_taken_once(
     again, _ = take(folder, config)
     assert outcome.history(again.workspace) == events
     assert command._answer(again) == command._answer(done)
+
+
+def test_what_it_says_to_try_next_makes_a_smaller_version(
+    taken: tuple[tour.Tour, list[str]], folder: Path, config: str, tmp_path: Path
+) -> None:
+    """The command as it is printed, in a copy; the tour can be taken again after it, until somebody
+    deploys what it made."""
+    copy = tmp_path / "ws"
+    shutil.copytree(folder, copy, symlinks=True)
+    done, _ = take(copy, config)
+    text = io.StringIO()
+    command._show(Console(file=text, width=200), done)
+    (typed,) = re.findall(r"a smaller version\s+(.*)$", text.getvalue(), re.MULTILINE)
+    program, *arguments = typed.split()
+    assert Path(program).name == "updater"
+    assert arguments[:3] == ["--workspace", str(copy), "compress"]
+    answer = answered(copy, *arguments[2:])[0]
+    assert (answer["base"], answer["promoted"]) == ("1", False)
+    assert answer["bytes"] < answer["base_bytes"]
+    assert command._answer(take(copy, config)[0]) == command._answer(done)
+    answered(copy, "promote", answer["version"], "--reason", "small", "--force")
+    with pytest.raises(InputError, match=f"promoted version {answer['version']}"):
+        take(copy, config)
 
 
 def test_what_the_tour_rolled_back_and_a_person_promoted_again_is_rolled_back_again(

@@ -79,6 +79,7 @@ def test_an_unfinished_update_is_given_up(
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
     told = command(workspace.root, "history")["events"][-1]
     assert (told["kind"], told["update"], told["actor"]) == ("abandoned", "half", "ann")
+    assert " abandoned half " in said(workspace.root, "history")[0]
     assert "p-half@v1" in [d.id for d in workspace.ledger.dataset_versions()]
 
 

@@ -268,6 +268,39 @@ def test_what_is_broken_in_the_configuration_elsewhere_stops_no_release(
     assert workspace.aliases.get("deployed") == "2"
 
 
+def test_a_file_that_is_no_toml_stops_no_release(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the stores can be told from the rest of it, or are given in the environment."""
+    path = workspace.root / "updater.toml"
+    path.write_text(f"{CONFIG}[training]\nepochs =\n")
+    said(capfd, workspace, "due", code=2)
+    for words in (["rollback", *WHY], ["history"], ["show", "2"], ["status"]):
+        line = said(capfd, workspace, *words, code=0)
+        assert f"{path} is not TOML: " in line
+        assert line.endswith("needs only [workspace] and [store], and goes on")
+    assert kinds(workspace.ledger)[-1] == ("rolled_back", "1")
+    path.write_text("<html>\n")
+    line = said(capfd, workspace, "promote", "2", *WHY, code=2)
+    names = line.removesuffix(".").rpartition("in the environment: ")[2].split(", ")
+    values = ("m", "sqlite:///store.db", "sqlite:///mlflow.db", "checkpoints")
+    for name, value in zip(names, values, strict=True):
+        monkeypatch.setenv(name, value)
+    said(capfd, workspace, "promote", "2", *WHY, code=0)
+    assert kinds(workspace.ledger)[-1] == ("promoted", "2")
+    assert workspace.aliases.get("deployed") == "2"
+
+
+def test_what_is_wrong_is_said_once(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = workspace.root / "updater.toml"
+    for wrong in ("[training]\nepochs = -1\n", "[gate]\nconfidence = 7\n[training]\nepoks = 3\n"):
+        path.write_text(CONFIG.replace('order = ["a"]', "order = 3") + wrong)
+        line = said(capfd, workspace, "status", code=0)
+        assert line.count("[periods] order = 3") == 1
+
+
 def test_the_status_is_shown_where_the_periods_are_wrong(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,19 @@ def test_every_key_is_documented_with_its_default(section: str, key: str, defaul
 def test_the_example_that_init_writes_is_sound(tmp_path: Path) -> None:
     (tmp_path / "updater.toml").write_text(EXAMPLE.format(name="mine"), "utf-8")
     assert config.load(tmp_path, (), {}).workspace.name == "mine"
+
+
+def test_the_example_shows_how_to_ship_smaller_and_ships_as_it_is(tmp_path: Path) -> None:
+    """What it names are the defaults, and what stands there as a comment is right once it isn't."""
+    example = tomllib.loads(EXAMPLE.format(name="mine"))
+    assert example["compression"] == {"method": "none", "quantize": "none"}
+    text = EXAMPLE.format(name="mine").replace('method = "none" ', 'method = "obd" ')
+    for commented, value in (("remove", '"experts"'), ("sparsity", "0.25")):
+        text, num = re.subn(rf"^# {commented} = \S+", f"{commented} = {value}", text, flags=re.M)
+        assert num == 1
+    (tmp_path / "updater.toml").write_text(text, "utf-8")
+    found = config.load(tmp_path, (), {}).compression
+    assert (found.method, found.remove, found.sparsity) == ("obd", "experts", 0.25)
 
 
 def test_no_document_has_a_merge_left_in_it() -> None:

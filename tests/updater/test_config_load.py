@@ -180,6 +180,24 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
     assert config.load(tmp_path, (), {}).workspace.name == "clinc"
 
 
+def test_an_option_of_a_command_is_named_as_it_was_typed(tmp_path: Path) -> None:
+    (tmp_path / "updater.toml").write_text(GOOD)
+
+    def typed(name: str, value: str) -> config.Option:
+        return config.Option(f"--{name}", ("compression", name), value)
+
+    given = [typed("method", "obd"), typed("sparsity", "0.3"), "compression.rounds=2"]
+    found = config.load(tmp_path, given, {}).compression
+    assert (found.method, found.sparsity, found.rounds) == ("obd", 0.3, 2)
+    for value in ("half", "7"):
+        with pytest.raises(InputError, match=rf"^--sparsity {value}\."):
+            config.load(tmp_path, [typed("sparsity", value)], {})
+    both = [typed("method", "wanda"), "compression.remove=heads"]
+    words = r"^--method wanda and --set compression\.remove=heads\. .* change --method, --set comp"
+    with pytest.raises(InputError, match=words):
+        config.load(tmp_path, both, {})
+
+
 def test_set_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     text = GOOD + "[training]\nepochs = 3\nbatch_size = 3\nseed = 3\n"
     settings = load(

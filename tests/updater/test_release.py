@@ -326,6 +326,11 @@ def test_what_was_asked_before_somebody_released_is_not_done(ledger, aliases, st
     with pytest.raises(ConflictError, match=said):
         release.rollback(ledger, aliases, to="1", **asked)
     assert release.deployed(ledger) == "2"
+    asked["after"] = ledger.last_release().id
+    release.rollback(ledger, aliases, actor="bob", reason="worse")
+    said = r"since this was asked for, bob has rolled back to version 1 \(worse\)"
+    with pytest.raises(ConflictError, match=said):
+        release.promote(ledger, aliases, "3", force=True, **asked)
 
 
 def test_an_event_that_there_is_not_guards_nothing_and_is_refused(ledger, aliases, story) -> None:

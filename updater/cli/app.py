@@ -21,6 +21,7 @@ from updater import __version__
 from updater.errors import did_you_mean
 
 if TYPE_CHECKING:
+    from updater.config import Override
     from updater.workspace import Workspace
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOT_ACCEPTED, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -55,7 +56,7 @@ class Session:
     as_json: bool = False
     quiet: bool = False
     traceback: bool = False
-    overrides: tuple[str, ...] = ()
+    overrides: "tuple[Override, ...]" = ()
 
     def workspace(self, needed: Sequence[str] = ()) -> "Workspace":
         """The workspace that the command works on; `needed` as `Workspace.open` has it. Raises:

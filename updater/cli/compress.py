@@ -41,9 +41,12 @@ def compress(
               updater compress 3 --quantize int8
     """
     from updater import outcome, pipeline
+    from updater.config import Option
 
     session.overrides += tuple(
-        f"compression.{name}={value}" for name, value in given.items() if value is not None
+        Option(f"--{name}", ("compression", name), value)
+        for name, value in given.items()
+        if value is not None
     )
     workspace = session.workspace()
     with workspace.lock():

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from updater.step_titles import title
+
 if TYPE_CHECKING:
     from store.ledger import DatasetVersion, Update
     from updater.release import Release
@@ -94,13 +96,13 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     from updater import outcome, release
 
     answer = outcome.update(workspace, done)
-    style = VERDICT_STYLE[answer["verdict"]]
+    waits = done.id in release.awaiting_approval(workspace.ledger)
     promoted = "promoted" if answer["promoted"] else "not promoted"
     if answer["rolled_back"]:
         promoted = "was promoted, and has been rolled back since"
     console.print(
-        f"Update {done.id}: version {answer['candidate']} is "
-        f"[{style}]{answer['verdict']}[/], {promoted}"
+        f"Update {done.id}: version {answer['candidate']} "
+        f"{_judged(answer['verdict'], waits=waits)}, {promoted}"
     )
     for reason in answer["reasons"]:
         console.print(f"  {reason}", markup=False)
@@ -109,9 +111,9 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     if answer["compression"]:
         console.print(f"  {size(answer['compression'])}", markup=False)
     _scores(console, answer["scores"])
-    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in answer["seconds"].items())
-    console.print(seconds, style="dim")
-    if done.id in release.awaiting_approval(workspace.ledger):
+    seconds = [f"{title(done.kind, name)} {s:.0f} s" for name, s in answer["seconds"].items()]
+    console.print(", ".join(seconds), style="dim")
+    if waits:
         console.print(f"Decide: `updater approve {done.id} --reason TEXT` or `updater reject ...`")
     if answer["rolled_back"]:
         console.print(
@@ -122,6 +124,14 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     linked(console, answer["links"])
 
 
+def _judged(verdict: str, *, waits: bool) -> str:
+    """The verdict as what is said of a version."""
+    said = f"is {verdict}"
+    if verdict == "review":
+        said = "waits for review" if waits else "was left to a person"
+    return f"[{VERDICT_STYLE[verdict]}]{said}[/]"
+
+
 def linked(console: Console, links: dict[str, str]) -> None:
     """MLflow's pages, each on a line of its own, so that it can be clicked on and copied."""
     for name, address in links.items():
@@ -129,7 +139,7 @@ def linked(console: Console, links: dict[str, str]) -> None:
 
 
 def step(console: Console, opened: "Update", name: str, result: dict[str, Any]) -> None:
-    console.print(f"{opened.id}: {name} is done")
+    console.print(f"{opened.id}: {title(opened.kind, name)} is done")
     for key, value in result.items():
         text = str(value)
         console.print(f"  {key}: {text if len(text) < 120 else text[:117] + '...'}", markup=False)
@@ -138,12 +148,14 @@ def step(console: Console, opened: "Update", name: str, result: dict[str, Any]) 
 def status(console: Console, answer: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
     for key, value in answer.items():
-        if key == "links":
+        if key in ("links", "updates"):
             continue
         if key == "release":
             shown = escape(_happened(value)) if value else "–"
         elif key == "superseded":
             shown = escape("; ".join(map(_superseded, value))) or "–"
+        elif key in ("unfinished", "awaiting_approval"):
+            shown = escape("; ".join(_named(one, answer["updates"][one]) for one in value)) or "–"
         elif key == "due" and value is None:
             shown = "[bold red]not known[/]: mend the configuration"
         elif isinstance(value, list):
@@ -155,6 +167,18 @@ def status(console: Console, answer: dict[str, Any]) -> None:
         table.add_row(key.replace("_", " "), shown)
     console.print(table)
     linked(console, answer["links"])
+
+
+def _named(update: str, about: dict[str, Any]) -> str:
+    """An update by its ID, whose period that tells, and by what else there is to say."""
+    told = [f"version {about['candidate']}"] if about["candidate"] else []
+    if about["kind"] == "compress":
+        told.append(f"version {about['base']} compressed: {_asked(about['compression'])}")
+    elif about["compression"]:
+        told.append(f"compressed: {_asked(about['compression'])}")
+    elif about["kind"] != "update":
+        told.append(about["kind"])
+    return f"{update} ({', '.join(told)})" if told else update
 
 
 def _superseded(update: dict[str, Any]) -> str:
@@ -197,7 +221,8 @@ def history(console: Console, answer: dict[str, Any]) -> None:
     table = _table("id", "at (UTC)", "actor", "what", "version", "reason")
     for event in answer["events"]:
         at = _utc(event["at"])
-        what = f"{event['kind']} {event['period']}" if event["period"] else event["kind"]
+        of = event["period"] or (event["update"] if event["kind"] == "abandoned" else None)
+        what = f"{event['kind']} {of}" if of else event["kind"]
         cells = (event["id"], at, event["actor"], what, event["version"], event["reason"])
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
     console.print(table, width=None if console.is_terminal else HISTORY_COLUMNS)
@@ -221,6 +246,11 @@ def version(console: Console, answer: dict[str, Any]) -> None:
 
 
 def _compression(told: dict[str, Any]) -> str:
+    return f"{_asked(told)}: {size(told)}"
+
+
+def _asked(told: dict[str, Any]) -> str:
+    """What is done to a version that is compressed."""
     done = []
     if told["method"] != "none":
         done.append(
@@ -230,7 +260,7 @@ def _compression(told: dict[str, Any]) -> str:
         done.append(f"recovered by {told['recovery']}")
     if told["quantize"] != "none":
         done.append(f"kept as {told['quantize']}")
-    return f"{', '.join(done)}: {size(told)}"
+    return ", ".join(done)
 
 
 def size(told: dict[str, Any]) -> str:

@@ -103,6 +103,10 @@ def _show(console: Console, taken: "Tour") -> None:
     console.print(f"  the report          {taken.report}", soft_wrap=True)
     console.print(f"  the history         {ours} --workspace {folder} history", soft_wrap=True)
     console.print(
+        f"  a smaller version   {ours} --workspace {folder} compress {deployed} --quantize int8",
+        soft_wrap=True,
+    )
+    console.print(
         f"  MLflow              {_command('mlflow')} ui "
         f"--backend-store-uri {taken.workspace.mlflow_uri}",
         soft_wrap=True,

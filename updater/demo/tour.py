@@ -163,10 +163,11 @@ def _workspace(folder: Path, config: str, num_per_month: int, *, progress: bool)
 
 def _check_untouched(workspace: Workspace) -> None:
     """No version but the tour's own two has been promoted here."""
-    ledger = workspace.ledger
+    ledger, learnt = workspace.ledger, (FIRST_MONTHS[-1], CAREFUL_MONTH)
     for event in ledger.events(kind="promoted"):
         version = ledger.model_version(str(event.version))
-        if version.periods[-1] not in (FIRST_MONTHS[-1], CAREFUL_MONTH):
+        is_ours = version.kind != "compress" and version.periods[-1] in learnt
+        if not is_ours:
             raise InputError(
                 f"{workspace.root} has moved on: {event.actor} promoted version {version.id}",
                 "the tour tells the story of a workspace from its beginning, in which only the "

@@ -54,7 +54,7 @@ def align(
 
 def _train(training: TrainingSettings, lesson: Lesson, folder: Path, watch: Watch) -> None:
     steps = Plan(lesson, training).num_steps
-    with Progress("train", steps, unit="steps", shown=watch.progress) as progress:
+    with Progress(watch.title, steps, unit="steps", shown=watch.progress) as progress:
 
         def tell(step: int, metrics: Metrics) -> None:
             watch.on_metrics(step, metrics)

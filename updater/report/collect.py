@@ -35,6 +35,7 @@ from updater.report.data import (
 )
 from updater.report.went import went
 from updater.shrunk import compression
+from updater.step_titles import title
 from updater.workspace import Workspace
 
 _RELEASES = ("promoted", "rolled_back")
@@ -249,7 +250,9 @@ def _curve(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:
 
 def _step_seconds(ledger: Ledger, subject: ModelVersion) -> tuple[tuple[str, float], ...]:
     steps = ledger.steps(subject.update) if subject.update is not None else []
-    return tuple((step.name, step.seconds) for step in steps if step.seconds is not None)
+    return tuple(
+        (title(subject.kind, step.name), step.seconds) for step in steps if step.seconds is not None
+    )
 
 
 def _dataset(ledger: Ledger, id: str) -> Dataset:

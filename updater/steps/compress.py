@@ -110,7 +110,7 @@ def _learnt(workspace: Workspace, folder: Path, again: Callable[[], Tables]) -> 
         max_length_tokens=settings.model.max_length_tokens,
         thinking=settings.training.train_thinking,
     )
-    return Learnt(lesson, settings.training, Watch(progress=workspace.progress))
+    return Learnt(lesson, settings.training, Watch(progress=workspace.progress, title="recover"))
 
 
 def _shown(

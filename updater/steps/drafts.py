@@ -61,7 +61,8 @@ def align(
     training = training_of(workspace, update).on_one_node
     task = Drafting(learnt, training, workspace.settings.evaluation.batch_size)
     asked = _asked(workspace, update, learnt)
-    folder, watch = workspace.run_folder(update.id) / "drafting", Watch(progress=workspace.progress)
+    folder = workspace.run_folder(update.id) / "drafting"
+    watch = Watch(progress=workspace.progress, title="align")
     if training.devices == 1:
         from updater.launch.draft import aligned, ready
 

@@ -103,7 +103,8 @@ def fit(
             saver = Saver(folder, of_run, training, ranks)
             restored = saver.restore(learner)
             done = restored[0].num_examples
-            with Progress("train", plan.num_examples, done=done, shown=watch.progress) as progress:
+            bar = Progress(watch.title, plan.num_examples, done=done, shown=watch.progress)
+            with bar as progress:
                 learner.record = record = _record(learner, plan, restored, watch, progress)
                 train(learner, plan, training, saver)
             traced, moved = (_at_first(recorded, ranks) for recorded in tracer())

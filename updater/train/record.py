@@ -37,10 +37,12 @@ def _no_metrics(_step: int, _metrics: dict[str, float]) -> None:
 @dataclass(frozen=True)
 class Watch:
     """Who looks on while a run goes. `on_metrics(step, metrics)` is called every few steps; steps
-    that a kill made vain come twice. `progress` shows how far the run is, on stderr."""
+    that a kill made vain come twice. `progress` shows how far the run is, on stderr, by the name
+    `title`: an update may train several times."""
 
     on_metrics: Metrics = _no_metrics
     progress: bool = True
+    title: str = "train"
 
 
 class Record:

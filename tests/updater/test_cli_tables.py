@@ -1,0 +1,60 @@
+"""What people read of answers: sentences, where programs read a word."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from store.ledger import migrate
+from updater import release
+from updater.cli import tables
+from updater.workspace import Workspace
+
+CONFIG = """
+[workspace]
+name = "m"
+[source]
+uri = "rows.jsonl"
+[source.fields]
+prompt = "{text}"
+completion = "{label}"
+period = "{period}"
+[periods]
+order = ["a"]
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, mlflow_tables: Any, story_of: Callable) -> Workspace:
+    """Version 1 is deployed; on it 2 was accepted and 3 was left to a person, 4 was rejected."""
+    (tmp_path / "updater.toml").write_text(CONFIG)
+    made = Workspace.open(tmp_path)
+    migrate(made.ledger_url)
+    story = story_of(made.ledger)
+    first = story.candidate("1", None)
+    release.promote(made.ledger, made.aliases, "1", actor="ann", reason="first", update=first)
+    for version, verdict in (("2", "accepted"), ("3", "review"), ("4", "rejected")):
+        update = story.candidate(version, "1", verdict)
+        story.step(update, "release", {"promoted": False, "awaiting": verdict == "review"})
+    return made
+
+
+def first_line(workspace: Workspace, update: str) -> str:
+    text = io.StringIO()
+    console = Console(file=text, width=200)
+    tables.update(console, workspace, workspace.ledger.update(update))
+    return text.getvalue().splitlines()[0]
+
+
+def test_what_the_gate_said_is_a_sentence(workspace: Workspace) -> None:
+    assert first_line(workspace, "u-2") == "Update u-2: version 2 is accepted, not promoted"
+    assert first_line(workspace, "u-3") == "Update u-3: version 3 waits for review, not promoted"
+    assert first_line(workspace, "u-4") == "Update u-4: version 4 is rejected, not promoted"
+
+
+def test_what_a_person_has_decided_waits_no_more(workspace: Workspace) -> None:
+    release.approve(workspace.ledger, workspace.aliases, "u-3", actor="ann", reason="fine")
+    assert first_line(workspace, "u-3") == "Update u-3: version 3 was left to a person, promoted"
