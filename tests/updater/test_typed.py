@@ -15,7 +15,7 @@ from updater.settings import CompressionSettings
 ASKED = (
     CompressionSettings(method="obd", sparsity=0.3),
     CompressionSettings(method="reap", remove="experts", sparsity=0.25, recovery="distill"),
-    CompressionSettings(method="magnitude", pattern="2:4", rounds=2, attention=True),
+    CompressionSettings(method="magnitude", pattern="2:4", num_examples=9, attention=True),
     CompressionSettings(quantize="int8", keep=("*.up_proj", "a b")),
     CompressionSettings(method="random", remove="layers", quantize="fp8", distill_strength=0.5),
 )
