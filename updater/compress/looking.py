@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -47,7 +47,8 @@ tells of many, and so few that the model still says something. Chosen, not measu
 class Shown:
     """What a method may look at.
 
-    `estimator`: of the Fisher, where it has to be estimated anew. `fisher`: a file of the Fisher of
+    `estimator`: of the Fisher, where it has to be estimated anew; `precision` and
+    `activation_checkpointing` of its passes, as of a training. `fisher`: a file of the Fisher of
     the weights before anything is taken away. `examples`: of what was learnt; None for methods that
     need none.
     """
@@ -55,6 +56,8 @@ class Shown:
     estimator: str
     seed: int
     progress: bool = False
+    precision: str = "32-true"
+    activation_checkpointing: bool = False
     fisher: Path | None = None
     examples: Encoded | None = None
 
@@ -210,16 +213,20 @@ class Looking:
                 estimator=self._shown.estimator,
                 checkpoint_digest="",
                 data_digest="",
-                progress=self._shown.progress,
+                **self._passes,
             )
         )
         return Curvature(found.tensors, found.tokens)
 
+    @property
+    def _passes(self) -> dict[str, Any]:
+        """How passes with a way back are made."""
+        names = ("precision", "activation_checkpointing", "progress")
+        return {name: getattr(self._shown, name) for name in names}
+
     @cached_property
     def _spread(self) -> tuple[Curvature, Curvature]:
-        found = self._of_model(
-            lambda model: spread(model, self._examples, progress=self._shown.progress)
-        )
+        found = self._of_model(lambda model: spread(model, self._examples, **self._passes))
         return (
             Curvature({name: moments.mean for name, moments in found.items()}),
             Curvature({name: moments.sd for name, moments in found.items()}),

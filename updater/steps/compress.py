@@ -122,7 +122,14 @@ def _shown(
     folder, looks = workspace.checkpoints.local(weights), settings.compression.looks
     whole = workspace.tuned(_weighing(settings))
     estimator = settings.regularizer.estimated_by
-    shown = Shown(estimator, settings.training.seed, workspace.progress)
+    training = settings.training
+    shown = Shown(
+        estimator,
+        training.seed,
+        workspace.progress,
+        precision=training.precision,
+        activation_checkpointing=training.activation_checkpointing,
+    )
     if looks == "fisher":
         term = estimated(whole, weights, datasets)
         shown = dataclasses.replace(shown, fisher=importance.checked(whole, term, watch))

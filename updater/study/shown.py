@@ -40,7 +40,13 @@ def shown(job: Job) -> tuple[Shown, float]:
     """
     assert job.arm.way is not None, "only what compresses looks"
     given, seconds = job.settings.compression, 0.0
-    found = Shown(job.settings.regularizer.estimated_by, job.seed)
+    training = job.settings.training
+    found = Shown(
+        job.settings.regularizer.estimated_by,
+        job.seed,
+        precision=training.precision,
+        activation_checkpointing=training.activation_checkpointing,
+    )
     if given.looks == "fisher":
         file, seconds = _fisher(job)
         found = dataclasses.replace(found, fisher=file)

@@ -108,6 +108,7 @@ def spread(
     examples: Encoded,
     *,
     precision: str = "32-true",
+    activation_checkpointing: bool = False,
     progress: bool = True,
     on_progress: Callable[[int], object] | None = None,
 ) -> dict[str, Moments]:
@@ -119,13 +120,17 @@ def spread(
     process alone, and weights that are whole.
 
     Args:
-        precision, on_progress: as of `estimate`.
+        precision, activation_checkpointing, on_progress: as of `estimate`.
 
     Raises:
         UpdateError: no example is short enough, or a loss is no number.
     """
     refuse_none(examples, what="importance")
-    with overflow_told(), Progress("spread", len(examples), shown=progress) as shown:
+    with (
+        overflow_told(),
+        Progress("spread", len(examples), shown=progress) as shown,
+        _checkpointed(model, on=activation_checkpointing),
+    ):
         return empirical_spread(
             dict(model.named_parameters()),
             batches(model, examples, 1),
