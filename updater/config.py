@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from updater import config_torn
 from updater.config_keys import (
     Key,
-    Leaf,
     keys_of,
     leaves,
     nearest,
@@ -30,8 +29,9 @@ from updater.config_keys import (
     spell,
     variable,
 )
+from updater.config_values import Given, discreet, named, show, shown, typed
 from updater.errors import InputError, closest, did_you_mean
-from updater.settings import PLACES, CompressionSettings, Settings, password_in, without_password
+from updater.settings import PLACES, CompressionSettings, Settings, password_in
 
 log = logging.getLogger("updater")
 
@@ -40,18 +40,6 @@ CONFIG_FILE = "updater.toml"
 ELSEWHERE: tuple[Key, ...] = (*(("training", name) for name in PLACES), ("regularizer", "offload"))
 """The keys that say on how many devices and in which memory: an update is the same, and may be gone
 on with, on others."""
-
-TYPE_NAMES = {
-    str: 'text in quotes, as in "abc"',
-    int: "a whole number, as in 3",
-    float: "a number, as in 0.5",
-    bool: "true or false",
-}
-LIST_NAMES = {
-    str: 'a list of texts, as in ["a", "b"]',
-    float: "a list of numbers, as in [0.1, 10]",
-}
-
 
 WHERE: tuple[Key, ...] = (
     ("workspace", "name"),
@@ -82,17 +70,6 @@ class Option(NamedTuple):
 
 Override = str | Option
 """One setting for this run: what follows --set, or what was typed in its place."""
-
-
-class Given(NamedTuple):
-    """One value, the words for where it stands, and what its place calls it. `is_text`: the place
-    has no types. `is_typed`: by whoever runs the command, who is obeyed or refused."""
-
-    value: Any
-    where: str
-    name: str
-    is_text: bool = False
-    is_typed: bool = False
 
 
 def load(
@@ -244,11 +221,11 @@ class _Reader:
                 self.take_file(value, key)
             elif key in sections():
                 rule = "it must be a table, its keys below it"
-                self._note(key[0], f"{where} is {_show(value)}", rule)
+                self._note(key[0], f"{where} is {show(value)}", rule)
             elif key not in leaves():
                 self._note(_section_of(key), f"{where} is unknown", *nearest(key))
             else:
-                self.given[key] = Given(value, f"{where} = {_shown(key, value)}", spell(key))
+                self.given[key] = Given(value, f"{where} = {shown(key, value)}", spell(key))
                 self._refuse_secret(key, value, where)
 
     def _refuse_secret(self, key: Key, value: Any, where: str) -> None:
@@ -270,7 +247,7 @@ class _Reader:
                 continue
             if name in known:
                 key = known[name]
-                where = f"{name}={_discreet(key, value)} in the environment"
+                where = f"{name}={discreet(key, value)} in the environment"
                 self.given[key] = Given(value, where, name, is_text=True)
                 continue
             near = did_you_mean(name, known)
@@ -284,7 +261,7 @@ class _Reader:
     def take_overrides(self, overrides: Sequence[Override]) -> None:
         for one in overrides:
             if isinstance(one, Option):
-                where = f"{one.name} {_discreet(one.key, one.value)}"
+                where = f"{one.name} {discreet(one.key, one.value)}"
                 self._take_typed(one.key, one.value, where, one.name)
                 continue
             name, equals, value = one.partition("=")
@@ -295,7 +272,7 @@ class _Reader:
                     NOWHERE, f"--set {one}", "it must be section.key=value, as training.epochs=2"
                 )
             elif key in leaves():
-                self._take_typed(key, value, f"{said}={_discreet(key, value)}", said)
+                self._take_typed(key, value, f"{said}={discreet(key, value)}", said)
             elif key in sections():
                 self._note(NOWHERE, f"{said} names a section", *keys_of(key))
             else:
@@ -360,7 +337,7 @@ class _Reader:
                 is_whole &= arguments[field.name] is not None
             elif key in self.given:
                 try:
-                    arguments[field.name] = _typed(self.given[key], leaves()[key])
+                    arguments[field.name] = typed(self.given[key], leaves()[key])
                 except TypeError as error:
                     self._note(self._place([key]), self.given[key].where, str(error))
                     is_whole = False
@@ -371,7 +348,7 @@ class _Reader:
                 self._note(
                     key[0],
                     f"{self.path}: {spell(key)} is missing",
-                    f"it must be given: {_named(leaves()[key])}",
+                    f"it must be given: {named(leaves()[key])}",
                     f"write `{field.name} = ...` below [{'.'.join(section)}]",
                 )
         return self._checked(cls, arguments, section) if is_whole else None
@@ -432,59 +409,3 @@ def _section_of(key: Key) -> str:
         return key[0]
     meant = (leaf[0] for leaf in leaves() if leaf[-1] == key[0])
     return closest(key[0], named) or next(meant, NOWHERE)
-
-
-def _typed(given: Given, leaf: Leaf) -> Any:
-    """The value of a key, of its type; a whole number is right where a number is wanted.
-
-    Raises:
-        TypeError: it is of another type; the message is the rule. A boolean is no number.
-    """
-    value = given.value
-    if given.is_text:
-        if leaf.is_optional and value == "none":
-            return None
-        value = _from_text(value, leaf)
-    if leaf.kind is float and type(value) is int:
-        value = float(value)
-    elif leaf.kind is tuple and type(value) is list:
-        value = tuple(float(v) if leaf.item is float and type(v) is int else v for v in value)
-        if any(type(item) is not leaf.item for item in value):
-            value = None
-    if type(value) is not leaf.kind:
-        raise TypeError(f"it must be {_named(leaf)}")
-    return value
-
-
-def _named(leaf: Leaf) -> str:
-    """What a key takes, in words."""
-    return LIST_NAMES[leaf.item] if leaf.kind is tuple else TYPE_NAMES[leaf.kind]
-
-
-def _from_text(text: str, leaf: Leaf) -> Any:
-    """What a text from a shell stands for: what TOML reads in it, else the text itself."""
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    is_other = leaf.kind is str and type(parsed["value"]) is not str  # 42, 2026-01-31
-    return text if is_other or len(parsed) > 1 else parsed["value"]
-
-
-def _shown(key: Key, value: Any) -> str:
-    """What the file has for `key`, in an error."""
-    return _show(_discreet(key, value) if isinstance(value, str) else value)
-
-
-def _show(value: Any) -> str:
-    """A value in an error, as TOML writes it, cut to a line."""
-    shown = json.dumps(value, default=str, ensure_ascii=False)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
-
-
-def _discreet(key: Key, text: str) -> str:
-    """`text` without its secrets, to be shown. Where an address is malformed, nobody can say which
-    part of it is the password: what has room for one is not shown at all."""
-    if key[0] == "store" and ("@" in text or "?" in text):
-        return "***"
-    return without_password(text)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from updater.config import TYPE_NAMES
+from updater.config_values import TYPE_NAMES
 from updater.errors import InputError, did_you_mean
 
 
