@@ -37,6 +37,10 @@ LATER: Mapping[str, Mapping[str, Any]] = {
 still says so it is no part of a key, so that those records hold."""
 
 
+LATER_WAYS: Mapping[str, Any] = {"quantize_inputs": False}
+"""As `LATER`, of [compression], which is part of the keys of runs that compress alone."""
+
+
 @dataclass(frozen=True)
 class First:
     """The first model of a stream for one seed, which all arms start from. `folder`: of the
@@ -105,7 +109,7 @@ class Job:
             rule = self.settings.gate
             gate = [dataclasses.asdict(self.replay), rule.margin_fraction, rule.confidence]
         load = [self.processes] if self.processes else []  # 0: as many as there is room for
-        way = [dataclasses.asdict(self.settings.compression)] if self.arm.way else []
+        way = [_known_way(self.settings)] if self.arm.way else []
         return _digest(
             "run", self.first.key, arm, self.stream.span.then, self.settings, *gate, *load, *way
         )
@@ -134,6 +138,11 @@ def seeded(settings: Settings, seed: int) -> Settings:
     that was killed starts anew, so that its seconds are those of the whole of it."""
     training = dataclasses.replace(settings.training, seed=seed, checkpoint_every_steps=MOST)
     return dataclasses.replace(settings, training=training)
+
+
+def _known_way(settings: Settings) -> dict[str, Any]:
+    found = dataclasses.asdict(settings.compression)
+    return {n: v for n, v in found.items() if n not in LATER_WAYS or LATER_WAYS[n] != v}
 
 
 def _digest(*parts: Any) -> str:
