@@ -88,7 +88,7 @@ def unheeded(name: str, arm: Arm) -> str:
 
 
 def check(table: Table, name: str, way: Way) -> None:
-    """The arm of that name takes something away, and a control has a shape to be trained in.
+    """The arm of that name takes something away, and a control of what has a shape to train in.
 
     Raises:
         InputError: else.
@@ -102,11 +102,11 @@ def check(table: Table, name: str, way: Way) -> None:
         )
     if way.control == "none":
         return
-    if not way.what or given.remove == "weights":
+    if not way.what:
         raise table.wrong(
             'control = "scratch"',
-            "only without neurons, experts, heads or layers is a model of another shape",
-            "name one of them as compression.remove, with a method",
+            "only what something goes of has another shape, or zeros",
+            "name a compression.method",
         )
     if given.recovery != "none" or given.quantize != "none":
         raise table.wrong(

@@ -7,15 +7,21 @@ it. Called by `updater.study.pool`'s workers.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.compress.engine import Learnt, compress
+from updater.compress.matrices import is_prunable
 from updater.compress.measured import bytes_of, measured
+from updater.compress.recover import ZerosStay
 from updater.errors import UpdateError
 from updater.nemotron import checkpoint
+from updater.nemotron.weights import released
 from updater.settings import Settings
 from updater.stopwatch import Stopwatch
 from updater.study import records
@@ -26,6 +32,7 @@ from updater.study.run import begun, peak_memory_bytes
 from updater.study.shown import learnt, shown
 from updater.study.speed import side_by_side
 from updater.train.encode import encode
+from updater.train.guards import Guards
 
 NUM_CLOCKED = 128
 """Holdout examples that go forward in each pass of the clocks. Chosen: some tenths of a second for
@@ -89,14 +96,19 @@ def _tokens(again: Learnt | None) -> int:
 
 
 def _control(job: Job) -> Compressed:
-    """In the job's place lies a checkpoint of the shape that compression comes to, trained from
-    random weights on all that the first model learnt; what it is, and what the training cost."""
+    """In the job's place lies a checkpoint of the shape that compression comes to, with zeros where
+    it has some, trained from random weights on all that the first model learnt; what it is, and
+    what the training cost."""
     base, shape = job.first.place / "checkpoint", job.place / "shape"
     looks, _ = shown(job)
     compress(base, shape, job.settings.compression, looks, work=job.place / "work")
     with Stopwatch() as watch:
         model, done = from_scratch(
-            _of_shape(job.settings, shape), job.stream, job.stream.span.first, job.place
+            _of_shape(job.settings, shape),
+            job.stream,
+            job.stream.span.first,
+            job.place,
+            begun=partial(_sparse, shape) if job.settings.compression.remove == "weights" else None,
         )
     checkpoint.export(model.network, job.place / "initial", _target(job))
     counted = measured(_target(job))
@@ -117,6 +129,16 @@ def _of_shape(settings: Settings, shape: Path) -> Settings:
     architecture = str(shape / "config.json")
     model = dataclasses.replace(settings.model, architecture=architecture, tokenizer=str(shape))
     return dataclasses.replace(settings, model=model)
+
+
+@torch.no_grad()
+def _sparse(shape: Path, model: NemotronHForCausalLM) -> Guards:
+    """The model's weights are zero, and stay so, where those of the checkpoint `shape` are."""
+    mask = dict(released(checkpoint.load(shape)[0]))
+    for name, weight in released(model):
+        if is_prunable(name):
+            weight.mul_(mask[name] != 0)
+    return Guards(ZerosStay())
 
 
 def _measured(job: Job, before: Run, found: Compressed) -> Run:

@@ -87,10 +87,19 @@ def attempt(first: First, tell: Callable[[], None]) -> str:
 
 
 def from_scratch(
-    settings: Settings, stream: Stream, periods: Sequence[str], folder: Path, *, trace: str = ""
+    settings: Settings,
+    stream: Stream,
+    periods: Sequence[str],
+    folder: Path,
+    *,
+    trace: str = "",
+    begun: Callable[[NemotronHForCausalLM], Guards] | None = None,
 ) -> tuple[Model, Fit]:
     """A model that has learnt these periods from random weights, as `updater scratch` trains one:
     with a tokenizer of their texts, unless one is configured. `folder/initial` is what it began as.
+
+    Args:
+        begun: is given the random weights, may change them, and says what guards their training.
 
     Raises: as `prepare`.
     """
@@ -114,7 +123,7 @@ def from_scratch(
         model.network,
         lesson,
         training=settings.training_from_scratch,
-        guards=Guards(),
+        guards=Guards() if begun is None else begun(model.network),
         folder=emptied(folder / "training"),
         watch=Watch(progress=False),
         trace=trace,

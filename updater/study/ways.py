@@ -18,10 +18,12 @@ class Way:
 
     @property
     def name(self) -> str:
-        """As "obd 50 %", "reap experts 25 % + finetune", "int8", "scratch neurons 30 %"."""
+        """As "obd 50 %", "reap experts 25 % + finetune", "int8", "scratch neurons 30 %"; of
+        weights "scratch obd 90 %"."""
         given = self.settings
         if self.control == "scratch":
-            return f"scratch {self.what}"
+            places = f"{given.method} " if given.remove == "weights" else ""  # of the zeros
+            return f"scratch {places}{self.what}"
         parts = (f"{given.method} {self.what}" if self.what else "", given.recovery, given.quantize)
         return " + ".join(part for part in parts if part not in ("", "none"))
 

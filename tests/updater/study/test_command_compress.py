@@ -40,6 +40,10 @@ compression = { method = "reap", remove = "experts", sparsity = 0.25, recovery =
 kind = "compress"
 control = "scratch"
 compression = { method = "reap", remove = "experts", sparsity = 0.25 }
+[arms.sparse]
+kind = "compress"
+control = "scratch"
+compression = { method = "magnitude", sparsity = 0.9 }
 [arms.quantized]
 kind = "compress"
 compression.quantize = "int8"
@@ -60,18 +64,30 @@ def study(folder: Path, *options: str) -> dict[str, Any]:
     return answer
 
 
+def sizes(folder: Path, arm: str) -> dict[str, Any]:
+    """What the record of the arm with the first seed says of the model."""
+    (record,) = (folder / "runs").glob(f"{arm}-0-*.json")
+    found: dict[str, Any] = json.loads(record.read_text())["compressed"]
+    return found
+
+
 def test_a_study_of_compression_and_again_from_its_records(tmp_path: Path, tiny_json: str) -> None:
     of_tickets(tmp_path / "w", tiny_json, SETTINGS, ["2026-01", "2026-02"])
     (tmp_path / "s.toml").write_text(STUDY, "utf-8")
     found = study(tmp_path)
     assert list(found["arms"]) == [
         *("uncompressed", "magnitude 50 %", "magnitude 90 %", "obd 50 %", "obd 90 %"),
-        *("fewer", "anew", "quantized"),
+        *("fewer", "anew", "sparse", "quantized"),
     ]
     assert found["reference"] == "uncompressed"
     arms, told = found["arms"], found["compressions"]
     assert arms["fewer"]["num_parameters"] == arms["anew"]["num_parameters"]
     assert arms["fewer"]["bytes_ratio"][0] < 1
+    size = {name: sizes(Path(found["folder"]), name) for name in ("sparse", "magnitude-90pc")}
+    assert size["sparse"]["steps"] > size["magnitude-90pc"]["steps"] == 0
+    # Of random weights none is zero, but for those that the compressed model has not.
+    for what in ("num_parameters", "nonzero_fraction"):
+        assert size["sparse"][what] == size["magnitude-90pc"][what]
     assert arms["quantized"]["speed_ratio"] == [None, None]
     assert None not in arms["obd 90 %"]["speed_ratio"]
     assert set(told["obd 90 %"]["periods"]) == {"2026-01", "2026-02"}

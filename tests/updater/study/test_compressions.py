@@ -42,6 +42,7 @@ Make = Callable[..., Table]
         ),
         ({"quantize": "nvfp4"}, "none", "nvfp4", "quantized"),
         ({"method": "obd", "remove": "heads"}, "scratch", "scratch heads 50 %", "from scratch"),
+        ({"method": "obd"}, "scratch", "scratch obd 50 %", "from scratch"),
     ],
 )
 def test_a_way_is_called_by_what_it_does(

@@ -169,9 +169,9 @@ GRID = 'method = ["magnitude", "obd"]\nsparsity = [0.5, 0.9]\nrecovery = ["none"
             'scratch.epochs. only control = "scratch" trains by it',
         ),
         (
-            "compression.recovery_epochs = 3",
-            'control = "scratch"',
-            'control = "scratch". only without neurons, experts, heads or layers',
+            '[arms.quantized]\nkind = "compress"',
+            '[arms.quantized]\nkind = "compress"\ncontrol = "scratch"',
+            'control = "scratch". only what something goes of has another shape, or zeros',
         ),
         (
             "sparsity = 0.3 }",
