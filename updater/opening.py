@@ -17,7 +17,7 @@ from store.ledger import DatasetVersion, Update
 from updater import beginning, config, release, training_core, trials, typed, versions
 from updater.errors import InputError
 from updater.standing import abandoned, lineage
-from updater.steps import ingest
+from updater.steps import ingest, room
 from updater.steps.start import start_at, uncompressed
 from updater.steps.terms import check_recorded
 from updater.workspace import Workspace
@@ -128,7 +128,8 @@ def open_compression(workspace: Workspace, version: str, *, approve: bool = Fals
 
     Raises:
         InputError: [compression] takes nothing away, the version is a compressed one, `approve` is
-            said of one that is not deployed, or there is no torch here.
+            said of one that is not deployed, or there is no torch here, or no memory for what
+            learns again.
         NotFoundError: no such version; MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
@@ -167,6 +168,7 @@ def open_compression(workspace: Workspace, version: str, *, approve: bool = Fals
         )
     training_core.check("compress")
     beginning.check_start(workspace, uncompressed(workspace, found), version, may_be_own=False)
+    room.check_recovery(workspace, found)
     workspace.registry.check()
     datasets = {period: found.dataset_versions[period]}
     return _open(workspace, "compress", datasets, arguments, base=version)

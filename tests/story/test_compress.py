@@ -321,6 +321,7 @@ def test_a_recovery_for_which_there_is_no_memory_is_refused_before_any_work(
     recovered = (*asked, *set_("compression.recovery=finetune"), *settings())
     _, err = answered(line, *recovered, code=2)
     assert "GiB of each device by these settings" in err
+    assert answered(line, "status")[0]["unfinished"] == []
     assert compressed(line, *asked[1:])["nonzero_fraction"] < 0.95
 
 

@@ -1,12 +1,13 @@
 """Asked before a step loads a model: has this machine what the update takes?
 
 The reckoning is `updater.doctor`'s. Called by the steps importance and train, and by rehearse where
-the base answers, for each may be the first that does.
+the base answers, for each may be the first that does; of a compression before it is opened.
 """
 
 import dataclasses
 
-from store.ledger import Update
+from store.ledger import ModelVersion, Update
+from updater.settings import TrainingSettings
 from updater.steps.start import start_folder, uncompressed
 from updater.steps.trainings import training_of
 from updater.workspace import Workspace
@@ -20,6 +21,39 @@ def check(workspace: Workspace, update: Update) -> None:
             too large.
     """
     training = training_of(workspace, update)
+    _check_means(training)
+    if update.base is not None:
+        from updater.doctor import refuse_too_large
+
+        refuse_too_large(
+            start_folder(workspace, update.base),
+            training=training,
+            regularizer=workspace.settings.regularizer,
+        )
+
+
+def check_recovery(workspace: Workspace, version: ModelVersion) -> None:
+    """As `check`, of what is left of the version after compression and learns again: by nothing
+    that holds it. Where whole parts go it is smaller, and not there yet to be reckoned.
+
+    Raises:
+        InputError: as `check`.
+    """
+    settings = workspace.settings
+    if settings.compression.recovery == "none":
+        return
+    _check_means(settings.training)
+    if settings.compression.remove == "weights":
+        from updater.doctor import refuse_too_large
+
+        refuse_too_large(
+            workspace.checkpoints.local(uncompressed(workspace, version).digest),
+            training=settings.training,
+            regularizer=dataclasses.replace(settings.regularizer, method="none"),
+        )
+
+
+def _check_means(training: TrainingSettings) -> None:
     if training.packing:
         from updater.nemotron import packing
 
@@ -28,18 +62,3 @@ def check(workspace: Workspace, update: Update) -> None:
         from updater.launch import processes
 
         processes.check(training)
-    if update.base is None:
-        return
-    settings = workspace.settings
-    regularizer = settings.regularizer
-    if update.kind == "compress":
-        if settings.compression.remove != "weights":
-            return  # what learns again is smaller, and not there yet
-        base = uncompressed(workspace, workspace.ledger.model_version(update.base))
-        folder = workspace.checkpoints.local(base.digest)
-        regularizer = dataclasses.replace(regularizer, method="none")  # nothing holds it
-    else:
-        folder = start_folder(workspace, update.base)
-    from updater.doctor import refuse_too_large
-
-    refuse_too_large(folder, training=training, regularizer=regularizer)

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate is a model version in the ledger and in MLflow."""
     found: dict[str, Any] = {}
-    recovers = update.kind == "compress" and workspace.settings.compression.recovery != "none"
-    if update.kind in ("update", "scratch") or recovers:
+    if update.kind in ("update", "scratch"):
         room.check(workspace, update)
     if update.kind == "update":
         new = _new_examples(workspace, update)
