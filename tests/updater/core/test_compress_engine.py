@@ -245,6 +245,19 @@ def test_what_is_left_is_quantized(
     assert said.num_rows == 40
 
 
+def test_inputs_are_quantized_where_it_is_asked_for(
+    trained: Path, examples: Encoded, tmp_path: Path
+) -> None:
+    told = {}
+    for inputs in (False, True):
+        asked = {"quantize": "nvfp4", "quantize_inputs": inputs, "keep": ("*.experts.*",)}
+        folder, _ = run(trained, tmp_path / str(inputs), examples, **asked)
+        packed = checkpoint.check(folder, quantized=True).packed.values()
+        assert {one.inputs for one in packed} == {inputs}
+        told[inputs] = fields(folder)["quantization_config"]["quant_algo"]
+    assert told == {False: "W4A16_NVFP4", True: "NVFP4"}
+
+
 def test_a_quantized_checkpoint_is_not_compressed(
     trained: Path, examples: Encoded, tmp_path: Path
 ) -> None:
