@@ -46,8 +46,6 @@ class Curvature:
         if not is_experts(stored):
             return whole(fisher)
         found = whole(mapped(lambda part: part[expert], fisher))  # and not all of a layer's
-        return (
-            found
-            if stored not in self._tokens
-            else as_estimated(found, self._tokens[stored], expert)
-        )
+        if stored not in self._tokens:
+            return found
+        return as_estimated(found, self._tokens[stored], expert)

@@ -120,12 +120,12 @@ class Looking:
         host's memory: of each MLP of n neurons 4 n^2 bytes, of Nano's experts 41 GB. And what is
         made of them takes time: `rebuilding.costs` 13 s for each 1,856 neurons on one core, some
         10 hours for all of Nano's 2,944 experts."""
-        outgoing = [
+        names = [
             name
             for name in self.contents.entries
             if name.startswith("backbone.") and name.endswith(".down_proj.weight")
         ]
-        return self._gather(outgoing).moments
+        return self._gather(names).moments
 
     def damage(self, parts: Sequence[Parts]) -> dict[str, Tensor]:
         """By `Parts.key`, float64 (count,): what the loss rises by without each part, in nats a

@@ -68,10 +68,10 @@ class CompressionSettings:
     `attention`: it may lose weights and layers too.
 
     `multiple_of`: as many parts stay as this divides, such as 32 neurons for the groups of
-    `quantize`, or 64 for the tiles of a GPU's products. `quantize_inputs`: of
-    "nvfp4", inputs as well, by scales found on `num_examples`; of "fp8" they always are. `keep`:
-    modules that are not quantized, beside those of the published recipes, by their released names
-    with * and ? as in file names.
+    `quantize`, or 64 for the tiles of a GPU's products. `quantize_inputs`: of "nvfp4", inputs as
+    well, by scales found on `num_examples`; of "fp8" they always are. `keep`: modules that are not
+    quantized, beside those of the published recipes, by their released names with * and ? as in
+    file names.
 
     `recovery`: what is left learns again, for `recovery_epochs`, what the update learns (or what an
     update of the version would rehearse): from the examples, or also from what the uncompressed

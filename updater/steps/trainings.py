@@ -11,4 +11,4 @@ from updater.workspace import Workspace
 def training_of(workspace: Workspace, update: Update) -> TrainingSettings:
     """The settings of this update's training."""
     settings = workspace.settings
-    return settings.training_from_scratch if update.kind == "scratch" else settings.training
+    return settings.training if update.kind == "update" else settings.training_from_scratch

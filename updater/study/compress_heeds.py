@@ -61,9 +61,10 @@ _RULES: Mapping[str, tuple[Callable[[Way], bool], str]] = {
         lambda way: way.settings.recovery == "distill",
         'only compression.recovery = "distill" has it',
     ),
-    **dict.fromkeys(
-        ("compression.keep", "compression.quantize_inputs"),
-        (lambda way: way.settings.quantize != "none", "nothing is quantized"),
+    "compression.keep": (lambda way: way.settings.quantize != "none", "nothing is quantized"),
+    "compression.quantize_inputs": (
+        lambda way: way.settings.quantize == "nvfp4",
+        'only compression.quantize = "nvfp4" may have them or not',
     ),
     **dict.fromkeys(
         (f"regularizer.{key}" for key in _LOOKS),
