@@ -225,6 +225,8 @@ def test_a_killed_run_goes_on(
 
 def test_every_criterion_can_be_asked_for() -> None:
     assert CRITERIA.keys() <= PRUNINGS.keys()
+    dampened = {method for method, pruning in PRUNINGS.items() if pruning.dampened}
+    assert dampened == {name for name, one in CRITERIA.items() if one.curvature is not None}
     for method, pruning in PRUNINGS.items():
         for remove in pruning.removes:
             dataclasses.replace(CompressionSettings(), method=method, remove=remove)
