@@ -52,7 +52,8 @@ class QuadraticAnchor:
     Args:
         anchor: name -> the weights to hold on to; copied now, so live parameters may be given.
             Whole tensors, or DTensors sharded as the parameters are. May stay on another device
-            than the parameters, at the price of a copy per step.
+            than the parameters, at the price of a copy per step. Float32 ones that lose no digit
+            by it, as those of a checkpoint released in bfloat16, are kept in bfloat16.
         importance: name -> finite non-negative weights of the same shape, in any format of
             `regularizers.formats`; kept, not copied. An anchored name that is not in it is not
             held. None: ones.
@@ -157,7 +158,8 @@ class QuadraticAnchor:
         same = []
         for name, theta in self._held(frozen):
             mine = self._anchor[name]
-            if mine.dtype == theta.dtype and torch.equal(mine.to(theta.device), theta):
+            exact = torch.promote_types(mine.dtype, theta.dtype) == theta.dtype
+            if exact and torch.equal(mine.to(theta), theta):
                 self._anchor[name] = theta.detach()
                 same.append(name)
         return frozenset(same)
@@ -205,8 +207,13 @@ def _check(anchor: Mapping[str, Tensor], importance: Mapping[str, Weight]) -> No
 
 
 def _snapshot(tensor: Tensor) -> Tensor:
-    """Of the tensor's own dtype: it is where the weights were, to the last bit."""
-    return tensor.detach().clone()
+    """Where the weights were, to the last bit, in the smaller dtype of two that can say it."""
+    tensor = tensor.detach()
+    if tensor.dtype == torch.float32:
+        short = tensor.bfloat16()
+        if torch.equal(local(short).float(), local(tensor)):
+            return short
+    return tensor.clone()
 
 
 def _on(tensor: Tensor, device: torch.device) -> Tensor:

@@ -275,6 +275,7 @@ def _footprint(
     regularizer: RegularizerSettings,
     length: int,
 ) -> "Footprint":
+    from updater.nemotron.dtypes import released_dtype
     from updater.train.adapt import frozen_dtype
     from updater.train.footprint import footprint
 
@@ -284,6 +285,7 @@ def _footprint(
         regularizer=regularizer if machine.names else replace(regularizer, offload=False),
         length=length,
         frozen_dtype=frozen_dtype(training, contents),
+        released_dtype=released_dtype(contents),
         kernels=machine.kernels,
     )
 

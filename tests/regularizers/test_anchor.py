@@ -223,6 +223,41 @@ def test_an_offloaded_anchor_is_shared_with_what_stays():
     assert held.term("w", theta["w"])[1].data_ptr() == theta["w"].data_ptr()
 
 
+def test_an_anchor_released_in_bfloat16_is_kept_so_and_pulls_to_the_same_bit():
+    """Beside it one element that has more digits, for which the whole stays float32."""
+    torch.manual_seed(0)
+    released = torch.rand(6, 4).bfloat16().float()
+    longer = released.clone()
+    longer[5, 3] = 1 / 3
+    importance, theta = torch.rand(6, 4), torch.rand(6, 4)
+    gradients = {}
+    for dtype, anchor in ((torch.bfloat16, released), (torch.float32, longer)):
+        leaf = {"w": theta.clone().requires_grad_()}
+        held = QuadraticAnchor({"w": anchor}, {"w": importance}, 3.0)
+        kept_as = held.term("w", leaf["w"])[1]
+        assert kept_as.dtype == dtype
+        assert torch.equal(kept_as.float(), anchor)
+        held.add_gradient(leaf)
+        gradients[dtype] = leaf["w"].grad.flatten()[:-1]
+    assert torch.equal(*gradients.values())
+
+
+@pytest.mark.parametrize(
+    ("anchor", "frozen", "shared"),
+    [
+        ([1.0, 2.0], torch.float32, True),
+        ([1.0, 2.0], torch.bfloat16, True),
+        ([1.0, 1 / 3], torch.float32, True),
+        ([1.0, 1 / 3], torch.bfloat16, False),  # of which the anchor says more
+    ],
+)
+def test_an_anchor_is_shared_where_the_frozen_weight_says_the_same(anchor, frozen, shared):
+    held = QuadraticAnchor({"w": torch.tensor(anchor)}, None, 1.0)
+    weight = torch.tensor(anchor).to(frozen)
+    assert held.share({"w": weight}) == ({"w"} if shared else frozenset())
+    assert (held.term("w", weight)[1].data_ptr() == weight.data_ptr()) is shared
+
+
 def test_one_number_for_all_stays_one_number_when_it_is_offloaded():
     theta = {"w": torch.rand(6, 4)}
     ones = {"w": torch.ones(()).expand(6, 4)}

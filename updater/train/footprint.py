@@ -76,6 +76,7 @@ def footprint(
     regularizer: RegularizerSettings,
     length: int,
     frozen_dtype: torch.dtype = torch.float32,
+    released_dtype: torch.dtype = torch.float32,
     kernels: bool = False,
 ) -> Footprint:
     """Of an update of the checkpoint with these fields by these settings, on each device.
@@ -84,15 +85,19 @@ def footprint(
         fields: a config.json's.
         length: tokens of every example of a batch.
         frozen_dtype: of the weights that take no gradient.
+        released_dtype: of the weights on the disk, in which they are held on to.
         kernels: Mamba-2 is mamba-ssm's fused one, which keeps less than PyTorch's operators do.
     """
     shards = training.num_processes if training.sharded else 1
     training = replace(training.on_one_device, batch_size=training.share)
+    # Several terms are anchored at a mean, which is of no released digits.
+    anchor_dtype = released_dtype if regularizer.terms == "base" else torch.float32
 
     def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
         how = replace(training, activation_checkpointing=checkpointed)
         fields, form = json.dumps(part), regularizer.format
-        return Counter(_measured(fields, how, form, length, frozen_dtype, kernels=kernels))
+        dtypes = (frozen_dtype, anchor_dtype)
+        return Counter(_measured(fields, how, form, length, dtypes, kernels=kernels))
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
@@ -158,12 +163,13 @@ def _measured(
     training: TrainingSettings,
     form: str,
     length: int,
-    frozen_dtype: torch.dtype,
+    dtypes: tuple[torch.dtype, torch.dtype],
     *,
     kernels: bool,
 ) -> Counter[str]:
     """Parameters trained and frozen; bytes of the anchor, the importance in the format `form`, and
-    what is kept. `fields`: of config.json, as JSON."""
+    what is kept. `fields`: of config.json, as JSON. `dtypes`: of what is frozen, of the anchor."""
+    frozen_dtype, anchor_dtype = dtypes
     with ExitStack() as block:
         with torch.device("meta"):
             model = build(json.loads(fields))
@@ -178,7 +184,10 @@ def _measured(
         held = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         if adaptation.factors:
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
-        found["anchor"] = sum(weight.nbytes for weight in held.values())
+        found["anchor"] = sum(
+            weight.numel() * (4 if stays_float32(name) else anchor_dtype.itemsize)
+            for name, weight in held.items()
+        )
         found["importance"] = num_bytes(kept(held, form))
         rows, precision = training.batch_size, training.precision
         found["kept"] = kept_bytes(model, rows, length, precision=precision, kernels=kernels)

@@ -101,3 +101,25 @@ def test_a_training_takes_what_was_reckoned(changes: dict[str, Any], tmp_path: P
     ewc = RegularizerSettings()
     reckoned = footprint(FIELDS, training=training, regularizer=ewc, length=LENGTH).peak
     assert 0.92 < reckoned / peak_bytes(tmp_path / "trace.json") < 1.2
+
+
+@pytest.mark.parametrize("released", [torch.bfloat16, torch.float32])
+def test_an_anchor_takes_what_was_reckoned(released: torch.dtype) -> None:
+    training = TrainingSettings(**EVERY)
+    model = build(FIELDS)
+    freeze(model, training)
+    moved = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for p in moved.values():
+            p.normal_()
+            p.copy_(p.to(released))
+    held = QuadraticAnchor(moved, None, 1.0)
+    taken = sum(held.term(name, p)[1].nbytes for name, p in moved.items())
+    reckoned = footprint(
+        FIELDS,
+        training=training,
+        regularizer=RegularizerSettings(),
+        length=LENGTH,
+        released_dtype=released,
+    )
+    assert reckoned.anchor == pytest.approx(taken, rel=0.01)
