@@ -8,7 +8,8 @@ Needs torch, lightning, transformers, peft and pyarrow; the Trainer's rows need 
 weights of the released shapes are made on the device. A shape that does not fit is left out, and
 the table says so. Every row trains with the service's own step (`updater.train`), or with
 transformers' Trainer on the same model, tokens, precision and optimizer: some steps to warm up,
-then the mean of the following ones by the device's own clock.
+then the mean of the following ones by the device's own clock. What EWC adds is the same for a step
+of any size, so it is told of small steps and of large ones.
 """
 
 import argparse
@@ -33,8 +34,11 @@ import updater  # noqa: F401 - first: it sees to a torchvision that does not fit
 import transformers
 from gpu_clock import Clock, ceilings, clocked, peak
 from gpu_shapes import (
+    LARGE,
+    LARGE_WARM_UP,
     SHAPES,
     TOYS,
+    WARM_UP_STEPS,
     Shape,
     flops_per_step,
     lesson_of,
@@ -61,12 +65,15 @@ STRENGTH = 1.0
 REHEARSED_SHARE = 0.5
 
 
-def ours(model: nn.Module, shape: Shape, device: str, *, anchor: Any, rehearsed: float) -> float:
+def ours(
+    model: nn.Module, shape: Shape, device: str, *, anchor: Any, rehearsed: float, accumulate: int
+) -> float:
     """Seconds a step, of the service's."""
-    training = settings_of(shape, device)
-    lesson = lesson_of(shape, shape.batch_size * training.max_steps, rehearsed=rehearsed)
-    plan = Plan(lesson, training)
-    clock = Clock(device)
+    training = settings_of(shape, device, accumulate)
+    num_examples = shape.batch_size * accumulate * training.max_steps
+    plan = Plan(lesson_of(shape, num_examples, rehearsed=rehearsed), training)
+    warm_up = WARM_UP_STEPS if accumulate == 1 else LARGE_WARM_UP
+    clock = Clock(device, accumulate=accumulate, warm_up=warm_up)
     with adapted(model, training) as adaptation, ExpertLoad(model, padding=PADDING) as load:
         guards = Guards() if anchor is None else Guards(adaptation.hold(anchor))
         learner = Learner(model, training, num_steps=plan.num_steps, guards=guards, load=load)
@@ -131,34 +138,36 @@ def measured(shape: Shape, device: str, product: float, copy: float) -> Iterator
     yield f"\n## {shape.name}: {number / 1e6:,.1f} M weights, {shape.batch_size} x {shape.length}"
     yield "\n| way | ms a step | tokens/s | of the product's FLOP/s | peak memory | to plain |"
     yield "|---|---|---|---|---|---|"
-    plain = 0.0
+    plain: dict[int, float] = {}
 
-    def row(name: str, step: Callable[[], float]) -> str:
-        nonlocal plain
+    def row(name: str, step: Callable[[], float], accumulate: int = 1) -> str:
         with peak(device) as most:
             try:
                 seconds = step()
             except torch.OutOfMemoryError:
                 return f"| {name} | does not fit | | | | |"
             memory = most()
-        plain = plain or seconds
+        plain.setdefault(accumulate, seconds)
         cells = [
-            name,
+            name if accumulate == 1 else f"{name}, {accumulate * tokens:,} tokens a step",
             f"{seconds * 1e3:.1f}",
-            f"{tokens / seconds:,.0f}",
-            f"{flops / seconds / product:.1%}",
+            f"{accumulate * tokens / seconds:,.0f}",
+            f"{accumulate * flops / seconds / product:.1%}",
             "–" if memory is None else f"{memory:.1f} GiB",
-            f"{seconds / plain:.3f}",
+            f"{seconds / plain[accumulate]:.3f}",
         ]
         return "| " + " | ".join(cells) + " |"
 
-    def way(anchor: Any = None, rehearsed: float = 0.0) -> Callable[[], float]:
-        return lambda: ours(model, shape, device, anchor=anchor, rehearsed=rehearsed)
+    def way(anchor: Any = None, rehearsed: float = 0.0, accumulate: int = 1) -> Callable[[], float]:
+        return lambda: ours(
+            model, shape, device, anchor=anchor, rehearsed=rehearsed, accumulate=accumulate
+        )
 
     yield row("plain", way())
     yield row("plain, again", way())
     yield row("transformers' Trainer", lambda: theirs(model, shape, device))
     yield row("rehearsal", way(rehearsed=REHEARSED_SHARE))
+    yield row("plain", way(accumulate=LARGE), LARGE)
     importance: dict[str, Weight]
     importance, lines = fishers(model, shape, device)
     for form in ("float32", "factored"):
@@ -166,6 +175,7 @@ def measured(shape: Shape, device: str, product: float, copy: float) -> Iterator
         anchor = anchor_of(model, importance)
         yield row(f"EWC, {form}", way(anchor))
         yield row(f"EWC, {form}, rehearsal", way(anchor, REHEARSED_SHARE))
+        yield row(f"EWC, {form}", way(anchor, accumulate=LARGE), LARGE)
         lines.append(pass_line(model, shape, anchor, form, copy, device))
         del anchor
     yield ""
@@ -226,7 +236,8 @@ def pass_line(
     seconds = clocked(lambda: anchor.add_gradient(parameters), device)
     importance = {n: anchor.term(n, p)[2] for n, p in parameters.items()}
     state = num_bytes(importance)
-    least = state + sum(4 * p.nbytes for p in parameters.values())  # theta, anchor, gradient twice
+    # theta, its gradient twice, the anchor.
+    least = state + sum(3 * p.nbytes + anchor.term(n, p)[1].nbytes for n, p in parameters.items())
     weights = sum(p.nbytes for p in parameters.values())
     model.zero_grad(set_to_none=True)
     return (

@@ -14,14 +14,20 @@ GIB = 2**30
 
 
 class Clock(Callback):
-    """When each step ended, by the device's clock. Lightning calls it, and the Trainer's rows."""
+    """When each step ended, by the device's clock. Lightning calls it after every micro-batch, of
+    which `accumulate` make a step, and the Trainer's rows."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, accumulate: int = 1, warm_up: int = WARM_UP_STEPS) -> None:
         self._on_gpu = device == "cuda"
+        self._accumulate, self._warm_up = accumulate, warm_up
+        self._num_batches = 0
         self._marks: list[Any] = []
 
     def on_train_batch_end(self, *_: object, **__: object) -> None:
-        """A step is done, or will be when the device comes to it."""
+        """A micro-batch is done, or will be when the device comes to it."""
+        self._num_batches += 1
+        if self._num_batches % self._accumulate:
+            return
         if not self._on_gpu:
             self._marks.append(time.perf_counter())
             return
@@ -32,8 +38,8 @@ class Clock(Callback):
     @property
     def seconds(self) -> float:
         """The mean of a step, without those that warmed up."""
-        first, last = self._marks[WARM_UP_STEPS - 1], self._marks[-1]
-        number = len(self._marks) - WARM_UP_STEPS
+        first, last = self._marks[self._warm_up - 1], self._marks[-1]
+        number = len(self._marks) - self._warm_up
         if not self._on_gpu:
             return (last - first) / number
         torch.cuda.synchronize()
