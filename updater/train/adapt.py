@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.tuners_utils import cast_adapter_dtype
 from torch import Tensor, nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
@@ -64,6 +65,7 @@ def adapted(model: NemotronHForCausalLM, training: TrainingSettings) -> Iterator
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(training.seed)
         tuner = LoraModel(model, _config(model, training), _ADAPTER)
+    _in_float32(model)
     finish = tuner.unload
     try:
         yield Adaptation(weights, dict(_factors(model, names)))
@@ -96,6 +98,16 @@ def resting_dtype(training: TrainingSettings, contents: Contents) -> torch.dtype
     released so, for then no digit is lost and no larger copy needed; else float32."""
     mixed = training.precision == "bf16-mixed"
     return released_dtype(contents) if mixed else torch.float32
+
+
+def _in_float32(model: NemotronHForCausalLM) -> None:
+    """The factors are float32 over weights of any dtype, and so are their gradients and moments:
+    at NVIDIA's learning rates a step is less than bfloat16 tells apart. peft does so for its own
+    `PeftModel` alone. Their inputs stay as they are, for autocast brings both to its dtype."""
+    cast_adapter_dtype(model, _ADAPTER)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def _config(model: NemotronHForCausalLM, training: TrainingSettings) -> LoraConfig:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
@@ -77,10 +78,11 @@ def alone(
     regularizer: RegularizerSettings = EWC,
     num_terms: int = 1,
     objective: Objective | None = None,
+    dtype: torch.dtype = torch.float32,
     **changes: Any,
 ) -> tuple[NemotronHForCausalLM, Fit]:
     """The same in this process."""
-    model, _ = checkpoint.load(base)
+    model, _ = checkpoint.load(base, dtype=dtype)
     training = dataclasses.replace(TRAINING, **changes)
     if not training.train_routers:
         checkpoint.freeze_routers(model)
@@ -183,6 +185,32 @@ def test_in_mixed_precision_too(
     same_weights(tmp_path / "many", model)
     assert many.losses == pytest.approx(one.losses, abs=1e-5)
     assert 1e-5 < distance(whole, model) < 0.1 * distance(checkpoint.load(base)[0], model)
+
+
+def test_factors_over_bfloat16_weights_are_float32_in_every_process(
+    release: Path, lesson: Lesson, importance: Path, tmp_path: Path
+) -> None:
+    """Theirs are the parts' gradients added up in float32, at the least learning rate of NVIDIA's
+    recipes."""
+    changes: dict[str, Any] = {"adapt": "lora", "precision": "bf16-mixed", "learning_rate": 1e-5}
+    one, many = tmp_path / "one", tmp_path / "many"
+    alone(
+        *(release, lesson, importance, one),
+        objective=InParts(),
+        dtype=torch.bfloat16,
+        **changes,
+    )
+    together.fit(task(release, importance, devices=2, **changes), lesson, folder=many, watch=QUIET)
+    states = [load_file(folder / "training.safetensors") for folder in (one, many)]
+    factors = [{n: t for n, t in state.items() if ".lora_" in n} for state in states]
+    assert {tensor.dtype for tensor in factors[1].values()} == {torch.float32}
+    assert factors[0].keys() == factors[1].keys()
+    apart, moved = 0.0, 0.0
+    for name, tensor in factors[0].items():
+        if name.startswith("parameter/") and ".lora_B." in name:  # which begins at zero
+            apart += float((factors[1][name] - tensor).square().sum())
+            moved += float(tensor.square().sum())
+    assert apart < 1e-4 * moved
 
 
 def test_a_base_in_shards_answers_in_mixed_precision(
