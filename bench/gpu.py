@@ -217,19 +217,26 @@ def fishers(model: nn.Module, shape: Shape, device: str) -> tuple[dict[str, Weig
 
 
 def anchor_of(model: nn.Module, importance: dict[str, Weight]) -> QuadraticAnchor:
-    """Where the model is, held by the importance."""
+    """Where the model is, in the digits of a checkpoint released in bfloat16, held by the
+    importance."""
     parameters = dict(model.named_parameters())
-    return QuadraticAnchor({n: parameters[n] for n in importance}, importance, STRENGTH)
+    released = {name: parameters[name].detach().bfloat16() for name in importance}
+    return QuadraticAnchor(released, importance, STRENGTH)
 
 
 def pass_line(
     model: nn.Module, shape: Shape, anchor: QuadraticAnchor, form: str, copy: float, device: str
 ) -> str:
-    """EWC's pass by itself: the fewest bytes that it must move, over the time that it takes."""
+    """EWC's pass by itself: the fewest bytes that it must move, over the time that it takes. Under
+    LoRA its time, for there it moves no weights."""
     if shape.adapt == "lora":
         held = [dict(model.named_parameters())[name] for name in anchor.names]
         size = sum(p.numel() for p in held)
-        return f"\nEWC, {form}: {size / 1e6:,.1f} M weights are held."
+        with adapted(model, settings_of(shape, device)) as adaptation:
+            under = adaptation.hold(anchor)
+            seconds = clocked(lambda: under.add_gradient({}), device)
+        held_by = f"{size / 1e6:,.1f} M weights are held"
+        return f"\nEWC, {form}: its pass takes {seconds * 1e3:.2f} ms, {held_by}."
     parameters = {n: p for n, p in model.named_parameters() if n in anchor.names}
     for parameter in parameters.values():
         parameter.grad = torch.zeros_like(parameter)

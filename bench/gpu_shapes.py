@@ -38,11 +38,6 @@ class Shape:
     num_fisher: int = 32
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights: what LoRA leaves alone needs no master copy."""
-        return torch.bfloat16 if self.adapt == "lora" else torch.float32
-
-    @property
     def fields(self) -> dict[str, Any]:
         """The config.json."""
         fields = presets.config_fields(self.preset, self.vocabulary)
@@ -66,8 +61,11 @@ TOYS = (
 
 
 def model_of(shape: Shape, device: str) -> nn.Module:
-    """Random weights of the shape, made on the device."""
-    return checkpoint.random(shape.fields, device=device, dtype=shape.dtype)
+    """Random weights of the shape, made on the device. What LoRA leaves alone needs no master copy
+    where training is in mixed precision."""
+    is_short = shape.adapt == "lora" and settings_of(shape, device).precision == "bf16-mixed"
+    dtype = torch.bfloat16 if is_short else torch.float32
+    return checkpoint.random(shape.fields, device=device, dtype=dtype)
 
 
 def lesson_of(shape: Shape, num_examples: int, *, rehearsed: float = 0.0) -> Lesson:

@@ -75,6 +75,8 @@ class Importance:
 
     def in_format(self, form: str) -> "Importance":
         """The same, kept in another format of `formats`. Raises ValueError: no such format."""
+        if form == self.format:
+            return self
         tensors = {name: keep(whole(weight), form) for name, weight in self.tensors.items()}
         return dataclasses.replace(self, tensors=tensors, format=form)
 

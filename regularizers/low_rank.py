@@ -5,17 +5,24 @@ strength/2 * sum F (W0 + s B A - anchor)^2 with F over the full weight, not one 
 (Zheng et al. 2026, "Revisiting Weight Regularization for Low-Rank Continual Learning", arXiv
 2602.17559); its gradient reaches the factors by the chain rule. Which weights have factors, the
 caller says: `updater.train.adapt` reads them out of peft's modules.
+
+Where the anchor is W0 and the importance factored, F = r c^T, no matrix of the weight's size is
+needed: with the Gram matrices P = A diag(c) A^T and Q = B^T diag(r) B, each rank times rank,
+    penalty = strength/2 s^2 sum(P * Q),  dB = strength s^2 diag(r) B P,  dA = strength s^2 Q A
+    diag(c).
+Ours, by writing sum_ij r_i c_j (B A)_ij^2 as a trace.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor, Regularizer, chunks
-from regularizers.formats import whole
+from regularizers.formats import Factored, whole
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ class LowRankAnchor:
     """`held`'s penalty and pull where the weights are `frozen` but for their `factors`.
 
     An anchor that equals its frozen weight shares its memory from here on: `held` must not be
-    used on its own afterwards. No displacement is ever whole in memory, only a chunk of it.
+    used on its own afterwards. No displacement is ever whole in memory, only a chunk of it, or
+    none is made at all (see the module).
 
     Args:
         held: anchor, importance and strength over the full weights.
@@ -83,7 +91,10 @@ class LowRankAnchor:
         """The value at the merged weights, a float32 scalar without a graph, for the log."""
         total = torch.zeros((), dtype=torch.float64)
         for name in self._held.names:
-            if (factors := self._factors.get(name)) is not None:
+            if (grams := self._grams(name)) is not None:
+                pull = (grams.p * grams.q).sum(dtype=torch.float64)
+                total = total.to(pull.device) + self.strength / 2 * grams.square * pull
+            elif (factors := self._factors.get(name)) is not None:
                 for displacement, weight, *_ in self._pieces(name, factors.a, factors.b):
                     pull = (displacement.square_() * weight).sum(dtype=torch.float64)
                     total = total.to(pull.device) + self.strength / 2 * pull
@@ -101,12 +112,27 @@ class LowRankAnchor:
         for name in self._held.names:
             if (factors := self._factors.get(name)) is None:
                 continue
-            scale = self.strength * factors.scale
             gradients = (_gradient(factors.a), _gradient(factors.b))
+            if (grams := self._grams(name)) is not None:
+                scale = self.strength * grams.square
+                factors.a_of(gradients[0]).add_(grams.q @ grams.weighted_a, alpha=scale)
+                factors.b_of(gradients[1]).add_(grams.weighted_b @ grams.p, alpha=scale)
+                continue
+            scale = self.strength * factors.scale
             for displacement, weight, a, b, grad_a, grad_b in self._pieces(name, *gradients):
-                pull = displacement.mul_(weight).mul_(scale)
-                grad_b.add_(pull @ a.float().mT)
-                grad_a.add_(b.float().mT @ pull)
+                pull = displacement.mul_(weight)
+                grad_b.add_(pull @ a.float().mT, alpha=scale)
+                grad_a.add_(b.float().mT @ pull, alpha=scale)
+
+    def _grams(self, name: str) -> "_Grams | None":
+        """None where the displacement has to be made, piece by piece."""
+        if name not in self._factors or name not in self._shared:
+            return None
+        _, _, weight = self._held.term(name, self._frozen[name])
+        # A stack whose matrices have a single column is factored otherwise.
+        if not isinstance(weight, Factored) or weight.columns.shape[-2] != 1:
+            return None
+        return _grams(self._factors[name], weight)
 
     def _pieces(
         self, name: str, beside_a: Tensor, beside_b: Tensor
@@ -121,10 +147,28 @@ class LowRankAnchor:
         terms = self._held.term(name, self._frozen[name])
         for frozen, anchor, weight, b, grad_b, *rest in chunks(*terms, *of_b, *cut_a):
             a, grad_a = rest or whole_a
-            displacement = (b.float() @ a.float()).mul_(factors.scale)
+            displacement = (factors.scale * b.float()) @ a.float()
             if name not in self._shared:
                 displacement += frozen.float() - anchor
             yield displacement, whole(weight), a, b, grad_a, grad_b
+
+
+class _Grams(NamedTuple):
+    """For each matrix: `p` = A diag(c) A^T and `q` = B^T diag(r) B, both (rank, rank); `weighted_a`
+    = A diag(c), `weighted_b` = diag(r) B. `square`: s^2. All float32."""
+
+    p: Tensor
+    q: Tensor
+    weighted_a: Tensor
+    weighted_b: Tensor
+    square: float
+
+
+def _grams(factors: Factors, weight: Factored) -> _Grams:
+    a, b = factors.a_of(factors.a).float(), factors.b_of(factors.b).float()
+    weight = weight.to(a.device)
+    weighted_a, weighted_b = a * weight.columns, b * weight.rows
+    return _Grams(weighted_a @ a.mT, weighted_b.mT @ b, weighted_a, weighted_b, factors.scale**2)
 
 
 def _gradient(leaf: Tensor) -> Tensor:

@@ -30,6 +30,11 @@ class Method(NamedTuple):
     looks_at: str
     consolidate: Consolidate
 
+    @property
+    def reads_older_weights(self) -> bool:
+        """Whether what is held lies between the weights of all terms, and not at the newest."""
+        return self.consolidate is consolidate.summed
+
     def trace(self, estimator: str) -> str:
         """What the training has to record for a term, as `updater.train.fit` names it: "" where an
         estimate afterwards does."""

@@ -28,9 +28,11 @@ def scaled(importance: Mapping[str, Weight], scale: str) -> Mapping[str, Weight]
     """
     if scale not in SCALES:
         raise ValueError(f"scale is {scale!r}: must be one of {', '.join(SCALES)}")
+    if scale == "none":
+        return importance
     total = sum(_total(weight) for weight in importance.values())
     num_entries = sum(weight.shape.numel() for weight in importance.values())
-    if scale == "none" or total in (0, num_entries):
+    if total in (0, num_entries):
         return importance
     factor = num_entries / total
     return {name: _times(weight, factor) for name, weight in importance.items()}

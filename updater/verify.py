@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from updater.errors import UpdateError
 from updater.files import read_json
+from updater.gpu_memory import give_back
 from updater.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def verify(folder: Path, cases: Path) -> tuple[int, float]:
     Raises:
         UpdateError: it can't be loaded, or answers otherwise than it was judged by.
     """
+    give_back()
     command = [sys.executable, "-P", "-m", "updater.verify", str(folder), str(cases)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

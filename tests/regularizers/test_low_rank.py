@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from regularizers import anchor as anchors
 from regularizers.anchor import NoAnchor, QuadraticAnchor
@@ -71,6 +72,32 @@ def test_penalty_and_gradient_are_those_of_the_full_computation(
     held = LowRankAnchor(QuadraticAnchor(anchor, importance, 3.0), frozen, factors)
     assert held.strength == 3.0
     assert_like_autograd(held, anchor, importance, frozen, factors, 3.0)
+
+
+class Largest(TorchDispatchMode):
+    """The most entries of any tensor that was made."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not func.is_view:
+            self.entries = max(self.entries, made.numel())
+        return made
+
+
+@pytest.mark.parametrize(("form", "is_made"), [("factored", False), ("float32", True)])
+def test_of_a_factored_importance_nothing_of_the_weights_size_is_made(form, is_made):
+    size = 64
+    frozen = {"w": torch.randn(size, size)}
+    leaves = nn.Parameter(torch.randn(RANK, size)), nn.Parameter(torch.randn(size, RANK))
+    importance = kept({"w": torch.rand(size, size)}, form)
+    held = QuadraticAnchor(frozen, importance, 3.0)
+    held = LowRankAnchor(held, frozen, {"w": Factors(*leaves, 2.0)})
+    with Largest() as largest:
+        held.add_gradient({})
+        held.penalty({})
+    assert (largest.entries >= size**2) is is_made
 
 
 def test_l2_is_held_in_the_merged_weights_too():

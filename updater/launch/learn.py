@@ -12,11 +12,12 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 from regularizers import stored
 from regularizers.consolidate import Held
 from regularizers.formats import Weight
-from regularizers.methods import method_of
+from regularizers.methods import Method, method_of
 from updater.launch import answer
 from updater.launch.export import export
 from updater.launch.task import Learning
 from updater.nemotron import checkpoint
+from updater.nemotron.dtypes import load_aside
 from updater.train.adapt import freeze, frozen_dtype
 from updater.train.distilled import RECIPES
 from updater.train.fit import fit
@@ -60,18 +61,23 @@ def _memory(task: Learning, model: NemotronHForCausalLM, ranks: Ranks) -> Memory
     method = method_of(task.regularizer.method, task.regularizer.terms)
     if method is not None and method.source == "ones":
         return Memory.of(task.regularizer, [Held(dict(model.named_parameters()), ones(model))])
-    return Memory.of(task.regularizer, _held(task, model, ranks))
+    if method is None or not task.terms:
+        return Memory.of(task.regularizer, ())
+    return Memory.of(task.regularizer, _held(task, method, model, ranks))
 
 
-def _held(task: Learning, model: NemotronHForCausalLM, ranks: Ranks) -> Iterator[Held]:
+def _held(
+    task: Learning, method: Method, model: NemotronHForCausalLM, ranks: Ranks
+) -> Iterator[Held]:
     """One term after the other, oldest first. A single one is anchored at the model's own weights,
     in shards as they are, and so is its importance; several are consolidated, and for that have to
-    be whole."""
-    assert task.terms is not None, "asked only where something was learnt"
+    be whole. Older weights are read where they count."""
+    assert task.terms, "asked only where something weighs"
+    *older, newest = task.terms
+    at_newest = load_aside(newest.checkpoint) if older else model
     for term in task.terms:
-        weights = model
-        if len(task.terms) > 1:
-            weights, _ = checkpoint.load(term.checkpoint, device="cpu")
+        is_read = term is not newest and method.reads_older_weights
+        weights = load_aside(term.checkpoint) if is_read else at_newest
         anchor = {name: p.detach() for name, p in weights.named_parameters()}
         found: dict[str, Weight] = {}
         if term.importance is not None:

@@ -5,7 +5,6 @@ to do stands in a folder (`updater.launch.task`), and so does what comes of it
 (`updater.launch.answer`). Called by `updater.launch.together`.
 """
 
-import gc
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from updater.errors import CrashError, InputError
+from updater.gpu_memory import give_back
 from updater.launch import answer, command
 from updater.launch.command import MAX_RESTARTS
 from updater.launch.parent import PARENT
@@ -71,7 +71,7 @@ def run(
     """
     check(training)
     words = torchrun(training, folder)
-    _make_room()
+    give_back()
     heard = answer.Heard(folder)
     with (folder / _LOG).open("ab") as said:
         begin = said.tell()
@@ -114,13 +114,6 @@ def _environment(training: TrainingSettings) -> dict[str, str]:
         **os.environ,
         PARENT: str(os.getpid()),
     }
-
-
-def _make_room() -> None:
-    """What this process held on a GPU, for importance or trials, is the processes' to use."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _stop(processes: subprocess.Popen[bytes]) -> None:

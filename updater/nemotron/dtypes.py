@@ -13,6 +13,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from updater.nemotron import checkpoint
 from updater.nemotron.validate import TRAINABLE, Contents
+from updater.nemotron.weights import stays_float32
 
 
 def released_dtype(contents: Contents) -> torch.dtype:
@@ -24,10 +25,27 @@ def released_dtype(contents: Contents) -> torch.dtype:
     return torch.bfloat16 if most == "BF16" else torch.float32
 
 
+def exact_dtype(contents: Contents) -> torch.dtype:
+    """The smaller of bfloat16 and float32 in which a model loses no digit that lies on the disk."""
+    kept = (entry.dtype for name, entry in contents.entries.items() if not stays_float32(name))
+    return torch.bfloat16 if all(dtype == "BF16" for dtype in kept) else torch.float32
+
+
 def served_dtype(contents: Contents, device: str) -> torch.dtype:
     """What a model is asked in. On a GPU that in which it was released and will be served: half
     the memory of float32, and many times as fast. On a CPU float32, whatever was released."""
     return released_dtype(contents) if device.startswith("cuda") else torch.float32
+
+
+def load_aside(folder: Path) -> NemotronHForCausalLM:
+    """The checkpoint's weights in the CPU's memory, to the last digit and no larger, beside a model
+    that is trained.
+
+    Raises:
+        InputError: as `checkpoint.load`.
+    """
+    dtype = exact_dtype(checkpoint.check(folder))
+    return checkpoint.load(folder, device="cpu", dtype=dtype)[0]
 
 
 def load_as_served(

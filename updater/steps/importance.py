@@ -121,16 +121,19 @@ def files(workspace: Workspace, update: Update) -> "tuple[TermFiles, ...] | None
 
 
 def _held(workspace: Workspace, update: Update, model: "NemotronHForCausalLM") -> "Iterator[Held]":
-    """One term after the other, oldest first."""
+    """One term after the other, oldest first, each with its weights, or with the model's where no
+    older ones count."""
     from regularizers.consolidate import Held
-    from updater.nemotron import checkpoint
+    from updater.nemotron.dtypes import load_aside
 
+    method = method_of(workspace)
     assert update.base is not None, "only an update of a base is held"
+    assert method is not None, "only by a method that weighs"
     settings, begins = workspace.settings.regularizer, start_at(workspace, update.base).digest
     for term in terms_of(workspace, update):
         weights = model
-        if term.weights != begins:
-            weights, _ = checkpoint.load(workspace.checkpoints.local(term.weights))
+        if term.weights != begins and method.reads_older_weights:
+            weights = load_aside(workspace.checkpoints.local(term.weights))
         found: dict[str, Weight] = {}
         if term.sample.num_examples:
             # What a training recorded was perhaps kept in another format.

@@ -239,6 +239,7 @@ def test_a_base_in_shards_answers_in_mixed_precision(
         ({"method": "ewc", "strength": 10.0, "format": "bfloat16"}, {}),
         ({"method": "ewc", "strength": 10.0, "format": "factored"}, {}),
         ({"method": "online_ewc", "strength": 10.0, "decay": 0.5}, {"terms": 2}),
+        ({"method": "ewc", "strength": 10.0, "terms": "periods"}, {"terms": 2}),
     ],
     ids=lambda value: "-".join(map(str, value.values())),
 )
@@ -252,6 +253,8 @@ def test_whatever_holds_them(
 ) -> None:
     regularizer = RegularizerSettings(**held)
     number = changes.get("terms", 1)
+    # What is centred at the newest weights asks for no older ones.
+    older = base if regularizer.terms == "periods" else tmp_path / "gone"
     model, _ = alone(
         base, lesson, importance, tmp_path / "one", regularizer=regularizer, num_terms=number
     )
@@ -259,7 +262,7 @@ def test_whatever_holds_them(
     asked = dataclasses.replace(
         task(base, importance, devices=2),
         regularizer=regularizer,
-        terms=(TermFiles(base, importance),) * number,
+        terms=(TermFiles(older, importance),) * (number - 1) + (TermFiles(base, importance),),
     )
     together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
     same_weights(tmp_path / "many", model)
