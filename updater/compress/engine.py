@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from updater.compress import fits
 from updater.compress.looking import Looking, Shown
 from updater.compress.measured import bytes_of, measured
 from updater.compress.quantize.write import write
@@ -77,10 +78,12 @@ def compress(
         InputError: the checkpoint has not what should go, or too little would stay.
         UpdateError: the weights have no Fisher, they diverge.
     """
+    contents = checkpoint.check(base)
+    fits.check(contents.config, settings, where=str(base / "config.json"))
     work.mkdir(parents=True, exist_ok=True)
     made, gone = Pruned(base, {})
     if settings.method != "none":
-        made, gone = Rounds(base, checkpoint.check(base), settings, work).pruned(shown)
+        made, gone = Rounds(base, contents, settings, work).pruned(shown)
     if settings.recovery != "none":
         assert learnt is not None, "a recovery has something to learn"
         made = _recovered(made, base, settings, learnt, work)

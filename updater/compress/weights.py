@@ -13,7 +13,6 @@ from compression.masks import lowest, n_of_m
 from compression.saliency import CRITERIA, score
 from updater.compress.looking import Looking
 from updater.compress.matrices import prunable
-from updater.errors import InputError
 
 _LEAST = torch.finfo(torch.float32).tiny
 """The lowest score of a weight that is there: below it are those that are gone."""
@@ -29,8 +28,7 @@ def masks(looking: Looking, sparsity: float) -> Iterator[tuple[str, Tensor]]:
         sparsity: of all those weights, also of those that are gone already.
 
     Raises:
-        InputError: a pattern does not fit a matrix.
-        ValueError: as `compression.saliency.score`.
+        ValueError: as `compression.saliency.score`; or a pattern does not fit a matrix.
     """
     settings, attention = looking.settings, looking.settings.attention
     names = prunable(looking.contents.entries, attention=attention)
@@ -42,19 +40,7 @@ def masks(looking: Looking, sparsity: float) -> Iterator[tuple[str, Tensor]]:
             found = score(settings.method, name, weight, evidence).clamp_(min=_LEAST)
             yield name, found.where(weight != 0, 0)
 
-    if settings.pattern != "none":
-        return _patterned(scores())
+    if settings.pattern != "none":  # which fits: `updater.compress.fits`
+        return ((name, n_of_m(one)) for name, one in scores())
     own = CRITERIA[settings.method].scope
     return lowest(scores, sparsity, own if settings.scope == "default" else settings.scope)
-
-
-def _patterned(scores: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    for name, one in scores:
-        try:
-            yield name, n_of_m(one)
-        except ValueError as error:
-            raise InputError(
-                f'compression.pattern = "2:4": {name} has {error}',
-                "of each four weights in a row two stay",
-                "leave the pattern out, and give a sparsity",
-            ) from error

@@ -18,7 +18,7 @@ def run_of(workspace: Workspace, update: Update) -> str:
     """The MLflow run of this update, opened on first use and found again ever after."""
     run_id = workspace.registry.open_run(
         update.id,
-        run_name=f"{update.kind} {update.period}",
+        run_name=f"{update.kind} {update.base if update.kind == 'compress' else update.period}",
         parameters=_parameters(workspace, update),
         tags={**tags_of(workspace, update), "mlflow.user": workspace.actor},
     )

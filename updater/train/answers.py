@@ -52,7 +52,7 @@ class BaseAnswers:
         model.eval()
         with (
             torch.no_grad(),
-            Progress("answers of the base", len(order), shown=progress) as shown,
+            Progress("answers to hold on to", len(order), shown=progress) as shown,
         ):
             for first in range(0, len(order), BATCH):
                 some = order[first : first + BATCH]
