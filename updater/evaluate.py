@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.errors import UpdateError
-from updater.progress import Progress
 from updater.train.encode import Encoded, collate, encode
 from updater.train.likelihood import completion_hidden, greedy
 from updater.train.portions import portions
@@ -40,8 +39,7 @@ def outcomes(
     *,
     batch_size: int,
     max_length_tokens: int,
-    progress: bool = False,
-    on_progress: Callable[[int], object] | None = None,
+    on_progress: Callable[[int], object] = lambda _: None,
     ranks: Ranks = ALONE,
 ) -> pa.Table:
     """One row per example of `table` (columns id, prompt, completion), in its order.
@@ -52,20 +50,13 @@ def outcomes(
     `max_length_tokens` could not be learnt and is not asked: correct is false, loss and predicted
     are null.
 
-    `progress` shows a line on stderr; `on_progress` is told how many more examples are done.
+    `on_progress` is told how many more examples are done.
     `ranks`: the processes that call it together; each sees to a part, and has all answers. The
     batch size changes losses by rounding only (below 1e-4 in float32); `correct` can differ only
     where two tokens' logits are that close. Equal logits: the smallest token id, as in `generate`.
     """
     encoded = encode(tokenizer, table, max_length_tokens=max_length_tokens)
-    with Progress("evaluate", len(encoded), shown=progress) as shown:
-
-        def add(num_examples: int) -> None:
-            shown.update(num_examples)
-            if on_progress is not None:
-                on_progress(num_examples)
-
-        losses, correct, choices = _forward(model, encoded, batch_size, add, ranks)
+    losses, correct, choices = _forward(model, encoded, batch_size, on_progress, ranks)
     ends = np.cumsum(encoded.completion_lengths)[:-1]
     pieces = np.split(choices, ends) if len(encoded) else []
     spoken = tokenizer.batch_decode(

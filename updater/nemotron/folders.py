@@ -41,12 +41,22 @@ def renamed_when_whole(target: Path) -> Iterator[Path]:
 
 def copy_all_but_weights(base: Path, contents: Contents, folder: Path) -> None:
     """Every file of the checked checkpoint that holds no weights stands in `folder` too, byte for
-    byte. Pickles stay behind."""
-    for source in sorted(base.iterdir()):
+    byte, those of subfolders too. Pickles stay behind, and hidden folders: what a clone or a
+    download keeps there (.git, .cache) has the weights once more."""
+    for source in _files(base):
         if source.name in contents.headers or source.suffix in (*files.PICKLES, ".safetensors"):
             continue
-        copy = shutil.copytree if source.is_dir() else shutil.copyfile
-        copy(source, folder / source.name)
+        copy = folder / source.relative_to(base)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir():
+            yield path
+        elif not path.name.startswith("."):
+            yield from _files(path)
 
 
 def _flush(path: Path) -> None:

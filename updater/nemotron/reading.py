@@ -1,6 +1,7 @@
 """Reading a checkpoint's tensors into memory that waits for them.
 
-Called by `updater.nemotron.checkpoint` and `updater.nemotron.mtp`.
+Called by `updater.nemotron.checkpoint`, `updater.nemotron.mtp` and, before a checkpoint is adopted,
+`updater.steps.train`.
 """
 
 from collections.abc import Mapping
@@ -10,10 +11,12 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from updater.errors import InputError
 from updater.nemotron.packed import stem
 from updater.nemotron.unpack import unpack
-from updater.nemotron.validate import Contents
+from updater.nemotron.validate import TRAINABLE, Contents
 from updater.nemotron.weights import parts
+from updater.progress import Progress
 
 
 def fill(
@@ -45,6 +48,31 @@ def fill(
                 continue
             module = stem(name)
             view.copy_(unpack(packed, {p: read(f"{module}.{p}", rows) for p in packed.numbers()}))
+
+
+def check_numbers(folder: Path, contents: Contents, *, progress: bool = False) -> None:
+    """Every weight of the checked folder that is no code of a quantized one is finite. Reads all of
+    it, a tensor at a time; `progress`: of that, on stderr.
+
+    Raises:
+        InputError: one is not.
+    """
+    with Progress("check", len(contents.entries), unit="tensors", shown=progress) as shown:
+        for file, header in contents.headers.items():
+            with safe_open(folder / file, framework="pt") as stream:
+                for name, entry in header.entries.items():
+                    if entry.dtype in TRAINABLE and not _is_finite(stream.get_tensor(name)):
+                        raise InputError(
+                            f"{folder / file}: {name} has entries that are no number",
+                            "every weight has to be finite",
+                            "take a whole copy of the checkpoint, or export it anew where it was"
+                            " trained",
+                        )
+                    shown.update()
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def input_scales(

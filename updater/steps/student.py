@@ -7,10 +7,11 @@ imported when there is one, not before.
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from updater.progress import Progress
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
 
@@ -27,7 +28,11 @@ class Student(NamedTuple):
     tokenizer: "PreTrainedTokenizerFast"
 
     def outcomes(
-        self, workspace: Workspace, examples: "pa.Table", *, progress: bool = False
+        self,
+        workspace: Workspace,
+        examples: "pa.Table",
+        *,
+        on_progress: Callable[[int], object] = lambda _: None,
     ) -> "pa.Table":
         """What it says to the examples: `updater.evaluate.outcomes`, by the workspace's
         settings."""
@@ -39,7 +44,7 @@ class Student(NamedTuple):
             examples,
             batch_size=settings.evaluation.batch_size,
             max_length_tokens=settings.model.max_length_tokens,
-            progress=progress,
+            on_progress=on_progress,
         )
 
 
@@ -73,9 +78,14 @@ def answers(
 
         who = Student(*load_as_served(who))
     found = {}
-    for name, examples in tables.items():
-        with watch:
-            found[name] = who.outcomes(workspace, examples, progress=progress)
+    num_examples = sum(examples.num_rows for examples in tables.values())
+    num_done = 0
+    with Progress("evaluate", num_examples, shown=progress) as shown:
+        for name, examples in tables.items():
+            with watch:
+                found[name] = who.outcomes(workspace, examples, on_progress=shown.update)
+            num_done += examples.num_rows
+            shown.reach(num_done)  # those that are too long were not asked
     return found
 
 

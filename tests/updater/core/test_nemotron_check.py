@@ -1,6 +1,7 @@
 """What is wrong with a checkpoint folder is said before any work."""
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from updater.errors import InputError
-from updater.nemotron import files
+from updater.nemotron import files, reading
 from updater.nemotron.checkpoint import check
 
 Spoil = Callable[[Path], object]
@@ -133,3 +134,16 @@ def test_a_whole_folder_is_described(base: Path) -> None:
     found = check(base)
     assert found.config["model_type"] == "nemotron_h"
     assert found.entries[GATE] == files.Entry(WEIGHTS, "F32", (6, 32))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(release: Path, value: float) -> None:
+    contents = check(release)
+    reading.check_numbers(release, contents)
+    file, header = next(iter(contents.headers.items()))
+    name = next(n for n, entry in header.entries.items() if entry.dtype == "BF16")
+    tensors = load_file(release / file)
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, release / file, {"format": "pt"})
+    with pytest.raises(InputError, match=rf"{re.escape(name)} has entries that are no number"):
+        reading.check_numbers(release, check(release))

@@ -104,3 +104,19 @@ def test_each_tensor_is_asked_for_once_in_the_order_that_is_told(
     checkpoint.export_tensors(noted, base, tmp_path / "x")
     assert asked == list(checkpoint.exported(noted, base))
     assert sorted(asked) == sorted(noted)
+
+
+def test_hidden_folders_of_a_clone_and_pickles_within_others_are_not_copied(
+    release: Path, tmp_path: Path
+) -> None:
+    for name in (".git/objects/pack", ".cache/huggingface/lock", "extra/old.bin", ".gitattributes"):
+        file = release / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    model, _ = checkpoint.load(release)
+    exported = checkpoint.export(model, release, tmp_path / "exported")
+    left_behind = {".git", ".cache", "extra/old.bin"}
+    for name in left_behind:
+        assert not (exported / name).exists()
+    for name in (".gitattributes", "extra/reasoning_parser.py", "chat_template.jinja"):
+        assert (exported / name).read_bytes() == (release / name).read_bytes()
