@@ -6,7 +6,8 @@
 #   docker build -f gpu.Dockerfile --target core -t updater-gpu .
 #   docker build -f gpu.Dockerfile --build-arg ARCHITECTURES="9.0;10.0" -t updater-gpu-worker .
 #
-# The kernels are compiled here, for minutes each; what comes of it has no compiler of CUDA code.
+# ARCHITECTURES: the kinds of GPU that the kernels are compiled for, in TORCH_CUDA_ARCH_LIST's words;
+# each takes minutes. What comes of it has no compiler of CUDA code.
 ARG CUDA=13.0.2
 FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS kernels
 ARG ARCHITECTURES=9.0
@@ -21,8 +22,17 @@ RUN pip install --no-cache-dir torch==2.13.0
 # What their builds need; both import torch while they are built, so it has to be this one.
 RUN pip install --no-cache-dir setuptools wheel packaging ninja einops
 ENV TORCH_CUDA_ARCH_LIST=${ARCHITECTURES} MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE
-RUN pip install --no-cache-dir --no-build-isolation causal-conv1d==1.7.0 \
-    && pip install --no-cache-dir --no-build-isolation mamba-ssm==2.3.2.post1
+# Their setup.py asks nvcc for nine kinds itself, and where a flag names one torch passes its list
+# over: so those flags are left out.
+RUN mkdir /tmp/kernels && cd /tmp/kernels \
+    && pip download --no-deps --no-binary :all: --no-build-isolation causal-conv1d==1.7.0 \
+    && pip download --no-deps --no-binary :all: --no-build-isolation mamba-ssm==2.3.2.post1 \
+    && for archive in *.tar.gz; do tar --extract --file "$archive"; done \
+    && sed --in-place --regexp-extended 's/cc_flag\.append\("(-gencode|arch=[^"]*)"\)/pass/' */setup.py \
+    && ! grep gencode */setup.py \
+    && pip install --no-cache-dir --no-build-isolation ./causal_conv1d-*/ \
+    && pip install --no-cache-dir --no-build-isolation ./mamba_ssm-*/ \
+    && rm -r /tmp/kernels
 COPY pyproject.toml README.md LICENSE requirements.lock /src/
 COPY updater /src/updater
 COPY rehearsal /src/rehearsal

@@ -49,6 +49,7 @@ from gpu_shapes import (
 from regularizers.anchor import QuadraticAnchor
 from regularizers.formats import Weight, kept, num_bytes
 from updater.nemotron import checkpoint
+from updater.nemotron import kernels as fused_kernels
 from updater.nemotron.load import ExpertLoad
 from updater.progress import Progress
 from updater.train.adapt import adapted, freeze
@@ -256,11 +257,11 @@ def pass_line(
 
 def kernels() -> str:
     """Which Mamba-2 the models run."""
-    try:
-        import causal_conv1d
-        import mamba_ssm
-    except ImportError:
+    if not fused_kernels.are_fused():
         return "Mamba-2 in plain PyTorch (mamba-ssm and causal-conv1d are not here)"
+    import causal_conv1d
+    import mamba_ssm
+
     return f"mamba-ssm {mamba_ssm.__version__}, causal-conv1d {causal_conv1d.__version__}"
 
 

@@ -1,6 +1,6 @@
 """The models that bench/gpu.py trains, of random weights and tokens, and what a step of each needs.
 
-Imported by bench/gpu.py, which sees to the path.
+Imported by bench/gpu.py, which sees to the path, and bench/compiled.py.
 """
 
 from dataclasses import dataclass

@@ -59,6 +59,15 @@ ARCHITECTURE: dict[str, Any] = {
 }
 
 
+def pytest_configure() -> None:
+    """Tests of the GPU that were asked for and all skipped would look as if they had passed."""
+    if "UPDATER_TEST_GPU" in os.environ:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise pytest.UsageError("UPDATER_TEST_GPU is set, and torch sees no GPU")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take long come first, so that at the end no worker waits for another's; then
     those with many tests."""

@@ -1,5 +1,6 @@
 """Benchmarks of models run, the GPU's at toy size: so that they are whole when one is there."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_torch_compile_is_measured_of_nanos_layers_on_a_gpu() -> None:
+    """Which is not to be had here: every kind of layer, in Nano's own sizes."""
+    code = (
+        "import compiled as c\n"
+        "from updater.nemotron import presets\n"
+        "(shape,) = c.GPU_SHAPES\n"
+        "nano = presets.config_fields('nemotron-3-nano', shape.vocabulary)\n"
+        "changed = {k for k in nano if nano[k] != shape.fields[k]}\n"
+        "print(sorted(changed), sorted(set(shape.fields['hybrid_override_pattern'])))\n"
+        "print(c.lengths(shape), c.settings_of(shape, 'cuda').precision, c.lengths(c.SHAPES[0]))"
+    )
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'bench'}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.splitlines() == [
+        "['hybrid_override_pattern', 'num_hidden_layers'] ['*', 'E', 'M']",
+        "[128, 208, 256, 320, 512] bf16-mixed [16, 26, 32, 40, 64]",
+    ], done.stderr
 
 
 @pytest.mark.slow

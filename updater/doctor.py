@@ -103,6 +103,7 @@ def diagnose(
             f"the checkpoint takes {described.longest} at most",
             "give a smaller --length, or lower model.max_length_tokens",
         )
+    _check_reach(contents, length)
     machine = this_machine()
     asked = _ways(training, regularizer, machine)
     ways = [_way(contents, machine, *settings, length) for settings in asked]
@@ -153,6 +154,18 @@ def refuse_too_large(
             f"this machine has {_memory(machine, training) / gib:.0f} GiB of each",
             f"`updater doctor --model {folder}` tells which settings fit",
         )
+
+
+def _check_reach(contents: Contents, length: int) -> None:
+    from updater.nemotron.kernel_inputs import check_row
+    from updater.nemotron.presets import transformers_config
+
+    check_row(
+        transformers_config(contents.config),
+        length,
+        what="examples",
+        cure="give a smaller --length, or lower model.max_length_tokens",
+    )
 
 
 def this_machine() -> Machine:

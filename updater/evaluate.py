@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.errors import UpdateError
+from updater.nemotron.kernel_inputs import check_row
 from updater.train.encode import Encoded, collate, encode
 from updater.train.likelihood import completion_hidden, greedy
 from updater.train.portions import portions
@@ -54,8 +55,12 @@ def outcomes(
     `ranks`: the processes that call it together; each sees to a part, and has all answers. The
     batch size changes losses by rounding only (below 1e-4 in float32); `correct` can differ only
     where two tokens' logits are that close. Equal logits: the smallest token id, as in `generate`.
+
+    Raises:
+        InputError: an example is longer than the kernels reach.
     """
     encoded = encode(tokenizer, table, max_length_tokens=max_length_tokens)
+    check_row(model.config, int(encoded.lengths.max(initial=0)), what="an example")
     losses, correct, choices = _forward(model, encoded, batch_size, on_progress, ranks)
     ends = np.cumsum(encoded.completion_lengths)[:-1]
     pieces = np.split(choices, ends) if len(encoded) else []

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from devices import logits, on_cpu
 
 FUNCTIONS = {
     "mamba_ssm": (
@@ -47,6 +49,15 @@ def test_a_model_runs_on_a_cpu_beside_the_kernels(kernels: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "True"
     assert "falling back" not in done.stderr
+
+
+def test_so_the_tests_of_a_gpu_have_the_cpus_side(
+    kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = np.arange(8)[None]
+    expected = logits("nemotron-3-tiny", tokens, "cpu")
+    monkeypatch.setenv("PYTHONPATH", str(kernels))
+    assert np.array_equal(on_cpu(logits, "nemotron-3-tiny", tokens, "cpu"), expected)
 
 
 def test_without_the_guard_it_would_not(kernels: Path) -> None:

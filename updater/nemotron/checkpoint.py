@@ -26,6 +26,7 @@ from updater.nemotron.folders import copy_all_but_weights, renamed_when_whole
 from updater.nemotron.grouped import follow_autocast
 from updater.nemotron.incoming import round_inputs
 from updater.nemotron.inputs import refuse_wrong_inputs
+from updater.nemotron.kernel_inputs import meet_demands
 from updater.nemotron.precise import route_in_float32
 from updater.nemotron.reading import fill, input_scales
 from updater.nemotron.saving import save_over, save_tensors
@@ -216,6 +217,7 @@ def build(fields: dict[str, Any]) -> NemotronHForCausalLM:
     follow_autocast(model)
     route_in_float32(model)
     refuse_wrong_inputs(model)
+    meet_demands(model)
     for module in model.modules():
         if isinstance(module, NemotronHMamba2Mixer):
             # transformers 5.23 clamps at time_step_min where the reference uses time_step_limit

@@ -1,5 +1,5 @@
 """What is computed in float32 wherever autocast is on: the routers, and (`updater.nemotron.scan`)
-the scan.
+the scan by PyTorch's operators. What the fused kernels do in its place: docs/gpu.md.
 
 transformers' router casts its tokens and weights to float32 and multiplies them, a product that
 autocast takes back to bfloat16: of random tokens 3.6 % went to other experts than the float32

@@ -5,8 +5,8 @@ dual form (Dao & Gu 2024, arXiv 2405.21060, section 6) the first is all there is
 transformers' operators compute the others too, pad to the chunk, and repeat B and C for each head.
 They also add dt_bias in the dtype of the projection, and leave their products to autocast: of
 bfloat16 inputs the first costs 0.2 % of the output's norm, both cost 0.3 % (tests' inputs).
-mamba-ssm's kernels, which take the place of all of this on GPUs, do neither. Called by
-`updater.nemotron.checkpoint`.
+mamba-ssm's kernels, which take the place of all of this on GPUs, add it in float32 and multiply in
+the dtype of what they are given. Called by `updater.nemotron.checkpoint`.
 
 Shape suffixes: b rows, l and s positions, h heads, g groups of heads, p head size, n state size.
 """

@@ -12,7 +12,7 @@ import torch
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.errors import InputError
-from updater.nemotron import packing
+from updater.nemotron import kernel_inputs, packing
 from updater.nemotron.load import ExpertLoad
 from updater.progress import Progress
 from updater.settings import TrainingSettings
@@ -85,12 +85,13 @@ def fit(
     the end: the model has the same parameters as before, with other values.
 
     Raises:
-        InputError: as `check`, or a trace is asked of LoRA.
+        InputError: as `check`; a trace is asked of LoRA; or a row is longer than the kernels reach.
         UpdateError: the loss or a weight is no number, or the loss has diverged.
     """
     _check(training, trace, ranks)
     freeze(model, training)
     plan = Plan(lesson, training)
+    _check_rows(model, plan, training, ranks)
     counted = ExpertLoad(model, padding=PADDING, total=ranks.total)
     with adapted(model, training) as adaptation, counted as load:
         guards = replace(guards, anchor=adaptation.hold(guards.anchor))
@@ -152,6 +153,18 @@ def _check(training: TrainingSettings, trace: str, ranks: Ranks) -> None:
             'take training.adapt = "full", or a regularizer that is estimated afterwards',
         )
     check(training, ranks)
+
+
+def _check_rows(
+    model: NemotronHForCausalLM, plan: Plan, training: TrainingSettings, ranks: Ranks
+) -> None:
+    if training.packing:
+        what = "a row of several texts (training.packing = true)"
+        cure = "lower training.batch_size and raise training.accumulate, or take packing = false"
+    else:
+        what, cure = "an example", ""
+    longest = plan.longest_row(ranks.world)
+    kernel_inputs.check_row(model.config, longest, what=what, cure=cure)
 
 
 def check(training: TrainingSettings, ranks: Ranks = ALONE) -> None:

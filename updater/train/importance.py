@@ -23,6 +23,7 @@ from regularizers.mas import output_sensitivity
 from regularizers.spread import Moments, empirical_spread
 from updater.errors import UpdateError
 from updater.nemotron.experts import routed_tokens
+from updater.nemotron.kernel_inputs import check_row
 from updater.nemotron.weights import is_experts
 from updater.progress import Progress
 from updater.train.activations import checkpointed
@@ -80,10 +81,12 @@ def estimate(
             example is needed by itself, and the first alone has the importance, on the CPU.
 
     Raises:
+        InputError: an example is longer than the kernels reach.
         UpdateError: no example is short enough, or the model has diverged so far that a loss or a
             gradient is no number that float32 has, or `form`.
     """
     refuse_none(examples, what="importance")
+    check_row(model.config, int(examples.lengths.max()), what="an example")
     mine = _share(examples, ranks)
     with (
         overflow_told(),
@@ -123,9 +126,11 @@ def spread(
         precision, activation_checkpointing, on_progress: as of `estimate`.
 
     Raises:
+        InputError: as `estimate`.
         UpdateError: no example is short enough, or a loss is no number.
     """
     refuse_none(examples, what="importance")
+    check_row(model.config, int(examples.lengths.max()), what="an example")
     with (
         overflow_told(),
         Progress("spread", len(examples), shown=progress) as shown,

@@ -101,6 +101,17 @@ class Plan:
         self.examples_per_step = self.num_examples / self.num_steps
         self.completion_tokens_per_step = num_tokens / self.num_steps
 
+    def longest_row(self, world: int = 1) -> int:
+        """Tokens of the longest row of any pass of the run in any of `world` processes, padding and
+        all: of the longest text, or of those that are packed into one."""
+        lengths = self._encoded.lengths
+        if not self._training.packing:
+            return int(lengths.max())
+        batches = islice(self._chosen(0), self._num_batches)
+        return max(
+            int(lengths[batch[rank::world]].sum()) for batch in batches for rank in range(world)
+        )
+
     def num_batches(self, first_step: int) -> int:
         """How many micro-batches come from this optimizer step on."""
         return max(self._num_batches - first_step * self._training.accumulate, 0)
