@@ -15,7 +15,7 @@ from typing import Any
 from rehearsal.scored import DRAWS
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import cost, objections, release, training_core, typed, versions
+from updater import cost, crowded, objections, release, training_core, typed, versions
 from updater.config import deciding
 from updater.errors import InputError
 from updater.opening import open_compression, open_first, open_update
@@ -165,6 +165,7 @@ def run_step(
     _check_settings(workspace, opened, is_other=bool(other))
     if name in WITH_MODEL or (name == "rehearse" and workspace.settings.rehearsal.policy in DRAWS):
         training_core.check(f"step {name} of {update_id}")
+        crowded.warn()
     log.info("%s: %s", update_id, shown)
     workspace.ledger.start_step(update_id, name)
     started = time.monotonic()
