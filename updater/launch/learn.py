@@ -35,7 +35,7 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
     model, _ = checkpoint.load(task.start, device=device, dtype=dtype, arranged=cut)
     freeze(model, task.training)  # before anything goes forward
     # What was whole in memory is gone with this call: the guards' parts are cut as the model is.
-    guards = _memory(task, model, ranks).guards(task.regularizer, model, lesson)
+    guards = _memory(task, model).guards(task.regularizer, model, lesson)
     if ranks.mesh is not None:
         reshard(model)
     with answer.watch(folder, ranks) as watch:
@@ -54,19 +54,20 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
         answer.write_fit(folder, done)
 
 
-def _memory(task: Learning, model: NemotronHForCausalLM, ranks: Ranks) -> Memory:
+def _memory(task: Learning, model: NemotronHForCausalLM) -> Memory:
     if task.terms is None:
         return Memory()
     method = method_of(task.regularizer.method, task.regularizer.terms)
     if method is not None and method.source == "ones":
         return Memory.of(task.regularizer, [Held(dict(model.named_parameters()), ones(model))])
-    return Memory.of(task.regularizer, _held(task, model, ranks))
+    return Memory.of(task.regularizer, _held(task, model))
 
 
-def _held(task: Learning, model: NemotronHForCausalLM, ranks: Ranks) -> Iterator[Held]:
+def _held(task: Learning, model: NemotronHForCausalLM) -> Iterator[Held]:
     """One term after the other, oldest first. A single one is anchored at the model's own weights,
     in shards as they are, and so is its importance; several are consolidated, and for that have to
-    be whole."""
+    be whole. The files were verified before there were any processes (`steps.importance.files`):
+    one that hashes hundreds of gigabytes here would have the others wait longer than NCCL does."""
     assert task.terms is not None, "asked only where something was learnt"
     for term in task.terms:
         weights = model
@@ -75,7 +76,5 @@ def _held(task: Learning, model: NemotronHForCausalLM, ranks: Ranks) -> Iterator
         anchor = {name: p.detach() for name, p in weights.named_parameters()}
         found: dict[str, Weight] = {}
         if term.importance is not None:
-            if ranks.first:
-                stored.verify(term.importance)
             found |= stored.cut(term.importance, anchor, task.regularizer.format)
         yield Held(anchor, found)
