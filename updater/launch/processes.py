@@ -2,7 +2,8 @@
 
 torchrun (torch.distributed.run) starts them, and starts them again after a crash. What they are
 to do stands in a folder (`updater.launch.task`), and so does what comes of it
-(`updater.launch.answer`). Called by `updater.launch.together`.
+(`updater.launch.answer`). Called by `updater.launch.together` and, where there is none of that, by
+`updater.steps.verification`.
 """
 
 import gc
@@ -71,7 +72,7 @@ def run(
     """
     check(training)
     words = torchrun(training, folder)
-    _make_room()
+    make_room()
     heard = answer.Heard(folder)
     with (folder / _LOG).open("ab") as said:
         begin = said.tell()
@@ -116,8 +117,8 @@ def _environment(training: TrainingSettings) -> dict[str, str]:
     }
 
 
-def _make_room() -> None:
-    """What this process held on a GPU, for importance or trials, is the processes' to use."""
+def make_room() -> None:
+    """What this process held on a GPU, for importance, trials or answers, is another's to use."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

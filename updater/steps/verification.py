@@ -67,4 +67,7 @@ def _verified(workspace: Workspace, version: ModelVersion) -> tuple[int, float]:
     file = workspace.root / "cache" / f"verify-{version.id}.json"
     file.parent.mkdir(exist_ok=True)
     write_json(file, spec)
+    from updater.launch import processes
+
+    processes.make_room()  # the new process has the whole model once more
     return verify(folder, file)
