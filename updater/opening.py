@@ -89,7 +89,7 @@ def open_first(
 
     Raises:
         InputError: an unknown or unclosed period, bad source data, something is deployed already,
-            or there is no torch here.
+            or there is no torch here, or no memory for it.
         NotFoundError, StoreError: as `open_update`.
     """
     periods = workspace.periods.expand(periods)
@@ -98,6 +98,7 @@ def open_first(
     if known is not None:
         return known
     training_core.check(kind)
+    room.check_first(workspace, kind, arguments.get("checkpoint", ""))
     for period in periods:
         workspace.periods.check_closed(period, workspace.ledger.now())
     deployed = release.deployed(workspace.ledger)
