@@ -92,6 +92,8 @@ def diagnose(
             "give a smaller --length, or lower model.max_length_tokens",
         )
     machine = this_machine()
+    if machine.free_bytes is None:
+        machine = replace(machine, free_bytes=_free_bytes())
     own, *others = _ways(training, regularizer, machine)
     found = (_with_room_in_the_host(contents, machine, other, length) for other in others)
     asked = list(dict.fromkeys([own, *found]))
@@ -128,17 +130,21 @@ def this_machine() -> Machine:
         memory_bytes=min(torch.cuda.get_device_properties(n).total_memory for n in numbers),
         num_cores=cores,
         kernels=are_fused(),
-        free_bytes=min(_free_bytes(number) for number in numbers),
         host_bytes=psutil.virtual_memory().total,
     )
 
 
-def _free_bytes(number: int) -> int:
-    """Of the GPU, with what this process holds of it and could use again."""
+def _free_bytes() -> int | None:
+    """Of the GPU that has least free, with what this process holds of it and could use again; None
+    where there is none. Asking takes some memory of every GPU until this process ends, so that it
+    is not asked before a training."""
     import torch
 
-    free, _ = torch.cuda.mem_get_info(number)
-    return int(free) + torch.cuda.memory_reserved(number)
+    numbers = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return min(
+        (torch.cuda.mem_get_info(n)[0] + torch.cuda.memory_reserved(n) for n in numbers),
+        default=None,
+    )
 
 
 _Asked = tuple[TrainingSettings, RegularizerSettings]

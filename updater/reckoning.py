@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Machine:
     """What trains. `device`: "cuda" or "cpu"; `names`: of the GPUs; `memory_bytes`: of one GPU, or
     of the whole machine. `kernels`: the fused Mamba-2 is there, and has a GPU to run on.
-    `free_bytes`: of that memory now, of the GPU that has least; what another process holds of it
-    may be gone when an update runs. `host_bytes`: of main memory beside GPUs; None: that is
-    `memory_bytes`, or not known."""
+    `free_bytes`: of that memory now, of the GPU that has least, where it was asked; what another
+    process holds of it may be gone when an update runs. `host_bytes`: of main memory beside GPUs;
+    None: that is `memory_bytes`, or not known."""
 
     device: str
     names: tuple[str, ...]

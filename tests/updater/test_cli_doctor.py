@@ -30,6 +30,7 @@ from updater.nemotron.weights import is_experts
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.train import footprint as footprint_module
 from updater.train.importance_footprint import importance_footprint
+from updater.train.shards import multiplied
 from updater.workspace import Workspace
 
 BYTES = {"BF16": 2, "F32": 4, "U8": 1}
@@ -264,6 +265,29 @@ def test_under_lora_the_anchor_is_the_weights_that_are_there_anyway() -> None:
     assert sizes["factored"] <= 0.02e9
 
 
+def test_in_shards_autocast_keeps_no_copy_of_what_is_gathered_in_bfloat16() -> None:
+    """Of the whole Nano on one device those are 61 GB: each of eight processes is not charged with
+    them. Of embeddings, output head, `out_proj` and latent projections it does keep one."""
+    fields = presets.config_fields("nemotron-3-nano", 131_072)
+
+    def kept(devices: int) -> int:
+        return footprint_module.footprint(
+            fields,
+            training=TrainingSettings(
+                devices=devices, batch_size=2 * devices, precision="bf16-mixed"
+            ),
+            regularizer=RegularizerSettings(),
+            length=64,
+            kernels=True,
+        ).activations
+
+    with torch.device("meta"):
+        model = checkpoint.build(fields)
+    gathered = sum(p.numel() for module in multiplied(model) for p in module.parameters())
+    assert gathered == pytest.approx(30.6e9, rel=0.01)
+    assert kept(1) - kept(8) == 2 * gathered
+
+
 def test_what_is_kept_of_idle_experts_is_reckoned_as_counted_by_hand() -> None:
     """Of one stack, 122 of whose 128 experts no token may come to: weights and both moments."""
     nano = presets.config_fields("nemotron-3-nano", 131_072)
@@ -295,6 +319,34 @@ def test_a_gpu_that_others_use_is_told_apart_from_one_that_is_too_small(
     free = dataclasses.replace(GPU, free_bytes=138 * 2**30)
     monkeypatch.setattr(doctor, "this_machine", lambda: free)
     assert all(way["fits_now"] for way in told(*words[1:])["ways"] if way["fits"])
+
+
+def test_what_is_free_is_asked_of_every_gpu_and_by_doctor_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With what this process holds itself. Before a training it is not asked: that would take
+    memory of every GPU until the training is over."""
+    asked: list[int] = []
+
+    def info(number: int) -> tuple[int, int]:
+        asked.append(number)
+        return (60, 20)[number] * 2**30, 139 * 2**30
+
+    two = dataclasses.replace(GPU, names=GPU.names * 2)
+    monkeypatch.setattr(doctor, "this_machine", lambda: two)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", info)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda number: (0, 5)[number] * 2**30)
+    folder = released(tmp_path / "x", "nemotron-3-nano")
+    training = TrainingSettings(adapt="lora", precision="bf16-mixed")
+    held = RegularizerSettings()
+    refusals.refuse_too_large(folder, training=training, regularizer=held)
+    refusals.refuse_unaskable(folder, training=training)
+    assert asked == []
+    found = doctor.diagnose(folder, training=training, regularizer=held, length=64, timed=False)
+    assert found.machine.free_bytes == 25 * 2**30
+    assert asked == [0, 1]
 
 
 def test_main_memory_beside_gpus_has_to_hold_what_is_offloaded(

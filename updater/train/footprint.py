@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers.formats import kept, num_bytes
 from updater.nemotron.checkpoint import build
@@ -28,6 +29,7 @@ from updater.train.activations import checkpointed
 from updater.train.adapt import adapted, freeze
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
+from updater.train.shards import multiplied
 
 Measured = Callable[..., Counter[str]]
 """(fields, checkpointed=) -> counts of a model of these fields: parameters "trained" and "frozen",
@@ -103,7 +105,9 @@ def footprint(
     def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
         how = replace(training, activation_checkpointing=checkpointed)
         fields, form = json.dumps(part), regularizer.format
-        return Counter(_measured(fields, how, form, length, dtypes, kernels=kernels))
+        return Counter(
+            _measured(fields, how, form, length, dtypes, kernels=kernels, in_shards=shards > 1)
+        )
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
@@ -204,6 +208,13 @@ def gathered_bytes(total: Counter[str]) -> int:
     return 4 * (3 * total["largest"] + 2 * total["ends"])
 
 
+def cast_as_gathered(model: NemotronHForCausalLM) -> None:
+    """The model, on the meta device, as its layers see it in shards under "bf16-mixed"."""
+    for module in multiplied(model):
+        for parameter in module.parameters():
+            parameter.data = parameter.data.bfloat16()
+
+
 @lru_cache(maxsize=1024)  # the ways of one diagnosis ask for the same layers again and again
 def _measured(
     fields: str,
@@ -213,6 +224,7 @@ def _measured(
     dtypes: tuple[torch.dtype, torch.dtype],
     *,
     kernels: bool,
+    in_shards: bool,
 ) -> Counter[str]:
     """Parameters trained and frozen; bytes of the anchor, the importance in the format `form`, and
     what is kept. `fields`: of config.json, as JSON. `dtypes`: of what is frozen, of the anchor."""
@@ -234,5 +246,7 @@ def _measured(
         anchors, importance = held_bytes(held, form, anchor_dtype)
         found.update(anchor=sum(anchors), importance=sum(importance))
         rows, precision = training.batch_size, training.precision
+        if in_shards and precision == "bf16-mixed":
+            cast_as_gathered(model)
         found["kept"] = kept_bytes(model, rows, length, precision=precision, kernels=kernels)
     return found
