@@ -1,6 +1,6 @@
 """A checkpoint of the released form, through the command line: adopted, updated, served."""
 
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,24 +104,18 @@ def test_what_is_served_differs_in_what_was_learnt_alone(
     assert all(moves(name, adapt) for name in moved), moved
     if adapt == "lora":
         assert moved == {name for name in was if moves(name, adapt)}
-    assert {"BF16", "F32"} == {e.dtype for h in after.values() for e in h.entries.values()}
-
-
-def test_doctor_tells_the_same_of_what_was_released_and_of_what_is_served(
-    adopted: Path, release: Path, tmp_path: Path
-) -> None:
-    served = tmp_path / "served"
-    answered(adopted, "export", "1", str(served))
     told = [
-        answered(adopted, "doctor", "--model", str(folder), "--no-timing")[0]
+        answered(adopted, "doctor", "--model", str(folder), "--no-timing", *settings(*more))[0]
         for folder in (release, served)
     ]
     assert told[0]["model"] == told[1]["model"]
-    model = told[0]["model"]
+    assert told[0]["ways"] == told[1]["ways"]
+    model = told[1]["model"]
     assert (model["mtp"], model["chat_template"], model["num_files"]) == ("whole", True, 2)
     assert model["dtypes"].keys() == {"BF16", "F32"}
-    assert told[0]["ways"][0]["fits"]
-    assert told[0]["ways"][0]["answers_parts"]["weights"] > 0
+    assert told[1]["ways"][0]["adapt"] == adapt
+    assert told[1]["ways"][0]["fits"]
+    assert told[1]["ways"][0]["answers_parts"]["weights"] > 0
 
 
 def small(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
@@ -174,7 +168,15 @@ def contents(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_the_release_was_read_as_it_is(adopted: Path, release: Path) -> None:
-    """None of its code was run, and it is where it was."""
-    assert json.loads((release / "config.json").read_text())["auto_map"]
-    assert answered(adopted, "status")[0]["learnt"] == ["north"]
+def test_what_was_updated_is_deployed_in_the_place_of_the_release(
+    adopted: Path, release: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ws"
+    shutil.copytree(adopted, folder, symlinks=True)
+    answer, _ = answered(folder, "update", "east", *settings("gate.approval=manual"))
+    version = answer["candidate"]
+    told, _ = answered(folder, "promote", version, "--reason", "test", "--force")
+    assert (told["deployed"], told["previous"]) == (version, "1")
+    answered(folder, "export", version, str(tmp_path / "served"))
+    assert others(tmp_path / "served") == others(release)
+    assert answered(folder, "status")[0]["learnt"] == ["north", "east"]
