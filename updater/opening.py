@@ -98,7 +98,6 @@ def open_first(
     if known is not None:
         return known
     training_core.check(kind)
-    room.check_first(workspace, kind, arguments.get("checkpoint", ""))
     for period in periods:
         workspace.periods.check_closed(period, workspace.ledger.now())
     deployed = release.deployed(workspace.ledger)
@@ -115,6 +114,7 @@ def open_first(
 
         given = arguments["checkpoint"] if kind == "adopt" else _tokenizer(workspace)
         beginning.check_template(str(given), reader(Path(given)))
+    room.check_first(workspace, kind, arguments.get("checkpoint", ""))
     workspace.registry.check()  # training would miss it at its end, after hours
     started = time.monotonic()
     versions = [_with_holdout(ingest.version_period(workspace, p)) for p in periods]
