@@ -190,7 +190,7 @@ def test_what_can_not_fit_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("shape", "adapt", "held", "kernels", "measured_gib"),
     [
-        # All rows of bench/results/gpu.md, at 8 x 512 tokens.
+        # bench/results/gpu.md, at 8 x 512 tokens; with rehearsal they are the same.
         (("nemotron-3-nano-4b", None), "full", ("none", "float32"), True, 84.2),
         (("nemotron-3-nano-4b", None), "full", ("ewc", "float32"), True, 113.8),
         (("nemotron-3-nano-4b", None), "full", ("ewc", "factored"), True, 99.0),
@@ -199,6 +199,7 @@ def test_what_can_not_fit_is_refused_before_any_work(
         (("nemotron-3-nano", 5), "full", ("ewc", "factored"), True, 73.4),
         (("nemotron-3-nano", 5), "full", ("none", "float32"), False, 63.2),
         (("nemotron-3-nano", 5), "full", ("ewc", "float32"), False, 88.6),
+        (("nemotron-3-nano", 5), "full", ("ewc", "factored"), False, 75.9),
         (("nemotron-3-nano", None), "lora", ("none", "float32"), True, 79.5),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else None,

@@ -40,7 +40,7 @@ CONTEXT_BYTES = 2**30
 
 SPARE = 0.9
 """Of a device's memory, what an update may be reckoned to take, with `CONTEXT_BYTES`. Chosen from
-what an H200 measured (bench/results/gpu.md, nine rows; tests/updater/test_cli_doctor.py holds each
+what an H200 measured (bench/results/gpu.md, ten rows; tests/updater/test_cli_doctor.py holds each
 to it): a peak was reckoned at 0.92 (the whole Nano under LoRA) to 1.02 of the measured one. 0.92
 would leave nothing for the allocator's holes; 0.9 leaves 2 %."""
 
