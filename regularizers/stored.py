@@ -1,7 +1,7 @@
 """An importance's file, tensor by tensor: verified in a stream, or read as parameters are cut.
 
-Many processes that train one model need no more of it than their own rows, and one of them sees
-to it that it is whole. Called by `regularizers.importance`, `updater.launch` and the importance
+Many processes that train one model need no more of it than their own rows; who starts them sees to
+it that it is whole. Called by `regularizers.importance`, `updater.launch` and the importance
 step of `updater.pipeline`.
 """
 

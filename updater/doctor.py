@@ -5,9 +5,9 @@ Looks and changes nothing. Called by the command line.
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
@@ -15,38 +15,21 @@ from updater import training_core
 from updater.errors import InputError
 from updater.nemotron.describe import Description, describe
 from updater.nemotron.validate import Contents, check
+from updater.reckoning import Machine, stages
 from updater.settings import RegularizerSettings, TrainingSettings, lora_refusal
 from updater.settings.regularizing import METHODS
-
-if TYPE_CHECKING:
-    from updater.train.footprint import Footprint
-    from updater.train.importance_footprint import ImportanceFootprint
-
-_SPARE = 0.95
-"""Of a device's memory, what an update may be reckoned to take: reckoned figures were up to 6 %
-below what was measured (bench/results/gpu.md)."""
-
-
-_MOST_PER_BYTE = 16
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What trains. `device`: "cuda" or "cpu"; `names`: of the GPUs; `memory_bytes`: of one GPU, or
-    of the whole machine. `kernels`: the fused Mamba-2 is there, and has a GPU to run on."""
-
-    device: str
-    names: tuple[str, ...]
-    memory_bytes: int
-    num_cores: int
-    kernels: bool
 
 
 @dataclass(frozen=True)
 class Way:
     """One way to update, by so many `devices`, and what it takes of each. `parts`: of the peak of
-    its training, in bytes; `importance_parts`: of the estimate before it, empty where there is
-    none. `peak_bytes`: of whichever is larger."""
+    its training, in bytes; `importance_parts`, `head_parts`, `answers_parts`: of the estimate
+    before it, of the alignment of a multi-token-prediction head after it, and of what is asked;
+    empty where there is none. `peak_bytes`: of whichever is largest. `host_parts` and `host_bytes`:
+    of main memory beside GPUs, empty and 0 where there are none.
+
+    `fits`: the machine, with nothing else on it. `fits_now`: beside what other processes hold of
+    its GPUs now."""
 
     adapt: str
     regularizer: str
@@ -60,7 +43,12 @@ class Way:
     peak_bytes: int
     parts: Mapping[str, int]
     importance_parts: Mapping[str, int]
+    head_parts: Mapping[str, int]
+    answers_parts: Mapping[str, int]
+    host_bytes: int
+    host_parts: Mapping[str, int]
     fits: bool
+    fits_now: bool
 
 
 @dataclass(frozen=True)
@@ -105,7 +93,11 @@ def diagnose(
         )
     _check_reach(contents, length)
     machine = this_machine()
-    asked = _ways(training, regularizer, machine)
+    if machine.free_bytes is None:
+        machine = replace(machine, free_bytes=_free_bytes())
+    own, *others = _ways(training, regularizer, machine)
+    found = (_with_room_in_the_host(contents, machine, other, length) for other in others)
+    asked = list(dict.fromkeys([own, *found]))
     ways = [_way(contents, machine, *settings, length) for settings in asked]
     pace = None
     first = next((number for number, way in enumerate(ways) if way.fits), None)
@@ -121,39 +113,6 @@ def diagnose(
         ways=tuple(ways),
         steps_per_hour=pace,
     )
-
-
-def refuse_too_large(
-    folder: Path,
-    *,
-    training: TrainingSettings,
-    regularizer: RegularizerSettings,
-) -> None:
-    """An update of the checkpoint by these settings may fit this machine: asked before any work.
-
-    Only what is there however short the texts are is counted, so that nothing is refused that
-    could be done.
-
-    Raises:
-        InputError: it can't.
-    """
-    contents = check(folder)
-    machine = this_machine()
-    # Nothing takes so much: of each byte on the disk, in bfloat16, float32 weights, gradients,
-    # two moments, an anchor and an importance are 12.
-    on_disk = sum((folder / name).stat().st_size for name in contents.headers)
-    if _MOST_PER_BYTE * on_disk <= _memory(machine, training):
-        return
-    found = _footprint(contents, machine, training, regularizer, length=1)
-    weighing = _importance_footprint(contents, machine, training, regularizer, length=1)
-    least = max(found.least, weighing.least if weighing else 0)
-    if least > _memory(machine, training):
-        gib = 2**30
-        raise InputError(
-            f"{folder} takes {least / gib:.0f} GiB of each device by these settings",
-            f"this machine has {_memory(machine, training) / gib:.0f} GiB of each",
-            f"`updater doctor --model {folder}` tells which settings fit",
-        )
 
 
 def _check_reach(contents: Contents, length: int) -> None:
@@ -177,15 +136,27 @@ def this_machine() -> Machine:
     cores = len(os.sched_getaffinity(0))
     if not torch.cuda.is_available():
         return Machine("cpu", (), psutil.virtual_memory().total, cores, kernels=False)
-    count = torch.cuda.device_count()
+    numbers = range(torch.cuda.device_count())
     return Machine(
         device="cuda",
-        names=tuple(torch.cuda.get_device_name(number) for number in range(count)),
-        memory_bytes=min(
-            torch.cuda.get_device_properties(number).total_memory for number in range(count)
-        ),
+        names=tuple(torch.cuda.get_device_name(number) for number in numbers),
+        memory_bytes=min(torch.cuda.get_device_properties(n).total_memory for n in numbers),
         num_cores=cores,
         kernels=are_fused(),
+        host_bytes=psutil.virtual_memory().total,
+    )
+
+
+def _free_bytes() -> int | None:
+    """Of the GPU that has least free, with what this process holds of it and could use again; None
+    where there is none. Asking takes some memory of every GPU until this process ends, so that it
+    is not asked before a training."""
+    import torch
+
+    numbers = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return min(
+        (torch.cuda.mem_get_info(n)[0] + torch.cuda.memory_reserved(n) for n in numbers),
+        default=None,
     )
 
 
@@ -230,6 +201,19 @@ def _ways(
     return found
 
 
+def _with_room_in_the_host(
+    contents: Contents, machine: Machine, asked: _Asked, length: int
+) -> _Asked:
+    """The settings, without offloading where main memory can't hold what is offloaded."""
+    training, regularizer = asked
+    if machine.host_bytes is None or not regularizer.offload:
+        return asked
+    from updater.train.footprint import SPARE
+
+    fits = _way(contents, machine, *asked, length).host_bytes <= SPARE * machine.host_bytes
+    return asked if fits else (training, replace(regularizer, offload=False))
+
+
 def _slimmed(
     contents: Contents, machine: Machine, own: _Asked, fitting: _Asked, length: int
 ) -> tuple[_Asked, Way]:
@@ -258,12 +242,16 @@ def _way(
     regularizer: RegularizerSettings,
     length: int,
 ) -> Way:
-    from updater.train.footprint import CONTEXT_BYTES
+    from updater.nemotron.dtypes import released_dtype
+    from updater.train.footprint import CONTEXT_BYTES, SPARE
 
-    found = _footprint(contents, machine, training, regularizer, length)
-    weighing = _importance_footprint(contents, machine, training, regularizer, length)
-    context = CONTEXT_BYTES if machine.names else 0
-    peak = max(found.peak, weighing.peak if weighing else 0) + context
+    released = released_dtype(contents)
+    found = stages(contents.config, machine, training, regularizer, length, released=released)
+    peak = found.peak + (CONTEXT_BYTES if machine.names else 0)
+    host = found.host.peak if found.host else 0
+    has_host = host if machine.host_bytes is None else SPARE * machine.host_bytes
+    fits = peak <= SPARE * machine.share(training) and host <= has_host
+    free = machine.share(training) if machine.free_bytes is None else machine.free_bytes
     return Way(
         adapt=training.adapt,
         regularizer=regularizer.method,
@@ -275,57 +263,15 @@ def _way(
         strategy="fsdp" if training.sharded else "ddp",
         train_routers=training.train_routers,
         peak_bytes=peak,
-        parts=asdict(found),
-        importance_parts=asdict(weighing) if weighing else {},
-        fits=peak <= _SPARE * _memory(machine, training),
+        parts=found.parts("training"),
+        importance_parts=found.parts("importance"),
+        head_parts=found.parts("head"),
+        answers_parts=found.parts("answers"),
+        host_bytes=host,
+        host_parts=found.parts("host"),
+        fits=fits,
+        fits_now=fits and peak <= SPARE * free,
     )
-
-
-def _footprint(
-    contents: Contents,
-    machine: Machine,
-    training: TrainingSettings,
-    regularizer: RegularizerSettings,
-    length: int,
-) -> "Footprint":
-    from updater.nemotron.dtypes import released_dtype
-    from updater.train.adapt import frozen_dtype
-    from updater.train.footprint import footprint
-
-    return footprint(
-        contents.config,
-        training=training,
-        regularizer=regularizer if machine.names else replace(regularizer, offload=False),
-        length=length,
-        frozen_dtype=frozen_dtype(training, contents),
-        released_dtype=released_dtype(contents),
-        kernels=machine.kernels,
-    )
-
-
-def _importance_footprint(
-    contents: Contents,
-    machine: Machine,
-    training: TrainingSettings,
-    regularizer: RegularizerSettings,
-    length: int,
-) -> "ImportanceFootprint | None":
-    from updater.train.adapt import frozen_dtype
-    from updater.train.importance_footprint import importance_footprint
-
-    return importance_footprint(
-        contents.config,
-        training=training.on_one_node,
-        regularizer=regularizer,
-        length=length,
-        frozen_dtype=frozen_dtype(training, contents),
-        kernels=machine.kernels,
-    )
-
-
-def _memory(machine: Machine, training: TrainingSettings) -> int:
-    """Of each process. Those without GPUs share the machine's."""
-    return machine.memory_bytes // (1 if machine.names else training.devices)
 
 
 def _steps_per_hour(

@@ -24,6 +24,7 @@ from updater.step_titles import title
 from updater.steps import evaluate, gate, importance, rehearse, train
 from updater.steps import release as release_step
 from updater.steps.publish import publish_decision
+from updater.steps.trainings import architecture
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -86,9 +87,9 @@ def scratch(workspace: Workspace, periods: Sequence[str], *, deploy: bool) -> Up
     from updater.nemotron.presets import config_fields
     from updater.nemotron.validate import check_length
 
-    model, architecture = workspace.settings.model, train.architecture(workspace)
-    fields = config_fields(architecture, model.vocabulary_size)
-    check_length(fields, model.max_length_tokens, where=architecture)
+    model, shape = workspace.settings.model, architecture(workspace)
+    fields = config_fields(shape, model.vocabulary_size)
+    check_length(fields, model.max_length_tokens, where=shape)
     if model.tokenizer and not (workspace.root / model.tokenizer / "tokenizer.json").is_file():
         raise InputError(
             f"model.tokenizer = {model.tokenizer!r}",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from commands import answered
 
 from regularizers import importance as weights
 from regularizers.formats import Factored, whole
-from updater import doctor
+from updater import doctor, verify
 from updater.nemotron import checkpoint
 from updater.steps import importance as importance_step
+from updater.steps import verification
 from updater.steps.terms import TRACE_FILE, terms_of
+from updater.train import fit as fit_module
 from updater.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -318,6 +321,42 @@ def test_a_trace_of_other_weights_is_told_with_a_cure_that_cures(
     assert "the importance of checkpoint ffffffffffffffff" in said
     assert "an estimate is made again" not in said
     assert "bring it back from a copy; or delete its folder" in said
+
+
+def test_nothing_is_in_memory_twice(
+    line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it trains an importance that was read whole into main memory is let go of, and before a
+    new process loads the checkpoint once more, so is what this one holds of a GPU."""
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    said: list[str] = []
+    made: list[weakref.ref[Any]] = []
+    whole = {
+        "memory": importance_step.memory,
+        "fit": fit_module.fit,
+        "verify": verification.verify,
+        "room": verify.give_back,
+    }
+
+    def noted(name: str) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            said.append(name)
+            if name == "fit":
+                assert [memory() for memory in made] == [None]
+            found = whole[name](*given, **named)
+            if name == "memory":
+                made.append(weakref.ref(found))
+            return found
+
+        return call
+
+    monkeypatch.setattr(importance_step, "memory", noted("memory"))
+    monkeypatch.setattr(fit_module, "fit", noted("fit"))
+    monkeypatch.setattr(verification, "verify", noted("verify"))
+    monkeypatch.setattr(verify, "give_back", noted("room"))
+    answered(folder, "update", "west", *settings("regularizer.num_examples=8"))
+    assert said == ["memory", "fit", "verify", "room"]
 
 
 def refuse(*_: object, **__: object) -> None:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from click.testing import CliRunner
 from cutting import chosen, lively
 
 from store.ledger import ModelVersion, Update, migrate
-from updater import doctor
+from updater import doctor, refusals
 from updater.cli.doctor import _verdict
 from updater.cli.main import app
 from updater.compress.quantize.write import write
@@ -24,9 +26,11 @@ from updater.initialise import EXAMPLE
 from updater.nemotron import checkpoint, presets
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
 from updater.nemotron.smaller import shrink
+from updater.nemotron.weights import is_experts
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.train import footprint as footprint_module
 from updater.train.importance_footprint import importance_footprint
+from updater.train.shards import multiplied
 from updater.workspace import Workspace
 
 BYTES = {"BF16": 2, "F32": 4, "U8": 1}
@@ -58,6 +62,10 @@ def released(
         stream.write(struct.pack("<Q", len(text)) + text)
         stream.truncate(8 + len(text) + end)
     return folder
+
+
+def config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
 
 
 def told(*arguments: str) -> dict[str, Any]:
@@ -170,49 +178,78 @@ def test_what_can_not_fit_is_refused_before_any_work(
     with pytest.raises(
         InputError, match=r"takes \d{3} GiB .* has 139 GiB of each\. `updater doctor"
     ):
-        doctor.refuse_too_large(folder, training=full, regularizer=RegularizerSettings())
-    doctor.refuse_too_large(folder, training=lora, regularizer=RegularizerSettings())
+        refusals.refuse_too_large(folder, training=full, regularizer=RegularizerSettings())
+    refusals.refuse_too_large(folder, training=lora, regularizer=RegularizerSettings())
     many = dataclasses.replace(full, devices=8)
-    doctor.refuse_too_large(folder, training=many, regularizer=RegularizerSettings())
+    refusals.refuse_too_large(folder, training=many, regularizer=RegularizerSettings())
     small = released(tmp_path / "y", "nemotron-3-tiny")
     monkeypatch.setattr(footprint_module, "footprint", None)  # not even reckoned
-    doctor.refuse_too_large(small, training=full, regularizer=RegularizerSettings())
+    refusals.refuse_too_large(small, training=full, regularizer=RegularizerSettings())
 
 
 @pytest.mark.parametrize(
-    ("name", "adapt", "method", "measured_gib"),
+    ("shape", "adapt", "held", "kernels", "measured_gib"),
     [
-        # Those of bench/results/gpu.md at 8 x 512 tokens; there a step's gradients were still held
-        # in the next forward pass, which they are not any more.
-        ("nemotron-3-nano-4b", "full", "none", 84.2),
-        ("nemotron-3-nano-4b", "full", "ewc", 113.8),
-        ("nemotron-3-nano", "lora", "none", 79.5),
+        # bench/results/gpu.md, at 8 x 512 tokens; with rehearsal they are the same.
+        (("nemotron-3-nano-4b", None), "full", ("none", "float32"), True, 84.2),
+        (("nemotron-3-nano-4b", None), "full", ("ewc", "float32"), True, 113.8),
+        (("nemotron-3-nano-4b", None), "full", ("ewc", "factored"), True, 99.0),
+        (("nemotron-3-nano", 5), "full", ("none", "float32"), True, 60.8),
+        (("nemotron-3-nano", 5), "full", ("ewc", "float32"), True, 86.1),
+        (("nemotron-3-nano", 5), "full", ("ewc", "factored"), True, 73.4),
+        (("nemotron-3-nano", 5), "full", ("none", "float32"), False, 63.2),
+        (("nemotron-3-nano", 5), "full", ("ewc", "float32"), False, 88.6),
+        (("nemotron-3-nano", 5), "full", ("ewc", "factored"), False, 75.9),
+        (("nemotron-3-nano", None), "lora", ("none", "float32"), True, 79.5),
     ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-def test_what_is_reckoned_is_near_what_was_measured(
-    name: str, adapt: str, method: str, measured_gib: float
+def test_the_margin_covers_what_was_reckoned_too_small(
+    shape: tuple[str, int | None],
+    adapt: str,
+    held: tuple[str, str],
+    kernels: bool,
+    measured_gib: float,
 ) -> None:
-    import torch
-
-    from updater.settings import RegularizerSettings, TrainingSettings
-    from updater.train.footprint import CONTEXT_BYTES, footprint
-
-    found = footprint(
-        presets.config_fields(name, 131_072),
+    """By the very figure that says whether an update fits. Then a step's gradients were still held
+    in the next forward pass, which they are not any more: they are always there. What is measured
+    is what PyTorch gave out, without CUDA's own."""
+    fields = presets.config_fields(shape[0], 131_072)
+    letters = fields["hybrid_override_pattern"][: shape[1]]
+    fields |= {"hybrid_override_pattern": letters, "num_hidden_layers": len(letters)}
+    now = footprint_module.footprint(
+        fields,
         training=TrainingSettings(adapt=adapt, batch_size=8, precision="bf16-mixed"),
-        regularizer=RegularizerSettings(method=method),
+        regularizer=RegularizerSettings(method=held[0], format=held[1]),
         length=512,
         frozen_dtype=torch.bfloat16,
-        kernels=True,
+        kernels=kernels,
     )
-    always = found.weights + found.optimizer + found.anchor + found.importance
-    held = always + found.gradients + found.activations + found.logits + CONTEXT_BYTES
-    assert held / 2**30 == pytest.approx(measured_gib, rel=0.07)
+    then = dataclasses.replace(now, weights=now.weights + now.gradients, gradients=0, idle=0)
+    ratio = then.peak / 2**30 / measured_gib
+    assert footprint_module.SPARE < ratio < 1.04
 
 
-def test_what_holds_nano_is_as_small_as_was_aimed_for() -> None:
-    """Of what LoRA moves outside the routed experts: 14 GB as float32 Fisher and anchor, 1 GB
-    factored, on top of the weights that are there anyway."""
+@pytest.mark.parametrize(("form", "most"), [("float32", 14e9), ("factored", 1e9)])
+def test_what_holds_nano_is_as_small_as_was_aimed_for(form: str, most: float) -> None:
+    """Issue 4: of the 2.20 billion weights outside the routed experts a float32 Fisher and a
+    bfloat16 anchor are at most 14 GB, and factored the Fisher is at most 1 GB. The anchor is 4.4 GB
+    of either."""
+    with torch.device("meta"):
+        model = checkpoint.build(presets.config_fields("nemotron-3-nano", 131_072))
+    weights = {n: p.detach() for n, p in model.named_parameters() if not is_experts(n)}
+    assert sum(weight.numel() for weight in weights.values()) == pytest.approx(2.20e9, rel=0.01)
+    anchors, fisher = footprint_module.held_bytes(weights, form, torch.bfloat16)
+    assert sum(anchors) == pytest.approx(4.4e9, rel=0.01)
+    if form == "float32":
+        assert sum(fisher) == pytest.approx(8.8e9, rel=0.01)
+        assert sum(anchors) + sum(fisher) <= most
+    else:
+        assert sum(fisher) <= most / 100
+
+
+def test_under_lora_the_anchor_is_the_weights_that_are_there_anyway() -> None:
+    """Of the 1.24 billion that have factors."""
     sizes = {}
     for form in ("float32", "factored"):
         found = footprint_module.footprint(
@@ -223,9 +260,199 @@ def test_what_holds_nano_is_as_small_as_was_aimed_for() -> None:
             frozen_dtype=torch.bfloat16,
             kernels=True,
         )
-        sizes[form] = (found.anchor, found.importance)
-    assert sum(sizes["float32"]) <= 14e9
-    assert sizes["factored"][1] <= 1e9
+        assert found.anchor == 0
+        sizes[form] = found.importance
+    assert sizes["float32"] == pytest.approx(4.95e9, rel=0.01)
+    assert sizes["factored"] <= 0.02e9
+
+
+def test_in_shards_autocast_keeps_no_copy_of_what_is_gathered_in_bfloat16() -> None:
+    """Of the whole Nano on one device those are 61 GB: each of eight processes is not charged with
+    them. Of embeddings, output head, `out_proj` and latent projections it does keep one."""
+    fields = presets.config_fields("nemotron-3-nano", 131_072)
+
+    def kept(devices: int) -> int:
+        return footprint_module.footprint(
+            fields,
+            training=TrainingSettings(
+                devices=devices, batch_size=2 * devices, precision="bf16-mixed"
+            ),
+            regularizer=RegularizerSettings(),
+            length=64,
+            kernels=True,
+        ).activations
+
+    with torch.device("meta"):
+        model = checkpoint.build(fields)
+    gathered = sum(p.numel() for module in multiplied(model) for p in module.parameters())
+    assert gathered == pytest.approx(30.6e9, rel=0.01)
+    assert kept(1) - kept(8) == 2 * gathered
+
+
+def test_what_is_kept_of_idle_experts_is_reckoned_as_counted_by_hand() -> None:
+    """Of one stack, 122 of whose 128 experts no token may come to: weights and both moments."""
+    nano = presets.config_fields("nemotron-3-nano", 131_072)
+    full = TrainingSettings(precision="bf16-mixed")
+    assert footprint_module.idle_bytes(nano, full) == 3 * 4 * 122 * 1856 * 2688
+    eight = footprint_module.idle_bytes(nano, full, shards=8)  # one may have idle ones alone
+    assert eight == 3 * 4 * 16 * 1856 * 2688
+    lora = dataclasses.replace(full, adapt="lora")
+    assert footprint_module.idle_bytes(nano, lora) == 0
+    experts = dataclasses.replace(lora, lora_experts=True)
+    assert 0 < footprint_module.idle_bytes(nano, experts) <= 2**28
+    dense = presets.config_fields("nemotron-3-nano-4b", 131_072)
+    assert footprint_module.idle_bytes(dense, full) == 0
+
+
+def test_a_gpu_that_others_use_is_told_apart_from_one_that_is_too_small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    busy = dataclasses.replace(GPU, free_bytes=40 * 2**30)
+    monkeypatch.setattr(doctor, "this_machine", lambda: busy)
+    folder = str(released(tmp_path / "x", "nemotron-3-nano"))
+    words = ["doctor", "--model", folder, "--no-timing"]
+    fitting = [way for way in told(*words[1:])["ways"] if way["fits"]]
+    assert fitting
+    assert not any(way["fits_now"] for way in fitting)
+    said = CliRunner().invoke(app, words, catch_exceptions=False).output
+    assert "40.0 GiB of that free now" in said
+    assert "Not now: of a GPU 40 GiB are free" in said
+    free = dataclasses.replace(GPU, free_bytes=138 * 2**30)
+    monkeypatch.setattr(doctor, "this_machine", lambda: free)
+    assert all(way["fits_now"] for way in told(*words[1:])["ways"] if way["fits"])
+
+
+def test_what_is_free_is_asked_of_every_gpu_and_by_doctor_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With what this process holds itself. Before a training it is not asked: that would take
+    memory of every GPU until the training is over."""
+    asked: list[int] = []
+
+    def info(number: int) -> tuple[int, int]:
+        asked.append(number)
+        return (60, 20)[number] * 2**30, 139 * 2**30
+
+    two = dataclasses.replace(GPU, names=GPU.names * 2)
+    monkeypatch.setattr(doctor, "this_machine", lambda: two)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", info)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda number: (0, 5)[number] * 2**30)
+    folder = released(tmp_path / "x", "nemotron-3-nano")
+    training = TrainingSettings(adapt="lora", precision="bf16-mixed")
+    held = RegularizerSettings()
+    refusals.refuse_too_large(folder, training=training, regularizer=held)
+    refusals.refuse_unaskable(folder, training=training)
+    assert asked == []
+    found = doctor.diagnose(folder, training=training, regularizer=held, length=64, timed=False)
+    assert found.machine.free_bytes == 25 * 2**30
+    assert asked == [0, 1]
+
+
+def test_main_memory_beside_gpus_has_to_hold_what_is_offloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of Nano-4B's 3.97 billion weights anchor and importance are 24 GB, pinned; and while one of
+    them is read, 16 GB more. The run's state on its way to the disk is 48 GB."""
+    folder = released(tmp_path / "x", "nemotron-3-nano-4b")
+    mixed = TrainingSettings(precision="bf16-mixed")
+    offloaded = RegularizerSettings(offload=True)
+    small, large = (dataclasses.replace(GPU, host_bytes=n * 2**30) for n in (60, 128))
+    monkeypatch.setattr(doctor, "this_machine", lambda: small)
+    with pytest.raises(InputError, match=r"takes 67 GiB of main memory .* has 60 GiB\. `updater"):
+        refusals.refuse_too_large(folder, training=mixed, regularizer=offloaded)
+    refusals.refuse_too_large(folder, training=mixed, regularizer=RegularizerSettings())
+    found = doctor.diagnose(folder, training=mixed, regularizer=offloaded, length=512, timed=False)
+    assert not found.ways[0].fits
+    assert found.ways[0].host_bytes > found.ways[0].host_parts["pinned"] > 23.8e9
+    others = [way for way in found.ways[1:] if way.offload]
+    assert all(way.host_bytes <= footprint_module.SPARE * 60 * 2**30 for way in others)
+    monkeypatch.setattr(doctor, "this_machine", lambda: large)
+    refusals.refuse_too_large(folder, training=mixed, regularizer=offloaded)
+    said = CliRunner().invoke(app, ["doctor", "--model", str(folder), "--no-timing"]).output
+    assert "128.0 GiB of main memory beside it" in said
+
+
+def test_no_offloading_is_advised_that_main_memory_can_not_hold(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = released(tmp_path / "x", "nemotron-3-nano")
+    for host, advised in ((128, False), (2048, True)):
+        many = dataclasses.replace(GPU, names=GPU.names * 8, host_bytes=host * 2**30)
+        monkeypatch.setattr(doctor, "this_machine", lambda many=many: many)
+        ways = told("--model", str(folder), "--no-timing")["ways"]
+        assert any(way["offload"] for way in ways) is advised
+
+
+def test_a_heads_alignment_is_reckoned_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Super's backbone in float32 and its head's weights, gradients and moments, on one machine's
+    devices alone, however many machines have trained the backbone."""
+    four = dataclasses.replace(GPU, names=GPU.names * 4, memory_bytes=120 * 2**30)
+    monkeypatch.setattr(doctor, "this_machine", lambda: four)
+    folder = released(tmp_path / "x", "nemotron-3-super")
+    nothing = RegularizerSettings(method="none")
+    keep = TrainingSettings(devices=4, nodes=4)
+    align = dataclasses.replace(keep, mtp="align")
+    refusals.refuse_too_large(folder, training=keep, regularizer=nothing)
+    with pytest.raises(InputError, match=r"in its head's alignment\. this machine has 120 GiB"):
+        refusals.refuse_too_large(folder, training=align, regularizer=nothing)
+    ways = [
+        doctor.diagnose(
+            folder, training=training, regularizer=nothing, length=64, timed=False
+        ).ways[0]
+        for training in (keep, align)
+    ]
+    head = sum(math.prod(shape) for shape in mtp_shapes(config(folder), where="").values())
+    assert ways[0].head_parts == {}
+    assert ways[1].head_parts["optimizer"] == pytest.approx(8 * head / 4, rel=0.001)
+    assert ways[1].head_parts["weights"] == pytest.approx(4 * (120.67e9 + head) / 4, rel=0.001)
+
+
+def test_an_evaluation_on_one_machine_is_reckoned_beside_a_training_on_many(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    many = dataclasses.replace(GPU, names=GPU.names * 8)
+    monkeypatch.setattr(doctor, "this_machine", lambda: many)
+    folder = released(tmp_path / "x", "nemotron-3-ultra")
+    training = TrainingSettings(devices=8, nodes=16, precision="bf16-mixed")
+    with pytest.raises(InputError, match=r"takes 15\d GiB of each device .* in its evaluation"):
+        refusals.refuse_too_large(
+            folder, training=training, regularizer=RegularizerSettings(method="none")
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "training", "refused"),
+    [
+        ("nemotron-3-nano", GPU, {}, False),
+        ("nemotron-3-super", GPU, {}, True),
+        ("nemotron-3-super", dataclasses.replace(GPU, names=GPU.names * 8), {"devices": 8}, False),
+        # Under lora each device has all of it.
+        (
+            "nemotron-3-super",
+            dataclasses.replace(GPU, names=GPU.names * 8),
+            {"devices": 8, "adapt": "lora"},
+            True,
+        ),
+        # In main memory it is float32, twice what lies on the disk.
+        ("nemotron-3-nano", doctor.Machine("cpu", (), 100 * 2**30, 8, kernels=False), {}, True),
+        ("nemotron-3-nano", doctor.Machine("cpu", (), 128 * 2**30, 8, kernels=False), {}, False),
+    ],
+)
+def test_what_can_not_even_be_asked_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    machine: doctor.Machine,
+    training: dict[str, Any],
+    refused: bool,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(doctor, "this_machine", lambda: machine)
+    folder = released(tmp_path / "x", name)
+    expected = pytest.raises(InputError, match="GiB of each") if refused else nullcontext()
+    with expected:
+        refusals.refuse_unaskable(folder, training=TrainingSettings(**training))
 
 
 @pytest.mark.parametrize(

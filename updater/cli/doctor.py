@@ -119,6 +119,10 @@ def _show(console: Console, found: "Diagnosis", begins: _Begins) -> None:
     about.add_row("chat template", "yes" if model.chat_template else "no")
     names = ", ".join(machine.names) or f"no GPU; {machine.num_cores} cores"
     about.add_row("machine", f"{names}, {machine.memory_bytes / _GIB:.1f} GiB")
+    if machine.free_bytes is not None:
+        about.add_row("", f"{machine.free_bytes / _GIB:.1f} GiB of that free now")
+    if machine.host_bytes is not None:
+        about.add_row("", f"{machine.host_bytes / _GIB:.1f} GiB of main memory beside it")
     if machine.device == "cuda" and not machine.kernels:
         about.add_row("", "without mamba-ssm and causal-conv1d: slower, and more memory")
     console.print(about)
@@ -128,8 +132,11 @@ def _show(console: Console, found: "Diagnosis", begins: _Begins) -> None:
 
 
 def _ways(found: "Diagnosis") -> Table:
+    has_host = found.machine.host_bytes is not None
     table = Table(
-        *("precision", "adapt", "regularizer", "activations", "devices", "GiB of each", "fits"),
+        *("precision", "adapt", "regularizer", "activations", "devices", "GiB of each"),
+        *(("GiB of main memory",) if has_host else ()),
+        "fits",
         title=f"Memory of {found.batch_size} x {found.length} tokens a pass",
     )
     for way in found.ways:
@@ -143,7 +150,8 @@ def _ways(found: "Diagnosis") -> Table:
             "checkpointed" if way.activation_checkpointing else "kept",
             str(way.devices),
             _gib(way.peak_bytes),
-            "yes" if way.fits else "no",
+            *((_gib(way.host_bytes),) if has_host else ()),
+            "no" if not way.fits else "yes" if way.fits_now else "not now",
         )
     return table
 
@@ -155,18 +163,21 @@ def _gib(num_bytes: int) -> str:
 
 
 def _verdict(found: "Diagnosis") -> str:
-    memory = f"{found.machine.memory_bytes / _GIB:.1f} GiB"
-    if not any(way.fits for way in found.ways):
-        least = _gib(min(way.peak_bytes for way in found.ways))
-        return f"This machine can't update it: {least} GiB are needed at least, it has {memory}."
+    machine = found.machine
+    first = next((way for way in found.ways if way.fits), None)
+    if first is None:
+        return f"This machine can't update it: {_missing(found)}."
     pace = (
         ""
         if found.steps_per_hour is None
         else f", some {found.steps_per_hour:,.0f} steps an hour of that many tokens"
     )
+    now = ""
+    if not first.fits_now:
+        free = _gib(machine.free_bytes or 0)
+        now = f" Not now: of a GPU {free} GiB are free, the rest is held by other processes."
     if found.ways[0].fits:
-        return f"This machine can update it by these settings{pace}."
-    first = next(way for way in found.ways if way.fits)
+        return f"This machine can update it by these settings{pace}.{now}"
     changes = [
         f'training.{name} = "{getattr(first, name)}"'
         for name in ("precision", "adapt", *(("strategy",) if first.devices > 1 else ()))
@@ -181,5 +192,17 @@ def _verdict(found: "Diagnosis") -> str:
     if first.format != found.ways[0].format:
         changes.append(f'regularizer.format = "{first.format}"')
     if first.offload != found.ways[0].offload:
-        changes.append("regularizer.offload = true")
-    return f"By these settings it doesn't fit; with {', '.join(changes)} it does{pace}."
+        changes.append(f"regularizer.offload = {str(first.offload).lower()}")
+    return f"By these settings it doesn't fit; with {', '.join(changes)} it does{pace}.{now}"
+
+
+def _missing(found: "Diagnosis") -> str:
+    """What is too little of the machine for each of the ways; of the one that takes least."""
+    machine = found.machine
+    least = min(found.ways, key=lambda way: way.peak_bytes)
+    has = f"{machine.memory_bytes / _GIB:.1f} GiB"
+    told = f"{_gib(least.peak_bytes)} GiB are needed at least, it has {has}"
+    if machine.host_bytes is None:
+        return told
+    host = f"{_gib(least.host_bytes)} GiB of {machine.host_bytes / _GIB:.1f} GiB"
+    return f"{told}, and beside them {host} of main memory"

@@ -36,7 +36,7 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
     model, _ = checkpoint.load(task.start, device=device, dtype=dtype, arranged=cut)
     freeze(model, task.training)  # before anything goes forward
     # What was whole in memory is gone with this call: the guards' parts are cut as the model is.
-    guards = _memory(task, model, ranks).guards(task.regularizer, model, lesson)
+    guards = _memory(task, model).guards(task.regularizer, model, lesson)
     if ranks.mesh is not None:
         reshard(model)
     with answer.watch(folder, ranks) as watch:
@@ -55,7 +55,7 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
         answer.write_fit(folder, done)
 
 
-def _memory(task: Learning, model: NemotronHForCausalLM, ranks: Ranks) -> Memory:
+def _memory(task: Learning, model: NemotronHForCausalLM) -> Memory:
     if task.terms is None:
         return Memory()
     method = method_of(task.regularizer.method, task.regularizer.terms)
@@ -63,15 +63,15 @@ def _memory(task: Learning, model: NemotronHForCausalLM, ranks: Ranks) -> Memory
         return Memory.of(task.regularizer, [Held(dict(model.named_parameters()), ones(model))])
     if method is None or not task.terms:
         return Memory.of(task.regularizer, ())
-    return Memory.of(task.regularizer, _held(task, method, model, ranks))
+    return Memory.of(task.regularizer, _held(task, method, model))
 
 
-def _held(
-    task: Learning, method: Method, model: NemotronHForCausalLM, ranks: Ranks
-) -> Iterator[Held]:
+def _held(task: Learning, method: Method, model: NemotronHForCausalLM) -> Iterator[Held]:
     """One term after the other, oldest first. A single one is anchored at the model's own weights,
     in shards as they are, and so is its importance; several are consolidated, and for that have to
-    be whole. Older weights are read where they count."""
+    be whole. Older weights are read where they count. The files were verified before there were any
+    processes (`steps.importance.files`): one that hashes hundreds of gigabytes here would have the
+    others wait longer than NCCL does."""
     assert task.terms, "asked only where something weighs"
     *older, newest = task.terms
     at_newest = load_aside(newest.checkpoint) if older else model
@@ -81,7 +81,5 @@ def _held(
         anchor = {name: p.detach() for name, p in weights.named_parameters()}
         found: dict[str, Weight] = {}
         if term.importance is not None:
-            if ranks.first:
-                stored.verify(term.importance)
             found |= stored.cut(term.importance, anchor, task.regularizer.format)
         yield Held(anchor, found)

@@ -28,7 +28,8 @@ _ARRAYS = ("tokens", "starts", "prompt_lengths", "rows")
 @dataclass(frozen=True)
 class TermFiles:
     """Where a term that holds the update lies. `checkpoint`: of its weights. `importance`: the
-    file; None: nothing of this term is held."""
+    file, verified by who writes this, for no process hashes it again; None: nothing of this term
+    is held."""
 
     checkpoint: Path
     importance: Path | None

@@ -4,11 +4,12 @@ AdamW moves a weight whose gradient is zero: by what is left of its momentum, an
 (0.0068 a step at learning rate 0.01, measured). For an expert that no token of a step was routed
 to, that is drift without evidence. transformers stacks a layer's experts in one tensor, so the
 optimizer cannot be told by leaving a gradient out; the idle slices are put back after the step
-instead. Called by `updater.train.fit` and `updater.train.importance`.
+instead. Called by `updater.train.learner` and `updater.train.importance`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -22,11 +23,16 @@ from updater.nemotron.weights import is_experts
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # torch.optim.AdamW's, per weight
 
+KEPT_BYTES = 2**28
+"""What is kept of idle experts at a time, unless one tensor's are more. Nearly all experts of all
+layers may be idle where texts are short: kept at once they would be three quarters of the weights
+and both moments of a large model. Chosen: no second turn in small models."""
+
 _ByExpert = Callable[[torch.Tensor], torch.Tensor]
 
 
 class IdleExperts:
-    """Holds idle experts through one optimizer step: `find`, `silence`, step, `put_back`.
+    """Holds idle experts through one optimizer step: `find`, `silence`, `step`.
 
     An expert is idle when its slice of the gradient is exactly zero: then no token that the loss
     depends on was routed to it (or its output could not change the loss, and it stays too). Under
@@ -42,8 +48,7 @@ class IdleExperts:
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, lora_rank: int = 0) -> None:
         found = ((p, _by_expert(name, lora_rank)) for name, p in parameters.items())
         self._experts = [(p, by_expert) for p, by_expert in found if by_expert is not None]
-        self._idle: list[tuple[nn.Parameter, _ByExpert, torch.Tensor]] = []
-        self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._idle: list[_Idle] = []
 
     @torch.no_grad()
     def find(self) -> None:
@@ -63,27 +68,90 @@ class IdleExperts:
         for (parameter, by_expert, _), flag in zip(reached, flags, strict=True):
             if not bool(flag.all()):
                 idle = (~flag).nonzero()[:, 0].to(parameter.device)
-                self._idle.append((parameter, by_expert, idle))
+                self._idle.append(_Idle(parameter, by_expert, idle))
 
     @torch.no_grad()
-    def silence(self, optimizer: torch.optim.Optimizer) -> None:
+    def silence(self) -> None:
         """Idle experts have no gradient again, whatever was added since `find`, so that they do
-        not count in the gradient's norm; and what the step will overwrite is kept."""
-        self._kept = []
-        for parameter, by_expert, idle in self._idle:
-            assert parameter.grad is not None
-            by_expert(local(parameter.grad))[idle] = 0
-            state = optimizer.state.get(parameter, {})
-            for tensor in (parameter, *(state[key] for key in _MOMENTS if key in state)):
-                slices = by_expert(local(tensor))
-                self._kept.append((slices, idle, slices[idle].clone()))
+        not count in the gradient's norm."""
+        for one in self._idle:
+            assert one.parameter.grad is not None
+            one.by_expert(local(one.parameter.grad))[one.idle] = 0
 
     @torch.no_grad()
-    def put_back(self) -> None:
-        """Idle experts and their optimizer state are bit for bit what they were before the step."""
-        for slices, idle, values in self._kept:
-            slices[idle] = values
-        self._idle, self._kept = [], []
+    def step(self, optimizer: torch.optim.Optimizer, step: Callable[[], object]) -> None:
+        """`step` is the optimizer's, over all parameters that have a gradient. After it idle
+        experts and their optimizer state are bit for bit what they were before, and gradients too.
+
+        What the step overwrites of them is kept meanwhile. Where that is more than `KEPT_BYTES`,
+        the step is taken in turns, each of some stacks of experts, which come to the same weights:
+        AdamW sees to each parameter by itself.
+        """
+        turns, self._idle = self._turns(optimizer), []
+        if len(turns) == 1:
+            _put_back_after(step, optimizer, turns[0])
+            return
+        gradients = [(p, p.grad) for group in optimizer.param_groups for p in group["params"]]
+        later = {id(one.parameter) for turn in turns[1:] for one in turn}
+        try:
+            for number, turn in enumerate(turns):
+                now = {id(one.parameter) for one in turn}
+                for parameter, gradient in gradients:
+                    first = number == 0 and id(parameter) not in later
+                    steps = first or id(parameter) in now
+                    parameter.grad = gradient if steps else None  # None: AdamW passes it over
+                _put_back_after(step, optimizer, turn)
+        finally:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+
+    def _turns(self, optimizer: torch.optim.Optimizer) -> "list[list[_Idle]]":
+        """The idle ones, in as few turns as have room; of the first are all other parameters."""
+        turns: list[list[_Idle]] = [[]]
+        room = KEPT_BYTES
+        for one in self._idle:
+            size = one.num_bytes(optimizer)
+            if size > room and turns[-1]:
+                turns.append([])
+                room = KEPT_BYTES
+            turns[-1].append(one)
+            room -= size
+        return turns
+
+
+@dataclass(frozen=True, eq=False)
+class _Idle:
+    """Which experts of a stack are idle."""
+
+    parameter: nn.Parameter
+    by_expert: _ByExpert
+    idle: torch.Tensor
+
+    def stepped(self, optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+        """What a step overwrites, with the experts first."""
+        state = optimizer.state.get(self.parameter, {})
+        for tensor in (self.parameter, *(state[key] for key in _MOMENTS if key in state)):
+            yield self.by_expert(local(tensor))
+
+    def num_bytes(self, optimizer: torch.optim.Optimizer) -> int:
+        """Of the idle ones in all of that."""
+        return sum(
+            len(self.idle) * tensor[:1].numel() * tensor.element_size()
+            for tensor in self.stepped(optimizer)
+        )
+
+
+def _put_back_after(
+    step: Callable[[], object], optimizer: torch.optim.Optimizer, turn: list[_Idle]
+) -> None:
+    kept = [
+        (slices, one.idle, slices[one.idle].clone())
+        for one in turn
+        for slices in one.stepped(optimizer)
+    ]
+    step()
+    for slices, idle, values in kept:
+        slices[idle] = values
 
 
 def _by_expert(name: str, lora_rank: int) -> _ByExpert | None:

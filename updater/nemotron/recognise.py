@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from updater.nemotron.layout import MTP_PATTERN
-from updater.nemotron.releases import GUESSED, RELEASES
+from updater.nemotron.releases import RELEASES
 
 # The name of each as NVIDIA publishes it, without the format of its weights.
 _PUBLISHED = {
@@ -21,11 +21,10 @@ _WITH_HEAD = {"nemotron-3-nano": "NVIDIA-Nemotron-3.5-Lightning-30B-A3B"}  # Nan
 
 def release(fields: Mapping[str, Any]) -> str:
     """The release whose shape these fields of a config.json have, as `model.architecture` names
-    it; "" where it is none's. What was only guessed of a release is not compared."""
+    it; "" where it is none's. What is not known of a release is not compared."""
     told = {"mtp_hybrid_override_pattern": MTP_PATTERN, **fields}
     for name, shape in RELEASES.items():
-        guessed = GUESSED.get(name, ())
-        if all(told.get(key) == value for key, value in shape.items() if key not in guessed):
+        if all(told.get(key) == value for key, value in shape.items()):
             return name
     return ""
 

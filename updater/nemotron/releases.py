@@ -2,24 +2,23 @@
 
 Each has exactly as many parameters and tensors on disk as its release (a test holds it to that).
 Where they are from: Nano, its config.json as quoted by NVIDIA's Megatron-Bridge recipes; Super, its
-config.json and NVIDIA's Megatron launch scripts; Ultra, the technical report's table 1 and the
-order of layers in its config.json; Nano-4B, its config.json. Not known to us: what stands in
-`GUESSED`, which changes no shape.
+config.json and NVIDIA's Megatron launch scripts; Ultra, the technical report's table 1, the order
+of layers in its config.json, and NVIDIA/Megatron-LM at commit 453761c, in examples/post_training/
+modelopt/conf/nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16.sh (its
+`--moe-router-topk-scaling-factor 5.0`); Nano-4B, its config.json.
+
+Left out, because we don't know it: Nano-4B's chunk_size. That is how many positions a scan takes
+at a time, and changes no shape and, but for rounding, no result; transformers' own 128 stands in.
 Data only; what all have in common is in `updater.nemotron.presets`.
 """
 
 from typing import Any
 
 _ATTENTION = {"num_key_value_heads": 2, "head_dim": 128}
-_MAMBA = {"mamba_head_dim": 64, "ssm_state_size": 128, "n_groups": 8, "chunk_size": 128}
+_MIXERS = {"mamba_head_dim": 64, "ssm_state_size": 128, "n_groups": 8}
+_MAMBA = {**_MIXERS, "chunk_size": 128}
 # One block of attention and experts, which a serving stack runs once for each token it drafts.
 _MTP = {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E"}
-
-GUESSED: dict[str, tuple[str, ...]] = {
-    "nemotron-3-nano-4b": ("chunk_size",),  # Nano's
-    "nemotron-3-ultra": ("routed_scaling_factor",),  # Super's
-}
-"""Fields that are another release's, for want of its own."""
 
 RELEASES: dict[str, dict[str, Any]] = {
     "nemotron-3-nano-4b": {
@@ -28,7 +27,7 @@ RELEASES: dict[str, dict[str, Any]] = {
         "intermediate_size": 12544,
         "num_attention_heads": 40,
         "mamba_num_heads": 96,
-        **_MAMBA,
+        **_MIXERS,
         "mamba_head_dim": 80,
         **_ATTENTION,
         "num_key_value_heads": 8,

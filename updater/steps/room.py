@@ -1,15 +1,17 @@
 """Asked before a step loads a model: has this machine what the update takes?
 
-The reckoning is `updater.doctor`'s. Called by the steps importance and train, and by rehearse where
-the base answers, for each may be the first that does; of a compression before it is opened.
+The refusals are `updater.refusals`'. Called by the steps importance and train, and by rehearse
+where the base answers, for each may be the first that does; of a compression, and of what makes a
+first version, before it is opened.
 """
 
 import dataclasses
+from pathlib import Path
 
 from store.ledger import ModelVersion, Update
 from updater.settings import TrainingSettings
 from updater.steps.start import start_folder, uncompressed
-from updater.steps.trainings import training_of
+from updater.steps.trainings import architecture, training_of
 from updater.workspace import Workspace
 
 
@@ -17,19 +19,43 @@ def check(workspace: Workspace, update: Update) -> None:
     """It may have, as far as can be told without training.
 
     Raises:
-        InputError: it has not the devices or the kernels that the settings ask for, or the base is
-            too large.
+        InputError: it has not the devices or the kernels that the settings ask for, or the base,
+            or what a first version would be, is too large.
     """
+    if update.base is None:
+        check_first(workspace, update.kind, update.config["arguments"].get("checkpoint", ""))
+        return
     training = training_of(workspace, update)
     _check_means(training)
-    if update.base is not None:
-        from updater.doctor import refuse_too_large
+    from updater.refusals import refuse_too_large
 
-        refuse_too_large(
-            start_folder(workspace, update.base),
-            training=training,
-            regularizer=workspace.settings.regularizer,
-        )
+    refuse_too_large(
+        start_folder(workspace, update.base),
+        training=training,
+        regularizer=workspace.settings.regularizer,
+    )
+
+
+def check_first(workspace: Workspace, kind: str, checkpoint: str) -> None:
+    """The same of a version without a base, made by `kind`: `adopt` copies the folder `checkpoint`
+    and asks it, `scratch` trains from random weights.
+
+    Raises:
+        InputError: as `check`.
+    """
+    from updater.refusals import refuse_first, refuse_unaskable
+
+    settings = workspace.settings
+    if kind == "adopt":
+        _check_devices(settings.training)
+        refuse_unaskable(Path(checkpoint), training=settings.training)
+        return
+    from updater.nemotron.presets import config_fields
+
+    training, shape = settings.training_from_scratch, architecture(workspace)
+    _check_means(training)
+    fields = config_fields(shape, settings.model.vocabulary_size)
+    refuse_first(fields, training=training, where=f"model.architecture {shape}")
 
 
 def check_recovery(workspace: Workspace, version: ModelVersion) -> None:
@@ -44,7 +70,7 @@ def check_recovery(workspace: Workspace, version: ModelVersion) -> None:
         return
     _check_means(settings.training)
     if settings.compression.remove == "weights":
-        from updater.doctor import refuse_too_large
+        from updater.refusals import refuse_too_large
 
         refuse_too_large(
             workspace.checkpoints.local(uncompressed(workspace, version).digest),
@@ -58,6 +84,10 @@ def _check_means(training: TrainingSettings) -> None:
         from updater.nemotron import packing
 
         packing.check()
+    _check_devices(training)
+
+
+def _check_devices(training: TrainingSettings) -> None:
     if training.num_processes > 1:
         from updater.launch import processes
 

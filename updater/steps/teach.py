@@ -70,9 +70,10 @@ def learn(
 
     dtype = frozen_dtype(training, checkpoint.check(start))
     student = Student(*checkpoint.load(start, dtype=dtype))
-    memory = importance_step.memory(workspace, update, student.model)
-    regularizer = workspace.settings.regularizer
-    guards = memory.guards(regularizer, student.model, lesson, progress=watch.progress)
+    # What was whole in main memory is gone with this call: the guards have what they need of it.
+    guards = importance_step.memory(workspace, update, student.model).guards(
+        workspace.settings.regularizer, student.model, lesson, progress=watch.progress
+    )
     done = fit(
         student.model,
         lesson,

@@ -22,7 +22,7 @@ from updater.steps.registration import register, run_of
 from updater.steps.rehearse import manifest_of
 from updater.steps.start import start_folder
 from updater.steps.student import Student
-from updater.steps.trainings import training_of
+from updater.steps.trainings import architecture, training_of
 from updater.workspace import Workspace
 
 log = logging.getLogger("updater")
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def run(workspace: Workspace, update: Update) -> dict[str, Any]:
     """The candidate is a model version in the ledger and in MLflow."""
     found: dict[str, Any] = {}
-    if update.kind in ("update", "scratch"):
+    if update.kind != "compress":  # of which it was asked before it was opened
         room.check(workspace, update)
     if update.kind == "update":
         new = _new_examples(workspace, update)
@@ -128,13 +128,6 @@ _KINDS = {
     "adopt": _adopted,
     "compress": compress.made,
 }
-
-
-def architecture(workspace: Workspace) -> str:
-    """The preset's name, or the configured config.json's path with the workspace as its root."""
-    given = workspace.settings.model.architecture
-    path = workspace.root / given
-    return str(path) if path.is_file() else given
 
 
 def _fit(

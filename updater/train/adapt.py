@@ -96,8 +96,12 @@ def frozen_dtype(training: TrainingSettings, contents: Contents) -> torch.dtype:
 def resting_dtype(training: TrainingSettings, contents: Contents) -> torch.dtype:
     """Of weights that take no gradient: bfloat16 where training is in mixed precision and they were
     released so, for then no digit is lost and no larger copy needed; else float32."""
-    mixed = training.precision == "bf16-mixed"
-    return released_dtype(contents) if mixed else torch.float32
+    return resting(training, released_dtype(contents))
+
+
+def resting(training: TrainingSettings, released: torch.dtype) -> torch.dtype:
+    """The same of weights of which the dtype alone is known."""
+    return released if training.precision == "bf16-mixed" else torch.float32
 
 
 def _in_float32(model: NemotronHForCausalLM) -> None:

@@ -16,9 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers.formats import kept, num_bytes
 from updater.nemotron.checkpoint import build
+from updater.nemotron.experts import KEPT_BYTES
 from updater.nemotron.layout import pattern
 from updater.nemotron.weights import stays_float32
 from updater.settings import RegularizerSettings, TrainingSettings
@@ -27,6 +29,7 @@ from updater.train.activations import checkpointed
 from updater.train.adapt import adapted, freeze
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
+from updater.train.shards import multiplied
 
 Measured = Callable[..., Counter[str]]
 """(fields, checkpointed=) -> counts of a model of these fields: parameters "trained" and "frozen",
@@ -35,13 +38,19 @@ and the bytes "kept" for the way back, and whatever else adds up."""
 CONTEXT_BYTES = 2**30
 """What CUDA, its libraries and the allocator's odds and ends take on a GPU: chosen, about that."""
 
+SPARE = 0.9
+"""Of a device's memory, what an update may be reckoned to take, with `CONTEXT_BYTES`. Chosen from
+what an H200 measured (bench/results/gpu.md, ten rows; tests/updater/test_cli_doctor.py holds each
+to it): a peak was reckoned at 0.92 (the whole Nano under LoRA) to 1.02 of the measured one. 0.92
+would leave nothing for the allocator's holes; 0.9 leaves 2 %."""
+
 
 @dataclass(frozen=True)
 class Footprint:
     """Bytes of one device, part by part. `activations`: at the end of a forward pass, the weights
     that autocast casts among them; `recomputed`: of the one layer that is computed again on the way
     back; `logits`: of one piece of the loss; `gathered`: of shards, what is whole while a layer
-    computes."""
+    computes; `idle`: of a step, what is kept of experts that no token came to, at most."""
 
     weights: int
     gradients: int
@@ -52,6 +61,7 @@ class Footprint:
     recomputed: int
     logits: int
     gathered: int = 0
+    idle: int = 0
 
     @property
     def least(self) -> int:
@@ -62,11 +72,11 @@ class Footprint:
     def peak(self) -> int:
         """The most at any time: at the end of a forward pass, when a step's gradients are gone, or
         when the last gradient is there and all activations are gone but those of a layer that is
-        computed again."""
+        computed again, or in the step after it."""
         held = self.weights + self.optimizer + self.anchor + self.importance
         always = held + self.gathered
         passing = self.activations + max(self.logits, self.recomputed)
-        return always + max(passing, self.gradients + self.recomputed)
+        return always + max(passing, self.gradients + max(self.recomputed, self.idle))
 
 
 def footprint(
@@ -90,14 +100,14 @@ def footprint(
     """
     shards = training.num_processes if training.sharded else 1
     training = replace(training.on_one_device, batch_size=training.share)
-    # Several terms are anchored at a mean, which is of no released digits.
-    anchor_dtype = released_dtype if regularizer.terms == "base" else torch.float32
+    dtypes = (frozen_dtype, anchor_dtype(regularizer, released_dtype))
 
     def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
         how = replace(training, activation_checkpointing=checkpointed)
         fields, form = json.dumps(part), regularizer.format
-        dtypes = (frozen_dtype, anchor_dtype)
-        return Counter(_measured(fields, how, form, length, dtypes, kernels=kernels))
+        return Counter(
+            _measured(fields, how, form, length, dtypes, kernels=kernels, in_shards=shards > 1)
+        )
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
@@ -115,7 +125,48 @@ def footprint(
         # The logits, their gradient, and the log-softmax between.
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
         gathered=gathered_bytes(total) if shards > 1 else 0,
+        idle=idle_bytes(fields, training, shards=shards),
     )
+
+
+def anchor_dtype(regularizer: RegularizerSettings, released: torch.dtype) -> torch.dtype:
+    """Of the anchor of weights released in `released`: several terms are anchored at a mean, which
+    is of no released digits."""
+    return released if regularizer.terms == "base" else torch.float32
+
+
+def held_bytes(
+    weights: Mapping[str, torch.Tensor], form: str, dtype: torch.dtype
+) -> tuple[list[int], list[int]]:
+    """Of these weights, by their in-memory names, each anchor's bytes and each tensor's of the
+    importance in the format `form`; `dtype`: the anchor's. The weights may be on the meta
+    device."""
+    anchors = [
+        weight.numel() * (4 if stays_float32(name) else dtype.itemsize)
+        for name, weight in weights.items()
+    ]
+    importance = kept(weights, form)
+    return anchors, [num_bytes({name: weight}) for name, weight in importance.items()]
+
+
+def idle_bytes(fields: Mapping[str, Any], training: TrainingSettings, *, shards: int = 1) -> int:
+    """What `IdleExperts.step` keeps at a time, at most: of all experts but those that one token
+    goes to, for all tokens may go to the same. Of a stack in shards a process may have idle ones
+    alone."""
+    if "E" not in (letters := pattern(fields, where="config.json")):
+        return 0
+    inner = fields.get("moe_latent_size") or fields["hidden_size"]
+    width = fields["moe_intermediate_size"]
+    if training.adapt == "lora":
+        if not training.lora_experts:
+            return 0
+        sizes = [training.lora_rank * size for size in (inner, width)] * 2  # both factors of both
+    else:
+        sizes = [inner * width] * 2
+    routed = fields["n_routed_experts"]
+    idle = -(-routed // shards) if shards > 1 else routed - fields["num_experts_per_tok"]
+    stacks = [3 * 4 * idle * size for size in sizes]  # the weight and both moments
+    return min(max(KEPT_BYTES, *stacks), letters.count("E") * sum(stacks))
 
 
 def summed(fields: Mapping[str, Any], measured: Measured, *, checkpointed: bool) -> Counter[str]:
@@ -157,6 +208,13 @@ def gathered_bytes(total: Counter[str]) -> int:
     return 4 * (3 * total["largest"] + 2 * total["ends"])
 
 
+def cast_as_gathered(model: NemotronHForCausalLM) -> None:
+    """The model, on the meta device, as its layers see it in shards under "bf16-mixed"."""
+    for module in multiplied(model):
+        for parameter in module.parameters():
+            parameter.data = parameter.data.bfloat16()
+
+
 @lru_cache(maxsize=1024)  # the ways of one diagnosis ask for the same layers again and again
 def _measured(
     fields: str,
@@ -166,6 +224,7 @@ def _measured(
     dtypes: tuple[torch.dtype, torch.dtype],
     *,
     kernels: bool,
+    in_shards: bool,
 ) -> Counter[str]:
     """Parameters trained and frozen; bytes of the anchor, the importance in the format `form`, and
     what is kept. `fields`: of config.json, as JSON. `dtypes`: of what is frozen, of the anchor."""
@@ -184,11 +243,10 @@ def _measured(
         held = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         if adaptation.factors:
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
-        found["anchor"] = sum(
-            weight.numel() * (4 if stays_float32(name) else anchor_dtype.itemsize)
-            for name, weight in held.items()
-        )
-        found["importance"] = num_bytes(kept(held, form))
+        anchors, importance = held_bytes(held, form, anchor_dtype)
+        found.update(anchor=sum(anchors), importance=sum(importance))
         rows, precision = training.batch_size, training.precision
+        if in_shards and precision == "bf16-mixed":
+            cast_as_gathered(model)
         found["kept"] = kept_bytes(model, rows, length, precision=precision, kernels=kernels)
     return found

@@ -19,7 +19,7 @@ from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import METHODS
 from updater.train.activations import checkpointed
 from updater.train.adapt import freeze
-from updater.train.footprint import gathered_bytes, summed
+from updater.train.footprint import cast_as_gathered, gathered_bytes, summed
 from updater.train.importance import SAMPLED_BATCH
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
@@ -77,7 +77,9 @@ def importance_footprint(
     def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
         how = replace(training, activation_checkpointing=checkpointed)
         fields = json.dumps(part)
-        return Counter(_weighed(fields, how, length, frozen_dtype, kernels=kernels))
+        return Counter(
+            _weighed(fields, how, length, frozen_dtype, kernels=kernels, in_shards=shards > 1)
+        )
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
     logits = 3 * 4 * batch_size * length * fields["vocab_size"]
@@ -103,6 +105,7 @@ def _weighed(
     frozen_dtype: torch.dtype,
     *,
     kernels: bool,
+    in_shards: bool,
 ) -> Counter[str]:
     """Parameters trained, which are asked for their gradient, and frozen; bytes of both, and of
     what is kept. `fields`: of config.json, as JSON."""
@@ -116,6 +119,8 @@ def _weighed(
         if not stays_float32(name):
             parameter.data = parameter.data.to(resting)
         found["weights"] += parameter.nbytes
+    if in_shards and training.precision == "bf16-mixed":
+        cast_as_gathered(model)
     with checkpointed(model, on=training.activation_checkpointing):
         rows, precision = training.batch_size, training.precision
         found["kept"] = kept_bytes(model, rows, length, precision=precision, kernels=kernels)

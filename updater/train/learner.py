@@ -54,6 +54,7 @@ class Learner(LightningModule):
         self._training, self._num_steps, self._guards = training, num_steps, guards
         self._load, self.ranks = load, ranks
         self._idle = IdleExperts(self.trained, lora_rank=training.lora_rank)
+        self.optimizer.idle = self._idle
         self.path: Path | None = None
 
     def let_go(self) -> None:
@@ -62,6 +63,7 @@ class Learner(LightningModule):
         after the next model was loaded beside them, perhaps."""
         self.optimizer.state.clear()
         self.optimizer.param_groups.clear()
+        self.optimizer.idle = None
         self.__dict__.clear()
 
     def measured(self) -> dict[str, float]:
@@ -95,7 +97,7 @@ class Learner(LightningModule):
         if self.path is not None:
             self.path.before_step()
         self._guards.anchor.add_gradient(self._named)
-        self._idle.silence(self.optimizer)
+        self._idle.silence()
 
     def configure_gradient_clipping(
         self,
@@ -115,7 +117,6 @@ class Learner(LightningModule):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         super().optimizer_step(*args, **kwargs)
-        self._idle.put_back()
         self._load.stepped(self._training.router_bias_rate)
         if self.path is not None:
             self.path.after_step()
@@ -124,9 +125,25 @@ class Learner(LightningModule):
         self.record.stepped(rate)
 
 
-def adamw(
-    parameters: Mapping[str, nn.Parameter], training: TrainingSettings
-) -> torch.optim.Optimizer:
+class AdamW(torch.optim.AdamW):
+    """torch's. `idle`: experts that its steps leave where they are."""
+
+    idle: IdleExperts | None = None
+
+    def step(self, closure: Any = None) -> Any:
+        """One step of all parameters that have a gradient, once the closure has made it."""
+        loss = None
+        if closure is not None:  # Lightning's has all in it from the forward pass to the clipping
+            with torch.enable_grad():
+                loss = closure()
+        if self.idle is None:
+            super().step()
+        else:
+            self.idle.step(self, super().step)
+        return loss
+
+
+def adamw(parameters: Mapping[str, nn.Parameter], training: TrainingSettings) -> AdamW:
     """AdamW over the parameters. No decay on vectors: norms, biases, A_log, D, dt_bias (Mamba's
     reference and NVIDIA's AutoModel leave those out).
 
@@ -142,4 +159,4 @@ def adamw(
     ]
     # A fused step unscales float16's gradient by itself, after it was clipped and an anchor pulled.
     fused = training.precision != "16-mixed"
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=fused)
+    return AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=fused)

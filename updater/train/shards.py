@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -47,13 +47,21 @@ def shard(model: NemotronHForCausalLM, mesh: DeviceMesh, *, precision: str = "32
     gathered in bfloat16, which takes half the time, and half the memory of what is kept for the way
     back; forward passes have to be under autocast. Values and gradients are autocast's own.
     """
+    if precision == "bf16-mixed":
+        for module in multiplied(model):
+            fully_shard(module, mesh=mesh, mp_policy=_BFLOAT16)
     for block in model.model.layers:
-        if precision == "bf16-mixed":
-            for name in _MULTIPLIED[block.block_type]:
-                fully_shard(block.get_submodule(name), mesh=mesh, mp_policy=_BFLOAT16)
         fully_shard(block, mesh=mesh)
     fully_shard(model.model, mesh=mesh)
     fully_shard(model.lm_head, mesh=mesh)
+
+
+def multiplied(model: NemotronHForCausalLM) -> Iterator[nn.Module]:
+    """What is gathered in bfloat16 under "bf16-mixed", and cut again after its forward pass: of
+    these autocast keeps no copies for the way back."""
+    for block in model.model.layers:
+        for name in _MULTIPLIED[block.block_type]:
+            yield block.get_submodule(name)
 
 
 def shard_head(head: MtpHead, mesh: DeviceMesh) -> None:

@@ -12,11 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from heads import with_head
-from safetensors.torch import load_file, save_file
+from releasing import as_released
 
-from updater.nemotron import checkpoint, files
-from updater.nemotron.weights import stays_float32
+from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 
 MICRO = {
@@ -98,35 +96,8 @@ def base(micro: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def release(base: Path, tmp_path: Path) -> Path:
-    """A folder as NVIDIA would release it: bfloat16 but for the router's tensors and the states'
-    decay, in shards, with an MTP head that config.json describes, with code of its own that no one
-    is to run, and with other files that are no weights."""
-    folder = with_head(base, tmp_path / "release")
-    tensors = load_file(folder / files.SINGLE)
-    (folder / files.SINGLE).unlink()
-    for name, tensor in tensors.items():
-        if not stays_float32(name):
-            tensors[name] = tensor.bfloat16()
-    names = list(tensors)
-    where = {}
-    for number, part in enumerate((names[:20], names[20:]), start=1):
-        file = f"model-0000{number}-of-00002.safetensors"
-        save_file({n: tensors[n] for n in part}, folder / file, metadata={"format": "pt"})
-        where |= dict.fromkeys(part, file)
-    (folder / files.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    auto_map = {}
-    for kind, module, name in (
-        ("AutoConfig", "configuration_nemotron_h", "NemotronHConfig"),
-        ("AutoModelForCausalLM", "modeling_nemotron_h", "NemotronHForCausalLM"),
-    ):
-        (folder / f"{module}.py").write_text("raise RuntimeError('code of a checkpoint was run')\n")
-        auto_map[kind] = f"{module}.{name}"
-    fields = json.loads((folder / "config.json").read_text()) | {"torch_dtype": "bfloat16"}
-    (folder / "config.json").write_text(json.dumps(fields | {"auto_map": auto_map}, indent=1))
-    (folder / "chat_template.jinja").write_text("{{ messages }}\r\n")
-    (folder / "extra").mkdir()
-    (folder / "extra" / "reasoning_parser.py").write_text("raise RuntimeError('run')\n")
-    return folder
+    """A folder as NVIDIA would release it."""
+    return as_released(base, tmp_path / "release")
 
 
 @pytest.fixture(scope="session")

@@ -462,6 +462,21 @@ def test_processes_that_crash_each_time_say_their_last_lines(
         together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
 
 
+def test_no_process_waits_while_another_hashes_the_importance(
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driven_by: Callable[[str], None],
+) -> None:
+    """Who starts them has verified it: `steps.importance.files`."""
+    driven_by("waiting_driver.py")
+    monkeypatch.setattr(processes, "MAX_RESTARTS", 0)
+    asked = task(base, importance, devices=2, max_steps=1)
+    assert together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET).num_steps == 1
+
+
 def test_what_ends_a_process_before_it_can_say_so_is_told(
     base: Path, lesson: Lesson, importance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

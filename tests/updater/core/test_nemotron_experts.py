@@ -1,12 +1,13 @@
 """Experts that saw no token stay where they are; tokens are counted per expert."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from updater.nemotron import checkpoint
+from updater.nemotron import checkpoint, experts
 from updater.nemotron.experts import IdleExperts, routed_tokens
 
 UP = "model.layers.1.mixer.experts.up_proj"
@@ -33,10 +34,10 @@ def step(
     if guarded:
         for parameter in named.values():  # an anchor pulls at everything
             parameter.grad.add_(0.5)
-        idle.silence(optimizer)
-    optimizer.step()
-    if guarded:
-        idle.put_back()
+        idle.silence()
+        idle.step(optimizer, optimizer.step)
+    else:
+        optimizer.step()
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -44,10 +45,10 @@ def test_an_idle_expert_and_its_momentum_are_bit_for_bit_what_they_were(fused: b
     named = parameters()
     optimizer = torch.optim.AdamW(named.values(), lr=0.1, weight_decay=0.1, fused=fused)
     step(named, optimizer, [0, 1, 2, 3], guarded=True)
-    experts, state = named[UP], optimizer.state[named[UP]]
-    before = [t.clone() for t in (experts, state["exp_avg"], state["exp_avg_sq"])]
+    up, state = named[UP], optimizer.state[named[UP]]
+    before = [t.clone() for t in (up, state["exp_avg"], state["exp_avg_sq"])]
     step(named, optimizer, [0, 2], guarded=True)
-    for old, new in zip(before, (experts, state["exp_avg"], state["exp_avg_sq"]), strict=True):
+    for old, new in zip(before, (up, state["exp_avg"], state["exp_avg_sq"]), strict=True):
         assert torch.equal(old[[1, 3]], new[[1, 3]])
         assert not torch.equal(old[[0, 2]], new[[0, 2]])
 
@@ -69,9 +70,8 @@ def test_an_idle_experts_factors_are_what_they_were_in_pefts_layout() -> None:
         idle.find()
         a.grad.add_(0.5)  # an anchor pulls at everything
         b.grad.add_(0.5)
-        idle.silence(optimizer)
-        optimizer.step()
-        idle.put_back()
+        idle.silence()
+        idle.step(optimizer, optimizer.step)
 
     stepped([0, 1, 2, 3])
     before = a.detach().clone(), b.detach().clone()
@@ -79,6 +79,57 @@ def test_an_idle_experts_factors_are_what_they_were_in_pefts_layout() -> None:
     moved = a.detach() != before[0], b.detach() != before[1]
     assert torch.equal(moved[0], (rows % 2 == 0)[:, None].expand(8, 3))
     assert torch.equal(moved[1], (columns % 2 == 0).expand(5, 8))
+
+
+def many_layers() -> dict[str, nn.Parameter]:
+    torch.manual_seed(0)
+    stacks = {f"model.layers.{n}.mixer.experts.up_proj": torch.randn(6, 50, 20) for n in range(8)}
+    plain = {f"model.layers.{n}.norm.weight": torch.randn(7) for n in range(8)}
+    return {name: nn.Parameter(tensor) for name, tensor in (stacks | plain).items()}
+
+
+def taken(
+    monkeypatch: pytest.MonkeyPatch, kept_bytes: int, *, fused: bool
+) -> tuple[list[torch.Tensor], list[int]]:
+    """Weights and moments after some steps of which most experts are idle, and how many bytes of
+    them were kept at a time."""
+    monkeypatch.setattr(experts, "KEPT_BYTES", kept_bytes)
+    named, at_a_time = many_layers(), []
+    whole = experts._put_back_after
+
+    def counted(step: Any, optimizer: torch.optim.Optimizer, turn: list[Any]) -> None:
+        at_a_time.append(sum(one.num_bytes(optimizer) for one in turn))
+        whole(step, optimizer, turn)
+
+    monkeypatch.setattr(experts, "_put_back_after", counted)
+    optimizer = torch.optim.AdamW(named.values(), lr=0.1, weight_decay=0.1, fused=fused)
+    for used in ([0, 1, 2, 3, 4, 5], [1], [4, 2]):
+        optimizer.zero_grad()
+        sum((p[used] ** 2).sum() for p in named.values()).backward()
+        idle = IdleExperts(named)
+        idle.find()
+        idle.silence()
+        gradients = [p.grad for p in named.values()]
+        idle.step(optimizer, optimizer.step)
+        assert all(p.grad is g for p, g in zip(named.values(), gradients, strict=True))
+    state = [value for p in named.values() for value in optimizer.state[p].values()]
+    monkeypatch.undo()
+    return [*named.values(), *state], at_a_time
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_is_kept_of_idle_experts_is_a_layer_and_not_a_model(
+    monkeypatch: pytest.MonkeyPatch, fused: bool
+) -> None:
+    """Nearly all of all layers may be idle, and what they are kept in is gone when the next layer
+    steps: to the same weights, moments and counts of steps, bit for bit."""
+    at_once, all_bytes = taken(monkeypatch, 2**40, fused=fused)
+    in_turns, few_bytes = taken(monkeypatch, 1, fused=fused)
+    assert all(torch.equal(one, other) for one, other in zip(at_once, in_turns, strict=True))
+    a_stack = 3 * 4 * 6 * 50 * 20
+    assert max(all_bytes) == 8 * a_stack * 5 / 6
+    assert max(few_bytes) == a_stack * 5 / 6
+    assert len(few_bytes) == 1 + 8 + 8
 
 
 def test_without_the_guard_adamw_moves_idle_experts() -> None:
@@ -111,9 +162,8 @@ def test_busy_experts_and_other_weights_step_as_without_the_guard() -> None:
             idle = IdleExperts(named)
             if guarded:
                 idle.find()
-                idle.silence(optimizer)
-            optimizer.step()
-            idle.put_back()
+                idle.silence()
+            idle.step(optimizer, optimizer.step)
         steps.append(named)
     assert torch.equal(steps[0][UP][0], steps[1][UP][0])  # expert 0 was used in every step
     assert torch.equal(steps[0][PLAIN], steps[1][PLAIN])
@@ -125,8 +175,9 @@ def test_frozen_experts_are_left_alone() -> None:
     (named[PLAIN] ** 2).sum().backward()
     idle = IdleExperts(named)
     idle.find()
-    idle.silence(torch.optim.AdamW([named[PLAIN]]))
-    idle.put_back()
+    idle.silence()
+    optimizer = torch.optim.AdamW([named[PLAIN]])
+    idle.step(optimizer, optimizer.step)
     assert named[UP].grad is None
 
 

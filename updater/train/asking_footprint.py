@@ -1,0 +1,71 @@
+"""What memory asking a model takes, as step evaluate does and what verifies an export, reckoned
+before there is any of it.
+
+As `updater.train.footprint`, which reckons a training. Called by `updater.reckoning`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from updater.nemotron.layout import pattern, tensor_shapes
+from updater.train.likelihood import LOGITS_BYTES
+
+
+@dataclass(frozen=True)
+class AskingFootprint:
+    """Bytes of one device, part by part. `logits`: of one piece of the answers; `gathered`: of
+    shards, the layer that computes, embedding and output head, which are whole meanwhile; `ahead`:
+    the layer after it, on its way. A layer's states, which are gone with it, are not counted."""
+
+    weights: int
+    logits: int
+    gathered: int = 0
+    ahead: int = 0
+
+    @property
+    def least(self) -> int:
+        """What is there at once, however short the texts are."""
+        return self.weights + self.gathered + self.logits
+
+    @property
+    def peak(self) -> int:
+        """The most at any time."""
+        return self.least + self.ahead
+
+
+def asking_footprint(
+    fields: Mapping[str, Any],
+    *,
+    dtype: torch.dtype,
+    num_tokens: int,
+    shards: int = 1,
+) -> AskingFootprint:
+    """Of a model of these fields, on each device. No model is built.
+
+    Args:
+        fields: a config.json's.
+        dtype: that it is asked in, `updater.nemotron.dtypes.served_dtype`. The few weights that
+            stay float32 in any are counted in it too.
+        num_tokens: of the completions of a batch.
+        shards: processes that have a part of every weight each.
+    """
+    shapes = tensor_shapes(fields, where="config.json")
+    numels = {name: math.prod(shape) for name, shape in shapes.items()}
+    layers = [0] * len(pattern(fields, where="config.json"))
+    for name, numel in numels.items():
+        if name.startswith("backbone.layers."):
+            layers[int(name.split(".")[2])] += numel
+    ends = sum(numels.values()) - sum(layers)
+    # In the model's dtype and in float32, and the log-softmax of that.
+    each = dtype.itemsize + 4 + 4
+    piece = min(num_tokens, max(LOGITS_BYTES // (4 * fields["vocab_size"]), 1))
+    return AskingFootprint(
+        weights=dtype.itemsize * sum(numels.values()) // shards,
+        logits=each * piece * fields["vocab_size"],
+        gathered=dtype.itemsize * (max(layers) + ends) if shards > 1 else 0,
+        ahead=dtype.itemsize * max(layers) if shards > 1 else 0,
+    )
