@@ -1,10 +1,11 @@
 """What must hold before an update is opened: of its period, and of the weights that it begins at.
 
-Read from the ledger, the calendar and a checkpoint's small files; no weights are fetched. Called by
-`updater.opening`.
+Read from the ledger, the calendar and a checkpoint's small files; weights are read of what is to be
+adopted alone. Called by `updater.opening`.
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from store.errors import NotFoundError
@@ -66,6 +67,18 @@ def check_length(workspace: Workspace, digest: str) -> None:
 
     longest = workspace.settings.model.max_length_tokens
     check_length(_fields(workspace, digest), longest, where=_where(workspace, digest))
+
+
+def check_numbers(folder: Path, *, progress: bool) -> None:
+    """What is to be adopted is a checkpoint, of finite weights. Reads all of them.
+
+    Raises:
+        InputError: it isn't.
+    """
+    from updater.nemotron import reading
+    from updater.nemotron.validate import check
+
+    reading.check_numbers(folder, check(folder, quantized=True), progress=progress)
 
 
 def check_start(

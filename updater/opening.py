@@ -89,7 +89,7 @@ def open_first(
 
     Raises:
         InputError: an unknown or unclosed period, bad source data, something is deployed already,
-            or there is no torch here, or no memory for it.
+            a checkpoint that is broken, or there is no torch here, or no memory for it.
         NotFoundError, StoreError: as `open_update`.
     """
     periods = workspace.periods.expand(periods)
@@ -116,6 +116,8 @@ def open_first(
         beginning.check_template(str(given), reader(Path(given)))
     room.check_first(workspace, kind, arguments.get("checkpoint", ""))
     workspace.registry.check()  # training would miss it at its end, after hours
+    if kind == "adopt":
+        beginning.check_numbers(Path(arguments["checkpoint"]), progress=workspace.progress)
     started = time.monotonic()
     versions = [_with_holdout(ingest.version_period(workspace, p)) for p in periods]
     datasets = {version.period: version.id for version in versions}

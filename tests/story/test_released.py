@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import answered
 from releasing import as_released
+from safetensors.torch import load_file, save_file
 
 from updater import doctor
 from updater.nemotron import checkpoint
@@ -180,3 +182,24 @@ def test_what_was_updated_is_deployed_in_the_place_of_the_release(
     answered(folder, "export", version, str(tmp_path / "served"))
     assert others(tmp_path / "served") == others(release)
     assert answered(folder, "status")[0]["learnt"] == ["north", "east"]
+
+
+def test_weights_that_are_no_numbers_are_not_adopted(
+    release: Path, tmp_path: Path, lay_out: Callable[[Path], Path]
+) -> None:
+    """Nothing is copied, versioned or left open."""
+    folder, broken = lay_out(tmp_path / "ws"), tmp_path / "broken"
+    shutil.copytree(release, broken)
+    file = sorted(broken.glob("*.safetensors"))[-1]
+    tensors = load_file(file)
+    name = next(name for name, tensor in tensors.items() if tensor.dtype == torch.bfloat16)
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    answered(folder, "init", str(folder))
+    _, said = answered(folder, "adopt", str(broken), "--periods", "north", code=2)
+    assert f"{file}: {name} has entries that are no number" in said
+    assert "take a whole copy" in said
+    answer, _ = answered(folder, "status")
+    assert answer["unfinished"] == []
+    assert not any((folder / "checkpoints").iterdir())
+    assert not (folder / "data").exists() or not any((folder / "data").rglob("*.parquet"))

@@ -1,7 +1,7 @@
 """Reading a checkpoint's tensors into memory that waits for them.
 
 Called by `updater.nemotron.checkpoint`, `updater.nemotron.mtp` and, before a checkpoint is adopted,
-`updater.steps.train`.
+`updater.beginning`.
 """
 
 from collections.abc import Mapping

@@ -17,8 +17,9 @@ SERVER_URL = re.compile(r"https?://(.*@)?(\[[^\]]+\]|[^@/?:]+)(:\d+)?(/.*)?")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """`batch_size` examples a forward pass; `verify_examples` a period re-scored from the exported
-    folder in a clean process before a version may be promoted (0: all of them)."""
+    """`batch_size` examples a forward pass, fewer of long ones; `verify_examples` a period asked
+    again from the exported folder in a clean process before a version may be promoted (0: all).
+    """
 
     batch_size: int = 64
     verify_examples: int = 256
