@@ -36,6 +36,8 @@ class Way:
     format: str
     offload: bool
     precision: str
+    batch_size: int
+    accumulate: int
     activation_checkpointing: bool
     devices: int
     strategy: str
@@ -166,21 +168,22 @@ _COSTLY = ((1, "offload"), (0, "activation_checkpointing"), (1, "format"))
 of the regularizer (1)."""
 
 _LADDER: tuple[Mapping[str, Any], ...] = (
+    {"batch_size": 1},
     {"activation_checkpointing": True},
     {"format": "factored"},
     {"offload": True},
     {"strategy": "fsdp"},
     {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0, "strategy": "auto"},
 )
-"""What is changed, one thing on top of the other, until an update fits. fsdp is by all GPUs of the
-machine."""
+"""What is changed, one thing on top of the other, until an update fits. A smaller batch_size comes
+with a larger accumulate: the same steps, in more passes. fsdp is by all GPUs of the machine."""
 
 
 def _ways(
     training: TrainingSettings, regularizer: RegularizerSettings, machine: Machine
 ) -> list[tuple[TrainingSettings, RegularizerSettings]]:
     """The settings, then each cheaper way, every one once."""
-    found = [(training, regularizer)]
+    own, found = training, [(training, regularizer)]
     mixed = ({"precision": "bf16-mixed"},) if machine.device == "cuda" else ()
     for changes in (*mixed, *_LADDER):
         if "offload" in changes and machine.device != "cuda":
@@ -189,16 +192,32 @@ def _ways(
             method = METHODS[regularizer.method]
             if "format" in method.heeds or ("offload" in changes and method.importance):
                 regularizer = replace(regularizer, **changes)
+        elif "batch_size" in changes:
+            training = _in_passes(own, training, _sizes(own, training.num_processes)[0])
         elif changes.get("strategy") == "fsdp":
             devices = max(len(machine.names), training.devices)
             more = devices > training.devices or not training.sharded
             if devices > 1 and more and training.adapt == "full":
+                training = _in_passes(own, training, _sizes(own, devices)[0])
                 training = replace(training, devices=devices, **changes)
         elif changes.get("adapt") != "lora" or lora_refusal(regularizer) is None:
             training = replace(training, **changes)
         if (training, regularizer) not in found:
             found.append((training, regularizer))
     return found
+
+
+def _sizes(training: TrainingSettings, devices: int) -> list[int]:
+    """Of examples a pass that make whole steps, ascending; with one for each device where there are
+    as many."""
+    own = training.batch_size
+    return [size for size in range(min(devices, own), own + 1) if own % size == 0]
+
+
+def _in_passes(own: TrainingSettings, training: TrainingSettings, size: int) -> TrainingSettings:
+    """The training with `own` steps, in passes of so many examples."""
+    passes = own.accumulate * own.batch_size // size
+    return replace(training, batch_size=size, accumulate=passes)
 
 
 def _with_room_in_the_host(
@@ -218,7 +237,7 @@ def _slimmed(
     contents: Contents, machine: Machine, own: _Asked, fitting: _Asked, length: int
 ) -> tuple[_Asked, Way]:
     """`fitting`, and each costly change in it from one's `own` settings taken back where it fits
-    without."""
+    without; then in as few passes as fit."""
     way = _way(contents, machine, *fitting, length)
     for section, name in _COSTLY:
         if getattr(fitting[section], name) == getattr(own[section], name):
@@ -232,6 +251,13 @@ def _slimmed(
         found = _way(contents, machine, *less, length)
         if found.fits:
             fitting, way = less, found
+    training, regularizer = fitting
+    for size in _sizes(own[0], training.num_processes):
+        larger = _in_passes(own[0], training, size)
+        found = _way(contents, machine, larger, regularizer, length)
+        if not found.fits:
+            break
+        fitting, way = (larger, regularizer), found
     return fitting, way
 
 
@@ -258,6 +284,8 @@ def _way(
         format=regularizer.format,
         offload=regularizer.offload,
         precision=training.precision,
+        batch_size=training.batch_size,
+        accumulate=training.accumulate,
         activation_checkpointing=training.activation_checkpointing,
         devices=training.num_processes,
         strategy="fsdp" if training.sharded else "ddp",

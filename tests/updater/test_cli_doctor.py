@@ -156,6 +156,27 @@ def test_many_gpus_hold_what_one_does_not(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert first["parts"]["gathered"] > 0 == alone["parts"]["gathered"]
 
 
+def test_long_texts_fit_in_smaller_passes_of_the_same_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not in passes that are smaller than they have to be."""
+    monkeypatch.setattr(doctor, "this_machine", lambda: GPU)
+    found = doctor.diagnose(
+        released(tmp_path / "x", "nemotron-3-nano-4b"),
+        training=TrainingSettings(batch_size=24, accumulate=2),
+        regularizer=RegularizerSettings(method="none"),
+        length=4096,
+        timed=False,
+    )
+    assert not found.ways[0].fits
+    first = next(way for way in found.ways if way.fits)
+    assert not first.activation_checkpointing
+    assert 1 < first.batch_size < 24
+    assert first.batch_size * first.accumulate == 48
+    advised = f"training.batch_size = {first.batch_size}, training.accumulate = {first.accumulate}"
+    assert advised in _verdict(found)
+
+
 def test_no_way_is_told_twice(tmp_path: Path) -> None:
     folder = str(released(tmp_path / "x", "nemotron-3-nano-4b"))
     (tmp_path / "updater.toml").write_text(EXAMPLE.format(name="mine"))

@@ -134,10 +134,11 @@ def _show(console: Console, found: "Diagnosis", begins: _Begins) -> None:
 def _ways(found: "Diagnosis") -> Table:
     has_host = found.machine.host_bytes is not None
     table = Table(
-        *("precision", "adapt", "regularizer", "activations", "devices", "GiB of each"),
+        *("precision", "examples a pass", "adapt", "regularizer", "activations", "devices"),
+        "GiB of each",
         *(("GiB of main memory",) if has_host else ()),
         "fits",
-        title=f"Memory of {found.batch_size} x {found.length} tokens a pass",
+        title=f"Memory for examples of {found.length} tokens",
     )
     for way in found.ways:
         form = "" if way.format == "float32" else way.format
@@ -145,6 +146,7 @@ def _ways(found: "Diagnosis") -> Table:
         held = ", ".join(kind for kind in kinds if kind)
         table.add_row(
             way.precision,
+            str(way.batch_size),
             way.adapt,
             held,
             "checkpointed" if way.activation_checkpointing else "kept",
@@ -170,7 +172,8 @@ def _verdict(found: "Diagnosis") -> str:
     pace = (
         ""
         if found.steps_per_hour is None
-        else f", some {found.steps_per_hour:,.0f} steps an hour of that many tokens"
+        else f", some {found.steps_per_hour:,.0f} steps an hour of"
+        f" {first.batch_size * first.accumulate} such examples"
     )
     now = ""
     if not first.fits_now:
@@ -183,6 +186,9 @@ def _verdict(found: "Diagnosis") -> str:
         for name in ("precision", "adapt", *(("strategy",) if first.devices > 1 else ()))
         if getattr(first, name) != getattr(found.ways[0], name)
     ]
+    if first.batch_size != found.ways[0].batch_size:
+        changes.append(f"training.batch_size = {first.batch_size}")
+        changes.append(f"training.accumulate = {first.accumulate}")
     if first.train_routers != found.ways[0].train_routers:
         changes.append("training.train_routers = false")
     if first.devices != found.ways[0].devices:
