@@ -145,6 +145,19 @@ def override(settings: Settings, table: Mapping[str, Any], where: str) -> Settin
     return reader.settings(settings)
 
 
+def named_keys(overrides: Sequence[Override]) -> dict[Key, str]:
+    """The keys that were overridden for this run, each as it was typed: --sparsity, or
+    --set compression.sparsity."""
+    named: dict[Key, str] = {}
+    for one in overrides:
+        if isinstance(one, Option):
+            named[one.key] = one.name
+        else:
+            key = tuple(part.strip() for part in one.partition("=")[0].split("."))
+            named[key] = f"--set {'.'.join(key)}"
+    return named
+
+
 def digest(settings: Settings) -> str:
     """The SHA-256, in hex, of the canonical JSON of all settings but `store` and `kubernetes`, and
     but those of `ELSEWHERE`."""
