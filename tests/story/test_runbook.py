@@ -110,6 +110,12 @@ def test_roll_back(folder: Path) -> None:
         assert state(folder)[:2] == ("2", True)
         section.run("updater rollback --to", folder, VERSION="1")
         assert state(folder)[:2] == ("1", True)
+        command(folder, "promote", "2", "--reason", "drill")
+        command(folder, "promote", "3", "--reason", "drill", "--force")
+        digest = Workspace.open(folder).ledger.model_version("2").digest
+        shutil.move(folder / "checkpoints" / digest, folder / "lost")
+        section.hear(said(folder, "rollback", "--reason", "drill", code=2)[1])
+        assert state(folder)[0] == "3"
 
 
 def test_an_update_began_at_what_was_taken_back(folder: Path) -> None:

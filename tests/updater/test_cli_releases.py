@@ -87,14 +87,13 @@ def test_a_lost_mlflow_does_not_say_that_nothing_was_changed(
         ("3", ["approve", "u-3", *WHY]),
     ],
 )
-@pytest.mark.parametrize(("lost", "code"), [("folder", 2), ("weights", 1)])
+@pytest.mark.parametrize("lost", ["folder", "weights"])
 def test_what_has_no_checkpoint_is_not_deployed(
     workspace: Workspace,
     capfd: pytest.CaptureFixture[str],
     version: str,
     words: list[str],
     lost: str,
-    code: int,
 ) -> None:
     before = kinds(workspace.ledger)
     digest = workspace.ledger.model_version(version).digest
@@ -103,9 +102,32 @@ def test_what_has_no_checkpoint_is_not_deployed(
         (folder / "weights").unlink()
     else:
         rmtree(folder)
-    assert digest[:12] in said(capfd, workspace, *words, code=code)
+    line = said(capfd, workspace, *words, code=2)
+    assert line.startswith(f"updater: the checkpoint of version {version}")
+    assert f"restore {folder.as_uri()} from a copy" in line
+    assert ("version 2 stays so; no other" in line) == (words[0] == "rollback")
     assert kinds(workspace.ledger) == before
     assert workspace.aliases.get("deployed") == "2"
+
+
+@pytest.mark.parametrize("lost", ["folder", "weights", "manifest"])
+@pytest.mark.parametrize("words", [("--to", "2"), (), ("--dry-run",)])
+def test_a_rollback_onto_a_lost_checkpoint_names_a_way_back_that_is_whole(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], lost: str, words: tuple[str, ...]
+) -> None:
+    assert answer(capfd, workspace, "promote", "3", "--force", *WHY)["deployed"] == "3"
+    folder = workspace.root / "checkpoints" / workspace.ledger.model_version("2").digest
+    if lost == "folder":
+        rmtree(folder)
+    else:
+        path = folder / {"weights": "weights", "manifest": "MANIFEST.json"}[lost]
+        path.chmod(0o644)
+        path.write_text("")
+    line = said(capfd, workspace, "rollback", *words, *WHY, code=2)
+    assert line.startswith("updater: the checkpoint of version 2")
+    assert "version 3 stays so. `updater rollback --to 1 --reason TEXT` deploys" in line
+    assert answer(capfd, workspace, "status")["deployed"] == "3"
+    assert answer(capfd, workspace, "rollback", "--to", "1", *WHY)["deployed"] == "1"
 
 
 def test_a_dry_rollback_names_its_target_and_changes_nothing(

@@ -63,9 +63,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _other(session: Session, error: Exception) -> int:
     """The stores' own errors, and whatever nobody foresaw."""
-    from store.errors import NotFoundError, SchemaError, StoreError
+    from store.errors import DamagedError, NotFoundError, SchemaError, StoreError
 
-    if isinstance(error, SchemaError | NotFoundError):
+    if isinstance(error, SchemaError | NotFoundError | DamagedError):
         return _fail(session, str(error), EXIT_BAD_INPUT)
     if isinstance(error, StoreError | OSError):
         return _fail(session, str(error), EXIT_FAILED)

@@ -1,6 +1,7 @@
 """Commands that decide by hand what is deployed. They import no torch and wait for no training."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -11,6 +12,7 @@ from updater.cli.app import AT_NIGHT, Session, app, reason_option
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from updater.release import Check
     from updater.workspace import Workspace
 
 Done = TypeVar("Done")
@@ -23,15 +25,30 @@ def _decide(workspace: "Workspace", verb: Callable[..., Done], *what: str, **mor
 
 def _deploy(workspace: "Workspace", verb: Callable[..., Done], *what: str, **more: Any) -> Done:
     """As `_decide`, of a version whose checkpoint is there: its manifest and its files' sizes."""
-    return _decide(workspace, verb, *what, check=workspace.checkpoints.quick_check, **more)
+    return _decide(workspace, verb, *what, check=_check_whole(workspace), **more)
 
 
-def _dry_run(workspace: "Workspace", session: Session, verb: str, find: Callable[[], str]) -> None:
+def _check_whole(workspace: "Workspace") -> "Check":
+    from updater import whole
+
+    return partial(whole.check, workspace.checkpoints)
+
+
+def _check_way_back(workspace: "Workspace") -> "Check":
+    """As `_check_whole`, for whoever rolls back: another way back is named."""
+    from updater import whole
+
+    return partial(whole.check_for_rollback, workspace.checkpoints, workspace.ledger)
+
+
+def _dry_run(
+    workspace: "Workspace", session: Session, verb: str, find: Callable[[], str], check: "Check"
+) -> None:
     """What a release would deploy, and after which event it is asked for: that is read before all
     else, for whoever releases while the target is found and looked at has released since."""
     last = workspace.ledger.last_release()
     target = find()
-    workspace.checkpoints.quick_check(workspace.ledger.model_version(target).digest)
+    check(workspace.ledger.model_version(target))
     deployed = last.version if last else None
     session.answer(
         {"deployed": deployed, "target": target, "after": last.id if last else 0},
@@ -77,7 +94,7 @@ def promote(
             release.check_promotion(workspace.ledger, version, force=force)
             return version
 
-        _dry_run(workspace, session, "promotion", checked)
+        _dry_run(workspace, session, "promotion", checked, _check_whole(workspace))
         return
     how: dict[str, Any] = {"reason": reason, "force": force, "after": after}
     done = _deploy(workspace, release.promote, version, **how)
@@ -110,9 +127,11 @@ def rollback(
             session,
             "rollback",
             lambda: release.rollback_target(workspace.ledger, workspace.aliases, to=to),
+            _check_way_back(workspace),
         )
         return
-    done = _deploy(workspace, release.rollback, to=to, reason=reason, after=after)
+    how: dict[str, Any] = {"to": to, "reason": reason, "after": after}
+    done = _decide(workspace, release.rollback, check=_check_way_back(workspace), **how)
     session.answer(*tables.released(workspace, done))
 
 
