@@ -8,13 +8,13 @@ ledger), or who may delete them. Called by `updater` to keep, link, load and exp
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+from store import disks
 from store import manifest as manifests
 from store.errors import DamagedError, NotFoundError, StoreError, UnreachableError
 from store.manifest import FileFact, Manifest, assemble, copy_checked, difference, digest_of
@@ -250,8 +250,8 @@ def _told(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         place = without_secrets(where)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in disks.FULL:
             raise StoreError(
                 f"no space left at {place} ({error}); free some and run the same again"
             ) from error
-        raise StoreError(f"{place} can't be used: {error}") from error
+        raise StoreError(f"{place} can't be used: {disks.told(error)}") from error

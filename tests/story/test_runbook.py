@@ -1,6 +1,5 @@
 """docs/runbook.md: every command of it, in the situation that its section describes."""
 
-import contextlib
 import json
 import os
 import shlex
@@ -16,6 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from commands import answered, command, said
+from disks import small_disk
 from mlflow_server import free_port, mlflow_with_logins
 from object_store import EXPIRED, FULL, ObjectStore, keys, object_store
 from runbook import Section, sections, shell
@@ -218,22 +218,6 @@ def test_the_gate_is_disputed(folder: Path, tmp_path: Path) -> None:
         assert command(other, "show", "3")["verdict"] == "rejected"
         section.run("updater rollback", other)
         assert state(other)[:2] == ("2", True)
-
-
-@contextlib.contextmanager
-def small_disk(at: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own that is soon full."""
-    at.mkdir()
-    size = f"size={megabytes}m"
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(at)], capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", "--lazy", str(at)], check=True)
 
 
 def fill(disk: Path, *, but_bytes: int = 0) -> Path:
