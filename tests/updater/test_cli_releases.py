@@ -195,6 +195,32 @@ def test_a_rollback_that_was_cut_short_is_its_own_target(
     assert answer(capfd, workspace, "rollback", "--dry-run", *WHY)["target"] == "1"
 
 
+def test_what_can_be_approved_no_more_is_named(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], story_of: Callable
+) -> None:
+    """Of several that wait on one base, whoever approves one has decided the others."""
+    story = story_of(workspace.ledger)
+    digest = workspace.ledger.model_version("3").digest
+    for version in ("4", "5"):
+        update = story.update(f"u-{version}", "2").id
+        story.version(version, "2", update=update, digest=digest)
+        story.judge(update, "review")
+        story.step(update, "release", {"promoted": False, "awaiting": True})
+    assert answer(capfd, workspace, "status")["awaiting_approval"] == ["u-3", "u-4", "u-5"]
+    capfd.readouterr()
+    assert run(["--workspace", str(workspace.root), "approve", "u-4", *WHY]) == 0
+    first, told, *_ = capfd.readouterr().out.splitlines()
+    assert first == "Version 4 is deployed (was 2)"
+    assert told.startswith("2 updates that waited can be approved no more, as long as version 2 is")
+    assert "u-3 (version 3), u-5 (version 5). Compare: `updater compare 4 VERSION`" in told
+    assert answer(capfd, workspace, "approve", "u-4", *WHY)["lapsed"] == []
+    assert answer(capfd, workspace, "rollback", *WHY)["lapsed"] == []
+    assert answer(capfd, workspace, "status")["awaiting_approval"] == ["u-3", "u-5"]
+    assert answer(capfd, workspace, "promote", "3", "--force", *WHY)["lapsed"] == ["u-5"]
+    answer(capfd, workspace, "rollback", *WHY)
+    assert answer(capfd, workspace, "rollback", *WHY)["lapsed"] == ["u-5"]
+
+
 def test_status_says_by_which_release_the_deployed_version_came(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,7 +264,7 @@ def test_what_is_deployed_already_is_said_and_nothing_changed(
     assert told == [
         "Version 2 is deployed already; nothing was changed",
         "Version 2 is deployed already; MLflow's aliases follow now",
-        '{"deployed": "2", "previous": "1", "links": {}}',
+        '{"deployed": "2", "previous": "1", "lapsed": [], "links": {}}',
     ]
     assert kinds(workspace.ledger) == before
     assert workspace.aliases.get("deployed") == "2"

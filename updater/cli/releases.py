@@ -12,7 +12,7 @@ from updater.cli.app import AT_NIGHT, Session, app, reason_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from updater.release import Check
+    from updater.release import Check, Release
     from updater.workspace import Workspace
 
 Done = TypeVar("Done")
@@ -23,9 +23,24 @@ def _decide(workspace: "Workspace", verb: Callable[..., Done], *what: str, **mor
     return verb(workspace.ledger, workspace.aliases, *what, actor=workspace.actor, **more)
 
 
-def _deploy(workspace: "Workspace", verb: Callable[..., Done], *what: str, **more: Any) -> Done:
-    """As `_decide`, of a version whose checkpoint is there: its manifest and its files' sizes."""
-    return _decide(workspace, verb, *what, check=_check_whole(workspace), **more)
+def _deploy(
+    session: Session,
+    workspace: "Workspace",
+    verb: "Callable[..., Release]",
+    *what: str,
+    check: "Check",
+    **more: Any,
+) -> None:
+    """As `_decide`, of a version of which `check` says that its checkpoint is there; and the answer
+    is given, with those updates that waited and can be approved no more."""
+    from updater import release
+
+    waited = release.awaiting_approval(workspace.ledger)
+    done = _decide(workspace, verb, *what, check=check, **more)
+    still = release.awaiting_approval(workspace.ledger) if waited else []
+    lapsed = [workspace.ledger.update(one) for one in waited if one not in still]
+    others = [update for update in lapsed if update.candidate != done.event.version]
+    session.answer(*tables.released(workspace, done, others))
 
 
 def _check_whole(workspace: "Workspace") -> "Check":
@@ -97,8 +112,8 @@ def promote(
         _dry_run(workspace, session, "promotion", checked, _check_whole(workspace))
         return
     how: dict[str, Any] = {"reason": reason, "force": force, "after": after}
-    done = _deploy(workspace, release.promote, version, **how)
-    session.answer(*tables.released(workspace, done))
+    check = _check_whole(workspace)
+    _deploy(session, workspace, release.promote, version, check=check, **how)
 
 
 @app.command()
@@ -131,8 +146,7 @@ def rollback(
         )
         return
     how: dict[str, Any] = {"to": to, "reason": reason, "after": after}
-    done = _decide(workspace, release.rollback, check=_check_way_back(workspace), **how)
-    session.answer(*tables.released(workspace, done))
+    _deploy(session, workspace, release.rollback, check=_check_way_back(workspace), **how)
 
 
 @app.command()
@@ -149,8 +163,8 @@ def approve(session: Session, update: str, reason: str) -> None:
     from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
-    done = _deploy(workspace, release.approve, update, reason=reason)
-    session.answer(*tables.released(workspace, done))
+    check = _check_whole(workspace)
+    _deploy(session, workspace, release.approve, update, check=check, reason=reason)
     publish_decision(workspace, workspace.ledger.update(update))
 
 

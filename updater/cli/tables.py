@@ -309,19 +309,43 @@ def comparison(console: Console, answer: dict[str, Any]) -> None:
 
 
 def released(
-    workspace: "Workspace", done: "Release"
+    workspace: "Workspace", done: "Release", lapsed: "Sequence[Update]" = ()
 ) -> tuple[dict[str, Any], Callable[[Console], None]]:
-    """The answer of `promote`, `rollback` and `approve`, for programs and for people."""
+    """The answer of `promote`, `rollback` and `approve`, for programs and for people. `lapsed`: the
+    updates that waited for a person until then, and do so no more."""
     from updater import links
 
     found = links.of_version(workspace, done.deployed) if done.deployed is not None else {}
-    answer = {"deployed": done.deployed, "previous": done.previous, "links": found}
+    answer = {
+        "deployed": done.deployed,
+        "previous": done.previous,
+        "lapsed": [update.id for update in lapsed],
+        "links": found,
+    }
 
     def show(console: Console) -> None:
         _released(console, workspace, done)
+        _lapsed(console, lapsed, done)
         linked(console, found)
 
     return answer, show
+
+
+def _lapsed(console: Console, updates: "Sequence[Update]", done: "Release") -> None:
+    """What went with the release: whoever approves one of several has decided the others too."""
+    if not updates:
+        return
+    base = updates[0].base
+    listed = ", ".join(f"{update.id} (version {update.candidate})" for update in updates)
+    one = len(updates) == 1
+    console.print(
+        f"{len(updates)} update{' that waited' if one else 's that waited'} can be approved no more, "
+        f"as long as version {base} is not deployed, which {'it was' if one else 'they were'} made "
+        f"from: {listed}. Compare: `updater compare {done.deployed} VERSION`; deploy one all the "
+        "same: `updater promote VERSION --reason TEXT --force`",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _promote(workspace: "Workspace", version: str) -> str:
