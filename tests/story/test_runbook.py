@@ -160,7 +160,7 @@ def test_an_update_hangs(folder: Path, tmp_path: Path) -> None:
         ):
             for one in (section, second):
                 one.hear(said(folder, "update", "south", code=1)[1])
-            section.hear(said(folder, "abandon", update, "--reason", "no", code=2)[1])
+            section.hear(said(folder, "abandon", update, "--reason", "no", code=1)[1])
             assert '"step"' in section.run("tail", folder)
             assert str(process.pid) in section.run("ps ", folder)
             section.run('flock -n .lock true || kill "', folder)

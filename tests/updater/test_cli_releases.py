@@ -385,3 +385,39 @@ def test_a_piped_history_is_not_as_wide_as_its_longest_reason(
     told = " ".join(" ".join(lines[first:]).split())
     assert told.endswith(reason.split(" ", 20)[-1])
     assert all(word in told for word in reason.split())
+
+
+def test_a_piped_status_has_a_line_for_each_that_waits_and_no_blanks_at_its_end(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], story_of: Callable
+) -> None:
+    story = story_of(workspace.ledger)
+    update = story.update("u-4", "2").id
+    story.version("4", "2", update=update, digest=workspace.ledger.model_version("3").digest)
+    story.judge(update, "review")
+    story.step(update, "release", {"promoted": False, "awaiting": True})
+    capfd.readouterr()
+    assert run(["--workspace", str(workspace.root), "status"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    at = next(n for n, line in enumerate(lines) if line.startswith("awaiting approval"))
+    assert lines[at].endswith("  u-3 (version 3)")
+    assert lines[at + 1].strip() == "u-4 (version 4)"
+
+
+def test_a_dry_promotion_of_what_is_deployed_says_so(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    assert run(["--workspace", str(workspace.root), "promote", "2", "--dry-run", *WHY]) == 0
+    told = capfd.readouterr().out
+    assert told.startswith("Version 2 is deployed already; a promotion would change nothing but")
+
+
+def test_what_was_deployed_before_comes_back_by_a_rollback(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = said(capfd, workspace, "promote", "1", *WHY, code=2)
+    assert "version 1 was made from nothing, but version 2 is deployed" in line
+    assert "it was deployed before: `updater rollback --to 1 --reason TEXT` deploys it" in line
+    assert "`updater promote 1 --reason TEXT --force` overrides this" in line
+    assert answer(capfd, workspace, "rollback", "--to", "1", *WHY)["deployed"] == "1"

@@ -65,11 +65,15 @@ def _dry_run(
     target = find()
     check(workspace.ledger.model_version(target))
     deployed = last.version if last else None
+    said = f"Version {deployed} is deployed; a {verb} would deploy {target}."
+    if target == deployed:
+        said = (
+            f"Version {deployed} is deployed already; a {verb} would change nothing but MLflow's "
+            "aliases, where they have not followed."
+        )
     session.answer(
         {"deployed": deployed, "target": target, "after": last.id if last else 0},
-        lambda console: console.print(
-            f"Version {deployed} is deployed; a {verb} would deploy {target}."
-        ),
+        lambda console: console.print(said),
     )
 
 
