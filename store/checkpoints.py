@@ -8,21 +8,20 @@ ledger), or who may delete them. Called by `updater` to keep, link, load and exp
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+from store import disks
 from store import manifest as manifests
-from store.errors import NotFoundError, StoreError, UnreachableError
-from store.manifest import Manifest, assemble, copy_checked, digest_of, require
+from store.errors import DamagedError, NotFoundError, StoreError, UnreachableError
+from store.manifest import FileFact, Manifest, assemble, copy_checked, difference, digest_of
 from store.remote import ask, without_secrets
 from store.shelves import FolderShelf, Shelf, UrlShelf, alone
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-DAMAGED = "Delete that folder and add the checkpoint again from a good copy."
 
 
 class Checkpoints:
@@ -62,7 +61,8 @@ class Checkpoints:
             ValueError: that is no digest.
             NotFoundError: there is no such checkpoint.
             UnreachableError: the remote does not answer.
-            StoreError: a file is missing or damaged, or the disk refuses.
+            DamagedError: a file is missing or damaged.
+            StoreError: the disk refuses.
         """
         with _told(self.location):
             if isinstance(self._shelf, FolderShelf):
@@ -83,7 +83,7 @@ class Checkpoints:
             ValueError: that is no digest.
             NotFoundError: there is no such checkpoint, or no such file in it.
             UnreachableError: the remote does not answer.
-            StoreError: the file is missing or damaged.
+            DamagedError: the file is missing or damaged.
         """
         source = f"{digest}/{name}"
 
@@ -98,8 +98,8 @@ class Checkpoints:
             try:
                 data = ask(fetched, without_secrets(self.location))
             except FileNotFoundError:
-                raise StoreError(f"{self.uri(digest)}/{name} is missing. {DAMAGED}") from None
-            require(digest_of(BytesIO(data)), expected, f"{self.uri(digest)}/{name}", DAMAGED)
+                raise DamagedError(f"{self.uri(digest)}/{name} is missing") from None
+            _require(digest_of(BytesIO(data)), expected, f"{self.uri(digest)}/{name}")
         return data
 
     def names(self, digest: str) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ class Checkpoints:
             ValueError: that is no digest.
             NotFoundError: there is no such checkpoint.
             UnreachableError: the remote does not answer.
-            StoreError: its manifest is damaged.
+            DamagedError: its manifest is damaged.
         """
         with _told(self.location):
             return tuple(self._manifest(digest).files)
@@ -128,13 +128,13 @@ class Checkpoints:
             ValueError: that is no digest.
             NotFoundError: there is no such checkpoint.
             UnreachableError: the remote does not answer.
-            StoreError: a file is missing or different; the message has name, expected and found.
+            DamagedError: a file is missing or different; the message has name, expected and found.
         """
         self.quick_check(digest)
         with _told(self.location):
             for name, expected in self._manifest(digest).files.items():
                 with self._shelf.open(f"{digest}/{name}") as stream:
-                    require(digest_of(stream), expected, f"{self.uri(digest)}/{name}", DAMAGED)
+                    _require(digest_of(stream), expected, f"{self.uri(digest)}/{name}")
 
     def quick_check(self, digest: str) -> None:
         """Nothing, if every file is there with the right size. Reads only the manifest.
@@ -143,13 +143,13 @@ class Checkpoints:
             ValueError: that is no digest.
             NotFoundError: there is no such checkpoint.
             UnreachableError: the remote does not answer.
-            StoreError: a file is missing or has another size.
+            DamagedError: a file is missing or has another size.
         """
         with _told(self.location):
             self._manifest(digest)
             damage = _damage(self._shelf, digest)
         if damage:
-            raise StoreError(f"{self.uri(digest)}: {damage}. {DAMAGED}")
+            raise DamagedError(f"{self.uri(digest)}: {damage}")
 
     def export(self, digest: str, target: Path) -> None:
         """`target` is a copy of the checkpoint's folder without the manifest, every byte hashed.
@@ -210,10 +210,20 @@ class Checkpoints:
 def _read_manifest(shelf: Shelf, digest: str) -> Manifest:
     where = f"{digest}/{manifests.NAME}"
     with shelf.open(where) as stream:
-        manifest = Manifest.parse(stream.read(), where)
+        text = stream.read()
+    try:
+        manifest = Manifest.parse(text, where)
+    except StoreError as error:
+        raise DamagedError(str(error)) from error
     if manifest.digest != digest:
-        raise StoreError(f"{where} has been changed: its digest is {manifest.digest}. {DAMAGED}")
+        raise DamagedError(f"{where} has been changed: its digest is {manifest.digest}")
     return manifest
+
+
+def _require(found: FileFact, expected: FileFact, where: str) -> None:
+    wrong = difference(found, expected, where)
+    if wrong:
+        raise DamagedError(wrong)
 
 
 def _damage(shelf: Shelf, digest: str) -> str | None:
@@ -240,8 +250,8 @@ def _told(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         place = without_secrets(where)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in disks.FULL:
             raise StoreError(
                 f"no space left at {place} ({error}); free some and run the same again"
             ) from error
-        raise StoreError(f"{place} can't be used: {error}") from error
+        raise StoreError(f"{place} can't be used: {disks.told(error)}") from error

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Dialect, Engine, make_url
 
+from store import disks
 from store.errors import StoreError, UnreachableError
 from store.retry import with_backoff
 
@@ -31,6 +32,8 @@ FULL_BYTES = 1 << 20
 # What SQLite says when waiting may help. All else it says (disk full, read-only, no such table)
 # is as true a second later.
 PASSING = ("database is locked", "database table is locked", "unable to open database file")
+# What it says, now this and now that, where its folder can't be written to.
+CLOSED = ("unable to open database file", "attempt to write a readonly", "disk I/O error")
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
@@ -190,12 +193,25 @@ class Database:
     def _may_pass(self, error: exc.DBAPIError) -> bool:
         if not isinstance(error, exc.OperationalError | exc.InterfaceError):
             return False
-        return not self.is_sqlite or any(said in str(error.orig) for said in PASSING)
+        if not self.is_sqlite:
+            return True
+        return not self._is_closed and any(said in str(error.orig) for said in PASSING)
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether it is a file in a folder where nothing can be written."""
+        return self.file is not None and disks.is_closed(self.file.parent)
 
     def _reason(self, error: exc.DBAPIError) -> str:
         """What the database said. Of a full disk SQLite says no more than "disk I/O error" where
         it can't open its shared memory."""
         said = (str(error.orig).strip() or type(error).__name__).splitlines()[0]
+        if self._is_closed and said.startswith(CLOSED):
+            return (
+                f"{said}. Nothing can be written in its folder, and SQLite writes there even to "
+                "read. Mount its disk writable, or give this user the right to write there, and "
+                "run the same again"
+            )
         if self.file is None or not said.startswith(("disk I/O", "database or disk is full")):
             return said
         try:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from store import disks
 from store.data_cache import DataCache, walk
 from store.errors import NotFoundError, StoreError
 from store.git import Git
@@ -73,7 +74,9 @@ class Datasets:
                 _write_missing(made.root / name, text)
             _ignore(made.root / ".gitignore")
         except OSError as error:
-            raise StoreError(f"{root} can't become a data repository: {error}") from error
+            raise StoreError(
+                f"{root} can't become a data repository: {disks.told(error)}"
+            ) from error
         made._git.commit([*DVC_FILES, ".gitignore"], "A workspace of updater")
         return made
 

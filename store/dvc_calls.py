@@ -4,7 +4,6 @@ Nothing about what is asked of it (that is `store.data_cache`, the one caller).
 """
 
 import contextlib
-import errno
 import logging
 import sqlite3
 import sys
@@ -12,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from store import disks
 from store.errors import StoreError
 
 _LOGGERS = ("dvc", "dvc_data", "dvc_objects")
@@ -70,10 +70,8 @@ def plain_errors(said: list[str], root: Path) -> Iterator[None]:
 
 
 def _disk(error: OSError | sqlite3.Error, root: Path) -> str:
-    if isinstance(error, OSError):
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    else:
-        is_full = "full" in str(error)
+    is_full = error.errno in disks.FULL if isinstance(error, OSError) else "full" in str(error)
     if is_full:
         return f"the disk of {root} is full ({error}); free some space and run the same again"
-    return f"the data repository {root} can't be used: {error}"
+    said = disks.told(error) if isinstance(error, OSError) else error
+    return f"the data repository {root} can't be used: {said}"

@@ -29,5 +29,20 @@ class NotFoundError(StoreError):
     """Nothing is stored under that name; the message lists what is."""
 
 
+class DamagedError(StoreError):
+    """A stored file is missing, or is not what was stored. Exit code 2.
+
+    Args:
+        what: which, where, and what is wrong with it.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what}. Restore that folder from a copy of the checkpoint store (docs/backup.md), "
+            "then run the same command again."
+        )
+
+
 class ConflictError(StoreError):
     """The state had moved on since it was read, or a fact contradicts one recorded before."""

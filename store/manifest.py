@@ -106,11 +106,19 @@ def require(found: FileFact, expected: FileFact, where: str, cure: str) -> None:
     Raises:
         StoreError: it isn't.
     """
-    if found != expected:
-        raise StoreError(
-            f"{where} is not what its manifest says: expected {expected.num_bytes} bytes with "
-            f"SHA-256 {expected.sha256}, found {found.num_bytes} with {found.sha256}. {cure}"
-        )
+    wrong = difference(found, expected, where)
+    if wrong:
+        raise StoreError(f"{wrong}. {cure}")
+
+
+def difference(found: FileFact, expected: FileFact, where: str) -> str:
+    """That `found` is not what was `expected`, in words; empty where it is."""
+    if found == expected:
+        return ""
+    return (
+        f"{where} is not what its manifest says: expected {expected.num_bytes} bytes with "
+        f"SHA-256 {expected.sha256}, found {found.num_bytes} with {found.sha256}"
+    )
 
 
 def copy_checked(source: BinaryIO, target: Path, expected: FileFact, where: str) -> None:

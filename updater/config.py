@@ -145,6 +145,19 @@ def override(settings: Settings, table: Mapping[str, Any], where: str) -> Settin
     return reader.settings(settings)
 
 
+def named_keys(overrides: Sequence[Override]) -> dict[Key, str]:
+    """The keys that were overridden for this run, each as it was typed: --sparsity, or
+    --set compression.sparsity."""
+    named: dict[Key, str] = {}
+    for one in overrides:
+        if isinstance(one, Option):
+            named[one.key] = one.name
+        else:
+            key = tuple(part.strip() for part in one.partition("=")[0].split("."))
+            named[key] = f"--set {'.'.join(key)}"
+    return named
+
+
 def digest(settings: Settings) -> str:
     """The SHA-256, in hex, of the canonical JSON of all settings but `store` and `kubernetes`, and
     but those of `ELSEWHERE`."""
@@ -328,37 +341,68 @@ class _Reader:
         are noted."""
         hints = typing.get_type_hints(cls)
         arguments: dict[str, Any] = {}
-        is_whole = True
+        wrong: set[str] = set()
+        is_missing = False
         for field in dataclasses.fields(cls):
             key = (*section, field.name)
             if key in sections():
                 inner = getattr(base, field.name, None)
                 arguments[field.name] = self.build(hints[field.name], key, inner)
-                is_whole &= arguments[field.name] is not None
+                if arguments[field.name] is None:
+                    wrong.add(field.name)
             elif key in self.given:
                 try:
                     arguments[field.name] = typed(self.given[key], leaves()[key])
                 except TypeError as error:
                     self._note(self._place([key]), self.given[key].where, str(error))
-                    is_whole = False
+                    wrong.add(field.name)
+                    is_missing |= not _stand_in(cls, field.name, arguments, base)
             elif base is not None:
                 arguments[field.name] = getattr(base, field.name)
             elif field.default is dataclasses.MISSING:
-                is_whole = False
+                is_missing = True
                 self._note(
                     key[0],
                     f"{self.path}: {spell(key)} is missing",
                     f"it must be given: {named(leaves()[key])}",
                     f"write `{field.name} = ...` below [{'.'.join(section)}]",
                 )
-        return self._checked(cls, arguments, section) if is_whole else None
+        if is_missing or (wrong and not section):
+            return None
+        return self._checked(cls, arguments, section, base, wrong)
 
-    def _checked(self, cls: type, arguments: dict[str, Any], section: Key) -> Any:
-        try:
-            return cls(**arguments)
-        except ValueError as error:
-            names, _, rule = str(error).partition(": ")
-        keys = [(*section, *name.split(".")) for name in names.split(", ")]
+    def _checked(
+        self,
+        cls: type,
+        arguments: dict[str, Any],
+        section: Key,
+        base: Any = None,
+        wrong: Collection[str] = (),
+    ) -> Any:
+        """An instance, or None once every broken rule is noted. A class names the first alone: it
+        is asked again with what is right in the place of what is `wrong`. What it then says of
+        that may be our own doing, and is not noted."""
+        wrong = set(wrong)
+        while True:
+            try:
+                made = cls(**arguments)
+            except ValueError as error:
+                names, _, rule = str(error).partition(": ")
+            else:
+                return None if wrong else made
+            keys = [(*section, *name.split(".")) for name in names.split(", ")]
+            own = [key for key in keys if len(key) == len(section) + 1]
+            told, given = {key[-1] for key in own}, {key[-1] for key in own if key in self.given}
+            if not wrong or (given and not told & wrong):
+                self._note_rule(keys, rule, section)
+            replaced = given - wrong
+            if not section or not replaced:
+                return None
+            wrong |= told
+            if not all(_stand_in(cls, name, arguments, base) for name in replaced):
+                return None
+
+    def _note_rule(self, keys: Sequence[Key], rule: str, section: Key) -> None:
         found = [self.given[key] for key in keys if key in self.given]
         spelled = ", ".join(spell(key) for key in keys)
         place = self._place(keys)
@@ -368,7 +412,6 @@ class _Reader:
             rule,
             f"change {', '.join(given.name for given in found) or spelled}",
         )
-        return None
 
     def _place(self, keys: Sequence[Key]) -> str:
         """The section of keys whose values are wrong."""
@@ -391,6 +434,17 @@ class _Parts:
         if name.startswith("_"):
             raise AttributeError(name)
         raise self._wrong
+
+
+def _stand_in(cls: type, name: str, arguments: dict[str, Any], base: Any) -> bool:
+    """Whether something right could take the place of the field `name`: what `base` has, or else
+    the default."""
+    arguments.pop(name, None)
+    if base is not None:
+        arguments[name] = getattr(base, name)
+        return True
+    (field,) = (one for one in dataclasses.fields(cls) if one.name == name)
+    return (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
 
 
 def _together(problems: Sequence[Problem]) -> InputError:

@@ -4,6 +4,7 @@ Reads the ledger, changes nothing. Called by `updater.release`, which releases.
 """
 
 from store.ledger import Event, Ledger, ModelVersion, Update
+from store.ledger.records import RELEASE_KINDS
 from updater import typed
 from updater.errors import InputError
 from updater.gate_reasons import on_one_line
@@ -64,7 +65,14 @@ def overridden(
     check_verified(ledger, version.id)
     against = [o for o in (_unaccepted(ledger, version), stale(version, now)) if o]
     if against and not force:
-        raise against[0]
+        if ledger.first_event(*RELEASE_KINDS, version=version.id) is None:
+            raise against[0]
+        raise InputError(
+            against[0].what,
+            against[0].rule,
+            f"it was deployed before: `updater rollback --to {version.id} --reason TEXT` deploys "
+            f"it again; or `updater promote {version.id} --reason TEXT --force` overrides this",
+        )
     return against
 
 

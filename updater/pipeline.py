@@ -9,13 +9,14 @@ changes nothing.
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rehearsal.scored import DRAWS
 from store.errors import StoreError, UnreachableError
 from store.ledger import Update
-from updater import cost, crowded, objections, release, training_core, typed, versions
+from updater import cost, crowded, objections, release, training_core, typed, versions, whole
 from updater.config import deciding
 from updater.errors import InputError
 from updater.opening import open_compression, open_first, open_update
@@ -74,7 +75,7 @@ def _approve(workspace: Workspace, opened: Update) -> None:
             opened.id,
             actor=workspace.actor,
             reason="accepted by the gate; approved by --yes",
-            check=workspace.checkpoints.quick_check,
+            check=partial(whole.check, workspace.checkpoints),
         )
         publish_decision(workspace, opened)
 

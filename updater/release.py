@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from store.aliases import Aliases
 from store.errors import ConflictError, NotFoundError, StoreError
-from store.ledger import Event, Ledger
+from store.ledger import Event, Ledger, ModelVersion
 from store.ledger.records import RELEASE_KINDS
 from updater import objections
 from updater.errors import InputError
@@ -45,8 +45,8 @@ __all__ = [
 # Each round is one release by somebody else between our reading and our writing.
 MOST_ROUNDS = 20
 
-# Given a checkpoint's digest before its version is deployed; raises what speaks against it.
-Check = Callable[[str], object]
+# Given a version before it is deployed; raises what speaks against its checkpoint.
+Check = Callable[[ModelVersion], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Release:
     moved: bool
 
 
-def _unchecked(digest: str) -> None:
+def _unchecked(version: ModelVersion) -> None:
     """Nothing speaks against the checkpoint: whoever releases has just made it."""
 
 
@@ -85,7 +85,7 @@ def promote(
     Where it is deployed already nothing is appended. With `update` it is promoted in the name of
     that update, once for ever: later calls repair the aliases and change nothing else. `force`
     overrides the gate and the base; what it overrode is kept with the event. Before an event is
-    appended, `check` is given the checkpoint's digest; what it raises, nobody catches.
+    appended, `check` is given the version; what it raises, nobody catches.
 
     `after`: the id of the event by which what was deployed came when this was asked for, 0 for
     none. The call may then be repeated at any time: what it did is not done again, also not where
@@ -111,7 +111,7 @@ def promote(
     if event is None:
         replaced = now.version if now else None
         against = objections.overridden(ledger, found, replaced, force=force)
-        check(found.digest)
+        check(found)
         event = ledger.append_release(
             "promoted",
             version,
@@ -154,7 +154,7 @@ def rollback(
     target = _target(ledger, aliases, now, to)
     if target == now.version:
         return _settled(ledger, aliases, now, is_new=False)
-    check(ledger.model_version(target).digest)
+    check(ledger.model_version(target))
     event = ledger.append_release(
         "rolled_back", target, expected_deployed=now.version, actor=actor, reason=reason
     )
@@ -213,7 +213,7 @@ def approve(
         if old is not None:
             raise old
         if earlier is None:
-            check(found.digest)
+            check(found)
             ledger.append("approved", version, actor=actor, reason=reason, update=update_id)
     return promote(
         ledger, aliases, version, actor=actor, reason=reason, update=update_id, check=check

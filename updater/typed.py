@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from store.ledger import Update
 from updater.settings import CompressionSettings
+from updater.settings.compression import OF_METHOD
 
 OPTIONS = ("method", "remove", "sparsity", "quantize")
 """Keys of [compression] that `updater compress` has an option for."""
@@ -32,7 +33,8 @@ def command(update: Update) -> str:
 
 
 def compression(version: str, asked: CompressionSettings) -> str:
-    """What compresses the version so, whatever [compression] says."""
+    """What compresses the version so, whatever [compression] says. What only a method heeds is left
+    out where there is none: it is refused there."""
     words = ["updater", "compress", version]
     removes = asked.method != "none"
     if removes:
@@ -44,7 +46,8 @@ def compression(version: str, asked: CompressionSettings) -> str:
     defaults = asdict(CompressionSettings())
     for name, value in asdict(asked).items():
         written = json.dumps(value)  # by which a list that was recorded is the tuple that it was
-        if name not in OPTIONS and written != json.dumps(defaults[name]):
+        is_idle = name in OF_METHOD and not removes
+        if name not in OPTIONS and not is_idle and written != json.dumps(defaults[name]):
             shown = value if isinstance(value, str) else written
             words += ["--set", f"compression.{name}={shown}"]
     return shlex.join(words)

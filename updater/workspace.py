@@ -61,6 +61,12 @@ class Workspace:
             InputError: `root` is no workspace, or its configuration breaks a rule.
         """
         root = root.expanduser().resolve()
+        if (root / CONFIG_FILE).is_dir():
+            raise InputError(
+                f"{root / CONFIG_FILE} is a folder",
+                "a workspace has its configuration in a file of that name",
+                "move the folder away, then make a workspace with `updater init DIR`",
+            )
         if not (root / CONFIG_FILE).is_file():
             raise InputError(
                 f"{root} is no workspace",

@@ -156,7 +156,7 @@ def test_damage_is_named(
     with pytest.raises(StoreError, match=f"model.safetensors.*{said}|{said}") as found:
         store.verify(digest)
     assert store.uri(digest) in str(found.value)
-    assert "add the checkpoint again" in str(found.value)
+    assert "from a copy of the checkpoint store (docs/backup.md)" in str(found.value)
     if quick:
         with pytest.raises(StoreError, match=said):
             store.quick_check(digest)

@@ -115,7 +115,7 @@ def test_the_status_says_what_it_is_that_is_not_finished(line: Path, tmp_path: P
     assert opened == update
     assert status["updates"][smaller]["candidate"] is None
     shown, _ = said(folder, "status")
-    assert f"{smaller} (version 1 compressed: kept as int8); " in shown
+    assert f"{smaller} (version 1 compressed: kept as int8)\n" in shown
     assert f"{update} (compressed: 25 % of the weights removed by magnitude)" in shown
     _, err = said(folder, "approve", smaller, "--reason", "small enough", code=2)
     assert "finish it with `updater compress 1 --quantize int8`." in err

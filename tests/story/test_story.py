@@ -165,7 +165,7 @@ def test_manual_approval_waits_for_a_person(story: Path) -> None:
     status = command(story, "status")
     assert status["awaiting_approval"] == [answer["update"]]
     approved = command(story, "approve", answer["update"], "--reason", "looked at the flips")
-    assert approved == {"deployed": answer["candidate"], "previous": "2", "links": {}}
+    assert approved == {"deployed": answer["candidate"], "previous": "2", "lapsed": [], "links": {}}
     again, _ = said(story, "update", "west", "--set", "gate.approval=manual")
     assert "UTC by " in again
     assert ": looked at the flips" in again

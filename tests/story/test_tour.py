@@ -43,9 +43,10 @@ def config() -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_json: str) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_json: str, config: str) -> Path:
     made = tmp_path_factory.mktemp("tour")
     (made / "tiny.json").write_text(tiny_json)
+    (made / "updater.toml").write_text(config)  # as a tour that was killed before its tickets
     return made
 
 

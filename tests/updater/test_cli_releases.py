@@ -87,14 +87,13 @@ def test_a_lost_mlflow_does_not_say_that_nothing_was_changed(
         ("3", ["approve", "u-3", *WHY]),
     ],
 )
-@pytest.mark.parametrize(("lost", "code"), [("folder", 2), ("weights", 1)])
+@pytest.mark.parametrize("lost", ["folder", "weights"])
 def test_what_has_no_checkpoint_is_not_deployed(
     workspace: Workspace,
     capfd: pytest.CaptureFixture[str],
     version: str,
     words: list[str],
     lost: str,
-    code: int,
 ) -> None:
     before = kinds(workspace.ledger)
     digest = workspace.ledger.model_version(version).digest
@@ -103,9 +102,32 @@ def test_what_has_no_checkpoint_is_not_deployed(
         (folder / "weights").unlink()
     else:
         rmtree(folder)
-    assert digest[:12] in said(capfd, workspace, *words, code=code)
+    line = said(capfd, workspace, *words, code=2)
+    assert line.startswith(f"updater: the checkpoint of version {version}")
+    assert f"restore {folder.as_uri()} from a copy" in line
+    assert ("version 2 stays so; no other" in line) == (words[0] == "rollback")
     assert kinds(workspace.ledger) == before
     assert workspace.aliases.get("deployed") == "2"
+
+
+@pytest.mark.parametrize("lost", ["folder", "weights", "manifest"])
+@pytest.mark.parametrize("words", [("--to", "2"), (), ("--dry-run",)])
+def test_a_rollback_onto_a_lost_checkpoint_names_a_way_back_that_is_whole(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], lost: str, words: tuple[str, ...]
+) -> None:
+    assert answer(capfd, workspace, "promote", "3", "--force", *WHY)["deployed"] == "3"
+    folder = workspace.root / "checkpoints" / workspace.ledger.model_version("2").digest
+    if lost == "folder":
+        rmtree(folder)
+    else:
+        path = folder / {"weights": "weights", "manifest": "MANIFEST.json"}[lost]
+        path.chmod(0o644)
+        path.write_text("")
+    line = said(capfd, workspace, "rollback", *words, *WHY, code=2)
+    assert line.startswith("updater: the checkpoint of version 2")
+    assert "version 3 stays so. `updater rollback --to 1 --reason TEXT` deploys" in line
+    assert answer(capfd, workspace, "status")["deployed"] == "3"
+    assert answer(capfd, workspace, "rollback", "--to", "1", *WHY)["deployed"] == "1"
 
 
 def test_a_dry_rollback_names_its_target_and_changes_nothing(
@@ -173,6 +195,32 @@ def test_a_rollback_that_was_cut_short_is_its_own_target(
     assert answer(capfd, workspace, "rollback", "--dry-run", *WHY)["target"] == "1"
 
 
+def test_what_can_be_approved_no_more_is_named(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], story_of: Callable
+) -> None:
+    """Of several that wait on one base, whoever approves one has decided the others."""
+    story = story_of(workspace.ledger)
+    digest = workspace.ledger.model_version("3").digest
+    for version in ("4", "5"):
+        update = story.update(f"u-{version}", "2").id
+        story.version(version, "2", update=update, digest=digest)
+        story.judge(update, "review")
+        story.step(update, "release", {"promoted": False, "awaiting": True})
+    assert answer(capfd, workspace, "status")["awaiting_approval"] == ["u-3", "u-4", "u-5"]
+    capfd.readouterr()
+    assert run(["--workspace", str(workspace.root), "approve", "u-4", *WHY]) == 0
+    first, told, *_ = capfd.readouterr().out.splitlines()
+    assert first == "Version 4 is deployed (was 2)"
+    assert told.startswith("2 updates that waited can be approved no more, as long as version 2 is")
+    assert "u-3 (version 3), u-5 (version 5). Compare: `updater compare 4 VERSION`" in told
+    assert answer(capfd, workspace, "approve", "u-4", *WHY)["lapsed"] == []
+    assert answer(capfd, workspace, "rollback", *WHY)["lapsed"] == []
+    assert answer(capfd, workspace, "status")["awaiting_approval"] == ["u-3", "u-5"]
+    assert answer(capfd, workspace, "promote", "3", "--force", *WHY)["lapsed"] == ["u-5"]
+    answer(capfd, workspace, "rollback", *WHY)
+    assert answer(capfd, workspace, "rollback", *WHY)["lapsed"] == ["u-5"]
+
+
 def test_status_says_by_which_release_the_deployed_version_came(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,7 +264,7 @@ def test_what_is_deployed_already_is_said_and_nothing_changed(
     assert told == [
         "Version 2 is deployed already; nothing was changed",
         "Version 2 is deployed already; MLflow's aliases follow now",
-        '{"deployed": "2", "previous": "1", "links": {}}',
+        '{"deployed": "2", "previous": "1", "lapsed": [], "links": {}}',
     ]
     assert kinds(workspace.ledger) == before
     assert workspace.aliases.get("deployed") == "2"
@@ -337,3 +385,39 @@ def test_a_piped_history_is_not_as_wide_as_its_longest_reason(
     told = " ".join(" ".join(lines[first:]).split())
     assert told.endswith(reason.split(" ", 20)[-1])
     assert all(word in told for word in reason.split())
+
+
+def test_a_piped_status_has_a_line_for_each_that_waits_and_no_blanks_at_its_end(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], story_of: Callable
+) -> None:
+    story = story_of(workspace.ledger)
+    update = story.update("u-4", "2").id
+    story.version("4", "2", update=update, digest=workspace.ledger.model_version("3").digest)
+    story.judge(update, "review")
+    story.step(update, "release", {"promoted": False, "awaiting": True})
+    capfd.readouterr()
+    assert run(["--workspace", str(workspace.root), "status"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    at = next(n for n, line in enumerate(lines) if line.startswith("awaiting approval"))
+    assert lines[at].endswith("  u-3 (version 3)")
+    assert lines[at + 1].strip() == "u-4 (version 4)"
+
+
+def test_a_dry_promotion_of_what_is_deployed_says_so(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    assert run(["--workspace", str(workspace.root), "promote", "2", "--dry-run", *WHY]) == 0
+    told = capfd.readouterr().out
+    assert told.startswith("Version 2 is deployed already; a promotion would change nothing but")
+
+
+def test_what_was_deployed_before_comes_back_by_a_rollback(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = said(capfd, workspace, "promote", "1", *WHY, code=2)
+    assert "version 1 was made from nothing, but version 2 is deployed" in line
+    assert "it was deployed before: `updater rollback --to 1 --reason TEXT` deploys it" in line
+    assert "`updater promote 1 --reason TEXT --force` overrides this" in line
+    assert answer(capfd, workspace, "rollback", "--to", "1", *WHY)["deployed"] == "1"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from store.ledger import migrate
 from updater import release
-from updater.cli import tables
+from updater.cli import run, tables
 from updater.workspace import Workspace
 
 CONFIG = """
@@ -58,3 +58,28 @@ def test_what_the_gate_said_is_a_sentence(workspace: Workspace) -> None:
 def test_what_a_person_has_decided_waits_no_more(workspace: Workspace) -> None:
     release.approve(workspace.ledger, workspace.aliases, "u-3", actor="ann", reason="fine")
     assert first_line(workspace, "u-3") == "Update u-3: version 3 was left to a person, promoted"
+
+
+def test_what_is_to_be_typed_names_the_workspace_where_it_has_to(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decide() -> str:
+        text = io.StringIO()
+        console = Console(file=text, width=80)
+        tables.update(console, workspace, workspace.ledger.update("u-3"))
+        return next(x for x in text.getvalue().splitlines() if x.startswith("Decide"))
+
+    there = f" --workspace {workspace.root}"
+    assert f"`updater approve u-3 --reason TEXT{there}`" in decide()
+    monkeypatch.setenv("UPDATER_WORKSPACE", str(workspace.root))
+    assert "`updater approve u-3 --reason TEXT`" in decide()
+    monkeypatch.delenv("UPDATER_WORKSPACE")
+    monkeypatch.chdir(workspace.root)
+    assert "`updater approve u-3 --reason TEXT`" in decide()
+
+
+def test_a_command_that_is_none_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    for word, told in (("nosuch", "."), ("statsu", ": did you mean status?")):
+        assert run([word]) == 2
+        line = capfd.readouterr().err
+        assert line == f"updater: no command {word!r}{told} Try `updater --help`.\n"

@@ -26,3 +26,11 @@ def test_attention_counts_only_where_it_may_lose_weights() -> None:
     fits.check(odd, asked(), where="config.json")
     with pytest.raises(InputError, match=r"o_proj\.weight has 30 columns.*leave the pattern out"):
         fits.check(odd, asked(attention=True), where="config.json")
+
+
+def test_too_much_is_told_by_the_names_that_were_typed() -> None:
+    much = CompressionSettings(method="magnitude", remove="layers", sparsity=0.99)
+    with pytest.raises(InputError, match=r"^compression\.sparsity \(--sparsity\) = 0\.99 of ") as e:
+        fits.check(FIELDS, much, where="config.json")
+    assert "must stay" in str(e.value)
+    assert "set it to 0." in str(e.value)

@@ -163,6 +163,42 @@ def test_everything_wrong_is_named_at_once(tmp_path: Path) -> None:
         assert words in message
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            '[training]\nepochs = "six"\nbatch_size = 0\nlearning_rate = -1\n'
+            "[gate]\nmargin_fraction = 5\nconfidence = 2\n",
+            ("epochs = ", "batch_size = 0", "learning_rate = -1", "margin_fraction", "confidence"),
+        ),
+        (
+            '[training]\nadapt = "lora"\ntrain_routers = true\nrouter_bias_rate = 0.1\n'
+            "learning_rate = -1\n",
+            ("train_routers", "learning_rate = -1"),
+        ),
+        (
+            "[rehearsal]\nfraction = 0.1\nbudget = 3\npool_factor = 1\n",
+            ("pool_factor = 1", "at most one of the two"),
+        ),
+    ],
+)
+def test_everything_wrong_in_a_section_is_named_once(
+    tmp_path: Path, text: str, words: tuple[str, ...]
+) -> None:
+    message = refused(tmp_path, GOOD + text)
+    assert message.startswith(f"{len(words)} things are wrong")
+    for one in words:
+        assert message.count(one) >= 1, one
+
+
+def test_what_follows_from_a_fault_is_none_of_its_own(tmp_path: Path) -> None:
+    """The default that stands in for it would break a rule that the user did not."""
+    message = refused(tmp_path, GOOD.replace("[periods]\norder = [", "[periods]\norder = 3 # ["))
+    assert "exactly one" not in message
+    message = refused(tmp_path, GOOD.replace("[source]", '[source]\nformat = "xml"') + "i = 3\n")
+    assert message.count("format = ") == 1
+
+
 def test_a_syntax_error_has_its_line(tmp_path: Path) -> None:
     assert "line 2" in refused(tmp_path, "[workspace]\nname = clinc\n")
 

@@ -125,7 +125,7 @@ def test_the_query_can_only_read(tickets: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "query", "words"),
     [
-        ("sqlite:///none.db", MONTH, "must be there"),
+        ("sqlite:///none.db", MONTH, "must be there. put it there, or change source.uri"),
         ("tickets.db", MONTH, "SQLAlchemy URL"),
         ("nosuch://h/x", MONTH, "nosuch"),
         ("mysql+pymysql://h/x", MONTH, "install its driver"),

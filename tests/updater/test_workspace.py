@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from updater.cli import run
 from updater.workspace import Workspace
 
 
@@ -31,3 +32,14 @@ def test_one_environment_serves_many_workspaces(
         assert workspace.dvc_remote == f"s3://datasets/{name}/all"
         assert workspace.checkpoints.location == f"s3://checkpoints/{name}"
         assert workspace.mlflow_uri == "http://mlflow:5000"
+
+
+def test_a_folder_of_the_configurations_name_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "updater.toml").mkdir()
+    for words in (["init", str(tmp_path)], ["--workspace", str(tmp_path), "status"]):
+        assert run(words) == 2
+        line = capfd.readouterr().err
+        assert line.startswith(f"updater: {tmp_path / 'updater.toml'} is a folder. ")
+        assert "move the folder away, then" in line

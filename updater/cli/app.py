@@ -70,8 +70,15 @@ class Session:
         """One JSON object for programs, or what `show` prints for people; always on stdout."""
         if self.as_json:
             click.echo(json.dumps(value, allow_nan=False))
+        elif sys.stdout.isatty():
+            show(Console(highlight=False))
         else:
-            show(Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS))
+            console = Console(highlight=False, width=PIPE_COLUMNS)
+            with console.capture() as printed:
+                show(console)
+            # rich fills every cell of a table with blanks, up to the widest one's end.
+            for line in printed.get().splitlines():
+                click.echo(line.rstrip())
 
 
 def _set_folder(context: click.Context, _: click.Parameter, value: Path | None) -> None:
@@ -158,8 +165,8 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             near = did_you_mean(args[0], self.commands)
-            cure = f"{near}?" if near else "see `updater --help`"
-            raise click.UsageError(f"no command {args[0]!r}: {cure}", ctx)
+            cure = f": {near}?" if near else "."
+            raise click.UsageError(f"no command {args[0]!r}{cure}", ctx)
         return super().resolve_command(ctx, args)
 
 

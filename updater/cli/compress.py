@@ -6,7 +6,8 @@ import click
 
 from updater.cli import tables
 from updater.cli.app import EXIT_NOT_ACCEPTED, Session, app
-from updater.settings.compression import PRUNINGS, REMOVABLE, SCHEMES
+from updater.errors import InputError
+from updater.settings.compression import OF_METHOD, PRUNINGS, REMOVABLE, SCHEMES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,11 +50,31 @@ def compress(
         if value is not None
     )
     workspace = session.workspace()
+    _check_of_method(session, workspace.settings.compression.method)
     with workspace.lock():
         done = pipeline.compress(workspace, version, approve=yes)
     answer = outcome.compressed(workspace, done)
     session.answer(answer, lambda console: _show(console, workspace, done, answer))
     return EXIT_NOT_ACCEPTED if fail_on_reject and answer["verdict"] != "accepted" else 0
+
+
+def _check_of_method(session: Session, method: str) -> None:
+    """What was typed of what a method removes is not passed over where there is no method.
+
+    Raises:
+        InputError: it would be.
+    """
+    from updater.config import named_keys
+
+    typed = named_keys(session.overrides)
+    idle = [typed["compression", name] for name in OF_METHOD if ("compression", name) in typed]
+    if method == "none" and idle:
+        raise InputError(
+            f'{" and ".join(idle)}: compression.method is "none"',
+            "they say what a method removes, and without one nothing is removed",
+            f"give --method NAME too ({', '.join(n for n in PRUNINGS if n != 'none')}), or leave "
+            f"{'it' if len(idle) == 1 else 'them'} out",
+        )
 
 
 def _show(

@@ -63,12 +63,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _other(session: Session, error: Exception) -> int:
     """The stores' own errors, and whatever nobody foresaw."""
-    from store.errors import NotFoundError, SchemaError, StoreError
+    from store import disks
+    from store.errors import DamagedError, NotFoundError, SchemaError, StoreError
 
-    if isinstance(error, SchemaError | NotFoundError):
+    if isinstance(error, SchemaError | NotFoundError | DamagedError):
         return _fail(session, str(error), EXIT_BAD_INPUT)
-    if isinstance(error, StoreError | OSError):
+    if isinstance(error, StoreError):
         return _fail(session, str(error), EXIT_FAILED)
+    if isinstance(error, OSError):
+        return _fail(session, disks.told(error), EXIT_FAILED)
     name = type(error).__name__
     return _fail(session, f"{name}: {error} (a defect; --traceback shows where)", EXIT_FAILED)
 

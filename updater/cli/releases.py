@@ -1,6 +1,7 @@
 """Commands that decide by hand what is deployed. They import no torch and wait for no training."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -11,6 +12,7 @@ from updater.cli.app import AT_NIGHT, Session, app, reason_option
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from updater.release import Check, Release
     from updater.workspace import Workspace
 
 Done = TypeVar("Done")
@@ -21,23 +23,57 @@ def _decide(workspace: "Workspace", verb: Callable[..., Done], *what: str, **mor
     return verb(workspace.ledger, workspace.aliases, *what, actor=workspace.actor, **more)
 
 
-def _deploy(workspace: "Workspace", verb: Callable[..., Done], *what: str, **more: Any) -> Done:
-    """As `_decide`, of a version whose checkpoint is there: its manifest and its files' sizes."""
-    return _decide(workspace, verb, *what, check=workspace.checkpoints.quick_check, **more)
+def _deploy(
+    session: Session,
+    workspace: "Workspace",
+    verb: "Callable[..., Release]",
+    *what: str,
+    check: "Check",
+    **more: Any,
+) -> None:
+    """As `_decide`, of a version of which `check` says that its checkpoint is there; and the answer
+    is given, with those updates that waited and can be approved no more."""
+    from updater import release
+
+    waited = release.awaiting_approval(workspace.ledger)
+    done = _decide(workspace, verb, *what, check=check, **more)
+    still = release.awaiting_approval(workspace.ledger) if waited else []
+    lapsed = [workspace.ledger.update(one) for one in waited if one not in still]
+    others = [update for update in lapsed if update.candidate != done.event.version]
+    session.answer(*tables.released(workspace, done, others))
 
 
-def _dry_run(workspace: "Workspace", session: Session, verb: str, find: Callable[[], str]) -> None:
+def _check_whole(workspace: "Workspace") -> "Check":
+    from updater import whole
+
+    return partial(whole.check, workspace.checkpoints)
+
+
+def _check_way_back(workspace: "Workspace") -> "Check":
+    """As `_check_whole`, for whoever rolls back: another way back is named."""
+    from updater import whole
+
+    return partial(whole.check_for_rollback, workspace.checkpoints, workspace.ledger)
+
+
+def _dry_run(
+    workspace: "Workspace", session: Session, verb: str, find: Callable[[], str], check: "Check"
+) -> None:
     """What a release would deploy, and after which event it is asked for: that is read before all
     else, for whoever releases while the target is found and looked at has released since."""
     last = workspace.ledger.last_release()
     target = find()
-    workspace.checkpoints.quick_check(workspace.ledger.model_version(target).digest)
+    check(workspace.ledger.model_version(target))
     deployed = last.version if last else None
+    said = f"Version {deployed} is deployed; a {verb} would deploy {target}."
+    if target == deployed:
+        said = (
+            f"Version {deployed} is deployed already; a {verb} would change nothing but MLflow's "
+            "aliases, where they have not followed."
+        )
     session.answer(
         {"deployed": deployed, "target": target, "after": last.id if last else 0},
-        lambda console: console.print(
-            f"Version {deployed} is deployed; a {verb} would deploy {target}."
-        ),
+        lambda console: console.print(said),
     )
 
 
@@ -77,11 +113,11 @@ def promote(
             release.check_promotion(workspace.ledger, version, force=force)
             return version
 
-        _dry_run(workspace, session, "promotion", checked)
+        _dry_run(workspace, session, "promotion", checked, _check_whole(workspace))
         return
     how: dict[str, Any] = {"reason": reason, "force": force, "after": after}
-    done = _deploy(workspace, release.promote, version, **how)
-    session.answer(*tables.released(workspace, done))
+    check = _check_whole(workspace)
+    _deploy(session, workspace, release.promote, version, check=check, **how)
 
 
 @app.command()
@@ -110,10 +146,11 @@ def rollback(
             session,
             "rollback",
             lambda: release.rollback_target(workspace.ledger, workspace.aliases, to=to),
+            _check_way_back(workspace),
         )
         return
-    done = _deploy(workspace, release.rollback, to=to, reason=reason, after=after)
-    session.answer(*tables.released(workspace, done))
+    how: dict[str, Any] = {"to": to, "reason": reason, "after": after}
+    _deploy(session, workspace, release.rollback, check=_check_way_back(workspace), **how)
 
 
 @app.command()
@@ -130,8 +167,8 @@ def approve(session: Session, update: str, reason: str) -> None:
     from updater.steps.publish import publish_decision
 
     workspace = session.workspace()
-    done = _deploy(workspace, release.approve, update, reason=reason)
-    session.answer(*tables.released(workspace, done))
+    check = _check_whole(workspace)
+    _deploy(session, workspace, release.approve, update, check=check, reason=reason)
     publish_decision(workspace, workspace.ledger.update(update))
 
 

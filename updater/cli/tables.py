@@ -1,5 +1,7 @@
 """How answers look to people: small rich tables, percent with one digit, words for verdicts."""
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,14 +116,29 @@ def update(console: Console, workspace: "Workspace", done: "Update") -> None:
     seconds = [f"{title(done.kind, name)} {s:.0f} s" for name, s in answer["seconds"].items()]
     console.print(", ".join(seconds), style="dim")
     if waits:
-        console.print(f"Decide: `updater approve {done.id} --reason TEXT` or `updater reject ...`")
+        console.print(
+            f"Decide: `updater approve {done.id} --reason TEXT{_there(workspace)}` or "
+            "`updater reject ...`",
+            markup=False,
+            soft_wrap=True,
+        )
     if answer["rolled_back"]:
         console.print(
             f"Back to it: {_promote(workspace, answer['candidate'])}. "
             "To learn the period anew, change the configuration (training.seed, say)."
         )
-    console.print(f"Report: `updater report {answer['candidate']}`")
+    console.print(
+        f"Report: `updater report {answer['candidate']}{_there(workspace)}`",
+        markup=False,
+        soft_wrap=True,
+    )
     linked(console, answer["links"])
+
+
+def _there(workspace: "Workspace") -> str:
+    """The option that names the workspace, where whoever types a command here has to."""
+    named = Path(os.environ.get("UPDATER_WORKSPACE") or ".").expanduser().resolve()
+    return "" if named == workspace.root else f" --workspace {shlex.quote(str(workspace.root))}"
 
 
 def _judged(verdict: str, *, waits: bool) -> str:
@@ -153,9 +170,9 @@ def status(console: Console, answer: dict[str, Any]) -> None:
         if key == "release":
             shown = escape(_happened(value)) if value else "–"
         elif key == "superseded":
-            shown = escape("; ".join(map(_superseded, value))) or "–"
+            shown = escape("\n".join(map(_superseded, value))) or "–"
         elif key in ("unfinished", "awaiting_approval"):
-            shown = escape("; ".join(_named(one, answer["updates"][one]) for one in value)) or "–"
+            shown = escape("\n".join(_named(one, answer["updates"][one]) for one in value)) or "–"
         elif key == "due" and value is None:
             shown = "[bold red]not known[/]: mend the configuration"
         elif isinstance(value, list):
@@ -309,19 +326,43 @@ def comparison(console: Console, answer: dict[str, Any]) -> None:
 
 
 def released(
-    workspace: "Workspace", done: "Release"
+    workspace: "Workspace", done: "Release", lapsed: "Sequence[Update]" = ()
 ) -> tuple[dict[str, Any], Callable[[Console], None]]:
-    """The answer of `promote`, `rollback` and `approve`, for programs and for people."""
+    """The answer of `promote`, `rollback` and `approve`, for programs and for people. `lapsed`: the
+    updates that waited for a person until then, and do so no more."""
     from updater import links
 
     found = links.of_version(workspace, done.deployed) if done.deployed is not None else {}
-    answer = {"deployed": done.deployed, "previous": done.previous, "links": found}
+    answer = {
+        "deployed": done.deployed,
+        "previous": done.previous,
+        "lapsed": [update.id for update in lapsed],
+        "links": found,
+    }
 
     def show(console: Console) -> None:
         _released(console, workspace, done)
+        _lapsed(console, lapsed, done)
         linked(console, found)
 
     return answer, show
+
+
+def _lapsed(console: Console, updates: "Sequence[Update]", done: "Release") -> None:
+    """What went with the release: whoever approves one of several has decided the others too."""
+    if not updates:
+        return
+    base = updates[0].base
+    listed = ", ".join(f"{update.id} (version {update.candidate})" for update in updates)
+    what, were = ("update", "it was") if len(updates) == 1 else ("updates", "they were")
+    console.print(
+        f"{len(updates)} {what} that waited can be approved no more, as long as version {base} is "
+        f"not deployed, which {were} made from: {listed}. Compare: "
+        f"`updater compare {done.deployed} VERSION`; deploy one all the same: "
+        "`updater promote VERSION --reason TEXT --force`",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _promote(workspace: "Workspace", version: str) -> str:

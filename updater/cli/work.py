@@ -247,15 +247,11 @@ def abandon(session: Session, update: str, reason: str) -> None:
 
 
 def _hold(workspace: "Workspace", update: str, held: contextlib.ExitStack) -> None:
-    """The workspace's lock is held. Raises: InputError: it is another command's."""
+    """The workspace's lock is held. Raises: UpdateError: it is another command's."""
     try:
         held.enter_context(workspace.lock())
     except UpdateError as error:
-        raise InputError(
-            f"update {update} can't be abandoned now: {error}",
-            "an update at which a command may be at work is not abandoned",
-            "stop that command or wait for it, then run this again",
-        ) from error
+        raise UpdateError(f"update {update} can't be abandoned now: {error}") from error
 
 
 def _check_step(name: str, steps: Sequence[str]) -> None:

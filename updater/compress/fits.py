@@ -31,7 +31,22 @@ def check(fields: Mapping[str, Any], settings: CompressionSettings, *, where: st
     """
     left = dict(fields)
     if settings.method != "none" and settings.remove != "weights":
-        sizes = staying(
+        sizes = _staying(fields, settings, where=where)
+        left |= {name: size for name, size in sizes.items() if name != LAYERS}
+    if settings.method != "none" and settings.pattern != "none":
+        _check_pattern(fields, attention=settings.attention, where=where)
+    if settings.quantize != "none":
+        choice = choose(left, settings.keep, where=where)
+        group_of(settings.quantize, choice, None, where=where)
+
+
+def _staying(
+    fields: Mapping[str, Any], settings: CompressionSettings, *, where: str
+) -> dict[str, int]:
+    """How many parts of each size stay. Raises: InputError: too few, by the names of the settings
+    and of the options that take their place."""
+    try:
+        return staying(
             fields,
             settings.remove,
             settings.sparsity,
@@ -39,12 +54,13 @@ def check(fields: Mapping[str, Any], settings: CompressionSettings, *, where: st
             attention=settings.attention,
             where=where,
         )
-        left |= {name: size for name, size in sizes.items() if name != LAYERS}
-    if settings.method != "none" and settings.pattern != "none":
-        _check_pattern(fields, attention=settings.attention, where=where)
-    if settings.quantize != "none":
-        choice = choose(left, settings.keep, where=where)
-        group_of(settings.quantize, choice, None, where=where)
+    except InputError as error:
+        raise InputError(
+            f"compression.sparsity (--sparsity) = {settings.sparsity:g} of compression.remove "
+            f"(--remove) = {settings.remove}",
+            error.rule,
+            error.cure,
+        ) from error
 
 
 def _check_pattern(fields: Mapping[str, Any], *, attention: bool, where: str) -> None:

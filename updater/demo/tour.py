@@ -28,10 +28,10 @@ FIRST_MONTHS = ("2026-01", "2026-02", "2026-03")
 CAREFUL_MONTH, CARELESS_MONTH = "2026-04", "2026-05"
 NUM_PER_MONTH = 1200
 SEED = 0
-ANEW = (
-    "take it in a new folder (`make demo DEMO=DIR`, which is `updater demo DIR`), or delete this "
-    "one and run it again"
-)
+ELSEWHERE = "take it in a new folder (`make demo DEMO=DIR`, which is `updater demo DIR`)"
+OR_AGAIN = f"{ELSEWHERE}, or delete this one and run it again"
+"""Said of the demo's own workspace alone: nobody else's is the demo's to delete."""
+
 log = logging.getLogger("updater")
 
 CONFIG = """\
@@ -96,7 +96,7 @@ def run(
             model and fewer tickets make a shorter tour.
 
     Raises:
-        InputError: `folder` holds another workspace.
+        InputError: `folder` holds something else than the demo; nothing in it was touched.
         UpdateError: a step failed, or the gate did not judge as the tour says it does.
     """
     workspace = _workspace(folder, config, num_per_month, progress=progress)
@@ -145,20 +145,36 @@ def mean_accuracy(answer: dict[str, Any], who: str, *, past: bool) -> float:
 
 def _workspace(folder: Path, config: str, num_per_month: int, *, progress: bool) -> Workspace:
     folder = folder.expanduser().resolve()
+    _check_ours(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
-    written = folder / CONFIG_FILE
-    if written.exists() and written.read_text("utf-8") != config:
-        raise InputError(
-            f"{folder} holds another workspace",
-            "the demo works in a workspace of its own",
-            ANEW,
-        )
-    if not written.exists():
+    # The configuration is written first: by it alone a tour that was killed knows its folder again.
+    if not (folder / CONFIG_FILE).exists():
+        write_text(folder / CONFIG_FILE, config)
+    rows = folder / "tickets.jsonl"
+    if not rows.exists():
         months = [*FIRST_MONTHS, CAREFUL_MONTH, CARELESS_MONTH]
-        tickets.write(folder / "tickets.jsonl", months, num_per_month, SEED)
-        write_text(written, config)
+        tickets.write(rows, months, num_per_month, SEED)
     init_workspace(folder)
     return Workspace.open(folder, progress=progress)
+
+
+def _check_ours(folder: Path, config: str) -> None:
+    """The folder is new, empty, or the demo's, which its configuration says."""
+    rule = "the demo works in a workspace of its own"
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file", rule, ELSEWHERE)
+    written = folder / CONFIG_FILE
+    if written.is_file():
+        if written.read_bytes() != config.encode():
+            raise InputError(f"{folder} holds another workspace", rule, ELSEWHERE)
+        return
+    staged = f".{CONFIG_FILE}."  # as `write_text` begins, which may have been killed
+    found = sorted(p.name for p in folder.iterdir() if not p.name.startswith(staged))
+    if found:
+        some = ", ".join(found[:3]) + (", .." if len(found) > 3 else "")
+        raise InputError(f"{folder} is not empty: it holds {some}", rule, ELSEWHERE)
 
 
 def _check_untouched(workspace: Workspace) -> None:
@@ -172,7 +188,7 @@ def _check_untouched(workspace: Workspace) -> None:
                 f"{workspace.root} has moved on: {event.actor} promoted version {version.id}",
                 "the tour tells the story of a workspace from its beginning, in which only the "
                 "models of January to March and of April are promoted",
-                ANEW,
+                OR_AGAIN,
             )
 
 

@@ -51,6 +51,13 @@ PRUNINGS: Mapping[str, Pruning] = MappingProxyType(
 )
 """Every method. What it does is torch's to know: `compression`."""
 
+OF_METHOD = (
+    *("remove", "sparsity", "scope", "pattern", "rounds", "damping", "damage_rounds"),
+    *("attention", "multiple_of"),
+)
+"""The keys that say something only where a method removes something. A file may hold them with
+none: they wait there for a method."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompressionSettings:

@@ -56,7 +56,12 @@ def _url(uri: str, workspace: Path) -> sa.URL:
     if url.get_backend_name() == "sqlite":
         path = workspace / (url.database or "")
         if not path.is_file():  # SQLite would make an empty one
-            raise InputError(f"source.uri: {path} is missing", "a SQLite file must be there")
+            raise InputError(
+                f"source.uri: {path} is missing",
+                "a SQLite file must be there",
+                "put it there, or change source.uri: sqlite:///FILE is a path from the workspace's "
+                "folder, sqlite:////FILE one from the root",
+            )
         url = url.set(database=str(path))
     return url
 
