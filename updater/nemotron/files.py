@@ -99,6 +99,8 @@ def read_header(path: Path) -> Header:
     cure = "fetch the file again from where it came from"
     try:
         num_bytes = path.stat().st_size
+        if num_bytes < 8:  # a header's length
+            raise ValueError(f"has {num_bytes} bytes")
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(num_bytes - 8, _MAX_HEADER_BYTES):
@@ -113,7 +115,7 @@ def read_header(path: Path) -> Header:
         _check_spans(entries, spans, num_bytes - 8 - length)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "must be readable", cure) from None
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{path}: {error}"
         raise InputError(what, "must be a whole safetensors file", cure) from None
     return Header(entries, metadata, 8 + length)

@@ -79,7 +79,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "neither model.safetensors nor"),
     "pickles": (pickled, "are pickles"),
     "truncated": (truncate, "whole safetensors file"),
-    "empty": (write(WEIGHTS, b""), "whole safetensors file"),
+    "empty": (write(WEIGHTS, b""), "has 0 bytes"),
     "not safetensors": (write(WEIGHTS, b"\xff" * 64), "header is longer"),
     "a header of no tensors": (write(WEIGHTS, header([1])), "whole safetensors file"),
     "an unknown dtype": (
