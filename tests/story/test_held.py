@@ -185,7 +185,7 @@ def test_a_broken_trace_is_told_and_not_estimated(line: Path) -> None:
     try:
         _, said = answered(line, "update", "west", *settings("regularizer.method=si"), code=2)
         file.write_bytes(whole[:-50])
-        _, short = answered(line, "update", "west", *settings("regularizer.method=si"), code=1)
+        _, short = answered(line, "update", "west", *settings("regularizer.method=si"), code=2)
     finally:
         file.write_bytes(whole)
     assert "can't be estimated again" in said
