@@ -2,7 +2,7 @@
 
 For commands that have to work at night, whoever has broken the file. A section reaches from its
 heading to the next known one, and is taken where it is TOML by itself. One that isn't there has its
-defaults only where nothing that can't be read may be it. Called by `updater.config`.
+defaults only where nothing that can't be read may be it. Called by `updater.config_reader`.
 """
 
 import re

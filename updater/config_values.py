@@ -1,6 +1,6 @@
 """One value of a configuration: as it was given, of the type that its key has, and as it is told.
 
-Not whether it is allowed: `updater.settings` says so. Called by `updater.config`.
+Not whether it is allowed: `updater.settings` says so. Called by `updater.config_reader`.
 """
 
 import json
