@@ -1,7 +1,7 @@
 """The keys that a configuration may have, read off the dataclasses of `updater.settings`.
 
-Not their values. Called by `updater.config` and `updater.config_reader`, and by a test that holds the
-documentation to it.
+Not their values. Called by `updater.config` and `updater.config_reader`, and by a test that holds
+the documentation to it.
 """
 
 import dataclasses
