@@ -69,7 +69,7 @@ class Checkpoints:
                 self.quick_check(digest)
                 return self._shelf.root / digest
             target = self._cache / digest
-            if _damage(FolderShelf(self._cache), digest) is None:
+            if self._is_cached(digest):
                 return target
             manifest = self._manifest(digest)
             with alone(self._cache):
@@ -175,6 +175,13 @@ class Checkpoints:
                 target.rmdir()
             assemble(target, manifest, fill, mode=0o644, names_itself=False)
 
+    def has(self, digest: str) -> bool:
+        """Whether there is such a checkpoint: one question. Raises: ValueError, UnreachableError,
+        StoreError."""
+        _require_digest(digest)
+        with _told(self.location):
+            return self._shelf.size(f"{digest}/{manifests.NAME}") is not None
+
     def digests(self) -> list[str]:
         """The whole checkpoints in the store, sorted. Raises: UnreachableError, StoreError."""
         with _told(self.location):
@@ -187,6 +194,12 @@ class Checkpoints:
         except UnreachableError:
             raise
         except StoreError:  # its manifest is unreadable: write it again
+            return False
+
+    def _is_cached(self, digest: str) -> bool:
+        try:
+            return _damage(FolderShelf(self._cache), digest) is None
+        except DamagedError:  # its manifest is: it is downloaded again
             return False
 
     def _manifest(self, digest: str) -> Manifest:
@@ -202,7 +215,12 @@ class Checkpoints:
 
         def download() -> None:
             with self._shelf.open(source) as stream:
-                copy_checked(stream, path, manifest.files[name], f"{self.location}/{source}")
+                try:
+                    copy_checked(stream, path, manifest.files[name], f"{self.location}/{source}")
+                except UnreachableError:
+                    raise
+                except StoreError as error:
+                    raise DamagedError(str(error)) from error
 
         ask(download, without_secrets(self.location))
 

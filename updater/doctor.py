@@ -176,7 +176,8 @@ _LADDER: tuple[Mapping[str, Any], ...] = (
     {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0, "strategy": "auto"},
 )
 """What is changed, one thing on top of the other, until an update fits. A smaller batch_size comes
-with a larger accumulate: the same steps, in more passes. fsdp is by all GPUs of the machine."""
+with a larger accumulate: steps of as many examples, in more passes. fsdp is by all GPUs of the
+machine."""
 
 
 def _ways(
@@ -298,7 +299,7 @@ def _way(
         host_bytes=host,
         host_parts=found.parts("host"),
         fits=fits,
-        fits_now=fits and peak <= SPARE * free,
+        fits_now=fits and found.peak <= SPARE * free,  # this process has its context already
     )
 
 

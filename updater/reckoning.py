@@ -95,6 +95,8 @@ def stages(
     from updater.train.host_footprint import host_footprint
     from updater.train.importance_footprint import importance_footprint
 
+    if regularizer.penalty_strength == 0:  # nothing holds it, and nothing is estimated
+        regularizer = replace(regularizer, method="none")
     lora = training.adapt == "lora"
     frozen = resting(training, released) if lora else torch.float32
     on_node, kernels = training.on_one_node, machine.kernels
@@ -143,11 +145,12 @@ def answers(
     import torch
 
     from updater.train.asking_footprint import asking_footprint
+    from updater.train.portions import MOST_TOKENS
 
     on_node = training.on_one_node
     return asking_footprint(
         fields,
         dtype=released if machine.names else torch.float32,  # as `nemotron.dtypes.served_dtype`
-        num_tokens=training.batch_size * length,
+        num_tokens=min(training.batch_size * length, max(MOST_TOKENS, length)),
         shards=on_node.devices if on_node.sharded else 1,
     )

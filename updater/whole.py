@@ -7,7 +7,7 @@ way on is another version that was deployed before.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from store.errors import DamagedError, NotFoundError, StoreError
+from store.errors import DamagedError, StoreError
 from store.ledger import Ledger, ModelVersion
 from updater.errors import InputError
 
@@ -55,12 +55,12 @@ def fault(checkpoints: "Checkpoints", version: ModelVersion) -> str:
         UnreachableError, StoreError: the store can't be asked.
     """
     try:
-        checkpoints.quick_check(version.digest)
-    except NotFoundError:
+        if checkpoints.has(version.digest):
+            checkpoints.quick_check(version.digest)
+            return ""
         return f"the checkpoint of version {version.id}, {checkpoints.uri(version.digest)}, is gone"
     except DamagedError as error:
         return f"the checkpoint of version {version.id} is damaged: {error.what}"
-    return ""
 
 
 def restore(checkpoints: "Checkpoints", version: ModelVersion) -> str:

@@ -12,6 +12,7 @@ from updater.cli.app import AT_NIGHT, Session, app, reason_option
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from store.ledger import Update
     from updater.release import Check, Release
     from updater.workspace import Workspace
 
@@ -33,14 +34,27 @@ def _deploy(
 ) -> None:
     """As `_decide`, of a version of which `check` says that its checkpoint is there; and the answer
     is given, with those updates that waited and can be approved no more."""
+    waited = _waiting(workspace)
+    done = _decide(workspace, verb, *what, check=check, **more)
+    still = _waiting(workspace) if waited else None
+    others = []
+    if waited and still is not None:
+        lapsed = (waited[one] for one in waited if one not in still)
+        others = [update for update in lapsed if update.candidate != done.event.version]
+    session.answer(*tables.released(workspace, done, others))
+
+
+def _waiting(workspace: "Workspace") -> "dict[str, Update] | None":
+    """What waits for approval, by its id; None where it can't be told: no release waits for what is
+    only told beside it."""
+    from store.errors import StoreError
     from updater import release
 
-    waited = release.awaiting_approval(workspace.ledger)
-    done = _decide(workspace, verb, *what, check=check, **more)
-    still = release.awaiting_approval(workspace.ledger) if waited else []
-    lapsed = [workspace.ledger.update(one) for one in waited if one not in still]
-    others = [update for update in lapsed if update.candidate != done.event.version]
-    session.answer(*tables.released(workspace, done, others))
+    ledger = workspace.ledger
+    try:
+        return {one: ledger.update(one) for one in release.awaiting_approval(ledger)}
+    except StoreError:
+        return None
 
 
 def _check_whole(workspace: "Workspace") -> "Check":

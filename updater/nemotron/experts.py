@@ -145,9 +145,7 @@ def _put_back_after(
     step: Callable[[], object], optimizer: torch.optim.Optimizer, turn: list[_Idle]
 ) -> None:
     kept = [
-        (slices, one.idle, slices[one.idle].clone())
-        for one in turn
-        for slices in one.stepped(optimizer)
+        (slices, one.idle, slices[one.idle]) for one in turn for slices in one.stepped(optimizer)
     ]
     step()
     for slices, idle, values in kept:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import NemotronHConfig
 from transformers.models.nemotron_h import modeling_nemotron_h
 from transformers.models.nemotron_h.modeling_nemotron_h import (
@@ -24,6 +25,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
     NemotronHMamba2Mixer,
 )
 
+from regularizers.shards import is_shard
 from updater.errors import InputError
 from updater.nemotron import kernels
 
@@ -83,6 +85,14 @@ class _Mixer(NemotronHMamba2Mixer):
         if rows <= at_once:
             whole: Tensor = super().forward(hidden_states, cache_params, attention_mask, **more)
             return whole
+        if isinstance(self.in_proj, FSDPModule) or is_shard(self.in_proj.weight):
+            # Processes have unlike rows, and would ask for the weights unlike often.
+            raise InputError(
+                f"{rows:,} rows of {length:,} tokens in one of many processes",
+                f"mamba-ssm's kernels take {at_once:,} such rows of this model at a time, and a "
+                "model in shards goes through all of them at once",
+                "lower training.batch_size, and raise training.accumulate",
+            )
         if cache_params is not None:  # which is of all rows
             raise InputError(
                 f"{rows:,} rows of {length:,} tokens with a cache",
@@ -149,7 +159,9 @@ def _per_chunk(config: NemotronHConfig) -> int:
 
 def _check(model: Any, inputs: tuple[Any, ...], given: Mapping[str, Any]) -> None:
     """Before a pass. What has a shape and no memory (`updater.train.kept`) is nobody's work."""
-    first = inputs[0] if inputs else given.get("input_ids", given.get("inputs_embeds"))
+    first = inputs[0] if inputs else given.get("input_ids")
+    if first is None:
+        first = given.get("inputs_embeds")
     if isinstance(first, Tensor) and not isinstance(first, FakeTensor):
         packed = given.get("seq_idx") is not None
         check_row(

@@ -123,8 +123,8 @@ class RegularizerSettings:
         one_of("format", self.format, IMPORTANCE_FORMATS)
         if (self.method, self.estimator, self.terms) == ("ewc", "optimizer", "base"):
             raise ValueError(
-                "estimator, terms: optimizer knows what each training learnt, and not all of the "
-                'past at once; take terms = "periods", or method = "online_ewc"'
+                "method, estimator, terms: optimizer knows what each training learnt, and not all "
+                'of the past at once; take terms = "periods", or method = "online_ewc"'
             )
         if self.strength is not None:
             at_least("strength", self.strength, 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from store.ledger import ModelVersion, Update
 from updater.settings import TrainingSettings
 from updater.steps.start import start_folder, uncompressed
+from updater.steps.terms import weighs
 from updater.steps.trainings import architecture, training_of
 from updater.workspace import Workspace
 
@@ -29,11 +30,11 @@ def check(workspace: Workspace, update: Update) -> None:
     _check_means(training)
     from updater.refusals import refuse_too_large
 
-    refuse_too_large(
-        start_folder(workspace, update.base),
-        training=training,
-        regularizer=workspace.settings.regularizer,
-    )
+    regularizer = workspace.settings.regularizer
+    if regularizer.method != "l2" and not weighs(workspace, update):
+        regularizer = dataclasses.replace(regularizer, method="none")
+    folder = start_folder(workspace, update.base)
+    refuse_too_large(folder, training=training, regularizer=regularizer)
 
 
 def check_first(workspace: Workspace, kind: str, checkpoint: str) -> None:
@@ -47,7 +48,7 @@ def check_first(workspace: Workspace, kind: str, checkpoint: str) -> None:
 
     settings = workspace.settings
     if kind == "adopt":
-        _check_devices(settings.training)
+        _check_devices(settings.training.on_one_node)
         refuse_unaskable(Path(checkpoint), training=settings.training)
         return
     from updater.nemotron.presets import config_fields

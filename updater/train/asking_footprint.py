@@ -14,15 +14,20 @@ import torch
 from updater.nemotron.layout import pattern, tensor_shapes
 from updater.train.likelihood import LOGITS_BYTES
 
+_WIDE = 3
+"""As many tensors of a layer's widest states are there at once: chosen, what goes into an
+operation, what comes out of it, and a copy."""
+
 
 @dataclass(frozen=True)
 class AskingFootprint:
-    """Bytes of one device, part by part. `logits`: of one piece of the answers; `gathered`: of
-    shards, the layer that computes, embedding and output head, which are whole meanwhile; `ahead`:
-    the layer after it, on its way. A layer's states, which are gone with it, are not counted."""
+    """Bytes of one device, part by part. `logits`: of one piece of the answers; `states`: of the
+    layer that computes; `gathered`: of shards, that layer, embedding and output head, which are
+    whole meanwhile; `ahead`: the layer after it, on its way. Counted, not measured on a GPU."""
 
     weights: int
     logits: int
+    states: int
     gathered: int = 0
     ahead: int = 0
 
@@ -33,8 +38,8 @@ class AskingFootprint:
 
     @property
     def peak(self) -> int:
-        """The most at any time."""
-        return self.least + self.ahead
+        """The most at any time: while a layer computes, or the answers are made."""
+        return self.weights + self.gathered + max(self.states + self.ahead, self.logits)
 
 
 def asking_footprint(
@@ -50,7 +55,7 @@ def asking_footprint(
         fields: a config.json's.
         dtype: that it is asked in, `updater.nemotron.dtypes.served_dtype`. The few weights that
             stay float32 in any are counted in it too.
-        num_tokens: of the completions of a batch.
+        num_tokens: of a pass, all of which may be completions.
         shards: processes that have a part of every weight each.
     """
     shapes = tensor_shapes(fields, where="config.json")
@@ -66,6 +71,18 @@ def asking_footprint(
     return AskingFootprint(
         weights=dtype.itemsize * sum(numels.values()) // shards,
         logits=each * piece * fields["vocab_size"],
+        states=dtype.itemsize * num_tokens * (2 * fields["hidden_size"] + _WIDE * _widest(fields)),
         gathered=dtype.itemsize * (max(layers) + ends) if shards > 1 else 0,
         ahead=dtype.itemsize * max(layers) if shards > 1 else 0,
     )
+
+
+def _widest(fields: Mapping[str, Any]) -> int:
+    """Numbers that a layer makes of a token at the most: Mamba-2's projection, an MLP's neurons, or
+    those of all experts that a token comes to."""
+    widest = 0
+    for name, shape in tensor_shapes(fields, where="config.json").items():
+        if name.startswith("backbone.layers.") and len(shape) == 2:
+            times = fields["num_experts_per_tok"] if ".mixer.experts." in name else 1
+            widest = max(widest, times * shape[0])
+    return widest

@@ -112,7 +112,7 @@ def footprint(
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
     # Under LoRA the base's own weights, which stay as they are; of several terms not.
-    shares = training.adapt == "lora" and regularizer.terms == "base"
+    shares = training.adapt == "lora" and not _between_terms(regularizer)
     num_tokens = training.batch_size * length
     return Footprint(
         weights=(4 * total["trained"] + frozen_dtype.itemsize * total["frozen"]) // shards,
@@ -132,7 +132,11 @@ def footprint(
 def anchor_dtype(regularizer: RegularizerSettings, released: torch.dtype) -> torch.dtype:
     """Of the anchor of weights released in `released`: several terms are anchored at a mean, which
     is of no released digits."""
-    return released if regularizer.terms == "base" else torch.float32
+    return torch.float32 if _between_terms(regularizer) else released
+
+
+def _between_terms(regularizer: RegularizerSettings) -> bool:
+    return (regularizer.method, regularizer.terms) == ("ewc", "periods")
 
 
 def held_bytes(

@@ -20,11 +20,10 @@ from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import HOLD_WEIGHTS, METHODS
 from updater.train.adapt import freeze
 from updater.train.footprint import anchor_dtype, held_bytes
+from updater.train.sharded_state import FILE_BYTES
 
 PROCESS_BYTES = 2**31
 """Of a process with torch, transformers and CUDA beside its tensors: chosen, about that."""
-
-_SHARD_FILE_BYTES = 2**31  # of a state in shards, that each process has once more while it writes
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,17 @@ def host_footprint(
         pinned=pinned,
         rounding=rounding,
         # Weights and both moments; safetensors has a file's tensors in main memory all at once.
-        saved=_SHARD_FILE_BYTES * training.devices if training.sharded else 12 * sizes.trained,
+        saved=_saved(training, 12 * sizes.trained),
         streamed=2 * 4 * largest,
         processes=PROCESS_BYTES * (1 + (training.devices if training.devices > 1 else 0)),
     )
+
+
+def _saved(training: TrainingSettings, whole: int) -> int:
+    """Of a state in shards each process has a file of its own part at a time."""
+    if not training.sharded:
+        return whole
+    return training.devices * min(FILE_BYTES, whole // training.num_processes)
 
 
 def _rounded(size: int) -> int:

@@ -1,7 +1,7 @@
 """What memory the importance step takes, reckoned before there is any of it.
 
 As `updater.train.footprint`, which reckons the training that comes after it. Called by
-`updater.doctor`.
+`updater.reckoning`.
 """
 
 import json
@@ -88,13 +88,19 @@ def importance_footprint(
     return ImportanceFootprint(
         weights=total["weights"] // shards,
         totals=4 * total["trained"] // shards,
-        # As it comes, and in float32.
-        gradient=2 * 4 * _largest(json.dumps(dict(fields)), training),
+        gradient=_gradient_bytes(training, frozen_dtype)
+        * _largest(json.dumps(dict(fields)), training),
         activations=total["kept"],
         recomputed=total["recomputed"],
         logits=logits,
         gathered=gathered_bytes(total) if shards > 1 else 0,
     )
+
+
+def _gradient_bytes(training: TrainingSettings, frozen_dtype: torch.dtype) -> int:
+    """An entry's, as it comes and, where that is another dtype, in float32."""
+    own = frozen_dtype.itemsize if training.adapt == "lora" else 4
+    return own if own == 4 else own + 4
 
 
 @lru_cache(maxsize=1024)

@@ -29,7 +29,7 @@ from updater.train.state import Counters, Live
 
 _PREFIX = "step-"
 _RECORD = "training.json"
-_FILE_BYTES = 2**31  # of each process
+FILE_BYTES = 2**31  # of each process
 
 
 def save(
@@ -77,7 +77,7 @@ def _files(tensors: Mapping[str, torch.Tensor], world: int) -> dict[str, int]:
     files, filled = {}, 0
     for name, tensor in tensors.items():
         filled += tensor.numel() * tensor.element_size()
-        files[name] = 1 + filled // (world * _FILE_BYTES)
+        files[name] = 1 + filled // (world * FILE_BYTES)
     return files
 
 

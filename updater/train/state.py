@@ -69,7 +69,7 @@ class Live:
         key, _, owner = rest.partition("/")
         parameter = self.parameters[owner]
         if value.shape == parameter.shape:
-            value = sharded_like(parameter, value)
+            value = sharded_like(parameter, value.to(parameter.dtype))
         # Of torch's Adam only a fused one counts its steps on the device.
         if key != "step" or self.optimizer.defaults["fused"]:
             value = value.to(parameter.device)

@@ -13,7 +13,7 @@ from torch import distributed
 from regularizers import stored
 from updater.launch import worker
 
-SECONDS = 8
+SECONDS = 20
 whole = distributed.init_process_group
 
 
