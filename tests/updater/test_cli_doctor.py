@@ -526,7 +526,7 @@ def test_a_small_estimate_is_reckoned_as_counted_by_hand(tmp_path: Path) -> None
     assert found is not None
     assert found.weights == 4 * sum(p.numel() for p in model.parameters())
     assert found.totals == 4 * sum(moved)
-    assert found.gradient == 8 * max(moved)
+    assert found.gradient == 4 * max(moved)  # of float32 no copy is made
     sampled = importance_footprint(
         fields,
         training=TrainingSettings(),
