@@ -140,6 +140,19 @@ def test_export_of_a_corrupt_checkpoint_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_whether_it_is_there_takes_one_question(
+    store: Checkpoints, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.add(folder)
+    asked: list[str] = []
+    shelf = store._shelf
+    size = shelf.size
+    monkeypatch.setattr(shelf, "size", lambda name: asked.append(name) or size(name))
+    assert store.has(digest)
+    assert not store.has("0" * 64)
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize(
     ("data", "quick", "said"),
     [

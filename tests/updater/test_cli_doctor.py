@@ -203,6 +203,12 @@ def test_what_can_not_fit_is_refused_before_any_work(
     refusals.refuse_too_large(folder, training=lora, regularizer=RegularizerSettings())
     many = dataclasses.replace(full, devices=8)
     refusals.refuse_too_large(folder, training=many, regularizer=RegularizerSettings())
+    # Nothing is estimated where nothing is held: 116 GB of totals beside 63 GB of weights.
+    experts = dataclasses.replace(lora, lora_experts=True)
+    with pytest.raises(InputError, match="in the estimate of its importance"):
+        refusals.refuse_too_large(folder, training=experts, regularizer=RegularizerSettings())
+    free = RegularizerSettings(strength=0)
+    refusals.refuse_too_large(folder, training=experts, regularizer=free)
     small = released(tmp_path / "y", "nemotron-3-tiny")
     monkeypatch.setattr(footprint_module, "footprint", None)  # not even reckoned
     refusals.refuse_too_large(small, training=full, regularizer=RegularizerSettings())

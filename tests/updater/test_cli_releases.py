@@ -8,6 +8,7 @@ from shutil import rmtree
 import pytest
 
 from store.checkpoints import Checkpoints
+from store.errors import StoreError
 from store.ledger import Ledger, migrate
 from updater import release
 from updater.cli import run
@@ -63,6 +64,17 @@ def said(capfd: pytest.CaptureFixture[str], workspace: Workspace, *words: str, c
     assert run(["--workspace", str(workspace.root), *words]) == code
     (line,) = capfd.readouterr().err.splitlines()
     return line
+
+
+def test_no_release_waits_for_what_is_told_beside_it(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_ledger: object) -> list[str]:
+        raise StoreError("it can't be told")
+
+    monkeypatch.setattr(release, "awaiting_approval", refuse)
+    assert run(["--workspace", str(workspace.root), "rollback", *WHY]) == 0
+    assert "Version 1 is deployed" in capfd.readouterr().out
 
 
 def test_a_lost_mlflow_does_not_say_that_nothing_was_changed(

@@ -196,6 +196,19 @@ def test_a_layer_takes_as_many_rows_at_a_time_as_they_reach(
 
 
 @pytest.mark.usefixtures("scan")
+def test_in_shards_a_batch_is_not_taken_in_parts(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes have unlike rows: they would gather a layer's weights unlike often, and wait."""
+    model, _ = checkpoint.load(base)
+    model(tokens(3, 100), use_cache=False)
+    monkeypatch.setattr(kernel_inputs, "is_shard", lambda _weight: True)
+    with pytest.raises(InputError, match=r"3 rows of 100 tokens.*lower training\.batch_size"):
+        model(tokens(3, 100), use_cache=False)
+    model(tokens(1, 100), use_cache=False)
+
+
+@pytest.mark.usefixtures("scan")
 def test_a_pass_of_a_longer_row_is_refused(base: Path) -> None:
     model, _ = checkpoint.load(base)
     model(tokens(3, 100), use_cache=False)
