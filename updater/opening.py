@@ -114,8 +114,8 @@ def open_first(
 
         given = arguments["checkpoint"] if kind == "adopt" else _tokenizer(workspace)
         beginning.check_template(str(given), reader(Path(given)))
-    room.check_first(workspace, kind, arguments.get("checkpoint", ""))
     workspace.registry.check()  # training would miss it at its end, after hours
+    room.check_first(workspace, kind, arguments.get("checkpoint", ""))
     if kind == "adopt":
         beginning.check_numbers(Path(arguments["checkpoint"]), progress=workspace.progress)
     started = time.monotonic()
