@@ -8,7 +8,8 @@ import click
 from rich.console import Console
 
 from updater.cli import tables
-from updater.cli.app import AT_NIGHT, Session, app, many_periods
+from updater.cli.app import AT_NIGHT, EXIT_BAD_INPUT, Session, app, many_periods
+from updater.errors import InputError
 
 Table = Callable[[Console, dict[str, Any]], None]
 
@@ -24,17 +25,23 @@ def _tell(session: Session, answer: dict[str, Any], table: Table) -> None:
 def status(session: Session, repair: bool) -> None:
     """Show what is deployed, due and waiting.
 
-    `consistent` is whether MLflow's aliases agree with the ledger's events.
+    `consistent` is whether MLflow's aliases agree with the ledger's events. Where something else
+    is wrong in the configuration it is shown all the same, with exit code 2.
 
     \b
     Example: updater status --json
     """
     from updater import outcome, release
 
-    workspace = session.workspace(AT_NIGHT)
+    code = 0
+    try:
+        workspace = session.workspace()
+    except InputError:  # which the next line says, or raises
+        workspace, code = session.workspace(AT_NIGHT), EXIT_BAD_INPUT
     if repair:
         release.repair(workspace.ledger, workspace.aliases)
     _tell(session, outcome.status(workspace), tables.status)
+    raise click.exceptions.Exit(code)
 
 
 @app.command()
