@@ -34,7 +34,9 @@ class Manifest:
 
     @classmethod
     def of(cls, folder: Path) -> "Manifest":
-        """The manifest of what lies in `folder` now, every byte read. A NAME in it is left out.
+        """The manifest of what lies in `folder` now, every byte read. A NAME in it is left out, and
+        so are hidden folders: what a clone or a download keeps there (.git, .cache) has the weights
+        once more.
 
         Raises:
             ValueError: it is no folder, holds no file, or something other than files and folders.
@@ -44,8 +46,11 @@ class Manifest:
             raise ValueError(f"{folder}: must be a folder with a checkpoint's files")
         files = {}
         for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
+            within = path.relative_to(folder)
+            name = within.as_posix()
             if name == NAME or (path.is_dir() and not path.is_symlink()):
+                continue
+            if any(part.startswith(".") for part in within.parts[:-1]):
                 continue
             if not path.is_file():
                 raise ValueError(

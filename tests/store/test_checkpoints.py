@@ -140,6 +140,20 @@ def test_export_of_a_corrupt_checkpoint_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_hidden_folders_of_a_clone_are_no_part_of_it(
+    store: Checkpoints, folder: Path, tmp_path: Path
+) -> None:
+    digest = store.add(folder)
+    for name in (".git/objects/pack", ".cache/huggingface/lock", "code/.git/HEAD"):
+        file = folder / name
+        file.parent.mkdir(parents=True)
+        file.write_text("x")
+    assert store.add(folder) == digest
+    (folder / ".gitattributes").write_text("x")
+    store.export(store.add(folder), tmp_path / "out")
+    assert content(tmp_path / "out") == FILES | {".gitattributes": b"x"}
+
+
 def test_whether_it_is_there_takes_one_question(
     store: Checkpoints, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
