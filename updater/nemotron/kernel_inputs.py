@@ -25,7 +25,6 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
     NemotronHMamba2Mixer,
 )
 
-from regularizers.shards import is_shard
 from updater.errors import InputError
 from updater.nemotron import kernels
 
@@ -85,12 +84,12 @@ class _Mixer(NemotronHMamba2Mixer):
         if rows <= at_once:
             whole: Tensor = super().forward(hidden_states, cache_params, attention_mask, **more)
             return whole
-        if isinstance(self.in_proj, FSDPModule) or is_shard(self.in_proj.weight):
-            # Processes have unlike rows, and would ask for the weights unlike often.
+        if isinstance(self.in_proj, FSDPModule):
+            # Each use gathers its weight, and processes of unlike rows would use it unlike often.
             raise InputError(
                 f"{rows:,} rows of {length:,} tokens in one of many processes",
-                f"mamba-ssm's kernels take {at_once:,} such rows of this model at a time, and a "
-                "model in shards goes through all of them at once",
+                f"mamba-ssm's kernels take {at_once:,} such rows of this model at a time, and one in "
+                "shards under bf16-mixed goes through all of them at once",
                 "lower training.batch_size, and raise training.accumulate",
             )
         if cache_params is not None:  # which is of all rows

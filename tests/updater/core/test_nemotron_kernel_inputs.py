@@ -202,7 +202,7 @@ def test_in_shards_a_batch_is_not_taken_in_parts(
     """Processes have unlike rows: they would gather a layer's weights unlike often, and wait."""
     model, _ = checkpoint.load(base)
     model(tokens(3, 100), use_cache=False)
-    monkeypatch.setattr(kernel_inputs, "is_shard", lambda _weight: True)
+    monkeypatch.setattr(kernel_inputs, "FSDPModule", torch.nn.Linear)
     with pytest.raises(InputError, match=r"3 rows of 100 tokens.*lower training\.batch_size"):
         model(tokens(3, 100), use_cache=False)
     model(tokens(1, 100), use_cache=False)
