@@ -91,7 +91,7 @@ class LowRankAnchor:
         """The value at the merged weights, a float32 scalar without a graph, for the log."""
         total = torch.zeros((), dtype=torch.float64)
         for name in self._held.names:
-            if (grams := self._grams(name)) is not None:
+            if (grams := self._grams_of(name)) is not None:
                 pull = (grams.p * grams.q).sum(dtype=torch.float64)
                 total = total.to(pull.device) + self.strength / 2 * grams.square * pull
             elif (factors := self._factors.get(name)) is not None:
@@ -113,7 +113,7 @@ class LowRankAnchor:
             if (factors := self._factors.get(name)) is None:
                 continue
             gradients = (_gradient(factors.a), _gradient(factors.b))
-            if (grams := self._grams(name)) is not None:
+            if (grams := self._grams_of(name)) is not None:
                 scale = self.strength * grams.square
                 factors.a_of(gradients[0]).add_(grams.q @ grams.weighted_a, alpha=scale)
                 factors.b_of(gradients[1]).add_(grams.weighted_b @ grams.p, alpha=scale)
@@ -124,7 +124,7 @@ class LowRankAnchor:
                 grad_b.add_(pull @ a.float().mT, alpha=scale)
                 grad_a.add_(b.float().mT @ pull, alpha=scale)
 
-    def _grams(self, name: str) -> "_Grams | None":
+    def _grams_of(self, name: str) -> "_Grams | None":
         """None where the displacement has to be made, piece by piece."""
         if name not in self._factors or name not in self._shared:
             return None

@@ -21,7 +21,7 @@ THIRD_PARTY_CORE = {
     "pyarrow",
     "tqdm",
     "torchao",  # inside functions alone, as a test below has it
-    "triton",  # torch brings it where there are GPUs, and it is asked for nowhere else
+    "triton",  # torch brings it where there are GPUs; without one only tests ask for it
 }
 CORE = (
     *("updater.nemotron", "updater.train", "updater.compress", "updater.evaluate"),
