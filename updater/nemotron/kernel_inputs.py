@@ -88,8 +88,8 @@ class _Mixer(NemotronHMamba2Mixer):
             # Each use gathers its weight, and processes of unlike rows would use it unlike often.
             raise InputError(
                 f"{rows:,} rows of {length:,} tokens in one of many processes",
-                f"mamba-ssm's kernels take {at_once:,} such rows of this model at a time, and one in "
-                "shards under bf16-mixed goes through all of them at once",
+                f"mamba-ssm's kernels take {at_once:,} such rows of this model at a time, and one "
+                "in shards under bf16-mixed goes through all of them at once",
                 "lower training.batch_size, and raise training.accumulate",
             )
         if cache_params is not None:  # which is of all rows
