@@ -18,8 +18,7 @@ from updater.train.lesson import Lesson
 
 WARM_UP_STEPS, TIMED_STEPS = 4, 10
 LARGE = 8
-"""Micro-batches of a large step: 32,768 tokens of the shapes here. NVIDIA's recipes for this family
-take more."""
+"""Micro-batches of a large step: 32,768 tokens of the shapes here. Chosen."""
 LARGE_WARM_UP, LARGE_TIMED = 1, 3
 
 
