@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import struct
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -679,3 +680,24 @@ def test_what_the_next_update_trains_is_told_where_the_deployed_version_is_compr
         left = json.loads(result.stdout.splitlines()[-1])
         assert left["compressed"] == "compressed"
         assert left["model"]["num_parameters"] < found["model"]["num_parameters"]
+
+
+@pytest.mark.parametrize("name", ["Super", "Ultra"])
+def test_what_one_machine_takes_at_least_is_as_documented(name: str) -> None:
+    """docs/parallel.md, of eight devices, in GiB."""
+    from updater.reckoning import stages
+
+    page = (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
+    (row,) = re.findall(rf"^\| \**{name}\** \|(.*)\|$", page, re.MULTILINE)
+    found = stages(
+        presets.config_fields(f"nemotron-3-{name.lower()}", 131_072),
+        dataclasses.replace(GPU, names=GPU.names * 8),
+        TrainingSettings(devices=8, precision="bf16-mixed", mtp="align"),
+        RegularizerSettings(),
+        1,
+        released=torch.bfloat16,
+    )
+    assert found.head is not None
+    assert found.importance is not None
+    least = [stage.least for stage in (found.answers, found.head, found.importance)]
+    assert [round(size / 2**30) for size in least] == [int(cell) for cell in row.split("|")]
