@@ -3,7 +3,9 @@
 
 import json
 import time
+import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +17,9 @@ from updater.daemon import Daemon, fetch
 class Api:
     """Airflow's, as its admin."""
 
-    def __init__(self, url: str, home: Path) -> None:
+    def __init__(self, url: str, password: str) -> None:
         self.url, self.token = url, ""
-        kept = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text())
-        body = {"username": "admin", "password": kept["admin"]}
+        body = {"username": "admin", "password": password}
         self.token = self("POST", "/auth/token", body)["access_token"]
 
     def __call__(self, method: str, path: str, body: dict | None = None) -> dict:
@@ -28,8 +29,23 @@ class Api:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
-    def trigger(self, dag: str, **fields: object) -> None:
-        self("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, **fields})
+    def trigger(self, dag: str, **fields: object) -> str:
+        """A run begins, once; its id. Over SQLite the server answers 500 where another process
+        wrote after the transaction had read ("database is locked", for which no timeout waits), and
+        nothing is written: it is asked again for the same run."""
+        run = f"manual__{uuid.uuid4().hex}"
+        body = {"dag_run_id": run, "logical_date": None, **fields}
+        end = time.monotonic() + 20
+        while True:
+            try:
+                self("POST", f"/api/v2/dags/{dag}/dagRuns", body)
+                return run
+            except urllib.error.HTTPError as error:
+                if error.code == 409:  # the answer to an earlier asking was lost
+                    return run
+                if error.code != 500 or time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
     def unpause(self, dag: str) -> None:
         self("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})
@@ -65,7 +81,8 @@ def running(airflow, log: Path, dags: Iterable[str], **environ: str) -> Iterator
     )
     try:
         until(is_healthy, 300, daemon)
-        api = Api(url, home)
+        kept = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text())
+        api = Api(url, kept["admin"])
         wanted = set(dags)
         until(lambda: wanted <= api.dags(), 90, daemon)
         assert api("GET", "/api/v2/importErrors")["import_errors"] == []

@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 import coverage
 import psutil
 import pytest
+from running_airflow import Api
 
 from updater import local, orphans
 from updater.daemon import Daemon
@@ -94,19 +94,8 @@ class Served:
             )
 
         match = self.wait_for(printed)
-        self.airflow, password, self.mlflow = match.groups()
-        self.token = None
-        body = {"username": "admin", "password": password}
-        self.token = self.call("POST", "/auth/token", body)["access_token"]
-
-    def call(self, method: str, path: str, body: dict | None = None) -> dict:
-        headers = {"Content-Type": "application/json"}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.airflow + path, data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        url, password, self.mlflow = match.groups()
+        self.call = Api(url, password)
 
     def orders(self, **orders) -> None:
         (self.workspace / "fake.json").write_text(json.dumps(orders))
@@ -117,8 +106,7 @@ class Served:
         return [json.loads(line) for line in lines]
 
     def trigger(self, **fields) -> str:
-        body = {"logical_date": None, **(fields or {"conf": {"period": "2026-04"}})}
-        return self.call("POST", "/api/v2/dags/model_update/dagRuns", body)["dag_run_id"]
+        return self.call.trigger("model_update", **(fields or {"conf": {"period": "2026-04"}}))
 
     def states(self, run: str) -> dict[str, str]:
         path = f"/api/v2/dags/model_update/dagRuns/{run}/taskInstances"
@@ -174,7 +162,7 @@ def test_both_answer_and_the_pool_and_the_dag_are_there(served):
     dag = served.call("GET", "/api/v2/dags/model_update")
     assert dag["is_paused"] is False
     assert served.call("GET", "/api/v2/importErrors")["total_entries"] == 0
-    assert not served.airflow.endswith(f":{served.taken.getsockname()[1]}")
+    assert not served.call.url.endswith(f":{served.taken.getsockname()[1]}")
     assert (served.workspace / ".airflow" / ".gitignore").read_text() == "*\n"
     assert (served.workspace / "mlflow.db").exists()
 
