@@ -150,16 +150,18 @@ class QuadraticAnchor:
 
     def share(self, frozen: Mapping[str, Tensor]) -> frozenset[str]:
         """Every anchor that equals its frozen weight uses that weight's memory from now on, and
-        lets go of its own. Returns the names of those.
+        lets go of its own. Returns the names of those. Of shards a collective: every rank must ask,
+        and gets the same.
 
         Raises:
             ValueError: a held parameter is missing or has another shape.
         """
         same = []
         for name, theta in self._held(frozen):
-            mine = self._anchor[name]
+            here, mine, _ = self.term(name, theta)
             exact = torch.promote_types(mine.dtype, theta.dtype) == theta.dtype
-            if exact and torch.equal(mine.to(theta), theta):
+            differs = not (exact and torch.equal(mine.to(here), here))
+            if not over_shards(torch.tensor(int(differs), device=here.device), theta):
                 self._anchor[name] = theta.detach()
                 same.append(name)
         return frozenset(same)

@@ -4,7 +4,8 @@ Under LoRA a weight is W0 + s B A with W0 frozen. The penalty stays that of the 
 strength/2 * sum F (W0 + s B A - anchor)^2 with F over the full weight, not one over A and B apart
 (Zheng et al. 2026, "Revisiting Weight Regularization for Low-Rank Continual Learning", arXiv
 2602.17559); its gradient reaches the factors by the chain rule. Which weights have factors, the
-caller says: `updater.train.adapt` reads them out of peft's modules.
+caller says: `updater.train.adapt` reads them out of peft's modules. The weights may be DTensors cut
+by rows, under factors that every rank has whole: each rank then sees to its rows.
 
 Where the anchor is W0 and the importance factored, F = r c^T, no matrix of the weight's size is
 needed: with the Gram matrices P = A diag(c) A^T and Q = B^T diag(r) B, each rank times rank,
@@ -13,16 +14,16 @@ needed: with the Gram matrices P = A diag(c) A^T and Q = B^T diag(r) B, each ran
 Ours, by writing sum_ij r_i c_j (B A)_ij^2 as a trace.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from regularizers.anchor import NoAnchor, QuadraticAnchor, Regularizer, chunks
 from regularizers.formats import Factored, whole
+from regularizers.shards import all_rows, is_shard, local, over_shards, rows_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,42 @@ class Factors:
             return tensor
         return tensor.view(tensor.shape[0], -1, self.num_experts).permute(2, 0, 1)
 
+    @torch.no_grad()
+    def merge_into(self, weight: Tensor) -> None:
+        """`weight` += s B A, in float32 and rounded once, to its own dtype; of a shard its rows."""
+        for piece in self.pieces(weight, (local(weight),)):
+            piece.terms[0].add_(piece.displacement)
+
+    def pieces(
+        self, weight: Tensor, terms: Sequence[Any], beside: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> Iterator["Piece"]:
+        """A chunk at a time: some rows of `weight`, or some experts of a stack; those of this rank.
+
+        Args:
+            terms: of the shape that this rank's part of `weight` has, in `weight`'s memory first.
+            beside: pairs that are laid out as a and b are.
+        """
+        mine = rows_of(weight) if is_shard(weight) else slice(None)
+        pairs = ((self.a, self.b), *beside)
+        of_a = tuple(self.a_of(a) for a, _ in pairs)
+        of_b = tuple(self.b_of(b)[mine] for _, b in pairs)
+        # A matrix's rows all need the whole of A; an expert needs its own.
+        cut_a = () if self.num_experts is None else tuple(a[mine] for a in of_a)
+        for cut in chunks(*terms, *of_b, *cut_a):
+            parts, rest = cut[: len(terms)], cut[len(terms) :]
+            of_piece = list(zip(rest[len(pairs) :] or of_a, rest, strict=False))
+            a, b = of_piece[0]
+            yield Piece(parts, (self.scale * b.float()) @ a.float(), of_piece)
+
+
+class Piece(NamedTuple):
+    """`terms`: its rows of each. `displacement`: s B A there, float32. `pairs`: the parts of a and
+    b that make it, and those of what lies beside them."""
+
+    terms: tuple[Any, ...]
+    displacement: Tensor
+    pairs: list[tuple[Tensor, Tensor]]
+
 
 class LowRankAnchor:
     """`held`'s penalty and pull where the weights are `frozen` but for their `factors`.
@@ -69,15 +106,13 @@ class LowRankAnchor:
 
     Raises:
         ValueError: an anchored name has no frozen weight, or one of another shape, or a factor's
-            product is not of its weight's shape; or a weight is sharded.
+            product is not of its weight's shape.
     """
 
     def __init__(
         self, held: QuadraticAnchor, frozen: Mapping[str, Tensor], factors: Mapping[str, Factors]
     ) -> None:
         for name, part in factors.items():
-            if isinstance(frozen[name], DTensor):
-                raise ValueError(f"parameter {name!r} is sharded: its factors can't be held")
             made = (*part.b_of(part.b).shape[:-1], part.a.shape[-1])
             if made != tuple(frozen[name].shape):
                 shapes = f"{made}, the weight {tuple(frozen[name].shape)}"
@@ -85,6 +120,8 @@ class LowRankAnchor:
         self.strength = held.strength
         self._held, self._frozen, self._factors = held, frozen, factors
         self._shared = held.share(frozen)
+        named = ((name, self._factored(name)) for name in factors if name in self._shared)
+        self._whole = {name: weight for name, weight in named if weight is not None}
 
     @torch.no_grad()
     def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -94,10 +131,13 @@ class LowRankAnchor:
             if (grams := self._grams_of(name)) is not None:
                 pull = (grams.p * grams.q).sum(dtype=torch.float64)
                 total = total.to(pull.device) + self.strength / 2 * grams.square * pull
-            elif (factors := self._factors.get(name)) is not None:
-                for displacement, weight, *_ in self._pieces(name, factors.a, factors.b):
-                    pull = (displacement.square_() * weight).sum(dtype=torch.float64)
-                    total = total.to(pull.device) + self.strength / 2 * pull
+            elif name in self._factors:
+                frozen = self._frozen[name]
+                pull = torch.zeros((), dtype=torch.float64, device=frozen.device)
+                for piece, weight in self._pieces(name):
+                    pull += (piece.displacement.square_() * weight).sum(dtype=torch.float64)
+                pull = over_shards(pull, frozen)
+                total = total.to(pull.device) + self.strength / 2 * pull
             elif name not in self._shared:
                 held = self._held.penalty_of(name, self._frozen[name])
                 total = total.to(held.device) + held
@@ -118,39 +158,42 @@ class LowRankAnchor:
                 factors.a_of(gradients[0]).add_(grams.q @ grams.weighted_a, alpha=scale)
                 factors.b_of(gradients[1]).add_(grams.weighted_b @ grams.p, alpha=scale)
                 continue
-            scale = self.strength * factors.scale
-            for displacement, weight, a, b, grad_a, grad_b in self._pieces(name, *gradients):
-                pull = displacement.mul_(weight)
-                grad_b.add_(pull @ a.float().mT, alpha=scale)
-                grad_a.add_(b.float().mT @ pull, alpha=scale)
+            pulls = (torch.zeros_like(gradients[0]), torch.zeros_like(gradients[1]))
+            for piece, weight in self._pieces(name, pulls):
+                (a, b), (pull_a, pull_b) = piece.pairs
+                pull = piece.displacement.mul_(weight)
+                pull_b.add_(pull @ a.float().mT)
+                pull_a.add_(b.float().mT @ pull)
+            for gradient, part in zip(gradients, pulls, strict=True):
+                part = over_shards(part, self._frozen[name])  # each rank has seen to its rows
+                gradient.add_(part, alpha=self.strength * factors.scale)
 
     def _grams_of(self, name: str) -> "_Grams | None":
         """None where the displacement has to be made, piece by piece."""
-        if name not in self._factors or name not in self._shared:
+        if name not in self._whole:
             return None
-        _, _, weight = self._held.term(name, self._frozen[name])
+        return _grams(self._factors[name], self._whole[name])
+
+    def _factored(self, name: str) -> Factored | None:
+        """The importance, all its rows and columns, where the Gram matrices serve."""
+        frozen = self._frozen[name]
+        _, _, weight = self._held.term(name, frozen)
         # A stack whose matrices have a single column is factored otherwise.
         if not isinstance(weight, Factored) or weight.columns.shape[-2] != 1:
             return None
-        return _grams(self._factors[name], weight)
+        rows, columns = (part.to(frozen.device) for part in (weight.rows, weight.columns))
+        stacked = columns.dim() > 2  # each matrix of a stack has columns of its own
+        return Factored(all_rows(rows, frozen), all_rows(columns, frozen) if stacked else columns)
 
-    def _pieces(
-        self, name: str, beside_a: Tensor, beside_b: Tensor
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """A chunk at a time: displacement and importance of some rows (of some experts of a
-        stack), the parts of A and B that make those, and of what is laid out beside them."""
-        factors = self._factors[name]
-        whole_a = (factors.a_of(factors.a), factors.a_of(beside_a))
-        of_b = (factors.b_of(factors.b), factors.b_of(beside_b))
-        # A matrix's rows all need the whole of A; an expert needs its own.
-        cut_a = () if factors.num_experts is None else whole_a
-        terms = self._held.term(name, self._frozen[name])
-        for frozen, anchor, weight, b, grad_b, *rest in chunks(*terms, *of_b, *cut_a):
-            a, grad_a = rest or whole_a
-            displacement = (factors.scale * b.float()) @ a.float()
+    def _pieces(self, name: str, *beside: tuple[Tensor, Tensor]) -> Iterator[tuple[Piece, Tensor]]:
+        """A chunk at a time, whose displacement is from the anchor; and the importance there."""
+        frozen = self._frozen[name]
+        terms = self._held.term(name, frozen)
+        for piece in self._factors[name].pieces(frozen, terms, beside):
+            here, anchor, weight = piece.terms
             if name not in self._shared:
-                displacement += frozen.float() - anchor
-            yield displacement, whole(weight), a, b, grad_a, grad_b
+                piece.displacement.add_(here.float() - anchor)
+            yield piece, whole(weight)
 
 
 class _Grams(NamedTuple):
@@ -166,7 +209,6 @@ class _Grams(NamedTuple):
 
 def _grams(factors: Factors, weight: Factored) -> _Grams:
     a, b = factors.a_of(factors.a).float(), factors.b_of(factors.b).float()
-    weight = weight.to(a.device)
     weighted_a, weighted_b = a * weight.columns, b * weight.rows
     return _Grams(weighted_a @ a.mT, weighted_b.mT @ b, weighted_a, weighted_b, factors.scale**2)
 

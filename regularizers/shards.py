@@ -97,6 +97,15 @@ def shard_of(theta: Tensor, part: Tensor, shape: torch.Size, *, cut: bool) -> DT
     return DTensor(part, DTensorSpec(theta.device_mesh, places, about), requires_grad=False)
 
 
+def all_rows(part: Tensor, theta: Tensor) -> Tensor:
+    """All ranks' parts of a tensor that is cut along dimension 0 as theta is, one after the other;
+    `part` itself where theta is whole. Every rank must ask."""
+    if not isinstance(theta, DTensor):
+        return part
+    shape = torch.Size((theta.shape[0], *part.shape[1:]))
+    return shard_of(theta, part, shape, cut=True).full_tensor()
+
+
 def over_shards(value: Tensor, theta: Tensor) -> Tensor:
     """The sum of every rank's value, each shard counted once."""
     if not isinstance(theta, DTensor):

@@ -130,8 +130,8 @@ class TrainingSettings:
     `devices` GPUs on each of `nodes` machines train together, a process for each (on a machine
     without GPUs as many processes). `strategy`: "ddp", each has the whole model and sees a part of
     every batch; "fsdp", each has a part of every weight, gradient and optimizer state as well;
-    "auto", ddp under lora, which is refused in shards, and fsdp else. `rendezvous`: host:port
-    where several nodes meet, of the first.
+    under lora of the frozen weights, and the factors whole; "auto", ddp under lora and fsdp else.
+    `rendezvous`: host:port where several nodes meet, of the first.
 
     `train_thinking`: of a conversation whose answer has thinking, both are learnt; else the answer
     alone, to which the thinking is text before it. Answers are judged without it either way.
@@ -205,10 +205,10 @@ class TrainingSettings:
             raise ValueError(
                 "devices, precision: 16-mixed is trained on one device; several take bf16-mixed"
             )
-        if self.adapt == "lora" and self.strategy == "fsdp":
+        if self.lora_experts and self.adapt == "lora" and self.sharded:
             raise ValueError(
-                "adapt, strategy: low-rank factors are not trained in shards; take ddp, each "
-                "device having the whole model"
+                "lora_experts, strategy: low-rank factors of routed experts are not trained in "
+                "shards; leave them out, or take ddp, each device having the whole model"
             )
 
     @property

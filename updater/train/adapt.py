@@ -1,9 +1,10 @@
 """What of a model is trained: all of it, or low-rank factors (LoRA) that are merged afterwards.
 
 peft builds the factors inside the model (Hu et al. 2021, arXiv 2106.09685: W0 + alpha/r B A, with
-B zero at the start) and merges them. A merged model is a plain one again: what is exported needs
-no peft and no adapter support of a serving stack, which for routed experts is rare (vLLM #47088,
-TensorRT-LLM #12154). Called by `updater.train.fit`.
+B zero at the start). They are merged afterwards: a merged model is a plain one again, and what is
+exported needs no peft and no adapter support of a serving stack, which for routed experts is rare
+(vLLM #47088, TensorRT-LLM #12154). Where the weights are in shards each process has all factors,
+and merges them into its rows. Called by `updater.train.fit`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -66,12 +67,13 @@ def adapted(model: NemotronHForCausalLM, training: TrainingSettings) -> Iterator
         torch.manual_seed(training.seed)
         tuner = LoraModel(model, _config(model, training), _ADAPTER)
     _in_float32(model)
-    finish = tuner.unload
+    factors = dict(_factors(model, names))
     try:
-        yield Adaptation(weights, dict(_factors(model, names)))
-        finish = tuner.merge_and_unload
+        yield Adaptation(weights, factors)
+        for name, part in factors.items():  # peft's own merging adds up no shards
+            part.merge_into(weights[name])
     finally:
-        finish()
+        tuner.unload()
         for name, weight in weights.items():
             weight.requires_grad_(trained[name])
 

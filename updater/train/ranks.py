@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh
 
+from regularizers.shards import is_shard
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -44,17 +46,23 @@ class Ranks:
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Where each has the weights whole: each parameter's `.grad` is the sum over all. What is
-        sharded was summed on the way back."""
-        if self.world == 1 or self.mesh is not None:
+        """Each parameter's `.grad` is the sum over all, where each process has it whole; beside
+        shards the mean, as of what is sharded (`loss_scale`), which was added up on the way
+        back."""
+        if self.world == 1:
             return
         waiting = []
         for parameter in parameters:
+            if is_shard(parameter):
+                continue
             if parameter.grad is None:  # what no token of this part reached, one of another's may
                 parameter.grad = torch.zeros_like(parameter)
-            waiting.append(distributed.all_reduce(parameter.grad, async_op=True))
-        for work in waiting:
+            gradient = parameter.grad
+            waiting.append((gradient, distributed.all_reduce(gradient, async_op=True)))
+        for gradient, work in waiting:
             work.wait()
+            if self.mesh is not None:
+                gradient.div_(self.world)
 
     def agreed(self, number: int) -> int:
         """The first one's number."""

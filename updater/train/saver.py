@@ -1,7 +1,7 @@
 """When a training run's state is written, and whose it is: the run's own fingerprint.
 
-Not the files: `updater.train.state`, and `updater.train.sharded_state` of a model in shards. Called
-by `updater.train.fit`; Lightning calls it after every batch.
+Not the files: `updater.train.state`, and `updater.train.sharded_state` where what is trained is in
+shards. Called by `updater.train.fit`; Lightning calls it after every batch.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from regularizers.shards import local, over_shards
+from regularizers.shards import is_shard, local, over_shards
 from updater.settings import PLACES, TrainingSettings
 from updater.train import sharded_state, state
 from updater.train.guards import Guards
@@ -61,7 +61,7 @@ class Saver(Callback):
             *(self._folder, self._fingerprint, pl_module.live),
             *(record.counters, record.losses),
         )
-        if self._ranks.mesh is not None:
+        if any(map(is_shard, pl_module.trained.values())):
             sharded_state.save(*saved, ranks=self._ranks)
         elif self._ranks.first:
             state.save(*saved)

@@ -23,6 +23,7 @@ from updater.train.importance import estimate
 
 FULL = TrainingSettings(devices=2)
 LORA = TrainingSettings(devices=2, adapt="lora", lora_experts=True)
+SHARDED_LORA = TrainingSettings(devices=2, adapt="lora", strategy="fsdp")
 
 
 def encoded(folder: Path, table: pa.Table) -> Encoded:
@@ -46,6 +47,8 @@ def weighing(folder: Path, training: TrainingSettings, **changes: str) -> Weighi
         (dataclasses.replace(FULL, activation_checkpointing=True), {}),
         (dataclasses.replace(FULL, strategy="ddp", train_routers=True), {"form": "bfloat16"}),
         (LORA, {}),
+        (SHARDED_LORA, {"form": "factored"}),
+        (dataclasses.replace(SHARDED_LORA, precision="bf16-mixed"), {}),
     ],
     ids=[
         "fsdp",
@@ -56,6 +59,8 @@ def weighing(folder: Path, training: TrainingSettings, **changes: str) -> Weighi
         "fsdp checkpointed",
         "ddp",
         "lora",
+        "fsdp lora",
+        "fsdp lora bf16",
     ],
 )
 def test_an_importance_is_that_of_one_process(

@@ -43,6 +43,8 @@ TRAINING = TrainingSettings(
 )
 EWC = RegularizerSettings(method="ewc", strength=10.0)
 NONE = RegularizerSettings(method="none")
+LORA = {"adapt": "lora", "strategy": "fsdp"}
+"""In shards, which "auto" does not take."""
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,11 @@ def task(base: Path, importance: Path, *, trace: str = "", **changes: Any) -> Le
         (4, {"strategy": "fsdp"}),  # of six experts the fourth process has none
         (2, {"train_routers": True, "router_bias_rate": 1e-3, "activation_checkpointing": True}),
         (2, {"adapt": "lora", "lora_experts": True, "learning_rate": 1e-2}),
+        (2, {**LORA, "learning_rate": 1e-2, "activation_checkpointing": True}),
+        (
+            3,
+            {"adapt": "lora", "strategy": "fsdp", "learning_rate": 1e-2},
+        ),  # no part is like another
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
 )
@@ -187,8 +194,9 @@ def test_in_mixed_precision_too(
     assert 1e-5 < distance(whole, model) < 0.1 * distance(checkpoint.load(base)[0], model)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_factors_over_bfloat16_weights_are_float32_in_every_process(
-    release: Path, lesson: Lesson, importance: Path, tmp_path: Path
+    release: Path, lesson: Lesson, importance: Path, tmp_path: Path, strategy: str
 ) -> None:
     """Theirs are the parts' gradients added up in float32, at the least learning rate of NVIDIA's
     recipes."""
@@ -200,7 +208,8 @@ def test_factors_over_bfloat16_weights_are_float32_in_every_process(
         dtype=torch.bfloat16,
         **changes,
     )
-    together.fit(task(release, importance, devices=2, **changes), lesson, folder=many, watch=QUIET)
+    asked = task(release, importance, devices=2, strategy=strategy, **changes)
+    together.fit(asked, lesson, folder=many, watch=QUIET)
     states = [load_file(folder / "training.safetensors") for folder in (one, many)]
     factors = [{n: t for n, t in state.items() if ".lora_" in n} for state in states]
     assert {tensor.dtype for tensor in factors[1].values()} == {torch.float32}
@@ -240,6 +249,11 @@ def test_a_base_in_shards_answers_in_mixed_precision(
         ({"method": "ewc", "strength": 10.0, "format": "factored"}, {}),
         ({"method": "online_ewc", "strength": 10.0, "decay": 0.5}, {"terms": 2}),
         ({"method": "ewc", "strength": 10.0, "terms": "periods"}, {"terms": 2}),
+        ({"method": "l2", "strength": 0.1}, LORA),
+        ({"method": "lwf", "strength": 1.0}, LORA),
+        ({"method": "ewc", "strength": 10.0, "format": "factored"}, LORA),
+        ({"method": "ewc", "strength": 10.0, "offload": True}, LORA),
+        ({"method": "ewc", "strength": 10.0, "terms": "periods"}, {**LORA, "terms": 2}),
     ],
     ids=lambda value: "-".join(map(str, value.values())),
 )
@@ -253,19 +267,20 @@ def test_whatever_holds_them(
 ) -> None:
     regularizer = RegularizerSettings(**held)
     number = changes.get("terms", 1)
+    training = {name: value for name, value in changes.items() if name != "terms"}
     # What is centred at the newest weights asks for no older ones.
     older = base if regularizer.terms == "periods" else tmp_path / "gone"
-    model, _ = alone(
-        base, lesson, importance, tmp_path / "one", regularizer=regularizer, num_terms=number
-    )
-    free, _ = alone(base, lesson, importance, tmp_path / "free", regularizer=NONE)
+    one, many = tmp_path / "one", tmp_path / "many"
+    held_by: dict[str, Any] = {"regularizer": regularizer, "num_terms": number, **training}
+    model, _ = alone(base, lesson, importance, one, **held_by)
+    free, _ = alone(base, lesson, importance, tmp_path / "free", regularizer=NONE, **training)
     asked = dataclasses.replace(
-        task(base, importance, devices=2),
+        task(base, importance, devices=2, **training),
         regularizer=regularizer,
         terms=(TermFiles(older, importance),) * (number - 1) + (TermFiles(base, importance),),
     )
-    together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
-    same_weights(tmp_path / "many", model)
+    together.fit(asked, lesson, folder=many, watch=QUIET)
+    same_weights(many, model)
     differ = [not torch.equal(a, b) for a, b in zip(*both(model, free), strict=True)]
     assert any(differ), "what holds them has done nothing"
 
@@ -356,7 +371,10 @@ def stop_at(step: int) -> Watch:
     return Watch(told, progress=False)
 
 
-@pytest.mark.parametrize(("first", "then"), [("fsdp", 4), ("fsdp", 1), ("ddp", 2)])
+@pytest.mark.parametrize(
+    ("first", "then", "adapt"),
+    [("fsdp", 4, "full"), ("fsdp", 1, "full"), ("ddp", 2, "full"), ("fsdp", 3, "lora")],
+)
 def test_a_stopped_run_goes_on_with_another_number_of_processes(
     base: Path,
     lesson: Lesson,
@@ -365,16 +383,18 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
     monkeypatch: pytest.MonkeyPatch,
     first: str,
     then: int,
+    adapt: str,
 ) -> None:
     monkeypatch.setattr(processes, "_POLL_SECONDS", 0.02)
-    changes: dict[str, Any] = {"epochs": 8}
+    changes: dict[str, Any] = {"epochs": 8, "adapt": adapt}
     model, one = alone(base, lesson, importance, tmp_path / "one", **changes)
     asked = task(base, importance, devices=2, strategy=first, **changes)
     folder = tmp_path / "many"
     with pytest.raises(Stopped):
         together.fit(asked, lesson, folder=folder, watch=stop_at(10))
     saved = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    assert any(name.startswith("step-") for name in saved) == (first == "fsdp"), saved
+    in_shards = (first, adapt) == ("fsdp", "full")  # low-rank factors each process has whole
+    assert any(name.startswith("step-") for name in saved) == in_shards, saved
     steps: list[int] = []
     watch = Watch(lambda step, _: steps.append(step), progress=False)
     if then == 1:
