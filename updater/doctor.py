@@ -42,6 +42,7 @@ class Way:
     devices: int
     strategy: str
     train_routers: bool
+    lora_experts: bool
     peak_bytes: int
     parts: Mapping[str, int]
     importance_parts: Mapping[str, int]
@@ -174,10 +175,11 @@ _LADDER: tuple[Mapping[str, Any], ...] = (
     {"offload": True},
     {"strategy": "fsdp"},
     {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0, "strategy": "auto"},
+    {"strategy": "fsdp", "lora_experts": False},
 )
 """What is changed, one thing on top of the other, until an update fits. A smaller batch_size comes
 with a larger accumulate: steps of as many examples, in more passes. fsdp is by all GPUs of the
-machine."""
+machine, of all weights first, which lora_experts is no part of, and then under LoRA."""
 
 
 def _ways(
@@ -198,7 +200,8 @@ def _ways(
         elif changes.get("strategy") == "fsdp":
             devices = max(len(machine.names), training.devices)
             more = devices > training.devices or not training.sharded
-            if devices > 1 and more and training.adapt == "full":
+            with_experts = training.adapt == "lora" and training.lora_experts
+            if devices > 1 and more and (not with_experts or "lora_experts" in changes):
                 training = _in_passes(own, training, _sizes(own, devices)[0])
                 training = replace(training, devices=devices, **changes)
         elif changes.get("adapt") != "lora" or lora_refusal(regularizer) is None:
@@ -291,6 +294,7 @@ def _way(
         devices=training.num_processes,
         strategy="fsdp" if training.sharded else "ddp",
         train_routers=training.train_routers,
+        lora_experts=training.adapt == "lora" and training.lora_experts,
         peak_bytes=peak,
         parts=found.parts("training"),
         importance_parts=found.parts("importance"),

@@ -410,7 +410,10 @@ def test_no_offloading_is_advised_that_main_memory_can_not_hold(
         many = dataclasses.replace(GPU, names=GPU.names * 8, host_bytes=host * 2**30)
         monkeypatch.setattr(doctor, "this_machine", lambda many=many: many)
         ways = told("--model", str(folder), "--no-timing")["ways"]
-        assert any(way["offload"] for way in ways) is advised
+        offloads = [way for way in ways if way["offload"]]
+        assert any(way["adapt"] == "full" for way in offloads) is advised
+        most = footprint_module.SPARE * many.host_bytes
+        assert all(way["host_bytes"] <= most for way in offloads)
 
 
 def test_a_heads_alignment_is_reckoned_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -450,6 +453,36 @@ def test_an_evaluation_on_one_machine_is_reckoned_beside_a_training_on_many(
         )
 
 
+def test_what_fits_no_gpu_is_updated_under_lora_in_shards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Super on eight H200: all weights take more than there is, and so does one device that has
+    all of them frozen."""
+    eight = dataclasses.replace(GPU, names=GPU.names * 8)
+    monkeypatch.setattr(doctor, "this_machine", lambda: eight)
+    folder = released(tmp_path / "x", "nemotron-3-super")
+    training = TrainingSettings(devices=8, precision="bf16-mixed", lora_experts=True)
+    ewc = RegularizerSettings()
+    found = doctor.diagnose(folder, training=training, regularizer=ewc, length=4096, timed=False)
+    asked = {(way.adapt, way.strategy, way.lora_experts): way for way in found.ways}
+    fitting = asked.pop(("lora", "fsdp", False))
+    assert fitting.fits
+    assert not any(way.fits for way in asked.values())
+    assert 'training.adapt = "lora", training.strategy = "fsdp"' in _verdict(found)
+    chosen = dataclasses.replace(training, adapt="lora", lora_experts=False, strategy="fsdp")
+    refusals.refuse_too_large(folder, training=chosen, regularizer=ewc)
+    # The frozen weights are cut, in bfloat16; the factors are whole, in float32.
+    factors = fitting.parts["gradients"]
+    assert fitting.parts["optimizer"] == 2 * factors
+    assert fitting.parts["weights"] == pytest.approx(2 * 120.67e9 / 8 + factors, rel=0.001)
+    assert fitting.parts["anchor"] == 0
+    with_experts = dataclasses.replace(training, adapt="lora")
+    found = doctor.diagnose(
+        folder, training=with_experts, regularizer=ewc, length=4096, timed=False
+    )
+    assert "training.lora_experts = false" in _verdict(found)
+
+
 @pytest.mark.parametrize(
     ("name", "machine", "training", "refused"),
     [
@@ -462,6 +495,12 @@ def test_an_evaluation_on_one_machine_is_reckoned_beside_a_training_on_many(
             dataclasses.replace(GPU, names=GPU.names * 8),
             {"devices": 8, "adapt": "lora"},
             True,
+        ),
+        (
+            "nemotron-3-super",
+            dataclasses.replace(GPU, names=GPU.names * 8),
+            {"devices": 8, "adapt": "lora", "strategy": "fsdp"},
+            False,
         ),
         # In main memory it is float32, twice what lies on the disk.
         ("nemotron-3-nano", doctor.Machine("cpu", (), 100 * 2**30, 8, kernels=False), {}, True),

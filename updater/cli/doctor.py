@@ -150,7 +150,7 @@ def _ways(found: "Diagnosis") -> Table:
             way.adapt,
             held,
             "checkpointed" if way.activation_checkpointing else "kept",
-            str(way.devices),
+            f"{way.devices}, in shards" if way.strategy == "fsdp" else str(way.devices),
             _gib(way.peak_bytes),
             *((_gib(way.host_bytes),) if has_host else ()),
             "no" if not way.fits else "yes" if way.fits_now else "not now",
@@ -181,23 +181,29 @@ def _verdict(found: "Diagnosis") -> str:
         now = f" Not now: of a GPU {free} GiB are free, the rest is held by other processes."
     if found.ways[0].fits:
         return f"This machine can update it by these settings{pace}.{now}"
+    own = found.ways[0]
     changes = [
         f'training.{name} = "{getattr(first, name)}"'
-        for name in ("precision", "adapt", *(("strategy",) if first.devices > 1 else ()))
-        if getattr(first, name) != getattr(found.ways[0], name)
+        for name in ("precision", "adapt")
+        if getattr(first, name) != getattr(own, name)
     ]
-    if first.batch_size != found.ways[0].batch_size:
+    # What "auto" stands for is another under lora.
+    if first.devices > 1 and (first.strategy, first.adapt) != (own.strategy, own.adapt):
+        changes.append(f'training.strategy = "{first.strategy}"')
+    if first.batch_size != own.batch_size:
         changes.append(f"training.batch_size = {first.batch_size}")
         changes.append(f"training.accumulate = {first.accumulate}")
-    if first.train_routers != found.ways[0].train_routers:
+    if first.train_routers != own.train_routers:
         changes.append("training.train_routers = false")
-    if first.devices != found.ways[0].devices:
+    if own.lora_experts and not first.lora_experts:
+        changes.append("training.lora_experts = false")
+    if first.devices != own.devices:
         changes.append(f"training.devices = {first.devices}")
-    if first.activation_checkpointing != found.ways[0].activation_checkpointing:
+    if first.activation_checkpointing != own.activation_checkpointing:
         changes.append("training.activation_checkpointing = true")
-    if first.format != found.ways[0].format:
+    if first.format != own.format:
         changes.append(f'regularizer.format = "{first.format}"')
-    if first.offload != found.ways[0].offload:
+    if first.offload != own.offload:
         changes.append(f"regularizer.offload = {str(first.offload).lower()}")
     return f"By these settings it doesn't fit; with {', '.join(changes)} it does{pace}.{now}"
 

@@ -110,21 +110,29 @@ def footprint(
         )
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing)
+    lora = training.adapt == "lora"
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
     # Under LoRA the base's own weights, which stay as they are; of several terms not.
-    shares = training.adapt == "lora" and not _between_terms(regularizer)
+    shares = lora and not _between_terms(regularizer)
+    # Low-rank factors are whole in each process, and so is a factored importance beside them.
+    cut = 1 if lora else shards
+    importance_cut = cut if shares and regularizer.format == "factored" else shards
     num_tokens = training.batch_size * length
     return Footprint(
-        weights=(4 * total["trained"] + frozen_dtype.itemsize * total["frozen"]) // shards,
-        gradients=4 * total["trained"] // shards,
-        optimizer=8 * total["trained"] // shards,
+        weights=4 * total["trained"] // cut + frozen_dtype.itemsize * total["frozen"] // shards,
+        gradients=4 * total["trained"] // cut,
+        optimizer=8 * total["trained"] // cut,
         anchor=total["anchor"] // shards if holds and not shares else 0,
-        importance=total["importance"] // shards if holds and regularizer.method != "l2" else 0,
+        importance=total["importance"] // importance_cut
+        if holds and regularizer.method != "l2"
+        else 0,
         activations=total["kept"],
         recomputed=total["recomputed"],
         # The logits, their gradient, and the log-softmax between.
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
-        gathered=gathered_bytes(total) if shards > 1 else 0,
+        gathered=gathered_bytes(total, frozen_dtype if lora else torch.float32, gradients=not lora)
+        if shards > 1
+        else 0,
         idle=idle_bytes(fields, training, shards=shards),
     )
 
@@ -205,18 +213,21 @@ def summed(fields: Mapping[str, Any], measured: Measured, *, checkpointed: bool)
     return total
 
 
-def gathered_bytes(total: Counter[str]) -> int:
-    """What is whole of a model in shards: the layer that computes, the next one on its way, and a
-    gradient before it is cut; from the forward pass to the end of the way back, embeddings and
-    output head."""
-    return 4 * (3 * total["largest"] + 2 * total["ends"])
+def gathered_bytes(total: Counter[str], dtype: torch.dtype, *, gradients: bool = True) -> int:
+    """What is whole of a model in shards of `dtype`: the layer that computes, the next one on its
+    way, and a gradient before it is cut, if they take any; from the forward pass to the end of the
+    way back, embeddings and output head."""
+    layers, ends = (3, 2) if gradients else (2, 1)
+    return dtype.itemsize * (layers * total["largest"] + ends * total["ends"])
 
 
 def cast_as_gathered(model: NemotronHForCausalLM) -> None:
-    """The model, on the meta device, as its layers see it in shards under "bf16-mixed"."""
+    """The model, on the meta device, as its layers see it in shards under "bf16-mixed"; low-rank
+    factors are not in shards."""
     for module in multiplied(model):
-        for parameter in module.parameters():
-            parameter.data = parameter.data.bfloat16()
+        for name, parameter in module.named_parameters():
+            if "lora_" not in name:
+                parameter.data = parameter.data.bfloat16()
 
 
 @lru_cache(maxsize=1024)  # the ways of one diagnosis ask for the same layers again and again

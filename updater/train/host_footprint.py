@@ -102,8 +102,9 @@ def host_footprint(
 
 
 def _saved(training: TrainingSettings, whole: int) -> int:
-    """Of a state in shards each process has a file of its own part at a time."""
-    if not training.sharded:
+    """Of a state in shards each process has a file of its own part at a time. Low-rank factors are
+    whole."""
+    if not training.sharded or training.adapt == "lora":
         return whole
     return training.devices * min(FILE_BYTES, whole // training.num_processes)
 

@@ -71,6 +71,8 @@ def importance_footprint(
     if source not in ("fisher", "mas") or regularizer.is_recorded:
         return None
     shards = training.num_processes if training.sharded else 1
+    lora = training.adapt == "lora"
+    resting = frozen_dtype if lora else torch.float32
     batch_size = SAMPLED_BATCH if source == "fisher" and regularizer.estimator == "sampled" else 1
     training = replace(training.on_one_device, batch_size=batch_size)
 
@@ -93,7 +95,8 @@ def importance_footprint(
         activations=total["kept"],
         recomputed=total["recomputed"],
         logits=logits,
-        gathered=gathered_bytes(total) if shards > 1 else 0,
+        # Of a layer under LoRA only what has factors takes a gradient, one after the other.
+        gathered=gathered_bytes(total, resting, gradients=not lora) if shards > 1 else 0,
     )
 
 
