@@ -34,7 +34,7 @@ def place(step: str, result: Mapping[str, Any], training: TrainingSettings) -> d
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "device": kind,
-        "num_devices": training.num_processes if step == "train" else training.devices,
+        "num_devices": (training if step == "train" else training.beside_training).num_processes,
     }
 
 

@@ -99,7 +99,7 @@ def stages(
         regularizer = replace(regularizer, method="none")
     lora = training.adapt == "lora"
     frozen = resting(training, released) if lora else torch.float32
-    on_node, kernels = training.on_one_node, machine.kernels
+    beside, kernels = training.beside_training, machine.kernels
     return Stages(
         training=footprint(
             fields,
@@ -112,7 +112,7 @@ def stages(
         ),
         importance=importance_footprint(
             fields,
-            training=on_node,
+            training=beside,
             regularizer=regularizer,
             length=length,
             frozen_dtype=frozen,
@@ -147,10 +147,10 @@ def answers(
     from updater.train.asking_footprint import asking_footprint
     from updater.train.portions import MOST_TOKENS
 
-    on_node = training.on_one_node
+    beside = training.beside_training
     return asking_footprint(
         fields,
         dtype=released if machine.names else torch.float32,  # as `nemotron.dtypes.served_dtype`
         num_tokens=min(training.batch_size * length, max(MOST_TOKENS, length)),
-        shards=on_node.devices if on_node.sharded else 1,
+        shards=beside.num_processes if beside.sharded else 1,
     )

@@ -176,6 +176,11 @@ class Workspace:
         periods.check_kind(self.ledger.periods())
         return periods
 
+    @property
+    def calls(self) -> Path:
+        """Where machines that `updater join` look for what there is to do."""
+        return self.root / "cache" / "calls"
+
     def run_folder(self, update: str) -> Path:
         """What the steps of one update leave for each other; made if it isn't there."""
         folder = self.root / "runs" / update

@@ -44,7 +44,7 @@ SECTIONS = {
     ),
     "Release": ("promote", "rollback", "approve", "reject", "export"),
     "Study": ("study",),
-    "Serve": ("up",),
+    "Serve": ("up", "join"),
 }
 
 

@@ -1,8 +1,9 @@
-"""The command that hands an update's training to a cluster."""
+"""The commands by which other machines take part: a cluster's, or one that joins."""
 
 import click
 
-from updater.cli.app import Session, app
+from updater.cli.app import AT_NIGHT, Session, app
+from updater.errors import InputError
 
 
 @app.command()
@@ -24,7 +25,35 @@ def pytorchjob(session: Session, update: str) -> None:
     from updater.pytorchjob import pytorch_job
 
     workspace = session.workspace()
+    if workspace.settings.training.nodes_for == "all":
+        raise InputError(
+            'training.nodes_for = "all"',
+            "a PyTorchJob is for the training alone, and the other steps would wait for its pods",
+            'let pods run `updater join` (docs/parallel.md), or take nodes_for = "training"',
+        )
     pipeline.check_step(workspace, "train", update)
     job = pytorch_job(workspace.settings, root=workspace.root, update=update)
     text = yaml.safe_dump(job, sort_keys=False)
     session.answer(job, lambda _: click.echo(text, nl=False))
+
+
+@app.command()
+@click.pass_obj
+def join(session: Session) -> None:
+    """Take part in what another machine works on.
+
+    For the other machines of training.nodes: each runs this in the same workspace, on a file system
+    that all of them see under one path, as a service or in a terminal. It waits until an update, or
+    whatever else works with the model, calls for more machines, does its part, and waits again,
+    until it is stopped. It opens no store and changes nothing by itself.
+
+    \b
+    Examples: updater join --workspace /shared/tickets
+              CUDA_VISIBLE_DEVICES=0,1 updater join
+    """
+    from updater import training_core
+
+    training_core.check("join")
+    from updater.launch.join import join as take_part
+
+    take_part(session.workspace(needed=AT_NIGHT).calls)

@@ -3,6 +3,7 @@
 Imports no torch. Called by `updater.launch.processes` and `updater.pytorchjob`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from updater.settings import TrainingSettings
@@ -13,7 +14,12 @@ the settings are to blame for is not tried again."""
 
 
 def torchrun(
-    training: TrainingSettings, folder: Path, *, python: str, max_restarts: int
+    training: TrainingSettings,
+    folder: Path,
+    *,
+    python: str,
+    max_restarts: int,
+    meeting: Sequence[str] = (),
 ) -> list[str]:
     """As many processes as `training.devices` do the task in the folder, with those of the other
     nodes.
@@ -21,6 +27,7 @@ def torchrun(
     Args:
         folder: absolute, as the node sees it.
         python: the interpreter of the node.
+        meeting: more options of torchrun about where several nodes meet.
     """
     # Said even of one node: the PET_NNODES of a PyTorchJob's pod would be the default.
     meet = ["--standalone", "--nnodes=1"]
@@ -29,7 +36,8 @@ def torchrun(
             f"--nnodes={training.nodes}",
             "--rdzv-backend=c10d",
             f"--rdzv-endpoint={training.rendezvous}",
-            f"--rdzv-id={folder.parent.name}",
+            f"--rdzv-id={folder.parent.name}-{folder.name}",
+            *meeting,
         ]
     return [
         *(python, "-P", "-m", "updater.launch.torchrun"),

@@ -12,7 +12,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ import torch
 from updater.errors import CrashError, InputError
 from updater.gpu_memory import give_back
 from updater.launch import answer, command
+from updater.launch.call import met_at, open_call
 from updater.launch.command import MAX_RESTARTS
 from updater.launch.parent import PARENT
 from updater.settings import TrainingSettings
@@ -55,14 +57,20 @@ def check(training: TrainingSettings) -> None:
 
 
 def run(
-    training: TrainingSettings, folder: Path, *, on_metrics: Callable[[int, dict[str, float]], None]
+    training: TrainingSettings,
+    folder: Path,
+    *,
+    calls: Path | None = None,
+    on_metrics: Callable[[int, dict[str, float]], None],
 ) -> None:
     """The task in the folder is done by as many processes as `training` says.
 
-    With several nodes the others run the same command, which is logged, and see the folder under
-    the same path.
+    With several nodes the others run a command, which is logged, or `updater join`, and see the
+    folder under the same path.
 
     Args:
+        calls: where those that `updater join` look for what there is to do; None: they are not
+            called.
         on_metrics: told how far the processes are and what they measured on the way.
 
     Raises:
@@ -70,19 +78,17 @@ def run(
         CrashError: they crashed time and again.
     """
     check(training)
-    words = torchrun(training, folder)
+    training, meeting = met_at(training)
     give_back()
     heard = answer.Heard(folder)
-    with (folder / _LOG).open("ab") as said:
+    with (folder / _LOG).open("ab") as said, _others(training, folder, calls):
         begin = said.tell()
-        if training.nodes > 1:
-            log.warning("run this on each of the other nodes: %s", shlex.join(words))
         processes = subprocess.Popen(
-            words,
+            torchrun(training, folder, meeting),
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
-            env=_environment(training),
+            env=environment(training),
         )
         try:
             while (ended := processes.poll()) is None:
@@ -91,7 +97,7 @@ def run(
                     on_metrics(*told)
                 answer.read_refusal(folder)
         finally:
-            _stop(processes)
+            stop(processes)
         for told in heard.new():
             on_metrics(*told)
     answer.read_refusal(folder)
@@ -99,15 +105,35 @@ def run(
         raise CrashError(_crashed(folder, ended, begin))
 
 
-def torchrun(training: TrainingSettings, folder: Path) -> list[str]:
-    """The command that starts this node's processes."""
+def torchrun(training: TrainingSettings, folder: Path, meeting: Sequence[str] = ()) -> list[str]:
+    """The command that starts this node's processes. `meeting`: as of `command.torchrun`."""
     return command.torchrun(
-        training, folder.resolve(), python=sys.executable, max_restarts=MAX_RESTARTS
+        training,
+        folder.resolve(),
+        python=sys.executable,
+        max_restarts=MAX_RESTARTS,
+        meeting=meeting,
     )
 
 
-def _environment(training: TrainingSettings) -> dict[str, str]:
-    """torchrun would give each process one thread."""
+@contextmanager
+def _others(training: TrainingSettings, folder: Path, calls: Path | None) -> Iterator[None]:
+    """In the block the other nodes are asked to take part, if there are any."""
+    if training.nodes == 1:
+        yield
+        return
+    words = shlex.join(torchrun(training, folder))
+    if calls is None:
+        log.warning("run this on each of the other nodes: %s", words)
+        yield
+        return
+    log.warning("waits for the other nodes, which `updater join`, or run this once: %s", words)
+    with open_call(calls, training, folder):
+        yield
+
+
+def environment(training: TrainingSettings) -> dict[str, str]:
+    """Of torchrun, which ends with this process. It would give each process one thread."""
     threads = max(torch.get_num_threads() // training.devices, 1)
     return {
         "OMP_NUM_THREADS": str(threads),
@@ -116,7 +142,7 @@ def _environment(training: TrainingSettings) -> dict[str, str]:
     }
 
 
-def _stop(processes: subprocess.Popen[bytes]) -> None:
+def stop(processes: subprocess.Popen[bytes]) -> None:
     """None of them is left."""
     if processes.poll() is not None:
         return

@@ -102,7 +102,7 @@ class Weighing:
 @dataclass(frozen=True)
 class Drafting:
     """The head of the checkpoint, which has learnt, is to learn as much. `training`: how the
-    checkpoint was trained, but by one node's devices. `batch_size`: of what is asked before and
+    checkpoint was trained, by the nodes that see to this. `batch_size`: of what is asked before and
     after."""
 
     KIND: ClassVar = "drafting"

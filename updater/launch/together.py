@@ -1,7 +1,8 @@
 """What one process would do alone, done by many: a training, a head's, an importance, outcomes.
 
-Each hands over a folder and waits. A backbone's training goes over all nodes; the others are done
-by this node's devices alone. Called by the steps of `updater.pipeline`.
+Each hands over a folder and waits. A backbone's training goes over all nodes; the others do too, or
+are done by this node's devices alone, as `training.nodes_for` says. `calls`: as of `processes.run`.
+Called by the steps of `updater.pipeline`.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,9 @@ from updater.train.schedule import Plan
 Metrics = dict[str, float]
 
 
-def fit(task: Learning, lesson: Lesson, *, folder: Path, watch: Watch) -> Fit:
+def fit(
+    task: Learning, lesson: Lesson, *, folder: Path, watch: Watch, calls: Path | None = None
+) -> Fit:
     """The checkpoint `folder / answer.LEARNT` has learnt the lesson, by the processes that
     `task.training` asks for. As `updater.train.fit.fit`: called again after a kill it goes on.
 
@@ -33,12 +36,18 @@ def fit(task: Learning, lesson: Lesson, *, folder: Path, watch: Watch) -> Fit:
     """
     _prepare(folder)
     task.write(folder, lesson)
-    _train(task.training, lesson, folder, watch)
+    _train(task.training, lesson, folder, watch, calls)
     return answer.read_fit(folder)
 
 
 def align(
-    task: Drafting, lesson: Lesson, asked: Encoded, *, folder: Path, watch: Watch
+    task: Drafting,
+    lesson: Lesson,
+    asked: Encoded,
+    *,
+    folder: Path,
+    watch: Watch,
+    calls: Path | None = None,
 ) -> dict[str, Any]:
     """The checkpoint `folder / answer.LEARNT` is the task's with its head aligned, and what is to
     be said of that: as `updater.launch.draft.aligned`. Called again after a kill it goes on.
@@ -48,11 +57,13 @@ def align(
     """
     _prepare(folder)
     task.write(folder, lesson, asked)
-    _train(task.training, lesson, folder, watch)
+    _train(task.training, lesson, folder, watch, calls)
     return answer.told(folder)
 
 
-def _train(training: TrainingSettings, lesson: Lesson, folder: Path, watch: Watch) -> None:
+def _train(
+    training: TrainingSettings, lesson: Lesson, folder: Path, watch: Watch, calls: Path | None
+) -> None:
     steps = Plan(lesson, training).num_steps
     with Progress(watch.title, steps, unit="steps", shown=watch.progress) as progress:
 
@@ -61,10 +72,17 @@ def _train(training: TrainingSettings, lesson: Lesson, folder: Path, watch: Watc
             progress.set_postfix_str(f"loss {metrics['train/loss']:.3f}", refresh=False)
             progress.reach(step)
 
-        processes.run(training, folder, on_metrics=tell)
+        processes.run(training, folder, calls=calls, on_metrics=tell)
 
 
-def estimate(task: Weighing, examples: Encoded, *, folder: Path, progress: bool) -> Path:
+def estimate(
+    task: Weighing,
+    examples: Encoded,
+    *,
+    folder: Path,
+    progress: bool,
+    calls: Path | None = None,
+) -> Path:
     """The file of the importance of the examples, as `regularizers.importance.save` writes it.
 
     Raises:
@@ -72,13 +90,13 @@ def estimate(task: Weighing, examples: Encoded, *, folder: Path, progress: bool)
     """
     _prepare(folder)
     task.write(folder, examples)
-    training = task.training.on_one_node
+    training = task.training.beside_training
     with Progress("importance", len(examples), shown=progress) as shown:
 
         def tell(done: int, _: Metrics) -> None:
             shown.reach(min(done, len(examples)))
 
-        processes.run(training, folder, on_metrics=tell)
+        processes.run(training, folder, calls=calls, on_metrics=tell)
     return folder / answer.IMPORTANCE
 
 
@@ -96,6 +114,7 @@ def outcomes(
     *,
     folder: Path,
     progress: bool,
+    calls: Path | None = None,
 ) -> Answers:
     """What the checkpoint says to each of the tables' examples, as `updater.evaluate.outcomes`.
 
@@ -110,7 +129,7 @@ def outcomes(
         def tell(done: int, _: Metrics) -> None:
             shown.reach(min(done, num_examples))
 
-        processes.run(training.on_one_node, folder, on_metrics=tell)
+        processes.run(training.beside_training, folder, calls=calls, on_metrics=tell)
     found = {
         name: pq.read_table(answer.outcomes(folder, number))
         for number, name in enumerate(task.names)

@@ -25,6 +25,7 @@ from updater.settings.data import (
 )
 from updater.settings.kubernetes import KubernetesSettings
 from updater.settings.learning import (
+    AUTO,
     PLACES,
     POLICIES,
     ModelSettings,
@@ -50,6 +51,7 @@ from updater.settings.service import (
 from updater.settings.whole import Settings, lora_refusal
 
 __all__ = [
+    "AUTO",
     "CALENDAR",
     "ESTIMATORS",
     "FORMATS",

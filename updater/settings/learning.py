@@ -15,7 +15,10 @@ ADAPTATIONS = ("full", "lora")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 HEADS = ("keep", "align")
 STRATEGIES = ("auto", "ddp", "fsdp")
-PLACES = ("devices", "nodes", "strategy", "rendezvous", "packing")
+NODES_FOR = ("training", "all")
+AUTO = "auto"
+"""A rendezvous that the first machine chooses, and tells those that `updater join`."""
+PLACES = ("devices", "nodes", "nodes_for", "strategy", "rendezvous", "packing")
 """Keys of [training] that say where it is done, and nothing of what comes of it."""
 
 
@@ -131,7 +134,10 @@ class TrainingSettings:
     without GPUs as many processes). `strategy`: "ddp", each has the whole model and sees a part of
     every batch; "fsdp", each has a part of every weight, gradient and optimizer state as well;
     under lora of the frozen weights, and the factors whole; "auto", ddp under lora and fsdp else.
-    `rendezvous`: host:port where several nodes meet, of the first.
+    `rendezvous`: host:port where several nodes meet, of the first; "auto", that one's address and
+    a free port, which it tells those that `updater join`. `nodes_for`: "training", the other
+    nodes train a backbone, and all else is done by the first one's devices; "all", whatever works
+    with the model is done by all nodes' (a head, importance, outcomes, trials).
 
     `train_thinking`: of a conversation whose answer has thinking, both are learnt; else the answer
     alone, to which the thinking is text before it. Answers are judged without it either way.
@@ -156,6 +162,7 @@ class TrainingSettings:
     precision: str = "32-true"
     devices: int = 1
     nodes: int = 1
+    nodes_for: str = "training"
     strategy: str = "auto"
     rendezvous: str = ""
     seed: int = 0
@@ -181,6 +188,7 @@ class TrainingSettings:
         one_of("precision", self.precision, PRECISIONS)
         one_of("mtp", self.mtp, HEADS)
         one_of("strategy", self.strategy, STRATEGIES)
+        one_of("nodes_for", self.nodes_for, NODES_FOR)
         counts = (
             "epochs",
             "batch_size",
@@ -228,9 +236,10 @@ class TrainingSettings:
         return -(-self.batch_size // self.num_processes)
 
     @property
-    def on_one_node(self) -> "TrainingSettings":
-        """The same for this node's devices alone."""
-        return replace(self, nodes=1)
+    def beside_training(self) -> "TrainingSettings":
+        """The same for all that works with the model but the training of a backbone: for all nodes'
+        devices, or this one's alone, by `nodes_for`."""
+        return self if self.nodes_for == "all" else replace(self, nodes=1)
 
     @property
     def on_one_device(self) -> "TrainingSettings":

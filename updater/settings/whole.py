@@ -84,7 +84,14 @@ class Settings:
         if self.training.nodes > 1 and not (self.training.rendezvous or self.kubernetes.image):
             raise ValueError(
                 "training.nodes, training.rendezvous: several nodes meet at training.rendezvous, "
-                "host:port; on Kubernetes (kubernetes.image) a PyTorchJob says where"
+                'host:port, or "auto" where the others run `updater join`; on Kubernetes '
+                "(kubernetes.image) a PyTorchJob says where"
+            )
+        if self.training.beside_training.nodes > 1 and not self.training.rendezvous:
+            raise ValueError(
+                "training.nodes_for, training.rendezvous: a PyTorchJob is for the training alone; "
+                'for "all" give a rendezvous, "auto" or host:port, and the other nodes run '
+                "`updater join`"
             )
         if self.training.adapt == "lora":
             self._check_under_lora()

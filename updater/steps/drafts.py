@@ -49,7 +49,7 @@ def align(
     workspace: Workspace, update: Update, learnt: Path, lesson: "Lesson"
 ) -> tuple[Path, dict[str, Any]]:
     """The checkpoint `learnt` with its head aligned to what it has learnt, by this process or by
-    this node's many, and what the train step's result has to say of that.
+    many, and what the train step's result has to say of that.
 
     Raises:
         InputError, UpdateError: as `updater.train.fit.fit`.
@@ -58,12 +58,12 @@ def align(
     from updater.launch.task import Drafting
     from updater.train.record import Watch
 
-    training = training_of(workspace, update).on_one_node
+    training = training_of(workspace, update).beside_training
     task = Drafting(learnt, training, workspace.settings.evaluation.batch_size)
     asked = _asked(workspace, update, learnt)
     folder = workspace.run_folder(update.id) / "drafting"
     watch = Watch(progress=workspace.progress, title="align")
-    if training.devices == 1:
+    if training.num_processes == 1:
         from updater.launch.draft import aligned, ready
 
         gc.collect()  # a model that Lightning has trained is in circles, and would be there beside
@@ -71,7 +71,9 @@ def align(
     else:
         from updater.launch import together
 
-        found = together.align(task, lesson, asked, folder=folder, watch=watch)
+        found = together.align(
+            task, lesson, asked, folder=folder, calls=workspace.calls, watch=watch
+        )
     return folder / answer.LEARNT, {"mtp": found}
 
 

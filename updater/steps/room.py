@@ -48,7 +48,7 @@ def check_first(workspace: Workspace, kind: str, checkpoint: str) -> None:
 
     settings = workspace.settings
     if kind == "adopt":
-        _check_devices(settings.training.on_one_node)
+        _check_devices(settings.training.beside_training)
         refuse_unaskable(Path(checkpoint), training=settings.training)
         return
     from updater.nemotron.presets import config_fields

@@ -161,9 +161,8 @@ class _Search:
 
 
 def _short(settings: Settings) -> Settings:
-    """A trial's part of the epochs, at least one; on this node alone, for nobody is asked to start
-    the others once for each."""
-    training = settings.training.on_one_node
+    """A trial's part of the epochs, at least one."""
+    training = settings.training.beside_training
     epochs = max(1, round(training.epochs * training.search.epochs_fraction))
     return dataclasses.replace(settings, training=dataclasses.replace(training, epochs=epochs))
 

@@ -71,7 +71,7 @@ def answers(
     Raises:
         InputError, UpdateError: the folder is no checkpoint, or the processes crashed.
     """
-    if isinstance(who, Path) and workspace.settings.training.devices > 1:
+    if isinstance(who, Path) and workspace.settings.training.beside_training.num_processes > 1:
         return _together(workspace, who, tables, watch, progress=progress)
     if isinstance(who, Path):
         from updater.nemotron.dtypes import load_as_served
@@ -101,7 +101,7 @@ def _together(
     from updater.launch.task import Asking
 
     settings = workspace.settings
-    training = settings.training.on_one_node
+    training = settings.training.beside_training
     task = Asking(
         checkpoint=folder,
         names=tuple(tables),
@@ -111,7 +111,9 @@ def _together(
     )
     about = hashlib.sha256("\n".join([str(folder), *tables]).encode()).hexdigest()
     asked = workspace.root / "cache" / f"asked-{about[:16]}"
-    found = together.outcomes(task, tables, training, folder=asked, progress=progress)
+    found = together.outcomes(
+        task, tables, training, folder=asked, calls=workspace.calls, progress=progress
+    )
     shutil.rmtree(asked)  # after a crash it stays: what the processes said is there
     watch.seconds += found.seconds
     return dict(found.outcomes)

@@ -61,7 +61,7 @@ def learn(
 
         held_by = importance_step.files(workspace, update)
         task = Learning(start, training, workspace.settings.regularizer, held_by, trace)
-        done = together.fit(task, lesson, folder=folder, watch=watch)
+        done = together.fit(task, lesson, folder=folder, calls=workspace.calls, watch=watch)
         return Taught(folder / answer.LEARNT, lesson, done)
 
     from updater.nemotron import checkpoint

@@ -30,13 +30,13 @@ def estimate(workspace: Workspace, term: Term, file: Path, watch: Stopwatch) -> 
     file.parent.mkdir(parents=True, exist_ok=True)
     task = Weighing(
         folder,
-        workspace.settings.training.on_one_node,
+        workspace.settings.training.beside_training,
         estimator=estimator_of(workspace),
         form=workspace.settings.regularizer.format,
         checkpoint_digest=term.weights,
         data_digest=term.sample.digest,
     )
-    if task.training.devices == 1:
+    if task.training.num_processes == 1:
         from regularizers import importance
         from updater.launch.weigh import ready, weighed
 
@@ -49,7 +49,9 @@ def estimate(workspace: Workspace, term: Term, file: Path, watch: Stopwatch) -> 
 
     place = file.with_suffix(".processes")
     with watch:
-        made = together.estimate(task, examples, folder=place, progress=workspace.progress)
+        made = together.estimate(
+            task, examples, folder=place, calls=workspace.calls, progress=workspace.progress
+        )
     made.replace(file)
     shutil.rmtree(place)
 

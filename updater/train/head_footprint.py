@@ -29,7 +29,7 @@ def head_footprint(
     resting_dtype: torch.dtype = torch.float32,
     kernels: bool = False,
 ) -> Footprint | None:
-    """On each of this node's devices; None where no head is aligned. Arguments as of `footprint`.
+    """On each device; None where no head is aligned. Arguments as of `footprint`.
 
     Not measured on a GPU: what the head's blocks keep for the way back is read off as `footprint`
     does, once for each draft, and the rest is counted.
@@ -40,8 +40,8 @@ def head_footprint(
     letters = mtp_pattern(fields, where="config.json")
     if training.mtp != "align" or not letters:
         return None
-    training = training.on_one_node
-    shards = training.devices if training.sharded else 1
+    training = training.beside_training
+    shards = training.num_processes if training.sharded else 1
     # All of the head is trained, however its backbone was.
     alone = replace(training.on_one_device, batch_size=training.share, adapt="full")
     shapes = mtp_shapes(fields, where="config.json")

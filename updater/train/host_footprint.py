@@ -81,7 +81,8 @@ def host_footprint(
     importance = 0 if ones or not holds else int(copies * sum(sizes.importance))
     estimates = method.importance in ("fisher", "mas") and not regularizer.is_recorded
     estimated = sum(sizes.importance)
-    if training.on_one_node.sharded:  # the first has it whole in float32, and then in its format
+    if training.beside_training.sharded:
+        # The first has it whole in float32, and then in its format.
         estimated = sizes.float32 + (0 if regularizer.format == "float32" else estimated)
     pinned = rounding = 0
     if holds and regularizer.offload:
