@@ -207,9 +207,33 @@ def test_the_shell_with_a_gpu_is_the_other_shell_on_the_node_of_a_heavy_task() -
     assert shell.keys() <= own.keys()
 
 
+def test_the_pods_that_join_are_the_shell_with_a_gpu_without_the_secrets() -> None:
+    """Beside it: as many as `replicas` says, by a Deployment, whose schema is not here."""
+    whole = read("join.yaml")
+    assert (whole["apiVersion"], whole["kind"]) == ("apps/v1", "Deployment")
+    spec = whole["spec"]
+    labels = spec["template"]["metadata"]["labels"].items()
+    assert spec["selector"]["matchLabels"].items() <= labels
+    packed = (ROOT / "tests" / "data" / "pytorchjob.schema.json.gz").read_bytes()
+    schema = json.loads(gzip.decompress(packed))
+    about = {"$ref": "#/$defs/V1PodSpec", "$defs": schema["$defs"]}
+    jsonschema.validate(spec["template"]["spec"], about)
+    joins, shell = parts_of(spec["template"]), comparable("gpu-shell")
+    differs = {key for key in joins.keys() | shell.keys() if joins.get(key) != shell.get(key)}
+    assert differs == {
+        *("apiVersion", "kind", "metadata.name", "metadata.labels"),
+        *("container.command", "container.envFrom", "terminationGracePeriodSeconds"),
+    }
+    assert joins["container.command"] == ["updater", "join"]
+    assert joins["container.envFrom"] == [{"configMapRef": {"name": "updater-dags"}}]
+
+
 def comparable(name: str) -> dict[str, Any]:
     """Its metadata, its spec and its container, part by part; volumes by their names."""
-    pod = read(f"{name}.yaml")
+    return parts_of(read(f"{name}.yaml"))
+
+
+def parts_of(pod: dict[str, Any]) -> dict[str, Any]:
     spec = pod.pop("spec")
     (container,) = spec.pop("containers")
     parts = {f"metadata.{key}": value for key, value in pod.pop("metadata").items()}

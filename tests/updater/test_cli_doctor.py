@@ -721,22 +721,41 @@ def test_what_the_next_update_trains_is_told_where_the_deployed_version_is_compr
         assert left["model"]["num_parameters"] < found["model"]["num_parameters"]
 
 
-@pytest.mark.parametrize("name", ["Super", "Ultra"])
-def test_what_one_machine_takes_at_least_is_as_documented(name: str) -> None:
-    """docs/parallel.md, of eight devices, in GiB."""
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [("Super", 1), ("Super", 4), *(("Ultra", nodes) for nodes in (1, 2, 3, 4))],
+)
+def test_what_machines_of_eight_gpus_take_is_as_documented(name: str, nodes: int) -> None:
+    """docs/parallel.md, of each GPU, in GiB."""
     from updater.reckoning import stages
 
     page = (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
-    (row,) = re.findall(rf"^\| \**{name}\** \|(.*)\|$", page, re.MULTILINE)
-    found = stages(
-        presets.config_fields(f"nemotron-3-{name.lower()}", 131_072),
-        dataclasses.replace(GPU, names=GPU.names * 8),
-        TrainingSettings(devices=8, precision="bf16-mixed", mtp="align"),
-        RegularizerSettings(),
-        1,
-        released=torch.bfloat16,
+    (row,) = re.findall(rf"^\| {name} \| {nodes} \|(.*)\|$", page, re.MULTILINE)
+    training = TrainingSettings(
+        devices=8,
+        nodes=nodes,
+        nodes_for="all",
+        rendezvous="auto",
+        strategy="fsdp",
+        precision="bf16-mixed",
+        batch_size=8,
+        activation_checkpointing=True,
+        mtp="align",
     )
-    assert found.head is not None
-    assert found.importance is not None
-    least = [stage.least for stage in (found.answers, found.head, found.importance)]
-    assert [round(size / 2**30) for size in least] == [int(cell) for cell in row.split("|")]
+    lora, full = (
+        stages(
+            presets.config_fields(f"nemotron-3-{name.lower()}", 131_072),
+            dataclasses.replace(GPU, names=GPU.names * 8),
+            dataclasses.replace(training, adapt=adapt),
+            RegularizerSettings(format="factored"),
+            4096,
+            released=torch.bfloat16,
+        )
+        for adapt in ("lora", "full")
+    )
+    asked = (
+        *(lora.answers, lora.head, lora.importance, lora.training),
+        *(full.importance, full.training),
+    )
+    peaks = [round(stage.peak / 2**30) for stage in asked if stage is not None]
+    assert peaks == [int(cell) for cell in row.split("|")]

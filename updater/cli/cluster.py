@@ -2,7 +2,7 @@
 
 import click
 
-from updater.cli.app import AT_NIGHT, Session, app
+from updater.cli.app import Session, app
 from updater.errors import InputError
 
 
@@ -56,4 +56,4 @@ def join(session: Session) -> None:
     training_core.check("join")
     from updater.launch.join import join as take_part
 
-    take_part(session.workspace(needed=AT_NIGHT).calls)
+    take_part(session.workspace(needed=("workspace",)).calls)

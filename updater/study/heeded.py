@@ -22,7 +22,9 @@ _ONE_DEVICE = "each run of a study trains on one device"
 _UPDATE = 'only kind = "scratch" trains by it; the first model trains by that of [settings]'
 _NEVER = {
     "training.mtp": _HEADLESS,
-    **dict.fromkeys(("training.strategy", "training.rendezvous"), _ONE_DEVICE),
+    **dict.fromkeys(
+        ("training.strategy", "training.rendezvous", "training.nodes_for"), _ONE_DEVICE
+    ),
     "regularizer.offload": "it moves what holds to another memory, and changes no result",
     "training.packing": "it leaves padding out, and changes no result",
 }

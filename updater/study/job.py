@@ -28,6 +28,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {
         "activation_checkpointing": False,
         "packing": False,
         "nodes": 1,
+        "nodes_for": "training",
         "strategy": "auto",
         "rendezvous": "",
     },
