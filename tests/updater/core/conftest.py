@@ -155,8 +155,8 @@ def driven_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     whole = processes.torchrun
 
     def drive(driver: str) -> None:
-        def driven(training: TrainingSettings, folder: Path) -> list[str]:
-            command = whole(training, folder)
+        def driven(training: TrainingSettings, folder: Path, *meeting: Any) -> list[str]:
+            command = whole(training, folder, *meeting)
             return [*command[:-3], str(Path(__file__).with_name(driver)), command[-1]]
 
         monkeypatch.setattr(processes, "torchrun", driven)
