@@ -45,7 +45,8 @@ def check(training: TrainingSettings) -> None:
         raise InputError(
             f"training.nodes = {training.nodes}",
             "several nodes meet at training.rendezvous, which is not given",
-            "on Kubernetes start what `updater pytorchjob UPDATE` prints, elsewhere set host:port",
+            "on Kubernetes start what `updater pytorchjob UPDATE` prints, elsewhere set host:port, "
+            'or "auto" where the others run `updater join`',
         )
     here = torch.cuda.device_count()
     if here and training.devices > here:

@@ -84,7 +84,7 @@ class _Mixer(NemotronHMamba2Mixer):
         if rows <= at_once:
             whole: Tensor = super().forward(hidden_states, cache_params, attention_mask, **more)
             return whole
-        if isinstance(self.in_proj, FSDPModule):
+        if any(isinstance(part, FSDPModule) for part in self.in_proj.modules()):  # LoRA wraps it
             # Each use gathers its weight, and processes of unlike rows would use it unlike often.
             raise InputError(
                 f"{rows:,} rows of {length:,} tokens in one of many processes",

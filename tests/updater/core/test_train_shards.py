@@ -13,10 +13,13 @@ import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from updater.nemotron import checkpoint
+from updater.errors import InputError
+from updater.nemotron import checkpoint, kernel_inputs, kernels
+from updater.settings import TrainingSettings
+from updater.train.adapt import adapted, freeze
 from updater.train.encode import collate, encode
 from updater.train.likelihood import negative_log_likelihood
-from updater.train.shards import arranged
+from updater.train.shards import arranged, reshard
 
 EXACT = ("embeddings", "lm_head", "norm", "gate", "A_log", "D", "dt_bias", "conv1d", "out_proj")
 
@@ -74,6 +77,33 @@ def test_matrices_are_gathered_in_the_precision_that_they_are_multiplied_in(
     for name, parameter in model.named_parameters():
         assert parameter.dtype == torch.float32, name
         assert parameter.grad is None or parameter.grad.dtype == torch.float32, name
+
+
+@pytest.mark.parametrize("adapt", ["full", "lora"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_rows_past_the_kernels_reach_are_taken_in_parts_where_that_is_alike_in_all_processes(
+    base: Path, mesh: DeviceMesh, monkeypatch: pytest.MonkeyPatch, precision: str, adapt: str
+) -> None:
+    """Each use of a projection that is gathered by itself is a collective, under LoRA too."""
+    monkeypatch.setattr(kernels, "taken", lambda: frozenset(kernels.SCANS))
+    model, _ = checkpoint.load(base, arranged=arranged(mesh, precision))
+    training = TrainingSettings(adapt=adapt, precision=precision)
+    freeze(model, training)
+    tokens_bl = torch.arange(2, 42).view(4, 10)
+    cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
+    with cast:
+        whole = model(input_ids=tokens_bl, use_cache=False).logits
+    width = model.model.layers[0].mixer.in_proj.out_features
+    monkeypatch.setattr(kernel_inputs, "ELEMENTS", 2 * 16 * width)  # two rows of one chunk
+    reshard(model)
+    with adapted(model, training), cast:
+        if precision == "bf16-mixed":
+            with pytest.raises(InputError, match="4 rows of 10 tokens in one of many processes"):
+                model(input_ids=tokens_bl, use_cache=False)
+        else:
+            parts = model(input_ids=tokens_bl, use_cache=False).logits
+            torch.testing.assert_close(parts, whole)
+        reshard(model)
 
 
 def kept(model: nn.Module, batch: Any) -> int:
