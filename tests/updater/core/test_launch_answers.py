@@ -15,6 +15,7 @@ from updater.errors import CrashError, InputError
 from updater.evaluate import outcomes
 from updater.launch import processes, together
 from updater.launch.task import Asking, Weighing
+from updater.launch.weigh import ready, weighed
 from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
 from updater.train.adapt import freeze
@@ -23,6 +24,7 @@ from updater.train.importance import estimate
 
 FULL = TrainingSettings(devices=2)
 LORA = TrainingSettings(devices=2, adapt="lora", lora_experts=True)
+ALONE = TrainingSettings(adapt="lora", precision="bf16-mixed")
 SHARDED_LORA = TrainingSettings(devices=2, adapt="lora", strategy="fsdp")
 
 
@@ -97,6 +99,23 @@ def same_importance(
             torch.testing.assert_close(
                 theirs, mine, rtol=rounding, atol=1e-5 * largest, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def test_an_importance_of_a_release_in_bfloat16_in_shards(
+    release: Path, language: Any, tmp_path: Path
+) -> None:
+    """What has factors is bfloat16 beside routers in float32, in the same groups of weights."""
+    training = dataclasses.replace(SHARDED_LORA, precision="bf16-mixed")
+    examples = encoded(release, language(0, 9))
+    task = weighing(release, training)
+    one = weighed(ready(dataclasses.replace(task, training=ALONE)), task, examples)
+    file = together.estimate(task, examples, folder=tmp_path / "many", progress=False)
+    many = weights.load(file)
+    assert many.tensors.keys() == one.tensors.keys()
+    for name, expected in one.tensors.items():
+        assert isinstance(expected, torch.Tensor)
+        apart = (many.tensors[name] - expected).norm() / expected.norm()
+        assert apart < 0.05, (name, apart)
 
 
 def test_an_importance_of_logits_that_are_made_in_pieces(

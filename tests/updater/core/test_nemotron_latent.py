@@ -175,19 +175,23 @@ def test_its_importance_holds_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("adapt", ["full", "lora"])
 def test_in_shards_it_is_held_and_learnt_as_by_one_process(
-    learnt: Path, lesson: Lesson, importance: Importance, tmp_path: Path
+    learnt: Path, lesson: Lesson, importance: Importance, tmp_path: Path, adapt: str
 ) -> None:
+    """Under LoRA too, which is how Super fits a machine."""
     path = tmp_path / "importance.safetensors"
     weights.save(importance, path)
-    training = dataclasses.replace(TRAINING, epochs=1, learning_rate=1e-3)
+    changes: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-3, "adapt": adapt}
+    training = dataclasses.replace(TRAINING, strategy="fsdp", **changes)
     ewc = RegularizerSettings(method="ewc", strength=10.0)
     shared = dataclasses.replace(training, devices=2)
     asked = Learning(learnt, shared, ewc, (TermFiles(learnt, path),), "")
     together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
     start = dict(checkpoint.load(learnt)[0].named_parameters())
     anchor = QuadraticAnchor(start, importance.tensors, 10.0)
-    one, _ = run(learnt, lesson, tmp_path / "one", anchor, epochs=1, learning_rate=1e-3)
+    one, _ = run(learnt, lesson, tmp_path / "one", anchor, **changes)
     found = checkpoint.load(tmp_path / "many" / answer.LEARNT)[0].state_dict()
+    assert any(not torch.equal(found[n], start[n]) for n in found if "latent_proj" in n)
     for name, tensor in one.state_dict().items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=name)
