@@ -101,8 +101,7 @@ def own_address() -> str:
 
 def _read(calls: Path) -> Iterator[tuple[Path, Call]]:
     for file in sorted(calls.glob("*.json")):
-        with contextlib.suppress(
-            FileNotFoundError, json.JSONDecodeError
-        ):  # over, or of a full disk
+        # It may be over by now, or half written by a disk that was full.
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             told: dict[str, Any] = read_json(file)
             yield file, Call(**told)

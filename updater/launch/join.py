@@ -73,8 +73,11 @@ def _take_part(calls: Path, one: Call) -> bool:
         code = _ended(part, calls, one)
     finally:
         processes.stop(part)
-    if code == 0 or not call.is_open(calls, one):
+    if code == 0:
         log.info("%s is done", what)
+        return True
+    if not call.is_open(calls, one):
+        log.info("%s: %s calls no longer", what, one.host)
         return True
     log.warning("%s: ended here with exit code %s; tries again", what, code)
     return False

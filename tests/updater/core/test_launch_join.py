@@ -205,7 +205,7 @@ def test_what_goes_on_after_its_call_is_over_is_ended(
     with call.open_call(calls, asked, workspace / "runs" / "u" / "training"):
         wait_until(lambda: parts_of(workspace), seconds=60)
     wait_until(lambda: not parts_of(workspace), seconds=90)
-    wait_until(lambda: "u/training is done" in joiner(), seconds=30)
+    wait_until(lambda: "calls no longer" in joiner(), seconds=30)
 
 
 def test_the_call_of_one_that_was_killed_is_taken_back_by_the_next(
