@@ -140,7 +140,10 @@ def _record(
 
 
 def _at_first(recorded: Mapping[str, torch.Tensor], ranks: Ranks) -> Mapping[str, torch.Tensor]:
-    return recorded if ranks.mesh is None else gathered(recorded, kept=ranks.first)
+    if ranks.mesh is None:
+        return recorded
+    whole = ((name, gathered(tensor, kept=ranks.first)) for name, tensor in recorded.items())
+    return {name: tensor for name, tensor in whole if tensor is not None}
 
 
 def _check(training: TrainingSettings, trace: str, ranks: Ranks) -> None:

@@ -81,9 +81,8 @@ def host_footprint(
     importance = 0 if ones or not holds else int(copies * sum(sizes.importance))
     estimates = method.importance in ("fisher", "mas") and not regularizer.is_recorded
     estimated = sum(sizes.importance)
-    if training.beside_training.sharded:
-        # The first has it whole in float32, and then in its format.
-        estimated = sizes.float32 + (0 if regularizer.format == "float32" else estimated)
+    if training.beside_training.sharded:  # the first has one after the other whole, in float32
+        estimated += sizes.largest
     pinned = rounding = 0
     if holds and regularizer.offload:
         each = sizes.anchor if ones else [*sizes.anchor, *sizes.importance]
@@ -117,12 +116,12 @@ def _rounded(size: int) -> int:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Of what an update holds: bytes of each anchor and each tensor of the importance, and of that
-    in float32 all together; how many entries are trained."""
+    """Of what an update holds: bytes of each anchor and each tensor of the importance, and of its
+    largest one in float32; how many entries are trained."""
 
     anchor: list[int]
     importance: list[int]
-    float32: int
+    largest: int
     trained: int
 
 
@@ -140,4 +139,5 @@ def _sizes(fields: str, training: TrainingSettings, form: str, dtype: torch.dtyp
         trained = sum(
             math.prod(w.shape[:-2]) * training.lora_rank * sum(w.shape[-2:]) for w in held.values()
         )
-    return _Sizes(anchor, [tensor.nbytes for tensor in tensors], 4 * entries, trained)
+    largest = 4 * max(weight.numel() for weight in held.values())
+    return _Sizes(anchor, [tensor.nbytes for tensor in tensors], largest, trained)

@@ -101,9 +101,8 @@ def estimate(
             _in_precision(loss(model, ranks), model.device.type, precision),
             progress=partial(_reach, shown, on_progress),
         )
-        found = _over_all(found, len(mine), ranks)
-        importance = Importance(found, estimator, len(examples), checkpoint_digest, data_digest)
-        return _fair(importance, routed, ranks).in_format(form)
+        about = (estimator, len(examples), checkpoint_digest, data_digest)
+        return _kept(found, form, about, len(mine), routed, ranks)
 
 
 def spread(
@@ -144,15 +143,36 @@ def spread(
         )
 
 
-def _fair(importance: Importance, routed: Mapping[str, Tensor], ranks: Ranks) -> Importance:
-    """Between experts, by the tokens that were routed to them in all processes; in shards each
-    process goes through all the examples, and has counted all their tokens."""
-    if ranks.mesh is None:
+def _kept(
+    found: dict[str, Tensor],
+    form: str,
+    about: tuple[str, int, str, str],
+    num_mine: int,
+    routed: Mapping[str, Tensor],
+    ranks: Ranks,
+) -> Importance:
+    """All processes' estimates together, in the format `form`. Taken out of `found` one after the
+    other, so that nothing else is there whole in float32.
+
+    Args:
+        about: as `Importance` has it between its tensors and its format.
+        num_mine: examples that this process has seen to.
+        routed: tokens of each expert, by mixer, which this process has counted.
+    """
+    if ranks.mesh is None:  # in shards each has gone through all examples, and counted all tokens
         routed = {mixer: ranks.total(count) for mixer, count in routed.items()}
-    experts = (name for name in importance.tensors if is_experts(name))
-    return normalise_by_evidence(
-        importance, {name: routed[name.partition(".experts.")[0]] for name in experts}
-    )
+    over_all = _over_all(num_mine, ranks)
+
+    def kept(name: str, mean: Tensor | None) -> Importance:
+        one = Importance({} if mean is None else {name: mean}, *about)
+        if mean is not None and is_experts(name):
+            one = normalise_by_evidence(one, {name: routed[name.partition(".experts.")[0]]})
+        return one.in_format(form)
+
+    one_by_one = [kept(name, over_all(found.pop(name))) for name in list(found)]
+    tensors = {name: weight for one in one_by_one for name, weight in one.tensors.items()}
+    tokens = {name: counts for one in one_by_one for name, counts in one.tokens.items()}
+    return Importance(tensors, *about, format=form, tokens=tokens)
 
 
 def _reach(shown: Progress, told: Callable[[int], object] | None, done: int) -> None:
@@ -190,15 +210,15 @@ def _share(examples: Encoded, ranks: Ranks) -> Encoded:
     return select(examples, np.arange(ranks.rank, len(examples), ranks.world))
 
 
-def _over_all(found: dict[str, Tensor], num_examples: int, ranks: Ranks) -> dict[str, Tensor]:
-    """The mean over all examples, of the means over each process's `num_examples`."""
+def _over_all(num_mine: int, ranks: Ranks) -> Callable[[Tensor], Tensor | None]:
+    """What makes the mean over all examples of those of each process, which has seen to `num_mine`
+    of them; of shards the whole tensor, in the CPU's memory, for the first process alone."""
     if ranks.mesh is not None:
-        return gathered(found, kept=ranks.first)
-    if ranks.world > 1:
-        num_all = int(ranks.total(torch.tensor(num_examples)))
-        for name, mean in found.items():
-            found[name] = ranks.total(mean.mul_(num_examples)).div_(num_all)
-    return found
+        return partial(gathered, kept=ranks.first)
+    if ranks.world == 1:
+        return lambda mean: mean
+    num_all = int(ranks.total(torch.tensor(num_mine)))
+    return lambda mean: ranks.total(mean.mul_(num_mine)).div_(num_all)
 
 
 @contextmanager

@@ -137,12 +137,7 @@ def _slice(stack: DTensor, index: int) -> Tensor:
 
 
 @torch.no_grad()
-def gathered(tensors: Mapping[str, Tensor], *, kept: bool) -> dict[str, Tensor]:
-    """The tensors, whole and in the CPU's memory, one after the other; none where not `kept`. Each
-    process has to ask."""
-    whole: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if kept:
-            whole[name] = full.detach().cpu()
-    return whole
+def gathered(tensor: Tensor, *, kept: bool) -> Tensor | None:
+    """The tensor, whole and in the CPU's memory; None where not `kept`. Each process has to ask."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().cpu() if kept else None

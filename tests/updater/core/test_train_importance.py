@@ -1,17 +1,20 @@
 """Importance of a model's weights, against gradients taken one example at a time."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from regularizers.formats import parts
 from regularizers.importance import Importance
 from updater.errors import UpdateError
 from updater.nemotron import checkpoint
 from updater.settings.regularizing import ESTIMATORS, METHODS
 from updater.train import importance
 from updater.train.encode import encode
+from updater.train.ranks import Ranks
 
 ABOUT = {"checkpoint_digest": "c", "data_digest": "d", "progress": False}
 
@@ -140,6 +143,34 @@ def test_a_sum_that_float32_has_not_is_told(
     monkeypatch.setattr(importance, "normalise_by_evidence", lambda *_: large)
     with pytest.raises(UpdateError, match="importance of 'w' must be finite"):
         importance.estimate(model, examples, estimator="empirical", form="factored", **ABOUT)
+
+
+def test_of_a_factored_importance_one_tensor_at_a_time_is_whole(
+    trained: Path, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first of many processes has them, one gathered after the other."""
+    before: list[weakref.ref[torch.Tensor]] = []
+
+    def gathering(_num_mine: int, _ranks: Ranks) -> Any:
+        def over_all(mean: torch.Tensor) -> torch.Tensor:
+            assert not any(one() is not None for one in before)
+            if mean.dim() > 1:  # a vector is not factored, and kept as it is
+                before.append(weakref.ref(whole := mean.clone()))
+                return whole
+            return mean
+
+        return over_all
+
+    model, tokenizer = checkpoint.load(trained)
+    examples = encode(tokenizer, language(0, 3), max_length_tokens=64)
+    one = importance.estimate(model, examples, estimator="empirical", form="factored", **ABOUT)
+    monkeypatch.setattr(importance, "_over_all", gathering)
+    again = importance.estimate(model, examples, estimator="empirical", form="factored", **ABOUT)
+    assert len(before) > 10
+    assert again.tokens == one.tokens
+    for name, weight in one.tensors.items():
+        for mine, expected in zip(parts(again.tensors[name]), parts(weight), strict=True):
+            assert torch.equal(mine, expected), name
 
 
 def test_every_estimator_of_the_settings_is_one_that_estimates() -> None:
