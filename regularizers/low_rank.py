@@ -64,7 +64,7 @@ class Factors:
     def pieces(
         self, weight: Tensor, terms: Sequence[Any], beside: Sequence[tuple[Tensor, Tensor]] = ()
     ) -> Iterator["Piece"]:
-        """A chunk at a time: some rows of `weight`, or some experts of a stack; those of this rank.
+        """A chunk at a time: some rows of a matrix, those of this rank; or some experts of a stack.
 
         Args:
             terms: of the shape that this rank's part of `weight` has, in `weight`'s memory first.
@@ -75,7 +75,7 @@ class Factors:
         of_a = tuple(self.a_of(a) for a, _ in pairs)
         of_b = tuple(self.b_of(b)[mine] for _, b in pairs)
         # A matrix's rows all need the whole of A; an expert needs its own.
-        cut_a = () if self.num_experts is None else tuple(a[mine] for a in of_a)
+        cut_a = () if self.num_experts is None else of_a
         for cut in chunks(*terms, *of_b, *cut_a):
             parts, rest = cut[: len(terms)], cut[len(terms) :]
             of_piece = list(zip(rest[len(pairs) :] or of_a, rest, strict=False))
@@ -106,13 +106,15 @@ class LowRankAnchor:
 
     Raises:
         ValueError: an anchored name has no frozen weight, or one of another shape, or a factor's
-            product is not of its weight's shape.
+            product is not of its weight's shape; or a stack of experts is in shards.
     """
 
     def __init__(
         self, held: QuadraticAnchor, frozen: Mapping[str, Tensor], factors: Mapping[str, Factors]
     ) -> None:
         for name, part in factors.items():
+            if part.num_experts is not None and is_shard(frozen[name]):
+                raise ValueError(f"{name!r} is a stack in shards: its factors can't be held")
             made = (*part.b_of(part.b).shape[:-1], part.a.shape[-1])
             if made != tuple(frozen[name].shape):
                 shapes = f"{made}, the weight {tuple(frozen[name].shape)}"
@@ -182,8 +184,7 @@ class LowRankAnchor:
         if not isinstance(weight, Factored) or weight.columns.shape[-2] != 1:
             return None
         rows, columns = (part.to(frozen.device) for part in (weight.rows, weight.columns))
-        stacked = columns.dim() > 2  # each matrix of a stack has columns of its own
-        return Factored(all_rows(rows, frozen), all_rows(columns, frozen) if stacked else columns)
+        return Factored(all_rows(rows, frozen), columns)
 
     def _pieces(self, name: str, *beside: tuple[Tensor, Tensor]) -> Iterator[tuple[Piece, Tensor]]:
         """A chunk at a time, whose displacement is from the anchor; and the importance there."""

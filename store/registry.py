@@ -191,6 +191,17 @@ class Registry:
         now_ms = self._after(run_id, [points.BY_PERIOD, *_changed(single, known)])
         self._log(run_id, points.scores(accuracy, steps, known=known, drawn=drawn, now_ms=now_ms))
 
+    def tag(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        """The run has these tags, whatever it had under their names.
+
+        Raises:
+            UnreachableError, StoreError, NotFoundError: as all methods here.
+        """
+        from mlflow.entities import RunTag
+
+        every = [RunTag(name, str(value)) for name, value in tags.items()]
+        self._mlflow.ask(lambda client: client.log_batch(run_id, tags=every))
+
     def log_summary(self, run_id: str, summary: Mapping[str, float | str | bool | None]) -> None:
         """Numbers of `summary` are metrics of the run, words and truths tags; None is absent.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: the folder is missing, read-only or full; `path` is as it was.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    # Other machines may write the same, and in containers all processes have the same number.
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with staged.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -16,6 +16,7 @@ import pytest
 from commands import command, said
 
 from updater.cli import run
+from updater.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
@@ -315,9 +316,17 @@ def test_ctrl_c_in_training_is_one_line_and_the_same_command_goes_on(new_west: P
     status = command(new_west, "status")
     assert status["deployed"] == "2"
     (interrupted,) = set(status["unfinished"]) - unfinished
-    answer = command(new_west, *words)
+    # On more devices, as where another machine has to do.
+    elsewhere = ("--set", "training.devices=2", "--set", "training.strategy=ddp")
+    answer = command(new_west, *words, *elsewhere)
     assert answer["update"] == interrupted
     assert (answer["verdict"], answer["promoted"]) == ("accepted", True)
+    import mlflow
+
+    workspace = Workspace.open(new_west)
+    version = workspace.ledger.model_version(answer["candidate"])
+    run = mlflow.MlflowClient(workspace.mlflow_uri).get_run(version.run_id)
+    assert run.data.tags["training/devices"] == "2"
     assert set(command(new_west, "status")["unfinished"]) == unfinished
 
 

@@ -51,9 +51,12 @@ def join(session: Session) -> None:
     Examples: updater join --workspace /shared/tickets
               CUDA_VISIBLE_DEVICES=0,1 updater join
     """
+    import signal
+
     from updater import training_core
 
     training_core.check("join")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     from updater.launch.join import join as take_part
 
     take_part(session.workspace(needed=("workspace",)).calls)

@@ -6,7 +6,7 @@ Written by each `updater.launch.worker`, read by `updater.launch.processes` and 
 import json
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,8 @@ def crash(folder: Path, rank: int, error: BaseException) -> None:
     others end because it did."""
     if not (folder / _CRASHED).exists():
         said = traceback.format_exception_only(error)[-1].strip()
-        write_json(folder / _CRASHED, f"process {rank} ended by {said}")
+        with suppress(OSError):  # where the disk is what failed
+            write_json(folder / _CRASHED, f"process {rank} ended by {said}")
 
 
 def read_crash(folder: Path) -> str:

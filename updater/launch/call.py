@@ -1,6 +1,8 @@
 """How other machines are asked to take part: files of the workspace, which `updater join` watches.
 
-Written by `updater.launch.processes`, read by `updater.launch.join`. Imports no torch.
+Who calls, and who has joined, touches a file of its own all the while, so that one that was killed
+is told from one that lives: by the file system's clock, whatever each machine's own says. Used by
+`updater.launch.processes`, which calls, and `updater.launch.join`. Imports no torch.
 """
 
 import contextlib
@@ -9,23 +11,27 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from updater import __version__
 from updater.files import read_json, write_json
-from updater.settings import AUTO, TrainingSettings
+from updater.settings import TrainingSettings
 
-_ELSEWHERE = ("192.0.2.1", 9)
-"""An address that is nobody's (RFC 5737): the way to it says which of its own a machine has there.
-Nothing is sent."""
+BEAT_SECONDS = 5.0
+"""Between two touches."""
+
+_DEAD_SECONDS = 30.0
+"""After its last touch one counts as dead: some missed beats of a busy machine. Chosen."""
 
 
 @dataclass(frozen=True)
 class Call:
     """One task, for which `nodes` machines with `devices` processes each meet at `rendezvous`.
-    `folder`: of the task, by the path that all see it under. `host`, `process`: who calls."""
+    `folder`: of the task, by the path that all see it under. `host`: who calls, by which `version`
+    of updater, and whether by `gpus`."""
 
     id: str
     folder: str
@@ -33,7 +39,8 @@ class Call:
     devices: int
     rendezvous: str
     host: str
-    process: int
+    version: str
+    gpus: bool
 
     @property
     def training(self) -> TrainingSettings:
@@ -42,13 +49,14 @@ class Call:
 
 
 @contextlib.contextmanager
-def open_call(calls: Path, training: TrainingSettings, folder: Path) -> Iterator[None]:
-    """In the block there is a call in the folder `calls`."""
+def open_call(
+    calls: Path, training: TrainingSettings, folder: Path, *, gpus: bool
+) -> Iterator[Callable[[], object]]:
+    """In the block there is a call in the folder `calls`. Hands out what is to be called all the
+    while, to say that it lives."""
     calls.mkdir(parents=True, exist_ok=True)
-    for file, call in _read(calls):
-        if call.host == socket.gethostname() and not Path(f"/proc/{call.process}").exists():
-            file.unlink(missing_ok=True)  # of one that was killed
     name = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
+    file = calls / f"{name}.json"
     call = Call(
         id=name,
         folder=str(folder.resolve()),
@@ -56,52 +64,75 @@ def open_call(calls: Path, training: TrainingSettings, folder: Path) -> Iterator
         devices=training.devices,
         rendezvous=training.rendezvous,
         host=socket.gethostname(),
-        process=os.getpid(),
+        version=__version__,
+        gpus=gpus,
     )
-    file = calls / f"{name}.json"
     write_json(file, asdict(call))
     try:
-        yield
+        for other in calls.glob("*.json"):
+            if not _lives(other, file):
+                other.unlink(missing_ok=True)
+        yield _beating(file)
     finally:
         file.unlink(missing_ok=True)
 
 
-def open_calls(calls: Path) -> list[Call]:
-    """Those that wait for others, or are at work, oldest first."""
-    return [call for _, call in _read(calls)]
+@contextlib.contextmanager
+def joined(calls: Path) -> Iterator[Callable[[], list[Call]]]:
+    """In the block a machine has joined. Hands out what is to be called all the while: the calls
+    that wait for others, or are at work, oldest first; of several of one task the last."""
+    calls.mkdir(parents=True, exist_ok=True)
+    own = calls / f"{socket.gethostname()}-{os.getpid()}.joined"
+    own.touch()
+    for other in calls.glob("*.joined"):
+        if not _lives(other, own):
+            other.unlink(missing_ok=True)
+    beat = _beating(own)
+
+    def heard() -> list[Call]:
+        beat()
+        living = {call.folder: call for file, call in _read(calls) if _lives(file, own)}
+        return sorted(living.values(), key=lambda call: call.id)
+
+    try:
+        yield heard
+    finally:
+        own.unlink(missing_ok=True)
 
 
-def is_open(calls: Path, call: Call) -> bool:
-    """Whether who called still waits, or works."""
-    return (calls / f"{call.id}.json").exists()
+def num_joined(calls: Path) -> int:
+    """How many machines have joined, of which the newest call may know."""
+    newest = max(calls.glob("*.json"), default=None)
+    if newest is None:
+        return 0
+    return sum(_lives(file, newest) for file in calls.glob("*.joined"))
 
 
-def met_at(training: TrainingSettings) -> tuple[TrainingSettings, tuple[str, ...]]:
-    """The training with a place where its nodes meet, of this machine where it is to choose one;
-    and what torchrun has to be told then."""
-    if training.nodes == 1 or training.rendezvous != AUTO:
-        return training, ()
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    address = own_address()
-    chosen = replace(training, rendezvous=f"{address}:{port}")
-    return chosen, ("--rdzv-conf=is_host=1", f"--local-addr={address}")
+def _beating(file: Path) -> Callable[[], object]:
+    """What touches the file, but not more often than need be."""
+    last = time.monotonic()
+
+    def beat() -> None:
+        nonlocal last
+        if time.monotonic() >= last + BEAT_SECONDS:
+            last = time.monotonic()
+            with contextlib.suppress(OSError):  # of a file system that is away for a moment
+                file.touch()
+
+    return beat
 
 
-def own_address() -> str:
-    """Of this machine, as others reach it: the one of its way out; 127.0.0.1 where it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
-        try:
-            way.connect(_ELSEWHERE)
-        except OSError:
-            return "127.0.0.1"
-        return str(way.getsockname()[0])
+def _lives(file: Path, own: Path) -> bool:
+    """Whether the file was touched lately, `own` having been so."""
+    try:
+        return own.stat().st_mtime - file.stat().st_mtime < _DEAD_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _read(calls: Path) -> Iterator[tuple[Path, Call]]:
     for file in sorted(calls.glob("*.json")):
-        # It may be over by now, or half written by a disk that was full.
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        # It may be over by now, or half written by a disk that was full, or another version's.
+        with contextlib.suppress(OSError, json.JSONDecodeError, TypeError):
             told: dict[str, Any] = read_json(file)
             yield file, Call(**told)

@@ -5,17 +5,20 @@ by the command line.
 """
 
 import logging
+import os
+import socket
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from updater import __version__
 from updater.errors import InputError
-from updater.launch import call, command, processes
+from updater.launch import answer, call, processes, task
 from updater.launch.call import Call
-from updater.launch.command import MAX_RESTARTS
+from updater.launch.meeting import answering
 
 log = logging.getLogger("updater")
 
@@ -24,72 +27,119 @@ _AGAIN_SECONDS = 5.0
 _LINGER_SECONDS = 30.0
 """For which processes may go on whose call is over: they end by themselves, if all is well."""
 
+_UNSEEN = (
+    "%s calls from %s, which this machine does not see in its workspace: mount that under the same "
+    "path on all machines"
+)
+_TITLES = {
+    task.Learning.KIND: "a training",
+    task.Weighing.KIND: "an estimate of importance",
+    task.Drafting.KIND: "a drafting head's alignment",
+    task.Asking.KIND: "an evaluation",
+}
+
 
 def join(calls: Path) -> None:
     """Every call in the folder is answered, until this process is stopped; its processes end with
-    it.
-
-    Raises:
-        InputError: a call asks for more GPUs than there are here.
-    """
-    log.info("waiting for calls in %s", calls)
+    it. What this machine can't do is told to who calls, or, where that is not seen here, in the
+    log, once."""
+    log.info("has joined; waits to be called in %s", calls)
     answered: set[str] = set()
-    while True:
-        found = call.open_calls(calls)
-        answered.intersection_update(one.id for one in found)
-        # One that failed here is tried again, when others have had their turn.
-        for one in found:
-            if one.id in answered:
-                continue
-            if _take_part(calls, one):
-                answered.add(one.id)
-            else:
-                time.sleep(_AGAIN_SECONDS)
-        time.sleep(_POLL_SECONDS)
+    unseen: set[str] = set()
+    with call.joined(calls) as heard:
+        while True:
+            found = heard()
+            answered.intersection_update(one.id for one in found)
+            # One that failed here is tried again, when others have had their turn.
+            for one in found:
+                if one.id in answered or one not in heard():
+                    continue
+                if not _sees(one, calls):
+                    if one.id not in unseen:
+                        log.error(_UNSEEN, one.host, one.folder)
+                    unseen.add(one.id)
+                elif _take_part(one, heard):
+                    answered.add(one.id)
+                else:
+                    time.sleep(_AGAIN_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
 
-def _take_part(calls: Path, one: Call) -> bool:
-    """Whether it is done, or over; not: this machine's part of it failed."""
-    here = torch.cuda.device_count()
-    if here and one.devices > here:
-        raise InputError(
-            f"{one.host} calls for training.devices = {one.devices}",
-            f"this machine has {here} GPUs",
-            "all machines of a training have as many: set training.devices, or take another one",
-        )
-    what = "/".join(Path(one.folder).parts[-2:])
-    log.info("takes part in %s, with %s", what, one.host)
-    words = command.torchrun(
-        one.training,
-        Path(one.folder),
-        python=sys.executable,
-        max_restarts=MAX_RESTARTS,
-        meeting=("--rdzv-conf=is_host=0", f"--local-addr={call.own_address()}"),
-    )
-    part = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, env=processes.environment(one.training)
-    )
+def _sees(one: Call, calls: Path) -> bool:
+    folder = Path(one.folder)
+    return folder.is_relative_to(calls.parents[1]) and task.is_told(folder)
+
+
+def _take_part(one: Call, heard: Callable[[], list[Call]]) -> bool:
+    """Whether no more is to be done about it; not: this machine's part of it failed."""
+    folder = Path(one.folder)
     try:
-        code = _ended(part, calls, one)
-    finally:
-        processes.stop(part)
+        _check(one)
+    except InputError as refusal:
+        log.error("%s", refusal)
+        answer.refuse(folder, refusal)
+        return True
+    title = _TITLES[task.kind_of(folder)]
+    log.info("takes part in %s, called by %s", title, one.host)
+    said = folder / f"processes-{socket.gethostname()}-{os.getpid()}.log"
+    with said.open("ab") as output:
+        part = subprocess.Popen(
+            processes.torchrun(one.training, folder, answering()),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=processes.environment(one.training),
+        )
+        try:
+            code = _ended(part, one, heard)
+        finally:
+            processes.stop(part)
     if code == 0:
-        log.info("%s is done", what)
+        log.info("%s is done", title)
         return True
-    if not call.is_open(calls, one):
-        log.info("%s: %s calls no longer", what, one.host)
+    if one not in heard():
+        log.info("%s calls no longer for %s", one.host, title)
         return True
-    log.warning("%s: ended here with exit code %s; tries again", what, code)
+    log.warning("%s ended here with exit code %s; tries again. %s says why", title, code, said)
     return False
 
 
-def _ended(part: "subprocess.Popen[bytes]", calls: Path, one: Call) -> int | None:
+def _check(one: Call) -> None:
+    """This machine can do what is called for.
+
+    Raises:
+        InputError: not, and why.
+    """
+    name = socket.gethostname()
+    if one.version != __version__:
+        raise InputError(
+            f"{name} has joined by updater {__version__}",
+            f"{one.host} calls by {one.version}, and all machines run the same",
+            f"install {one.version} there",
+        )
+    here = torch.cuda.device_count()
+    if bool(here) != one.gpus or 0 < here < one.devices:
+        raise InputError(
+            f"{name}, which has joined, has {here} GPUs",
+            f"{one.host} calls for training.devices = {one.devices}"
+            + (" of them" if one.gpus else " processes without any"),
+            "all machines have as many: set training.devices, or let another one join",
+        )
+
+
+def _ended(
+    part: "subprocess.Popen[bytes]", one: Call, heard: Callable[[], list[Call]]
+) -> int | None:
     """The exit code; None: it went on after the call was over."""
     over: float | None = None
     while (code := part.poll()) is None:
         time.sleep(_POLL_SECONDS)
-        if over is None and not call.is_open(calls, one):
-            over = time.monotonic()
-        if over is not None and time.monotonic() > over + _LINGER_SECONDS:
+        living = heard()
+        if one in living:
+            continue
+        if any(other.folder == one.folder for other in living):  # who called does so anew
+            return None
+        over = over or time.monotonic()
+        if time.monotonic() > over + _LINGER_SECONDS:
             return None
     return code

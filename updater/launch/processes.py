@@ -6,6 +6,7 @@ to do stands in a folder (`updater.launch.task`), and so does what comes of it
 """
 
 import logging
+import math
 import os
 import re
 import shlex
@@ -21,8 +22,9 @@ import torch
 from updater.errors import CrashError, InputError
 from updater.gpu_memory import give_back
 from updater.launch import answer, command
-from updater.launch.call import met_at, open_call
+from updater.launch.call import num_joined, open_call
 from updater.launch.command import MAX_RESTARTS
+from updater.launch.meeting import met_at, network
 from updater.launch.parent import PARENT
 from updater.settings import TrainingSettings
 
@@ -32,6 +34,12 @@ _LOG = "processes.log"
 _ERROR = re.compile(r"^\w[\w.]*(?:Error|Exception): .*$", re.MULTILINE)
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0
+_SEEN_SECONDS = 10.0  # for which a network's file system may say that there is no such file
+_SILENT_SECONDS = 60.0
+_SILENT = (
+    "nothing was heard for a minute: a step takes long, or a machine has not come or has left, and "
+    "is waited for. %s has what is said here"
+)
 
 
 def check(training: TrainingSettings) -> None:
@@ -82,8 +90,8 @@ def run(
     training, meeting = met_at(training)
     give_back()
     heard = answer.Heard(folder)
-    with (folder / _LOG).open("ab") as said, _others(training, folder, calls):
-        begin = said.tell()
+    with (folder / _LOG).open("ab") as said, _others(training, folder, calls) as beat:
+        begin, silent_since = said.tell(), time.monotonic()
         processes = subprocess.Popen(
             torchrun(training, folder, meeting),
             stdin=subprocess.DEVNULL,
@@ -94,16 +102,21 @@ def run(
         try:
             while (ended := processes.poll()) is None:
                 time.sleep(_POLL_SECONDS)
+                beat()
                 for told in heard.new():
                     on_metrics(*told)
+                    silent_since = time.monotonic()
                 answer.read_refusal(folder)
+                if training.nodes > 1 and time.monotonic() > silent_since + _SILENT_SECONDS:
+                    log.warning(_SILENT, folder / _LOG)
+                    silent_since = math.inf  # until it is heard of again
         finally:
             stop(processes)
         for told in heard.new():
             on_metrics(*told)
     answer.read_refusal(folder)
-    if not answer.is_done(folder):
-        raise CrashError(_crashed(folder, ended, begin))
+    if not (_is_done(folder) if ended == 0 else answer.is_done(folder)):
+        raise CrashError(_crashed(folder, ended, begin, training))
 
 
 def torchrun(training: TrainingSettings, folder: Path, meeting: Sequence[str] = ()) -> list[str]:
@@ -117,20 +130,39 @@ def torchrun(training: TrainingSettings, folder: Path, meeting: Sequence[str] = 
     )
 
 
+def _is_done(folder: Path) -> bool:
+    """It may be another machine that wrote so, a moment ago."""
+    end = time.monotonic() + _SEEN_SECONDS
+    while not answer.is_done(folder):
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
 @contextmanager
-def _others(training: TrainingSettings, folder: Path, calls: Path | None) -> Iterator[None]:
-    """In the block the other nodes are asked to take part, if there are any."""
+def _others(
+    training: TrainingSettings, folder: Path, calls: Path | None
+) -> Iterator[Callable[[], object]]:
+    """In the block the other nodes are asked to take part, if there are any. Hands out what is to
+    be called all the while."""
     if training.nodes == 1:
-        yield
+        yield lambda: None
         return
     words = shlex.join(torchrun(training, folder))
-    if calls is None:
+    if calls is None or "PET_NNODES" in os.environ:  # a PyTorchJob's own pods take part
         log.warning("run this on each of the other nodes: %s", words)
-        yield
+        yield lambda: None
         return
-    log.warning("waits for the other nodes, which `updater join`, or run this once: %s", words)
-    with open_call(calls, training, folder):
-        yield
+    with open_call(calls, training, folder, gpus=torch.cuda.is_available()) as beat:
+        missing = training.nodes - 1 - num_joined(calls)
+        if missing > 0:
+            log.warning(
+                "waits for %d more machines: run `updater join --workspace %s` on each, or, for "
+                "this once, %s",
+                *(missing, calls.parents[1], words),
+            )
+        yield beat
 
 
 def environment(training: TrainingSettings) -> dict[str, str]:
@@ -138,6 +170,7 @@ def environment(training: TrainingSettings) -> dict[str, str]:
     threads = max(torch.get_num_threads() // training.devices, 1)
     return {
         "OMP_NUM_THREADS": str(threads),
+        **(network() if training.nodes > 1 else {}),
         **os.environ,
         PARENT: str(os.getpid()),
     }
@@ -155,13 +188,18 @@ def stop(processes: subprocess.Popen[bytes]) -> None:
         processes.wait()
 
 
-def _crashed(folder: Path, code: int, begin: int) -> str:
+def _crashed(folder: Path, code: int, begin: int, training: TrainingSettings) -> str:
     """`begin`: where in the log this run's words begin."""
     log = folder / _LOG
     with log.open("rb") as file:
         file.seek(begin)
         said = file.read().decode(errors="replace")
     why = answer.read_crash(folder)
+    if not why and "RendezvousTimeoutError" in said:
+        return (
+            f"fewer machines than training.nodes = {training.nodes} came to {training.rendezvous} "
+            "in time: run `updater join` on the others, or set training.nodes"
+        )
     if not why:  # it ended before it could say so itself
         errors = _ERROR.findall(said)
         why = f"one ended by {errors[0]}" if errors else "one was killed, or never began"

@@ -159,6 +159,11 @@ class Asking:
         return folder / f"examples-{number}.parquet"
 
 
+def is_told(folder: Path) -> bool:
+    """Whether there is a task in the folder."""
+    return (folder / _TASK).exists()
+
+
 def kind_of(folder: Path) -> str:
     """Which of them the folder tells."""
     return str(read_json(folder / _TASK)["kind"])

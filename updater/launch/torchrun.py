@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 
 from torch.distributed import run
 
@@ -15,4 +16,5 @@ if __name__ == "__main__":
     # Processes that are started again would find the addresses of those that died, in the store
     # that torchrun shares with them (pytorch/pytorch#135712), and wait for them for ever.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    run.main(sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="torchrun-") as logs:  # torchrun would leave its own
+        run.main(["--log-dir", logs, *sys.argv[1:]])

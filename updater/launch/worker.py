@@ -8,6 +8,7 @@ the first of the processes writes, and is heard.
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -22,6 +23,9 @@ from updater.launch.learn import learn
 from updater.launch.parent import end_with_parent
 from updater.launch.weigh import weigh
 from updater.train.ranks import Ranks
+
+_LONGEST = timedelta(hours=6)
+"""For which the first may write what came of it: chosen, for terabytes."""
 
 
 def main() -> None:
@@ -45,10 +49,14 @@ def _work(folder: Path) -> None:
         torch.cuda.set_device(device)
     distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
     rank, world = distributed.get_rank(), distributed.get_world_size()
+    # Made by all at once; the default group's own waiting ends after minutes.
+    written = distributed.new_group(backend="gloo", timeout=_LONGEST)
     mesh = None
     if task.is_sharded(folder):
         mesh = init_device_mesh(torch.device(device).type, (world,))
     _WORK[task.kind_of(folder)](folder, Ranks(rank, world, mesh), device)
+    # torchrun starts none again once a machine's have all ended, and the first still writes.
+    distributed.barrier(written)
     distributed.destroy_process_group()  # after an error it could wait for those that hang
 
 

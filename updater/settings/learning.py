@@ -189,6 +189,7 @@ class TrainingSettings:
         one_of("mtp", self.mtp, HEADS)
         one_of("strategy", self.strategy, STRATEGIES)
         one_of("nodes_for", self.nodes_for, NODES_FOR)
+        self._check_rendezvous()
         counts = (
             "epochs",
             "batch_size",
@@ -207,6 +208,16 @@ class TrainingSettings:
         at_least("max_steps", self.max_steps, 0)
         at_least("seed", self.seed, 0)
         self._check_together()
+
+    def _check_rendezvous(self) -> None:
+        if self.rendezvous in ("", AUTO):
+            return
+        host, _, port = self.rendezvous.rpartition(":")
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError(
+                f"rendezvous is {self.rendezvous!r}: must be host:port, with a port of 1 to 65535, "
+                'or "auto"'
+            )
 
     def _check_together(self) -> None:
         if self.num_processes > 1 and self.precision == "16-mixed":

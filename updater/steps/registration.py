@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 from store.ledger import ModelVersion, Update
+from updater.settings import PLACES
 from updater.steps.life import tags_of
 from updater.steps.rehearse import manifest_of
 from updater.steps.trainings import training_of
@@ -22,6 +23,10 @@ def run_of(workspace: Workspace, update: Update) -> str:
         parameters=_parameters(workspace, update),
         tags={**tags_of(workspace, update), "mlflow.user": workspace.actor},
     )
+    if update.kind in ("update", "scratch"):
+        # No parameters, which MLflow lets nobody change: an update may go on elsewhere.
+        training = dataclasses.asdict(training_of(workspace, update))
+        workspace.registry.tag(run_id, {f"training/{name}": training[name] for name in PLACES})
     workspace.registry.log_config(run_id, update.config)
     for version, context in _inputs(workspace, update):
         dataset = workspace.ledger.dataset_version(version)
@@ -51,7 +56,9 @@ def _parameters(workspace: Workspace, update: Update) -> dict[str, Any]:
             training |= {f"search/{name}": value for name, value in search.items()}
             if search["rehearsal_fraction"]:
                 parameters["rehearsal/fraction"] = settings.searched()["rehearsal_fraction"]
-        parameters |= {f"training/{name}": value for name, value in training.items()}
+        parameters |= {
+            f"training/{name}": value for name, value in training.items() if name not in PLACES
+        }
     return parameters
 
 

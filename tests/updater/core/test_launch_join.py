@@ -21,10 +21,11 @@ import torch
 
 from regularizers import importance as weights
 from regularizers.formats import parts
-from updater.errors import InputError
+from updater import __version__
+from updater.errors import CrashError, InputError
 from updater.evaluate import outcomes
 from updater.files import write_json
-from updater.launch import answer, call, processes, together
+from updater.launch import answer, call, meeting, processes, together
 from updater.launch import join as joining
 from updater.launch.task import Asking, Learning, Weighing
 from updater.nemotron import checkpoint
@@ -90,7 +91,8 @@ def parts_of(workspace: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "--rdzv-conf=is_host=0" in words and words[-1].startswith(str(workspace)):
+        joins = any(word.startswith("--rdzv-conf=is_host=0") for word in words)
+        if joins and words[-1].startswith(str(workspace)):
             found.append(process)
     return found
 
@@ -157,9 +159,10 @@ def test_a_machine_that_joined_takes_part_in_whatever_works_with_the_model(
     assert found.outcomes["t"]["correct"].to_pylist() == expected_said["correct"].to_pylist()
 
     wait_until(lambda: joiner().count("is done") == 3, seconds=60)
-    for what in ("u/training", "cache/weighed", "cache/asked"):
-        assert f"takes part in {what}" in joiner()
-    assert not list(calls.iterdir())  # nobody is called any more
+    for what in ("a training", "an estimate of importance", "an evaluation"):
+        assert f"takes part in {what}, called by " in joiner()
+    assert "Traceback" not in joiner()
+    assert not list(calls.glob("*.json"))  # nobody is called any more
 
 
 def test_a_machine_that_fell_out_comes_back(
@@ -200,74 +203,207 @@ def test_a_machine_that_fell_out_comes_back(
 def test_what_goes_on_after_its_call_is_over_is_ended(
     workspace: Path, calls: Path, joiner: Callable[[], str]
 ) -> None:
-    """It called from a place that can't be reached: torchrun would look for it for a minute."""
-    asked = dataclasses.replace(TWO, rendezvous="127.0.0.1:9")
-    with call.open_call(calls, asked, workspace / "runs" / "u" / "training"):
-        wait_until(lambda: parts_of(workspace), seconds=60)
-    wait_until(lambda: not parts_of(workspace), seconds=90)
-    wait_until(lambda: "calls no longer" in joiner(), seconds=30)
+    """It called from a place that does not answer: torchrun would look for it for a minute."""
+    folder = told(workspace, "u")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asked = dataclasses.replace(TWO, rendezvous=f"127.0.0.1:{silent.getsockname()[1]}")
+        with call.open_call(calls, asked, folder, gpus=False):
+            wait_until(lambda: parts_of(workspace), seconds=60)
+        wait_until(lambda: not parts_of(workspace), seconds=50)
+    wait_until(lambda: "calls no longer" in joiner(), seconds=10)
+    (said,) = folder.glob("processes-*.log")
+    assert said.name in joiner() or said.exists()
 
 
-def test_the_call_of_one_that_was_killed_is_taken_back_by_the_next(
-    workspace: Path, calls: Path
+def test_who_calls_anew_is_answered_at_once(
+    workspace: Path, calls: Path, joiner: Callable[[], str]
 ) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    folder = workspace / "runs" / "u" / "training"
-    with call.open_call(calls, TWO, folder):
-        (left,) = call.open_calls(calls)
-        elsewhere = dataclasses.replace(left, id="0-a", host="other", process=ended.pid)
-        dead = dataclasses.replace(left, id="0-b", process=ended.pid)
-        for one in (elsewhere, dead):
-            write_json(calls / f"{one.id}.json", dataclasses.asdict(one))
-        (calls / "3-c.json").write_text("{")  # of a full disk
-        assert call.open_calls(calls) == [elsewhere, dead, left]
-        with call.open_call(calls, TWO, folder):
-            assert not call.is_open(calls, dead)
-            assert call.is_open(calls, elsewhere)
-            assert call.is_open(calls, left)
-            assert len(call.open_calls(calls)) == 3
-    assert call.open_calls(calls) == [elsewhere]
+    """As one that was killed and is run again, long before its first call counts as dead."""
+    folder = told(workspace, "u")
+    nowhere = dataclasses.replace(TWO, rendezvous="127.0.0.1:9")
+    with call.open_call(calls, nowhere, folder, gpus=False):
+        wait_until(lambda: parts_of(workspace), seconds=60)
+        (first,) = parts_of(workspace)
+        with call.open_call(calls, nowhere, folder, gpus=False):
+            wait_until(lambda: first.pid not in [p.pid for p in parts_of(workspace)], seconds=20)
+            wait_until(lambda: parts_of(workspace), seconds=20)
+
+
+def told(workspace: Path, name: str) -> Path:
+    """The folder of a task: an evaluation, for which there is no checkpoint."""
+    folder = workspace / "runs" / name / "training"
+    folder.mkdir(parents=True)
+    task = Asking(workspace / "gone", (), sharded=False, batch_size=1, max_length_tokens=8)
+    task.write(folder, {})
+    return folder
+
+
+def age(file: Path, seconds: float) -> None:
+    at = file.stat().st_mtime - seconds
+    os.utime(file, (at, at))
+
+
+def test_who_was_killed_calls_no_more(workspace: Path, calls: Path) -> None:
+    """Its file is there, and touched no longer; of whatever machine it was."""
+    folder, other = told(workspace, "u"), told(workspace, "v")
+    with call.joined(calls) as heard, call.open_call(calls, TWO, folder, gpus=False) as beat:
+        (living,) = heard()
+        assert (living.host, living.version) == (socket.gethostname(), __version__)
+        dead = dataclasses.replace(living, id="0-a", folder=str(other), host="other")
+        write_json(calls / "0-a.json", dataclasses.asdict(dead))
+        assert heard() == [dead, living]
+        age(calls / "0-a.json", 31)
+        assert heard() == [living]
+        with call.open_call(calls, TWO, folder, gpus=False):
+            assert not (calls / "0-a.json").exists()
+            (newer,) = heard()  # of two of one task the last
+            assert newer.id > living.id
+        assert heard() == [living]
+        age(calls / f"{living.id}.json", 31)
+        assert heard() == []
+        beat()  # not yet: it has just been written
+        assert heard() == []
+
+
+def test_a_beat_is_seen(workspace: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "BEAT_SECONDS", 0.0)
+    folder = told(workspace, "u")
+    with call.joined(calls) as heard, call.open_call(calls, TWO, folder, gpus=False) as beat:
+        (one,) = heard()
+        age(calls / f"{one.id}.json", 31)
+        assert heard() == []
+        beat()
+        assert heard() == [one]
+        assert call.num_joined(calls) == 1
+        (own,) = calls.glob("*.joined")
+        age(own, 31)
+        assert call.num_joined(calls) == 0
+        heard()
+        assert call.num_joined(calls) == 1
+    assert not list(calls.iterdir())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"id": "1"}', '{"more": 1}'])
+def test_what_is_no_call_of_this_version_is_passed_over(
+    workspace: Path, calls: Path, text: str
+) -> None:
+    folder = told(workspace, "u")
+    with call.joined(calls) as heard, call.open_call(calls, TWO, folder, gpus=False):
+        (calls / "0-a.json").write_text(text)
+        assert len(heard()) == 1
+        with call.open_call(calls, TWO, told(workspace, "v"), gpus=False):
+            assert len(heard()) == 2
+
+
+def answered_by(calls: Path, one: call.Call) -> Any:
+    """What becomes of the call where a machine has joined that is asked once."""
+    write_json(calls / f"{one.id}.json", dataclasses.asdict(one))
+    return joining._take_part(one, list)
+
+
+@pytest.mark.parametrize(
+    ("changes", "here", "why"),
+    [
+        ({"gpus": True, "devices": 8}, 4, r"has 4 GPUs. other calls for training.devices = 8 of"),
+        ({"gpus": True, "devices": 1}, 0, "has 0 GPUs"),
+        ({"gpus": False, "devices": 2}, 4, "2 processes without any"),
+        ({"version": "0.0.1"}, 0, f"by updater {__version__}. other calls by 0.0.1"),
+    ],
+)
+def test_what_a_machine_that_joined_can_not_do_is_told_to_who_calls(
+    workspace: Path,
+    calls: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    here: int,
+    why: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
+    folder = told(workspace, "u")
+    with call.joined(calls) as heard, call.open_call(calls, TWO, folder, gpus=False):
+        one = dataclasses.replace(heard()[0], host="other", **changes)
+        assert answered_by(calls, one)
+    with pytest.raises(InputError, match=why):
+        answer.read_refusal(folder)
+
+
+def test_a_workspace_under_another_path_is_told_once(
+    workspace: Path, calls: Path, joiner: Callable[[], str], tmp_path: Path
+) -> None:
+    elsewhere = told(tmp_path / "elsewhere", "u")
+    gone = workspace / "runs" / "gone" / "training"
+    with (
+        call.open_call(calls, TWO, elsewhere, gpus=False),
+        call.open_call(calls, TWO, gone, gpus=False),
+    ):
+        wait_until(lambda: joiner().count("does not see in its workspace") == 2, seconds=60)
+        time.sleep(3)
+        assert joiner().count("does not see in its workspace") == 2
+        assert "takes part" not in joiner()
 
 
 def test_where_they_meet_is_chosen_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    met, told = call.met_at(TWO)
+    met, words = meeting.met_at(TWO)
     host, _, port = met.rendezvous.partition(":")
-    assert told == ("--rdzv-conf=is_host=1", f"--local-addr={host}")
+    assert words == ("--rdzv-conf=is_host=1,join_timeout=1800", f"--local-addr={host}")
+    networks = meeting.addresses()
+    assert networks[meeting.network()["GLOO_SOCKET_IFNAME"]] == host
     with socket.create_server((host, int(port))):
-        assert call.met_at(TWO)[0].rendezvous != met.rendezvous
+        assert meeting.met_at(TWO)[0].rendezvous != met.rendezvous
     given = dataclasses.replace(TWO, rendezvous="first.example:29400")
-    assert call.met_at(given) == (given, ())
+    assert meeting.met_at(given) == (given, ())
     alone = dataclasses.replace(TWO, nodes=1)
-    assert call.met_at(alone) == (alone, ())
+    assert meeting.met_at(alone) == (alone, ())
 
     def no_way(*_: object) -> None:
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr(socket.socket, "connect", no_way)
-    assert call.own_address() == "127.0.0.1"
+    networks = {"lo": "127.0.0.1", "eth1": "10.0.0.7", "eth2": "10.1.0.7"}
+    monkeypatch.setattr(meeting, "addresses", lambda: networks)
+    assert meeting.own_address() == "10.0.0.7"
+    assert meeting.network() == {"GLOO_SOCKET_IFNAME": "eth1"}
+    monkeypatch.setattr(meeting, "addresses", lambda: {"lo": "127.0.0.1"})
+    assert meeting.own_address() == "127.0.0.1"
 
 
-def test_more_gpus_than_this_machine_has_are_refused(
-    workspace: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    eight = dataclasses.replace(TWO, devices=8)
-    with (
-        call.open_call(calls, eight, workspace / "runs" / "u" / "training"),
-        pytest.raises(InputError, match=r"training\.devices = 8\. this machine has 4 GPUs"),
-    ):
-        joining.join(calls)
+def test_the_loopback_has_its_address() -> None:
+    assert meeting.addresses()["lo"] == "127.0.0.1"
 
 
 def test_what_the_others_are_told(
-    workspace: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, calls: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine where nothing has joined can do one task by hand."""
+    """Where they are missing: a machine where nothing has joined can do one task by hand."""
     monkeypatch.setattr(processes, "torchrun", lambda *_: ["false"])
-    folder = workspace / "runs" / "u" / "training"
-    folder.mkdir(parents=True)
-    with caplog.at_level(logging.WARNING), pytest.raises(Exception, match="exit code 1"):
-        processes.run(TWO, folder, calls=workspace / "calls", on_metrics=lambda *_: None)
-    assert "waits for the other nodes, which `updater join`" in caplog.text
-    assert not list((workspace / "calls").iterdir())
+    folder = told(workspace, "u")
+    for missing in (True, False):
+        with caplog.at_level(logging.WARNING), pytest.raises(CrashError, match="exit code 1"):
+            processes.run(TWO, folder, calls=calls, on_metrics=lambda *_: None)
+        command = f"waits for 1 more machines: run `updater join --workspace {workspace}`"
+        assert (command in caplog.text) is missing
+        assert not list(calls.glob("*.json"))
+        caplog.clear()
+        calls.mkdir(exist_ok=True)
+        (calls / "other-1.joined").touch()
+
+
+def test_that_nobody_came_is_told_as_that(
+    workspace: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "_JOIN_SECONDS", 3)
+    folder = told(workspace, "u")
+    with pytest.raises(CrashError, match=r"fewer machines than training\.nodes = 2 came to .* in"):
+        processes.run(TWO, folder, calls=calls, on_metrics=lambda *_: None)
+
+
+def test_silence_is_told_of(
+    workspace: Path, calls: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "torchrun", lambda *_: ["sleep", "3"])
+    monkeypatch.setattr(processes, "_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "_SEEN_SECONDS", 0.2)
+    folder = told(workspace, "u")
+    with caplog.at_level(logging.WARNING), pytest.raises(CrashError):
+        processes.run(TWO, folder, calls=calls, on_metrics=lambda *_: None)
+    assert caplog.text.count("nothing was heard for a minute") == 1

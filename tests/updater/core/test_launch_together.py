@@ -570,10 +570,20 @@ def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         processes.check(TrainingSettings(devices=3))
 
 
+@pytest.mark.parametrize("driver", ["", "dying_driver.py"])
 def test_two_nodes_train_as_one(
-    base: Path, lesson: Lesson, importance: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    driven_by: Callable[[str], None],
+    driver: str,
 ) -> None:
-    """Both on this machine: the second one runs what the first one logs."""
+    """Both on this machine: the second one runs what the first one logs. Where a process dies at
+    the very end, both start again."""
+    if driver:
+        driven_by(driver)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
