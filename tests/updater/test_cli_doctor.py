@@ -28,6 +28,7 @@ from updater.nemotron import checkpoint, presets
 from updater.nemotron.layout import mtp_shapes, tensor_shapes
 from updater.nemotron.smaller import shrink
 from updater.nemotron.weights import is_experts
+from updater.reckoning import stages
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.train import footprint as footprint_module
 from updater.train.importance_footprint import importance_footprint
@@ -727,8 +728,6 @@ def test_what_the_next_update_trains_is_told_where_the_deployed_version_is_compr
 )
 def test_what_machines_of_eight_gpus_take_is_as_documented(name: str, nodes: int) -> None:
     """docs/parallel.md, of each GPU, in GiB."""
-    from updater.reckoning import stages
-
     page = (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
     (row,) = re.findall(rf"^\| {name} \| {nodes} \|(.*)\|$", page, re.MULTILINE)
     training = TrainingSettings(
@@ -759,3 +758,27 @@ def test_what_machines_of_eight_gpus_take_is_as_documented(name: str, nodes: int
     )
     peaks = [round(stage.peak / 2**30) for stage in asked if stage is not None]
     assert peaks == [int(cell) for cell in row.split("|")]
+
+
+def test_what_super_takes_where_each_device_has_it_whole_is_as_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
+    (told,) = re.findall(r"take (\d+) GiB of each\s+device .* and (\d+) in shards", page)
+    training = TrainingSettings(
+        devices=8,
+        precision="bf16-mixed",
+        batch_size=8,
+        activation_checkpointing=True,
+        adapt="lora",
+    )
+    most = [
+        stages(
+            presets.config_fields("nemotron-3-super", 131_072),
+            dataclasses.replace(GPU, names=GPU.names * 8),
+            dataclasses.replace(training, strategy=strategy),
+            RegularizerSettings(format="factored"),
+            4096,
+            released=torch.bfloat16,
+        ).peak
+        for strategy in ("ddp", "fsdp")
+    ]
+    assert [round(peak / 2**30) for peak in most] == [int(number) for number in told]

@@ -42,14 +42,14 @@ def pytorchjob(session: Session, update: str) -> None:
 def join(session: Session) -> None:
     """Take part in what another machine works on.
 
-    For the other machines of training.nodes: each runs this in the same workspace, on a file system
-    that all of them see under one path, as a service or in a terminal. It waits until an update, or
-    whatever else works with the model, calls for more machines, does its part, and waits again,
-    until it is stopped. It opens no store and changes nothing by itself.
+    Run it on the other machines of training.nodes, as a service or in a terminal, in the same
+    workspace, which all of them see under one path. It waits until an update, or whatever else
+    works with the model, calls for more machines, starts as many processes as the caller's
+    training.devices says, and waits again, until Ctrl-C or SIGTERM. It asks no store.
 
     \b
     Examples: updater join --workspace /shared/tickets
-              CUDA_VISIBLE_DEVICES=0,1 updater join
+              CUDA_VISIBLE_DEVICES=0,1 updater join --workspace /shared/tickets
     """
     import signal
 
