@@ -3,6 +3,7 @@
 Both machines are this one; only files and a rendezvous are between them.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -40,6 +41,7 @@ from updater.train.record import Watch
 
 QUIET = Watch(progress=False)
 CODE = "from updater.cli import main; main()"
+ENVIRON = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "1000"}
 TWO = TrainingSettings(
     nodes=2,
     nodes_for="all",
@@ -70,13 +72,20 @@ def calls(workspace: Path) -> Path:
 @pytest.fixture
 def joiner(workspace: Path) -> Iterator[Callable[[], str]]:
     """`updater join` in a process of its own; a function: what it has said so far."""
+    with joins(workspace) as said:
+        yield said
+
+
+@contextlib.contextmanager
+def joins(workspace: Path, *before: str) -> Iterator[Callable[[], str]]:
+    """As `joiner`. `before`: of the command."""
     said = workspace / "joined.log"
     with said.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", CODE, "join", "--workspace", str(workspace)],
+            [*before, sys.executable, "-c", CODE, "join", "--workspace", str(workspace)],
             stdout=log,
             stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "1000"},
+            env=ENVIRON,
         )
     try:
         yield said.read_text
@@ -84,6 +93,33 @@ def joiner(workspace: Path) -> Iterator[Callable[[], str]]:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130, said.read_text()
         assert not parts_of(workspace)
+
+
+@pytest.fixture
+def networks() -> Iterator[tuple[list[str], list[str]]]:
+    """Two networks that reach each other, as two machines have them, and what runs a command in
+    each. The host's name stands for 127.0.0.1 in both, or for nothing."""
+    names = [f"updater-{os.getpid()}-{side}" for side in "ab"]
+    made = [["netns", "add", name] for name in names]
+    ends = [f"ua{os.getpid() % 10**6}", f"ub{os.getpid() % 10**6}"]
+    made.append(["link", "add", ends[0], "type", "veth", "peer", "name", ends[1]])
+    for name, end, address in zip(names, ends, ("10.77.0.5/24", "10.77.0.1/24"), strict=True):
+        made.append(["link", "set", end, "netns", name])
+        made.append(["-n", name, "addr", "add", address, "dev", end])
+        made += [["-n", name, "link", "set", device, "up"] for device in (end, "lo")]
+    try:
+        for words in made:
+            done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"no networks can be made here: {done.stderr.strip()}")
+        first, second = (["ip", "netns", "exec", name] for name in names)
+        yield first, second
+    except FileNotFoundError:
+        pytest.skip("there is no `ip` here to make networks with")
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            for name in names:
+                subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 def parts_of(workspace: Path) -> list[psutil.Process]:
@@ -163,6 +199,34 @@ def test_a_machine_that_joined_takes_part_in_whatever_works_with_the_model(
         assert f"takes part in {what}, called by " in joiner()
     assert "Traceback" not in joiner()
     assert not list(calls.glob("*.json"))  # nobody is called any more
+
+
+def test_two_machines_meet_by_the_network_that_is_between_them(
+    trained: Path,
+    language: Any,
+    workspace: Path,
+    calls: Path,
+    networks: tuple[list[str], list[str]],
+) -> None:
+    """Not by what their names stand for, which is nothing to another machine."""
+    lesson = lesson_of(trained, language)
+    folder = workspace / "runs" / "u" / "training"
+    folder.mkdir(parents=True)
+    Learning(trained, TWO, NONE, None, "").write(folder, lesson)
+    driver = Path(__file__).with_name("calling_driver.py")
+    first, second = networks
+    with joins(workspace, *second) as said:
+        done = subprocess.run(
+            [*first, sys.executable, str(driver), str(folder), str(calls)],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env=ENVIRON,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr + said()
+        wait_until(lambda: "a training is done" in said(), seconds=30)
+    same_weights(folder, trained, lesson, TWO)
 
 
 def test_a_machine_that_fell_out_comes_back(
