@@ -233,6 +233,30 @@ def test_several_nodes_need_a_place_to_meet_or_a_cluster(tmp_path: Path) -> None
     assert settings(tmp_path).training.nodes == 3
     with pytest.raises(InputError, match=r"training\.rendezvous"):
         settings(tmp_path, "kubernetes.image=")
+    # A PyTorchJob's pods are there for the training alone.
+    with pytest.raises(InputError, match=r"for \"all\" give a rendezvous"):
+        settings(tmp_path, "training.nodes_for=all")
+    joined = settings(tmp_path, "training.nodes_for=all", "training.rendezvous=auto").training
+    assert joined.beside_training == joined
+    assert settings(tmp_path).training.beside_training.nodes == 1
+
+
+@pytest.mark.parametrize("place", ["first", "first:", ":29400", "first:0", "first:99999", "AUTO"])
+def test_a_place_to_meet_that_is_none_is_refused(tmp_path: Path, place: str) -> None:
+    with pytest.raises(InputError, match=r"must be host:port, with a port of 1 to 65535, or .auto"):
+        settings(tmp_path, f"training.rendezvous={place}")
+
+
+@pytest.mark.parametrize("place", ["auto", "first.example:29400", "10.0.0.7:1", "[fd00::7]:29400"])
+def test_a_place_to_meet_is_taken(tmp_path: Path, place: str) -> None:
+    assert settings(tmp_path, f"training.rendezvous={place}").training.rendezvous == place
+
+
+def test_factors_of_experts_are_not_trained_in_shards(tmp_path: Path) -> None:
+    asked = ("training.adapt=lora", "training.lora_experts=true")
+    assert not settings(tmp_path, *asked).training.sharded
+    with pytest.raises(InputError, match="routed experts are not trained in shards"):
+        settings(tmp_path, *asked, "training.strategy=fsdp")
 
 
 def test_what_a_cluster_is_told_makes_no_other_update(tmp_path: Path) -> None:
