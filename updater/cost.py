@@ -53,6 +53,9 @@ def cost_of(steps: Iterable[Step]) -> Cost:
 
 
 def _device_seconds(result: Mapping[str, Any]) -> float:
-    """A drafting head is aligned on one device, whatever trained the rest."""
-    alone = float(result.get("mtp", {}).get("compute_seconds", 0.0))
-    return (float(result["compute_seconds"]) - alone) * int(result["num_devices"]) + alone
+    """A drafting head may be aligned on fewer devices than trained the rest."""
+    head = result.get("mtp", {})
+    of_head = float(head.get("compute_seconds", 0.0))
+    rest = float(result["compute_seconds"]) - of_head
+    # A step of an older release does not say on how many.
+    return rest * int(result["num_devices"]) + of_head * int(head.get("num_devices", 1))

@@ -56,13 +56,15 @@ class Way:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`ways`: those that were asked about, the settings' own first. `steps_per_hour`: of the first
-    one that fits; None where none does, or it was not timed."""
+    """`ways`: those that were asked about, the settings' own first, each by `nodes` such machines
+    together. `steps_per_hour`: of the first one that fits; None where none does, or it was not
+    timed."""
 
     model: Description
     machine: Machine
     batch_size: int
     length: int
+    nodes: int
     ways: tuple[Way, ...]
     steps_per_hour: float | None
 
@@ -113,6 +115,7 @@ def diagnose(
         machine=machine,
         batch_size=training.batch_size,
         length=length,
+        nodes=training.nodes,
         ways=tuple(ways),
         steps_per_hour=pace,
     )

@@ -454,6 +454,36 @@ def test_an_evaluation_on_one_machine_is_reckoned_beside_a_training_on_many(
         )
 
 
+def test_several_machines_are_told_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ultra by three of eight H200: by all of their GPUs, where the settings have four of each."""
+    monkeypatch.setattr(
+        doctor, "this_machine", lambda: dataclasses.replace(GPU, names=["H200"] * 8)
+    )
+    folder = released(tmp_path / "x", "nemotron-3-ultra")
+    three = TrainingSettings(
+        devices=4,
+        nodes=3,
+        nodes_for="all",
+        rendezvous="auto",
+        adapt="lora",
+        strategy="fsdp",
+        precision="bf16-mixed",
+        batch_size=24,
+    )
+    given = {"regularizer": RegularizerSettings(), "length": 4096, "timed": False}
+    found = doctor.diagnose(folder, training=three, **given)
+    assert found.nodes == 3
+    said = _verdict(found)
+    assert said.startswith("By these settings it doesn't fit 3 machines like this one; with ")
+    assert "training.devices = 8" in said
+    fitting = dataclasses.replace(three, devices=8, batch_size=8, activation_checkpointing=True)
+    said = _verdict(doctor.diagnose(folder, training=fitting, **given))
+    assert said == "3 machines like this one can update it by these settings."
+    assert "3 machines like this one can't" in _verdict(
+        doctor.diagnose(folder, training=three, **{**given, "length": 100_000})
+    )
+
+
 def test_what_fits_no_gpu_is_updated_under_lora_in_shards(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """What an update cost, added up from what its steps recorded."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,9 +41,11 @@ def test_seconds_are_all_and_hours_what_computed_times_its_devices() -> None:
     assert cost_of(steps) == Cost(5110.0, "GPU", (8 * 900 + 16 * 3600 + 8 * 450) / 3600)
 
 
-def test_a_drafting_head_is_aligned_on_one_device() -> None:
-    train = on(4, 1000.0, mtp={"compute_seconds": 200.0})
-    assert cost_of([step("train", 1000.0, **train)]).device_hours == (4 * 800 + 200) / 3600
+@pytest.mark.parametrize(("told", "num"), [({"num_devices": 2}, 2), ({}, 1)])
+def test_a_drafting_head_has_devices_of_its_own(told: dict[str, int], num: int) -> None:
+    """One, where a step of an older release does not say."""
+    train = on(4, 1000.0, mtp={"compute_seconds": 200.0, **told})
+    assert cost_of([step("train", 1000.0, **train)]).device_hours == (4 * 800 + num * 200) / 3600
 
 
 def test_energy_is_told_where_it_was_measured_and_nowhere_else() -> None:
@@ -70,3 +73,5 @@ def test_several_nodes_train_and_one_does_the_rest(name: str, num: int) -> None:
     training = TrainingSettings(devices=4, nodes=2, rendezvous="host:29500")
     assert place(name, {"compute_seconds": 1.0}, training) == {"device": "cpu", "num_devices": num}
     assert place(name, {"compute_seconds": 0.0}, training) == {}
+    both = replace(training, nodes_for="all")
+    assert place(name, {"compute_seconds": 1.0}, both) == {"device": "cpu", "num_devices": 8}

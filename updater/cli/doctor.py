@@ -167,8 +167,9 @@ def _gib(num_bytes: int) -> str:
 def _verdict(found: "Diagnosis") -> str:
     machine = found.machine
     first = next((way for way in found.ways if way.fits), None)
+    who = "This machine" if found.nodes == 1 else f"{found.nodes} machines like this one"
     if first is None:
-        return f"This machine can't update it: {_missing(found)}."
+        return f"{who} can't update it: {_missing(found)}."
     pace = (
         ""
         if found.steps_per_hour is None
@@ -180,7 +181,7 @@ def _verdict(found: "Diagnosis") -> str:
         free = _gib(machine.free_bytes or 0)
         now = f" Not now: of a GPU {free} GiB are free, the rest is held by other processes."
     if found.ways[0].fits:
-        return f"This machine can update it by these settings{pace}.{now}"
+        return f"{who} can update it by these settings{pace}.{now}"
     own = found.ways[0]
     changes = [
         f'training.{name} = "{getattr(first, name)}"'
@@ -198,14 +199,15 @@ def _verdict(found: "Diagnosis") -> str:
     if own.lora_experts and not first.lora_experts:
         changes.append("training.lora_experts = false")
     if first.devices != own.devices:
-        changes.append(f"training.devices = {first.devices}")
+        changes.append(f"training.devices = {first.devices // found.nodes}")
     if first.activation_checkpointing != own.activation_checkpointing:
         changes.append("training.activation_checkpointing = true")
     if first.format != own.format:
         changes.append(f'regularizer.format = "{first.format}"')
     if first.offload != own.offload:
         changes.append(f"regularizer.offload = {str(first.offload).lower()}")
-    return f"By these settings it doesn't fit; with {', '.join(changes)} it does{pace}.{now}"
+    place = "" if found.nodes == 1 else f" {who}"
+    return f"By these settings it doesn't fit{place}; with {', '.join(changes)} it does{pace}.{now}"
 
 
 def _missing(found: "Diagnosis") -> str:

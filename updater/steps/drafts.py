@@ -74,7 +74,7 @@ def align(
         found = together.align(
             task, lesson, asked, folder=folder, calls=workspace.calls, watch=watch
         )
-    return folder / answer.LEARNT, {"mtp": found}
+    return folder / answer.LEARNT, {"mtp": found | {"num_devices": training.num_processes}}
 
 
 def _asked(workspace: Workspace, update: Update, learnt: Path) -> "Encoded":
