@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -51,9 +52,9 @@ class Call:
 @contextlib.contextmanager
 def open_call(
     calls: Path, training: TrainingSettings, folder: Path, *, gpus: bool
-) -> Iterator[Callable[[], object]]:
-    """In the block there is a call in the folder `calls`. Hands out what is to be called all the
-    while, to say that it lives."""
+) -> Iterator[None]:
+    """In the block there is a call in the folder `calls`, which another thread keeps alive, however
+    long this one waits for MLflow meanwhile."""
     calls.mkdir(parents=True, exist_ok=True)
     name = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
     file = calls / f"{name}.json"
@@ -72,32 +73,37 @@ def open_call(
         for other in calls.glob("*.json"):
             if not _lives(other, file):
                 other.unlink(missing_ok=True)
-        yield _beating(file)
+        with _kept_alive(file):
+            yield
     finally:
         file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def joined(calls: Path) -> Iterator[Callable[[], list[Call]]]:
-    """In the block a machine has joined. Hands out what is to be called all the while: the calls
-    that wait for others, or are at work, oldest first; of several of one task the last."""
+    """In the block a machine has joined. Hands out what tells the calls that wait for others, or
+    are at work, oldest first; of several of one task the last."""
     calls.mkdir(parents=True, exist_ok=True)
     own = calls / f"{socket.gethostname()}-{os.getpid()}.joined"
     own.touch()
     for other in calls.glob("*.joined"):
         if not _lives(other, own):
             other.unlink(missing_ok=True)
-    beat = _beating(own)
 
     def heard() -> list[Call]:
-        beat()
         living = {call.folder: call for file, call in _read(calls) if _lives(file, own)}
         return sorted(living.values(), key=lambda call: call.id)
 
     try:
-        yield heard
+        with _kept_alive(own):
+            yield heard
     finally:
         own.unlink(missing_ok=True)
+
+
+def is_open(calls: Path, call: Call) -> bool:
+    """Whether who called has not taken it back. It may be dead."""
+    return (calls / f"{call.id}.json").exists()
 
 
 def num_joined(calls: Path) -> int:
@@ -108,18 +114,23 @@ def num_joined(calls: Path) -> int:
     return sum(_lives(file, newest) for file in calls.glob("*.joined"))
 
 
-def _beating(file: Path) -> Callable[[], object]:
-    """What touches the file, but not more often than need be."""
-    last = time.monotonic()
+@contextlib.contextmanager
+def _kept_alive(file: Path) -> Iterator[None]:
+    """In the block the file is touched now and then."""
+    over = threading.Event()
 
     def beat() -> None:
-        nonlocal last
-        if time.monotonic() >= last + BEAT_SECONDS:
-            last = time.monotonic()
+        while not over.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError):  # of a file system that is away for a moment
-                file.touch()
+                os.utime(file)  # and does not make it anew where somebody has taken it away
 
-    return beat
+    thread = threading.Thread(target=beat, name=f"beat {file.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _lives(file: Path, own: Path) -> bool:

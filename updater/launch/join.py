@@ -58,7 +58,7 @@ def join(calls: Path) -> None:
                     if one.id not in unseen:
                         log.error(_UNSEEN, one.host, one.folder)
                     unseen.add(one.id)
-                elif _take_part(one, heard):
+                elif _take_part(one, calls, heard):
                     answered.add(one.id)
                 else:
                     time.sleep(_AGAIN_SECONDS)
@@ -70,7 +70,7 @@ def _sees(one: Call, calls: Path) -> bool:
     return folder.is_relative_to(calls.parents[1]) and task.is_told(folder)
 
 
-def _take_part(one: Call, heard: Callable[[], list[Call]]) -> bool:
+def _take_part(one: Call, calls: Path, heard: Callable[[], list[Call]]) -> bool:
     """Whether no more is to be done about it; not: this machine's part of it failed."""
     folder = Path(one.folder)
     try:
@@ -91,13 +91,13 @@ def _take_part(one: Call, heard: Callable[[], list[Call]]) -> bool:
             env=processes.environment(one.training),
         )
         try:
-            code = _ended(part, one, heard)
+            code = _ended(part, one, calls, heard)
         finally:
             processes.stop(part)
     if code == 0:
         log.info("%s is done", title)
         return True
-    if one not in heard():
+    if code is None or not call.is_open(calls, one):
         log.info("%s calls no longer for %s", one.host, title)
         return True
     log.warning("%s ended here with exit code %s; tries again. %s says why", title, code, said)
@@ -128,18 +128,17 @@ def _check(one: Call) -> None:
 
 
 def _ended(
-    part: "subprocess.Popen[bytes]", one: Call, heard: Callable[[], list[Call]]
+    part: "subprocess.Popen[bytes]", one: Call, calls: Path, heard: Callable[[], list[Call]]
 ) -> int | None:
-    """The exit code; None: it went on after the call was over."""
+    """The exit code; None: it went on after the call was taken back. That who called seems to be
+    dead is nothing to processes that work: if so they lose its own, and end."""
     over: float | None = None
     while (code := part.poll()) is None:
         time.sleep(_POLL_SECONDS)
-        living = heard()
-        if one in living:
-            continue
-        if any(other.folder == one.folder for other in living):  # who called does so anew
-            return None
-        over = over or time.monotonic()
-        if time.monotonic() > over + _LINGER_SECONDS:
+        if any(other.folder == one.folder and other != one for other in heard()):
+            return None  # who called does so anew
+        if over is None and not call.is_open(calls, one):
+            over = time.monotonic()
+        if over is not None and time.monotonic() > over + _LINGER_SECONDS:
             return None
     return code

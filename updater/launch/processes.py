@@ -90,7 +90,7 @@ def run(
     training, meeting = met_at(training)
     give_back()
     heard = answer.Heard(folder)
-    with (folder / _LOG).open("ab") as said, _others(training, folder, calls) as beat:
+    with (folder / _LOG).open("ab") as said, _others(training, folder, calls):
         begin, silent_since = said.tell(), time.monotonic()
         processes = subprocess.Popen(
             torchrun(training, folder, meeting),
@@ -102,7 +102,6 @@ def run(
         try:
             while (ended := processes.poll()) is None:
                 time.sleep(_POLL_SECONDS)
-                beat()
                 for told in heard.new():
                     on_metrics(*told)
                     silent_since = time.monotonic()
@@ -141,20 +140,17 @@ def _is_done(folder: Path) -> bool:
 
 
 @contextmanager
-def _others(
-    training: TrainingSettings, folder: Path, calls: Path | None
-) -> Iterator[Callable[[], object]]:
-    """In the block the other nodes are asked to take part, if there are any. Hands out what is to
-    be called all the while."""
+def _others(training: TrainingSettings, folder: Path, calls: Path | None) -> Iterator[None]:
+    """In the block the other nodes are asked to take part, if there are any."""
     if training.nodes == 1:
-        yield lambda: None
+        yield
         return
     words = shlex.join(torchrun(training, folder))
     if calls is None or "PET_NNODES" in os.environ:  # a PyTorchJob's own pods take part
         log.warning("run this on each of the other nodes: %s", words)
-        yield lambda: None
+        yield
         return
-    with open_call(calls, training, folder, gpus=torch.cuda.is_available()) as beat:
+    with open_call(calls, training, folder, gpus=torch.cuda.is_available()):
         missing = training.nodes - 1 - num_joined(calls)
         if missing > 0:
             log.warning(
@@ -162,7 +158,7 @@ def _others(
                 "this once, %s",
                 *(missing, calls.parents[1], words),
             )
-        yield beat
+        yield
 
 
 def environment(training: TrainingSettings) -> dict[str, str]:
