@@ -26,7 +26,7 @@ IMPORTANCE = "importance.safetensors"
 """The file of an importance."""
 
 _DONE, _REFUSED, _CRASHED = "done.json", "refused.json", "crashed.json"
-_METRICS = "metrics.jsonl"
+_METRICS, _UNFIT = "metrics.jsonl", "unfit-"
 _TENSORS = ("trace", "moved")
 
 
@@ -75,6 +75,8 @@ def clear(folder: Path) -> None:
     """Nothing is said of an earlier run in the folder; its state stays."""
     for name in (_DONE, _REFUSED, _CRASHED, _METRICS):
         (folder / name).unlink(missing_ok=True)
+    for file in folder.glob(f"{_UNFIT}*.json"):
+        file.unlink(missing_ok=True)
 
 
 def outcomes(folder: Path, number: int) -> Path:
@@ -101,6 +103,16 @@ def refuse(folder: Path, error: InputError | UpdateError) -> None:
     if isinstance(error, InputError):
         told |= {"what": error.what, "rule": error.rule, "cure": error.cure}
     write_json(folder / _REFUSED, told)
+
+
+def stand_back(folder: Path, host: str, error: InputError) -> None:
+    """This machine has joined and can't take part, and why. Others may: nothing ends by it."""
+    write_json(folder / f"{_UNFIT}{host}.json", str(error))
+
+
+def unfit(folder: Path) -> set[str]:
+    """Why machines that have joined can't take part."""
+    return {str(read_json(file)) for file in folder.glob(f"{_UNFIT}*.json")}
 
 
 def crash(folder: Path, rank: int, error: BaseException) -> None:

@@ -1,8 +1,9 @@
 """How other machines are asked to take part: files of the workspace, which `updater join` watches.
 
 Who calls, and who has joined, touches a file of its own all the while, so that one that was killed
-is told from one that lives: by the file system's clock, whatever each machine's own says. Used by
-`updater.launch.processes`, which calls, and `updater.launch.join`. Imports no torch.
+is told from one that lives: by the times that the file system gives both (NFS by the server's
+clock, others by each machine's). Used by `updater.launch.processes`, which calls, and
+`updater.launch.join`. Imports no torch.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def open_call(
     file = calls / f"{name}.json"
     call = Call(
         id=name,
-        folder=str(folder.resolve()),
+        folder=str(folder.absolute()),  # not resolved: the joiner's way to it goes by links too
         nodes=training.nodes,
         devices=training.devices,
         rendezvous=training.rendezvous,
@@ -68,12 +70,13 @@ def open_call(
         version=__version__,
         gpus=gpus,
     )
-    write_json(file, asdict(call))
+    make = partial(write_json, file, asdict(call))
+    make()
     try:
         for other in calls.glob("*.json"):
             if not _lives(other, file):
                 other.unlink(missing_ok=True)
-        with _kept_alive(file):
+        with _kept_alive(file, make):
             yield
     finally:
         file.unlink(missing_ok=True)
@@ -95,7 +98,7 @@ def joined(calls: Path) -> Iterator[Callable[[], list[Call]]]:
         return sorted(living.values(), key=lambda call: call.id)
 
     try:
-        with _kept_alive(own):
+        with _kept_alive(own, own.touch):
             yield heard
     finally:
         own.unlink(missing_ok=True)
@@ -115,14 +118,18 @@ def num_joined(calls: Path) -> int:
 
 
 @contextlib.contextmanager
-def _kept_alive(file: Path) -> Iterator[None]:
-    """In the block the file is touched now and then."""
+def _kept_alive(file: Path, make: Callable[[], object]) -> Iterator[None]:
+    """In the block the file is touched now and then, and made anew where somebody took its owner,
+    who was stopped for a while, for dead."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError):  # of a file system that is away for a moment
-                os.utime(file)  # and does not make it anew where somebody has taken it away
+                if file.exists():
+                    os.utime(file)
+                else:
+                    make()
 
     thread = threading.Thread(target=beat, name=f"beat {file.name}", daemon=True)
     thread.start()

@@ -5,11 +5,13 @@ by the command line.
 """
 
 import logging
+import math
 import os
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -48,21 +50,32 @@ def join(calls: Path) -> None:
     unseen: set[str] = set()
     with call.joined(calls) as heard:
         while True:
-            found = heard()
-            answered.intersection_update(one.id for one in found)
-            # One that failed here is tried again, when others have had their turn.
-            for one in found:
-                if one.id in answered or one not in heard():
-                    continue
-                if not _sees(one, calls):
-                    if one.id not in unseen:
-                        log.error(_UNSEEN, one.host, one.folder)
-                    unseen.add(one.id)
-                elif _take_part(one, calls, heard):
-                    answered.add(one.id)
-                else:
-                    time.sleep(_AGAIN_SECONDS)
+            try:
+                _answer(calls, heard, answered, unseen)
+            except (OSError, ValueError) as error:  # of a file system that is away for a moment
+                log.warning("%s; looks again", error)
+                time.sleep(_AGAIN_SECONDS)
             time.sleep(_POLL_SECONDS)
+
+
+def _answer(
+    calls: Path, heard: Callable[[], list[Call]], answered: set[str], unseen: set[str]
+) -> None:
+    """Each call that waits now, once; one that failed here is tried again when others have had
+    their turn. `unseen`: of which the log says already that they are not seen here."""
+    found = heard()
+    answered.intersection_update(one.id for one in found)
+    for one in found:
+        if one.id in answered or one not in heard():
+            continue
+        if not _sees(one, calls):
+            if one.id not in unseen and call.is_open(calls, one):
+                log.error(_UNSEEN, one.host, one.folder)
+                unseen.add(one.id)
+        elif _take_part(one, calls, heard):
+            answered.add(one.id)
+        else:
+            time.sleep(_AGAIN_SECONDS)
 
 
 def _sees(one: Call, calls: Path) -> bool:
@@ -77,7 +90,7 @@ def _take_part(one: Call, calls: Path, heard: Callable[[], list[Call]]) -> bool:
         _check(one)
     except InputError as refusal:
         log.error("%s", refusal)
-        answer.refuse(folder, refusal)
+        answer.stand_back(folder, f"{socket.gethostname()}-{os.getpid()}", refusal)
         return True
     title = _TITLES[task.kind_of(folder)]
     log.info("takes part in %s, called by %s", title, one.host)
@@ -132,13 +145,16 @@ def _ended(
 ) -> int | None:
     """The exit code; None: it went on after the call was taken back. That who called seems to be
     dead is nothing to processes that work: if so they lose its own, and end."""
-    over: float | None = None
+    over = math.inf
     while (code := part.poll()) is None:
         time.sleep(_POLL_SECONDS)
-        if any(other.folder == one.folder and other != one for other in heard()):
-            return None  # who called does so anew
-        if over is None and not call.is_open(calls, one):
-            over = time.monotonic()
-        if over is not None and time.monotonic() > over + _LINGER_SECONDS:
+        with suppress(OSError):  # of a file system that is away for a moment
+            if any(other.folder == one.folder and other != one for other in heard()):
+                return None  # who called does so anew
+            if call.is_open(calls, one):
+                over = math.inf
+            elif over == math.inf:
+                over = time.monotonic()
+        if time.monotonic() > over + _LINGER_SECONDS:
             return None
     return code

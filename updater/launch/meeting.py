@@ -1,13 +1,18 @@
 """Where the machines of one task meet: an address of this one, and what torchrun is told of it.
 
-Imports no torch. Used by `updater.launch.processes` and `updater.launch.join`.
+Imports no torch. Used by `updater.launch.processes`, `updater.launch.join` and, on every machine,
+`updater.launch.torchrun`.
 """
 
 import fcntl
+import os
 import socket
 import struct
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from updater.settings import AUTO, TrainingSettings
 
@@ -24,38 +29,55 @@ bought first; as `kubernetes.join_timeout_seconds`."""
 def met_at(training: TrainingSettings) -> tuple[TrainingSettings, tuple[str, ...]]:
     """The training with a place where its nodes meet, of this machine where it is to choose one;
     and what torchrun has to be told then."""
-    if training.nodes == 1 or training.rendezvous != AUTO:
+    if training.nodes == 1 or in_pytorchjob():
         return training, ()
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    chosen = replace(training, rendezvous=f"{own_address()}:{port}")
-    return chosen, _told(is_host=True)
+    if training.rendezvous == AUTO:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        training = replace(training, rendezvous=f"{own_address()}:{port}")
+    return training, (f"--rdzv-conf=is_host=1,join_timeout={_JOIN_SECONDS}",)
 
 
 def answering() -> tuple[str, ...]:
-    """What torchrun has to be told on a machine that answers a call."""
-    return _told(is_host=False)
+    """What torchrun has to be told on a machine that comes to another one."""
+    return (f"--rdzv-conf=is_host=0,join_timeout={_JOIN_SECONDS}",)
 
 
-def own_address() -> str:
-    """Of this machine, as others reach it: the one of its way out, or of its first network;
-    127.0.0.1 where it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
-        try:
-            way.connect(_ELSEWHERE)
-            return str(way.getsockname()[0])
-        except OSError:
-            networks = (one for one in addresses().values() if not one.startswith("127."))
-            return next(networks, "127.0.0.1")
+def in_pytorchjob() -> bool:
+    """Whether this is a pod of one, whose operator sees to where its pods meet."""
+    return "PET_NNODES" in os.environ
 
 
-def network() -> dict[str, str]:
-    """The variable by which gloo speaks through the network of `own_address`. It would take what
+def place_of(words: Sequence[str]) -> str:
+    """The host at which the torchrun of these words meets others; "": there are none."""
+    prefix = "--rdzv-endpoint="
+    found = [word.removeprefix(prefix) for word in words if word.startswith(prefix)]
+    return found[0].rpartition(":")[0] if found else ""
+
+
+def own_address(towards: str = "") -> str:
+    """Of this machine, as others reach it: the one of its way to the host `towards`, or out, or of
+    its first network; 127.0.0.1 where it has none."""
+    ways = [_ELSEWHERE]
+    if towards:
+        with suppress(OSError):  # which no name server knows
+            ways = [*(found[-1] for found in _found(towards)), _ELSEWHERE]
+    for way in ways:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out, suppress(OSError):
+            out.connect(way)
+            address = str(out.getsockname()[0])
+            if not address.startswith("127."):  # by which a machine may call itself
+                return address
+    networks = (one for one in addresses().values() if not one.startswith("127."))
+    return next(networks, "127.0.0.1")
+
+
+def network(address: str) -> dict[str, str]:
+    """The variable by which gloo speaks through the network of that address. It would take what
     the host's name stands for, which is 127.0.1.1 on many systems, and nobody's on another
     machine."""
-    own = own_address()
-    names = [name for name, address in addresses().items() if address == own]
+    names = [name for name, own in addresses().items() if own == address]
     return {"GLOO_SOCKET_IFNAME": names[0]} if names else {}
 
 
@@ -74,6 +96,5 @@ def addresses() -> dict[str, str]:
     return found
 
 
-def _told(*, is_host: bool) -> tuple[str, ...]:
-    conf = f"is_host={int(is_host)},join_timeout={_JOIN_SECONDS}"
-    return (f"--rdzv-conf={conf}", f"--local-addr={own_address()}")
+def _found(host: str) -> list[Any]:
+    return socket.getaddrinfo(host.strip("[]"), 9, socket.AF_INET, socket.SOCK_DGRAM)

@@ -24,7 +24,7 @@ from updater.gpu_memory import give_back
 from updater.launch import answer, command
 from updater.launch.call import num_joined, open_call
 from updater.launch.command import MAX_RESTARTS
-from updater.launch.meeting import met_at, network
+from updater.launch.meeting import answering, in_pytorchjob, met_at
 from updater.launch.parent import PARENT
 from updater.settings import TrainingSettings
 
@@ -34,7 +34,7 @@ _LOG = "processes.log"
 _ERROR = re.compile(r"^\w[\w.]*(?:Error|Exception): .*$", re.MULTILINE)
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0
-_SEEN_SECONDS = 10.0  # for which a network's file system may say that there is no such file
+_SEEN_SECONDS = 90.0  # for which a network's file system may say that there is no such file
 _SILENT_SECONDS = 60.0
 _SILENT = (
     "nothing was heard for a minute: a step takes long, or a machine has not come or has left, and "
@@ -89,7 +89,7 @@ def run(
     check(training)
     training, meeting = met_at(training)
     give_back()
-    heard = answer.Heard(folder)
+    heard, unfit = answer.Heard(folder), set[str]()
     with (folder / _LOG).open("ab") as said, _others(training, folder, calls):
         begin, silent_since = said.tell(), time.monotonic()
         processes = subprocess.Popen(
@@ -106,6 +106,9 @@ def run(
                     on_metrics(*told)
                     silent_since = time.monotonic()
                 answer.read_refusal(folder)
+                for why in sorted(answer.unfit(folder) - unfit):
+                    log.warning("%s", why)
+                    unfit.add(why)
                 if training.nodes > 1 and time.monotonic() > silent_since + _SILENT_SECONDS:
                     log.warning(_SILENT, folder / _LOG)
                     silent_since = math.inf  # until it is heard of again
@@ -145,8 +148,11 @@ def _others(training: TrainingSettings, folder: Path, calls: Path | None) -> Ite
     if training.nodes == 1:
         yield
         return
-    words = shlex.join(torchrun(training, folder))
-    if calls is None or "PET_NNODES" in os.environ:  # a PyTorchJob's own pods take part
+    if in_pytorchjob():  # whose own pods take part
+        yield
+        return
+    words = shlex.join(torchrun(training, folder, answering()))
+    if calls is None:
         log.warning("run this on each of the other nodes: %s", words)
         yield
         return
@@ -166,7 +172,6 @@ def environment(training: TrainingSettings) -> dict[str, str]:
     threads = max(torch.get_num_threads() // training.devices, 1)
     return {
         "OMP_NUM_THREADS": str(threads),
-        **(network() if training.nodes > 1 else {}),
         **os.environ,
         PARENT: str(os.getpid()),
     }

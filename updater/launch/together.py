@@ -5,13 +5,16 @@ are done by this node's devices alone, as `training.nodes_for` says. `calls`: as
 Called by the steps of `updater.pipeline`.
 """
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from updater.errors import CrashError
 from updater.launch import answer, processes
 from updater.launch.task import Asking, Drafting, Learning, Weighing
 from updater.progress import Progress
@@ -135,6 +138,20 @@ def outcomes(
         for number, name in enumerate(task.names)
     }
     return Answers(found, float(answer.told(folder)["seconds"]))
+
+
+@contextmanager
+def passing(folder: Path) -> Iterator[None]:
+    """The folder of a task that is done in the block is gone after it, but where the processes
+    crashed: what they said is there."""
+    try:
+        yield
+    except CrashError:
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)  # another machine may still write that it ends
 
 
 def _prepare(folder: Path) -> None:

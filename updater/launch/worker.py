@@ -24,8 +24,8 @@ from updater.launch.parent import end_with_parent
 from updater.launch.weigh import weigh
 from updater.train.ranks import Ranks
 
-_LONGEST = timedelta(hours=6)
-"""For which the first may write what came of it: chosen, for terabytes."""
+_LONGEST = timedelta(hours=2)
+"""For which the first may write what came of it: chosen, for a terabyte."""
 
 
 def main() -> None:

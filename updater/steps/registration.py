@@ -23,10 +23,6 @@ def run_of(workspace: Workspace, update: Update) -> str:
         parameters=_parameters(workspace, update),
         tags={**tags_of(workspace, update), "mlflow.user": workspace.actor},
     )
-    if update.kind in ("update", "scratch"):
-        # No parameters, which MLflow lets nobody change: an update may go on elsewhere.
-        training = dataclasses.asdict(training_of(workspace, update))
-        workspace.registry.tag(run_id, {f"training/{name}": training[name] for name in PLACES})
     workspace.registry.log_config(run_id, update.config)
     for version, context in _inputs(workspace, update):
         dataset = workspace.ledger.dataset_version(version)
@@ -34,6 +30,13 @@ def run_of(workspace: Workspace, update: Update) -> str:
             run_id, name=dataset.period, digest=dataset.digest, context=context, uri=version
         )
     return run_id
+
+
+def log_places(workspace: Workspace, update: Update, run_id: str) -> None:
+    """Where it is trained, as tags: MLflow lets nobody change a parameter, and it may go on
+    elsewhere."""
+    training = dataclasses.asdict(training_of(workspace, update))
+    workspace.registry.tag(run_id, {f"training/{name}": training[name] for name in PLACES})
 
 
 def _parameters(workspace: Workspace, update: Update) -> dict[str, Any]:

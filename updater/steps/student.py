@@ -6,12 +6,10 @@ imported when there is one, not before.
 """
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from updater.errors import CrashError
 from updater.progress import Progress
 from updater.stopwatch import Stopwatch
 from updater.workspace import Workspace
@@ -112,15 +110,9 @@ def _together(
     )
     about = hashlib.sha256("\n".join([str(folder), *tables]).encode()).hexdigest()
     asked = workspace.root / "cache" / f"asked-{about[:16]}"
-    try:
+    with together.passing(asked):
         found = together.outcomes(
             task, tables, training, folder=asked, calls=workspace.calls, progress=progress
         )
-    except CrashError:  # what the processes said is there
-        raise
-    except BaseException:
-        shutil.rmtree(asked)
-        raise
-    shutil.rmtree(asked)
     watch.seconds += found.seconds
     return dict(found.outcomes)

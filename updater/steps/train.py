@@ -18,7 +18,7 @@ from updater.steps import compress, drafts, room, search, teach, traces
 from updater.steps.curve import Curve
 from updater.steps.holdback import Tables
 from updater.steps.machine import Machine
-from updater.steps.registration import register, run_of
+from updater.steps.registration import log_places, register, run_of
 from updater.steps.rehearse import manifest_of
 from updater.steps.start import start_folder
 from updater.steps.student import Student
@@ -151,6 +151,7 @@ def _fit(
     tables, trace = Tables(new, rehearsed), traces.trace_of(workspace)
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
+    log_places(workspace, update, run_id)
     machine = Machine(workspace.registry, run_id, folder, training)
     with machine, Curve(workspace.registry, run_id, folder, checkpoint_every_steps=every) as curve:
         watch = Watch(curve.add, progress)

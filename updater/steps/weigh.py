@@ -3,7 +3,6 @@
 What has been estimated is the cache's (`updater.steps.importance`), and not looked for here.
 """
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,12 +47,12 @@ def estimate(workspace: Workspace, term: Term, file: Path, watch: Stopwatch) -> 
     from updater.launch import together
 
     place = file.with_suffix(".processes")
-    with watch:
-        made = together.estimate(
-            task, examples, folder=place, calls=workspace.calls, progress=workspace.progress
-        )
-    made.replace(file)
-    shutil.rmtree(place)
+    with together.passing(place):
+        with watch:
+            made = together.estimate(
+                task, examples, folder=place, calls=workspace.calls, progress=workspace.progress
+            )
+        made.replace(file)
 
 
 def encoded(workspace: Workspace, folder: Path, sample: Manifest) -> "Encoded":

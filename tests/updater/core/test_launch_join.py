@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -77,9 +78,11 @@ def joiner(workspace: Path) -> Iterator[Callable[[], str]]:
 
 
 @contextlib.contextmanager
-def joins(workspace: Path, *before: str) -> Iterator[Callable[[], str]]:
-    """As `joiner`. `before`: of the command."""
-    said = workspace / "joined.log"
+def joins(
+    workspace: Path, *before: str, by: signal.Signals = signal.SIGINT
+) -> Iterator[Callable[[], str]]:
+    """As `joiner`. `before`: of the command. `by`: what it is stopped by."""
+    said = workspace / f"joined-{len(list(workspace.glob('joined-*')))}.log"
     with said.open("w") as log:
         process = subprocess.Popen(
             [*before, sys.executable, "-c", CODE, "join", "--workspace", str(workspace)],
@@ -90,9 +93,9 @@ def joins(workspace: Path, *before: str) -> Iterator[Callable[[], str]]:
     try:
         yield said.read_text
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         assert process.wait(60) == 130, said.read_text()
-        assert not parts_of(workspace)
+        assert said.read_text().endswith("updater: interrupted; run the same command to go on\n")
 
 
 @pytest.fixture
@@ -201,18 +204,48 @@ def test_a_machine_that_joined_takes_part_in_whatever_works_with_the_model(
     assert not list(calls.glob("*.json"))  # nobody is called any more
 
 
+def test_more_machines_than_are_needed_stand_by(
+    trained: Path, language: Any, workspace: Path, calls: Path
+) -> None:
+    """One of them is stopped in the middle, as a service is, and the other one takes its place."""
+    lesson = lesson_of(trained, language)
+    training = dataclasses.replace(TWO, epochs=12, learning_rate=1e-3)
+    folder = workspace / "runs" / "u" / "training"
+    stopped: list[str] = []
+    with joins(workspace) as said, contextlib.ExitStack() as other:
+        first = other.enter_context(joins(workspace, by=signal.SIGTERM))
+        wait_until(lambda: len(list(calls.glob("*.joined"))) == 2, seconds=60)
+
+        def stop_one(step: int, _metrics: dict[str, float]) -> None:
+            if step >= 4 and not stopped:
+                other.close()
+                stopped.append(first())
+
+        watch = Watch(stop_one, progress=False)
+        task = Learning(trained, training, NONE, None, "")
+        together.fit(task, lesson, folder=folder, watch=watch, calls=calls)
+        wait_until(lambda: "a training is done" in said(), seconds=60)
+        assert not parts_of(workspace)
+    (line,) = [line for line in stopped[0].splitlines() if "takes part" in line]
+    assert "a training, called by" in line
+    same_weights(folder, trained, lesson, training)
+
+
+@pytest.mark.parametrize("place", ["auto", "10.77.0.5:29411"])
 def test_two_machines_meet_by_the_network_that_is_between_them(
     trained: Path,
     language: Any,
     workspace: Path,
     calls: Path,
     networks: tuple[list[str], list[str]],
+    place: str,
 ) -> None:
     """Not by what their names stand for, which is nothing to another machine."""
     lesson = lesson_of(trained, language)
     folder = workspace / "runs" / "u" / "training"
     folder.mkdir(parents=True)
-    Learning(trained, TWO, NONE, None, "").write(folder, lesson)
+    asked = dataclasses.replace(TWO, rendezvous=place)
+    Learning(trained, asked, NONE, None, "").write(folder, lesson)
     driver = Path(__file__).with_name("calling_driver.py")
     first, second = networks
     with joins(workspace, *second) as said:
@@ -275,8 +308,6 @@ def test_what_goes_on_after_its_call_is_over_is_ended(
             wait_until(lambda: parts_of(workspace), seconds=60)
         wait_until(lambda: not parts_of(workspace), seconds=50)
     wait_until(lambda: "calls no longer" in joiner(), seconds=10)
-    (said,) = folder.glob("processes-*.log")
-    assert said.name in joiner() or said.exists()
 
 
 def test_who_calls_anew_is_answered_at_once(
@@ -291,6 +322,20 @@ def test_who_calls_anew_is_answered_at_once(
         with call.open_call(calls, nowhere, folder, gpus=False):
             wait_until(lambda: first.pid not in [p.pid for p in parts_of(workspace)], seconds=20)
             wait_until(lambda: parts_of(workspace), seconds=20)
+
+
+def test_a_workspace_may_have_its_folders_elsewhere(
+    workspace: Path, calls: Path, tmp_path: Path
+) -> None:
+    """As links, for the large ones: all machines see them by the same."""
+    (tmp_path / "disk").mkdir()
+    (workspace / "runs").symlink_to(tmp_path / "disk")
+    with (
+        call.joined(calls) as heard,
+        call.open_call(calls, TWO, told(workspace, "u"), gpus=False),
+    ):
+        assert all(joining._sees(one, calls) for one in heard())
+        assert len(heard()) == 1
 
 
 def told(workspace: Path, name: str) -> Path:
@@ -339,6 +384,9 @@ def test_a_beat_is_seen(workspace: Path, calls: Path, monkeypatch: pytest.Monkey
         for file in (calls / f"{one.id}.json", own):
             age(file, 31)
         wait_until(lambda: (call.num_joined(calls), heard()) == (1, [one]), seconds=20)
+        for file in (calls / f"{one.id}.json", own):  # by somebody who took it for dead
+            file.unlink()
+        wait_until(lambda: (call.num_joined(calls), heard()) == (1, [one]), seconds=20)
     assert not list(calls.iterdir())
 
 
@@ -382,8 +430,23 @@ def test_what_a_machine_that_joined_can_not_do_is_told_to_who_calls(
     with call.joined(calls) as heard, call.open_call(calls, TWO, folder, gpus=False):
         one = dataclasses.replace(heard()[0], host="other", **changes)
         assert answered_by(calls, one)
-    with pytest.raises(InputError, match=why):
-        answer.read_refusal(folder)
+    (told_why,) = answer.unfit(folder)
+    assert re.search(why, told_why)
+    answer.read_refusal(folder)  # nothing ends by it
+
+
+def test_who_calls_says_why_a_machine_can_not_take_part(
+    workspace: Path, calls: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "torchrun", lambda *_: ["sleep", "3"])
+    monkeypatch.setattr(processes, "_SEEN_SECONDS", 0.2)
+    folder = told(workspace, "u")
+    answer.stand_back(folder, "other-1", InputError("other has 0 GPUs", "1 is needed", "buy one"))
+    with caplog.at_level(logging.WARNING), pytest.raises(CrashError):
+        processes.run(TWO, folder, calls=calls, on_metrics=lambda *_: None)
+    assert caplog.text.count("other has 0 GPUs. 1 is needed. buy one.") == 1
+    answer.clear(folder)
+    assert not answer.unfit(folder)
 
 
 def test_a_workspace_under_another_path_is_told_once(
@@ -404,15 +467,40 @@ def test_a_workspace_under_another_path_is_told_once(
 def test_where_they_meet_is_chosen_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     met, words = meeting.met_at(TWO)
     host, _, port = met.rendezvous.partition(":")
-    assert words == ("--rdzv-conf=is_host=1,join_timeout=1800", f"--local-addr={host}")
-    networks = meeting.addresses()
-    assert networks[meeting.network()["GLOO_SOCKET_IFNAME"]] == host
+    assert host == meeting.own_address()
+    assert words == ("--rdzv-conf=is_host=1,join_timeout=1800",)
     with socket.create_server((host, int(port))):
         assert meeting.met_at(TWO)[0].rendezvous != met.rendezvous
     given = dataclasses.replace(TWO, rendezvous="first.example:29400")
-    assert meeting.met_at(given) == (given, ())
+    assert meeting.met_at(given) == (given, words)
     alone = dataclasses.replace(TWO, nodes=1)
     assert meeting.met_at(alone) == (alone, ())
+    monkeypatch.setenv("PET_NNODES", "2")
+    assert meeting.met_at(given) == (given, ())
+
+
+def test_a_pytorchjob_calls_nobody_else(
+    workspace: Path, calls: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PET_NNODES", "2")
+    monkeypatch.setattr(processes, "torchrun", lambda *_: ["false"])
+    with pytest.raises(CrashError, match="exit code 1"):
+        processes.run(TWO, told(workspace, "u"), calls=calls, on_metrics=lambda *_: None)
+    assert not calls.exists()
+    assert "updater join" not in caplog.text
+
+
+def test_each_machine_is_called_by_its_address_on_the_way_to_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["--nnodes=2", "--rdzv-endpoint=first.example:29400", "-m", "x"]
+    assert meeting.place_of(words) == "first.example"
+    assert meeting.place_of(["--standalone", "--nnodes=1"]) == ""
+    own = meeting.own_address()
+    for host in (own, "127.0.0.1", socket.gethostname(), "nobody.invalid"):
+        assert meeting.own_address(host) == own
+    networks = meeting.addresses()
+    assert networks[meeting.network(own)["GLOO_SOCKET_IFNAME"]] == own
 
     def no_way(*_: object) -> None:
         raise OSError("Network is unreachable")
@@ -420,8 +508,9 @@ def test_where_they_meet_is_chosen_by_the_first(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(socket.socket, "connect", no_way)
     networks = {"lo": "127.0.0.1", "eth1": "10.0.0.7", "eth2": "10.1.0.7"}
     monkeypatch.setattr(meeting, "addresses", lambda: networks)
-    assert meeting.own_address() == "10.0.0.7"
-    assert meeting.network() == {"GLOO_SOCKET_IFNAME": "eth1"}
+    assert meeting.own_address("10.1.0.1") == "10.0.0.7"
+    assert meeting.network("10.1.0.7") == {"GLOO_SOCKET_IFNAME": "eth2"}
+    assert meeting.network("10.2.0.7") == {}
     monkeypatch.setattr(meeting, "addresses", lambda: {"lo": "127.0.0.1"})
     assert meeting.own_address() == "127.0.0.1"
 
