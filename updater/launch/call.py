@@ -87,7 +87,7 @@ def joined(calls: Path) -> Iterator[Callable[[], list[Call]]]:
     """In the block a machine has joined. Hands out what tells the calls that wait for others, or
     are at work, oldest first; of several of one task the last."""
     calls.mkdir(parents=True, exist_ok=True)
-    own = calls / f"{socket.gethostname()}-{os.getpid()}.joined"
+    own = calls / f"{own_name()}.joined"
     own.touch()
     for other in calls.glob("*.joined"):
         if not _lives(other, own):
@@ -102,6 +102,11 @@ def joined(calls: Path) -> Iterator[Callable[[], list[Call]]]:
             yield heard
     finally:
         own.unlink(missing_ok=True)
+
+
+def own_name() -> str:
+    """Of this process among all machines': what it writes where they do."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def is_open(calls: Path, call: Call) -> bool:

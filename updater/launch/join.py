@@ -6,7 +6,6 @@ by the command line.
 
 import logging
 import math
-import os
 import socket
 import subprocess
 import time
@@ -90,11 +89,11 @@ def _take_part(one: Call, calls: Path, heard: Callable[[], list[Call]]) -> bool:
         _check(one)
     except InputError as refusal:
         log.error("%s", refusal)
-        answer.stand_back(folder, f"{socket.gethostname()}-{os.getpid()}", refusal)
+        answer.stand_back(folder, call.own_name(), refusal)
         return True
     title = _TITLES[task.kind_of(folder)]
     log.info("takes part in %s, called by %s", title, one.host)
-    said = folder / f"processes-{socket.gethostname()}-{os.getpid()}.log"
+    said = folder / f"processes-{call.own_name()}.log"
     with said.open("ab") as output:
         part = subprocess.Popen(
             processes.torchrun(one.training, folder, answering()),
