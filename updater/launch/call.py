@@ -7,7 +7,6 @@ clock, others by each machine's). Used by `updater.launch.processes`, which call
 """
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -156,6 +155,6 @@ def _lives(file: Path, own: Path) -> bool:
 def _read(calls: Path) -> Iterator[tuple[Path, Call]]:
     for file in sorted(calls.glob("*.json")):
         # It may be over by now, or half written by a disk that was full, or another version's.
-        with contextlib.suppress(OSError, json.JSONDecodeError, TypeError):
+        with contextlib.suppress(OSError, ValueError, TypeError):
             told: dict[str, Any] = read_json(file)
             yield file, Call(**told)

@@ -390,13 +390,13 @@ def test_a_beat_is_seen(workspace: Path, calls: Path, monkeypatch: pytest.Monkey
     assert not list(calls.iterdir())
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"id": "1"}', '{"more": 1}'])
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"id": "1"}', b'{"more": 1}', b"\xff"])
 def test_what_is_no_call_of_this_version_is_passed_over(
-    workspace: Path, calls: Path, text: str
+    workspace: Path, calls: Path, text: bytes
 ) -> None:
     folder = told(workspace, "u")
     with call.joined(calls) as heard, call.open_call(calls, TWO, folder, gpus=False):
-        (calls / "0-a.json").write_text(text)
+        (calls / "0-a.json").write_bytes(text)
         assert len(heard()) == 1
         with call.open_call(calls, TWO, told(workspace, "v"), gpus=False):
             assert len(heard()) == 2
