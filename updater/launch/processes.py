@@ -145,10 +145,7 @@ def _is_done(folder: Path) -> bool:
 @contextmanager
 def _others(training: TrainingSettings, folder: Path, calls: Path | None) -> Iterator[None]:
     """In the block the other nodes are asked to take part, if there are any."""
-    if training.nodes == 1:
-        yield
-        return
-    if in_pytorchjob():  # whose own pods take part
+    if training.nodes == 1 or in_pytorchjob():  # whose own pods take part
         yield
         return
     words = shlex.join(torchrun(training, folder, answering()))
