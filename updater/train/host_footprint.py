@@ -81,8 +81,10 @@ def host_footprint(
     importance = 0 if ones or not holds else int(copies * sum(sizes.importance))
     estimates = method.importance in ("fisher", "mas") and not regularizer.is_recorded
     estimated = sum(sizes.importance)
-    if training.beside_training.sharded:  # the first has one after the other whole, in float32
-        estimated += sizes.largest
+    if training.beside_training.sharded:
+        # The first has one after the other whole, in float32, and experts once more while they are
+        # made comparable.
+        estimated += 2 * sizes.largest
     pinned = rounding = 0
     if holds and regularizer.offload:
         each = sizes.anchor if ones else [*sizes.anchor, *sizes.importance]
