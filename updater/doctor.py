@@ -205,7 +205,7 @@ def _ways(
             more = devices > training.devices or not training.sharded
             with_experts = training.adapt == "lora" and training.lora_experts
             if devices > 1 and more and (not with_experts or "lora_experts" in changes):
-                training = _in_passes(own, training, _sizes(own, devices * own.nodes)[0])
+                training = _in_passes(own, training, _sizes(own, devices)[0])
                 training = replace(training, devices=devices, **changes)
         elif changes.get("adapt") != "lora" or lora_refusal(regularizer) is None:
             training = replace(training, **changes)
