@@ -20,7 +20,8 @@ from updater.train.shards import arranged
 def ask(folder: Path, ranks: Ranks, device: str) -> None:
     """What the checkpoint says to each table lies in the folder."""
     task = Asking.read(folder)
-    model, tokenizer = load_as_served(task.checkpoint, device=device, arranged=arranged(ranks.mesh))
+    cut = arranged(ranks.mesh, gather_bytes=task.gather_bytes)
+    model, tokenizer = load_as_served(task.checkpoint, device=device, arranged=cut)
     model.requires_grad_(False)  # of one group of weights FSDP would have all of one dtype
     watch, done = Stopwatch(), 0
     with ExitStack() as told:

@@ -39,14 +39,15 @@ def ready(
     task: Drafting, *, device: str | None = None, ranks: Ranks = ALONE
 ) -> NemotronHForCausalLM:
     """The task's checkpoint with its head, of which alone anything takes a gradient."""
-    contents = checkpoint.check(task.checkpoint)
+    contents, most = checkpoint.check(task.checkpoint), task.training.gather_bytes
     model, _ = checkpoint.load(
         task.checkpoint,
         device=device,
         dtype=resting_dtype(task.training, contents),
-        arranged=arranged(ranks.mesh),
+        arranged=arranged(ranks.mesh, gather_bytes=most),
     )
-    mtp.attach(task.checkpoint, model, arranged=arranged_head(ranks.mesh))
+    head = arranged_head(ranks.mesh, gather_bytes=most, precision=task.training.precision)
+    mtp.attach(task.checkpoint, model, arranged=head)
     freeze_backbone(model)
     freeze(model, _of_head(task.training))  # before anything goes forward
     return model

@@ -32,7 +32,11 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
     dtype = frozen_dtype(task.training, checkpoint.check(task.start))
     # Who asks the base for its answers asks in float32, and outside of autocast.
     asks_base = task.regularizer.method in RECIPES
-    cut = arranged(ranks.mesh, "32-true" if asks_base else task.training.precision)
+    cut = arranged(
+        ranks.mesh,
+        gather_bytes=task.training.gather_bytes,
+        precision="32-true" if asks_base else task.training.precision,
+    )
     model, _ = checkpoint.load(task.start, device=device, dtype=dtype, arranged=cut)
     freeze(model, task.training)  # before anything goes forward
     # What was whole in memory is gone with this call: the guards' parts are cut as the model is.

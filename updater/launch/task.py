@@ -131,7 +131,8 @@ class Drafting:
 @dataclass(frozen=True)
 class Asking:
     """What the checkpoint says to the examples of `names`, tables: the arguments of
-    `updater.evaluate.outcomes`. `sharded`: whether each process has a part of the weights alone."""
+    `updater.evaluate.outcomes`. `sharded`: whether each process has a part of the weights alone;
+    `gather_bytes`: as of `updater.train.shards.shard`."""
 
     KIND: ClassVar = "asking"
 
@@ -140,6 +141,7 @@ class Asking:
     sharded: bool
     batch_size: int
     max_length_tokens: int
+    gather_bytes: int
 
     def write(self, folder: Path, tables: Mapping[str, pa.Table]) -> None:
         """The folder says all of it."""

@@ -47,7 +47,11 @@ def ready(
         task.checkpoint,
         device=device,
         dtype=frozen_dtype(task.training, checkpoint.check(task.checkpoint)),
-        arranged=arranged(ranks.mesh, task.training.precision),
+        arranged=arranged(
+            ranks.mesh,
+            gather_bytes=task.training.gather_bytes,
+            precision=task.training.precision,
+        ),
     )
     freeze(model, task.training)
     return model

@@ -3,7 +3,8 @@
 transformers' grouped product (`experts_implementation = "grouped_mm"`) takes no part in autocast:
 it brings the tokens to the weights' dtype. With float32 weights under bf16-mixed a GPU would run
 every expert as a float32 product of its own, one after the other; here the weights are brought to
-autocast's dtype, and one bfloat16 kernel runs them all. Called by `updater.nemotron.checkpoint`.
+autocast's dtype, and one bfloat16 kernel runs them all. Experts that are gathered in pieces compute
+so too (`updater.nemotron.piecewise`). Called by `updater.nemotron.checkpoint`.
 """
 
 from typing import Any
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+from updater.nemotron import piecewise
+from updater.nemotron.pieces import STACKS, are_cut
+
 _NAME = "grouped_mm_in_autocast"
-_WEIGHTS = ("up_proj", "down_proj")
 
 
 def follow_autocast(model: NemotronHForCausalLM) -> None:
@@ -32,11 +35,16 @@ class _Cast:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._experts, name)
-        return found.to(self._dtype) if name in _WEIGHTS else found
+        return found.to(self._dtype) if name in STACKS else found
 
 
 def _forward(experts: Any, hidden_td: Tensor, index_tk: Tensor, weights_tk: Tensor) -> Tensor:
-    device = hidden_td.device.type
+    device, dtype = hidden_td.device.type, None
     if torch.is_autocast_enabled(device):
-        experts = _Cast(experts, torch.get_autocast_dtype(device))
+        dtype = torch.get_autocast_dtype(device)
+    if are_cut(experts):
+        own = experts.down_proj.dtype
+        return piecewise.forward(experts, hidden_td, index_tk, weights_tk, dtype or own)
+    if dtype is not None:
+        experts = _Cast(experts, dtype)
     return grouped_mm_experts_forward(experts, hidden_td, index_tk, weights_tk)

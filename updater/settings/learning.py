@@ -18,7 +18,7 @@ STRATEGIES = ("auto", "ddp", "fsdp")
 NODES_FOR = ("training", "all")
 AUTO = "auto"
 """A rendezvous that the first machine chooses, and tells those that `updater join`."""
-PLACES = ("devices", "nodes", "nodes_for", "strategy", "rendezvous", "packing")
+PLACES = ("devices", "nodes", "nodes_for", "strategy", "gather_gib", "rendezvous", "packing")
 """Keys of [training] that say where it is done, and nothing of what comes of it."""
 
 
@@ -134,6 +134,8 @@ class TrainingSettings:
     without GPUs as many processes). `strategy`: "ddp", each has the whole model and sees a part of
     every batch; "fsdp", each has a part of every weight, gradient and optimizer state as well;
     under lora of the frozen weights, and the factors whole; "auto", ddp under lora and fsdp else.
+    `gather_gib`: in shards, of a layer's routed experts so many GiB are whole at a time; more are
+    gathered in pieces. 4 is chosen, to leave Nano's as FSDP2 has them.
     `rendezvous`: host:port where several nodes meet, of the first; "auto", that one's address and
     a free port, which it tells those that `updater join`. `nodes_for`: "training", the other
     nodes train a backbone, and all else is done by the first one's devices; "all", whatever works
@@ -164,6 +166,7 @@ class TrainingSettings:
     nodes: int = 1
     nodes_for: str = "training"
     strategy: str = "auto"
+    gather_gib: float = 4.0
     rendezvous: str = ""
     seed: int = 0
     train_routers: bool = False
@@ -201,6 +204,7 @@ class TrainingSettings:
         for name in (*counts, "lora_rank", "lora_alpha"):
             at_least(name, getattr(self, name), 1)
         positive("learning_rate", self.learning_rate)
+        positive("gather_gib", self.gather_gib)
         at_least("weight_decay", self.weight_decay, 0)
         at_least("router_bias_rate", self.router_bias_rate, 0)
         at_least("gradient_clip", self.gradient_clip, 0)
@@ -240,6 +244,11 @@ class TrainingSettings:
         """Whether each of them has a part of the weights alone."""
         wanted = self.strategy == "fsdp" or (self.strategy == "auto" and self.adapt == "full")
         return wanted and self.num_processes > 1
+
+    @property
+    def gather_bytes(self) -> int:
+        """Of a layer's routed experts in shards, what is whole at a time, at most."""
+        return int(self.gather_gib * 2**30)
 
     @property
     def share(self) -> int:

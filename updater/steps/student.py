@@ -107,6 +107,7 @@ def _together(
         sharded=training.sharded,
         batch_size=settings.evaluation.batch_size,
         max_length_tokens=settings.model.max_length_tokens,
+        gather_bytes=training.gather_bytes,
     )
     about = hashlib.sha256("\n".join([str(folder), *tables]).encode()).hexdigest()
     asked = workspace.root / "cache" / f"asked-{about[:16]}"

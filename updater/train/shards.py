@@ -1,21 +1,27 @@
 """The model in shards: each process holds its part of every weight, and reads no more of it.
 
 FSDP2 (Zhao et al. 2023, arXiv 2304.11277; torch's `fully_shard`): a block's weights are whole only
-while it computes, and its gradients are summed into shards on the way back. Called by
+while it computes, and its gradients are summed into shards on the way back. Where a block's experts
+would take too much so, they are gathered in pieces (`updater.nemotron.pieces`). Called by
 `updater.launch` and, for what a training recorded, by `updater.train.fit`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+from transformers.models.nemotron_h.modeling_nemotron_h import (
+    NemotronHExperts,
+    NemotronHForCausalLM,
+)
 
 from updater.nemotron.mtp import MtpHead
+from updater.nemotron.pieces import are_cut, cut
 from updater.nemotron.weights import is_experts, released_name
 
 _MULTIPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -37,23 +43,52 @@ _BFLOAT16 = MixedPrecisionPolicy(
 )
 
 
-def shard(model: NemotronHForCausalLM, mesh: DeviceMesh, *, precision: str = "32-true") -> None:
+def shard(
+    model: NemotronHForCausalLM,
+    mesh: DeviceMesh,
+    *,
+    gather_bytes: int,
+    precision: str = "32-true",
+) -> None:
     """The weights of `model` are DTensors over the mesh, a group for each block.
 
     Trunk and head are roots of their own, for the likelihood calls them one after the other and
     never the whole model. What is to stay frozen has to be so before the first forward pass.
 
-    `precision`: of a training. Under "bf16-mixed" the blocks' matrices are groups of their own,
-    gathered in bfloat16, which takes half the time, and half the memory of what is kept for the way
-    back; forward passes have to be under autocast. Values and gradients are autocast's own.
+    Args:
+        gather_bytes: of a block's routed experts, what is whole at a time, at most.
+        precision: of a training. Under "bf16-mixed" the blocks' matrices are groups of their own,
+            gathered in bfloat16, which takes half the time, and half the memory of what is kept for
+            the way back; forward passes have to be under autocast. Values and gradients are
+            autocast's own.
     """
-    if precision == "bf16-mixed":
+    mixed = precision == "bf16-mixed"
+    apart = _in_pieces(model, mesh, gather_bytes, mixed=mixed)
+    if mixed:
         for module in multiplied(model):
-            fully_shard(module, mesh=mesh, mp_policy=_BFLOAT16)
+            if not are_cut(module):
+                fully_shard(module, mesh=mesh, mp_policy=_BFLOAT16)
     for block in model.model.layers:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model.model, mesh=mesh)
+        fully_shard(block, mesh=mesh, ignored_params=apart)
+    fully_shard(model.model, mesh=mesh, ignored_params=apart)
     fully_shard(model.lm_head, mesh=mesh)
+
+
+def _in_pieces(
+    model: nn.Module, mesh: DeviceMesh, gather_bytes: int, *, mixed: bool
+) -> set[nn.Parameter]:
+    """Experts of which a layer's are more than `gather_bytes` are cut by themselves; returned are
+    their weights, which are not FSDP's."""
+    apart = set()
+    for module in model.modules():
+        if not isinstance(module, NemotronHExperts):
+            continue
+        itemsize = 2 if mixed else module.up_proj.element_size()
+        if itemsize * sum(p.numel() for p in module.parameters()) > gather_bytes:
+            # The next piece is on its way while one computes.
+            cut(module, mesh, piece_bytes=gather_bytes // 2, itemsize=itemsize)
+            apart.update(module.parameters())
+    return apart
 
 
 def multiplied(model: NemotronHForCausalLM) -> Iterator[nn.Module]:
@@ -64,25 +99,27 @@ def multiplied(model: NemotronHForCausalLM) -> Iterator[nn.Module]:
             yield block.get_submodule(name)
 
 
-def shard_head(head: MtpHead, mesh: DeviceMesh) -> None:
-    """The same of a multi-token-prediction head: a group for each mixer. All else is small, and the
-    head's own, for it calls what fuses its inputs without the layer that has it."""
+def shard_head(
+    head: MtpHead, mesh: DeviceMesh, *, gather_bytes: int, precision: str = "32-true"
+) -> None:
+    """The same of a multi-token-prediction head: a group for each mixer, in float32 but for experts
+    in pieces. All else is small, and the head's own, for it calls what fuses its inputs without the
+    layer that has it."""
+    apart = _in_pieces(head, mesh, gather_bytes, mixed=precision == "bf16-mixed")
     for layer in head.layers:
-        fully_shard(layer.get_submodule("mixer"), mesh=mesh)
-    fully_shard(head, mesh=mesh)
+        fully_shard(layer.get_submodule("mixer"), mesh=mesh, ignored_params=apart)
+    fully_shard(head, mesh=mesh, ignored_params=apart)
 
 
-def arranged(
-    mesh: DeviceMesh | None, precision: str = "32-true"
-) -> Callable[[NemotronHForCausalLM], None] | None:
+def arranged(mesh: DeviceMesh | None, **how: Any) -> Callable[[NemotronHForCausalLM], None] | None:
     """What `updater.nemotron.checkpoint.load` takes to cut the model over the mesh; None: nothing
-    is cut. `precision`: as of `shard`."""
-    return None if mesh is None else lambda model: shard(model, mesh, precision=precision)
+    is cut. `how`: as of `shard`."""
+    return None if mesh is None else lambda model: shard(model, mesh, **how)
 
 
-def arranged_head(mesh: DeviceMesh | None) -> Callable[[MtpHead], None] | None:
-    """The same for `updater.nemotron.mtp.attach`."""
-    return None if mesh is None else lambda head: shard_head(head, mesh)
+def arranged_head(mesh: DeviceMesh | None, **how: Any) -> Callable[[MtpHead], None] | None:
+    """The same for `updater.nemotron.mtp.attach`, as of `shard_head`."""
+    return None if mesh is None else lambda head: shard_head(head, mesh, **how)
 
 
 def reshard(model: NemotronHForCausalLM) -> None:

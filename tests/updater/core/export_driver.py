@@ -78,7 +78,7 @@ def main(base: Path, target: Path) -> None:
     ranks = Ranks(rank, world, mesh)
     fields = presets.read_config(base / "config.json")
     model = checkpoint.empty(
-        fields, device="cpu", dtype=torch.float32, arranged=arranged(ranks.mesh)
+        fields, device="cpu", dtype=torch.float32, arranged=arranged(ranks.mesh, gather_bytes=2**40)
     )
     for name, view, first in parts(model.state_dict()):
         view.copy_(numbers(name, view.shape, first))

@@ -177,7 +177,9 @@ def test_answers_are_those_of_one_process(
     long = tables["many"].slice(0, 1).set_column(1, "prompt", pa.array(["very " * 80]))
     tables["many"] = pa.concat_tables([tables["many"], long])
     model, tokenizer = checkpoint.load(trained)
-    task = Asking(trained, tuple(tables), sharded, batch_size=5, max_length_tokens=64)
+    task = Asking(
+        trained, tuple(tables), sharded, batch_size=5, max_length_tokens=64, gather_bytes=2**32
+    )
     found = together.outcomes(task, tables, FULL, folder=tmp_path, progress=False)
     assert found.seconds > 0
     for name, table in tables.items():
@@ -197,7 +199,7 @@ def test_a_release_in_bfloat16_is_asked_in_shards_as_on_a_gpu(
     table = language(500, 23)
     model, tokenizer = checkpoint.load(trained, dtype=torch.bfloat16)
     one = outcomes(model, tokenizer, table, batch_size=5, max_length_tokens=64)
-    task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64)
+    task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64, gather_bytes=2**32)
     found = together.outcomes(task, {"t": table}, FULL, folder=tmp_path, progress=False)
     many = found.outcomes["t"]
     assert many["loss"].to_pylist() == pytest.approx(one["loss"].to_pylist(), abs=0.1)
@@ -214,7 +216,7 @@ def test_a_process_that_fails_alone_is_told(
 ) -> None:
     driven_by("failing_driver.py")
     monkeypatch.setattr(processes, "MAX_RESTARTS", 0)
-    task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64)
+    task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64, gather_bytes=2**32)
     with pytest.raises(CrashError, match="process 1 ended by MemoryError: of this one alone"):
         together.outcomes(task, {"t": language(0, 9)}, FULL, folder=tmp_path, progress=False)
 
@@ -227,14 +229,16 @@ def test_logits_that_are_made_in_pieces(
     table = language(500, 23)
     model, tokenizer = checkpoint.load(trained)
     one = outcomes(model, tokenizer, table, batch_size=5, max_length_tokens=64)
-    task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64)
+    task = Asking(trained, ("t",), True, batch_size=5, max_length_tokens=64, gather_bytes=2**32)
     many = together.outcomes(task, {"t": table}, FULL, folder=tmp_path, progress=False)
     assert many.outcomes["t"]["correct"].to_pylist() == one["correct"].to_pylist()
 
 
 def test_what_is_no_checkpoint_is_told_as_it_is(language: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    task = Asking(tmp_path / "empty", ("t",), True, batch_size=5, max_length_tokens=64)
+    task = Asking(
+        tmp_path / "empty", ("t",), True, batch_size=5, max_length_tokens=64, gather_bytes=2**32
+    )
     with pytest.raises(InputError, match="empty"):
         together.outcomes(
             task, {"t": language(0, 4)}, FULL, folder=tmp_path / "many", progress=False
@@ -248,6 +252,6 @@ def test_tasks_are_read_as_they_were_written(trained: Path, language: Any, tmp_p
     read, seen = Weighing.read(tmp_path)
     assert read == weigh
     assert (seen.tokens == examples.tokens).all()
-    ask = Asking(trained, ("a", "b"), False, batch_size=5, max_length_tokens=64)
+    ask = Asking(trained, ("a", "b"), False, batch_size=5, max_length_tokens=64, gather_bytes=2**32)
     ask.write(tmp_path, {"a": language(0, 2), "b": language(2, 2)})
     assert Asking.read(tmp_path) == ask

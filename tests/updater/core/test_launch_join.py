@@ -190,7 +190,9 @@ def test_a_machine_that_joined_takes_part_in_whatever_works_with_the_model(
             torch.testing.assert_close(mine, part, rtol=1e-4, atol=1e-5 * largest)
 
     table = language(500, 11)
-    ask = Asking(trained, ("t",), TWO.sharded, batch_size=5, max_length_tokens=64)
+    ask = Asking(
+        trained, ("t",), TWO.sharded, batch_size=5, max_length_tokens=64, gather_bytes=2**32
+    )
     asked = workspace / "cache" / "asked"
     found = together.outcomes(ask, {"t": table}, TWO, folder=asked, progress=False, calls=calls)
     model, _ = checkpoint.load(trained)
@@ -342,7 +344,9 @@ def told(workspace: Path, name: str) -> Path:
     """The folder of a task: an evaluation, for which there is no checkpoint."""
     folder = workspace / "runs" / name / "training"
     folder.mkdir(parents=True)
-    task = Asking(workspace / "gone", (), sharded=False, batch_size=1, max_length_tokens=8)
+    task = Asking(
+        workspace / "gone", (), sharded=False, batch_size=1, max_length_tokens=8, gather_bytes=2**32
+    )
     task.write(folder, {})
     return folder
 

@@ -45,6 +45,8 @@ EWC = RegularizerSettings(method="ewc", strength=10.0)
 NONE = RegularizerSettings(method="none")
 LORA = {"adapt": "lora", "strategy": "fsdp"}
 """In shards, which "auto" does not take."""
+ONE_BY_ONE = 1e-9
+"""GiB: pieces of one expert of each process."""
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,9 @@ def task(base: Path, importance: Path, *, trace: str = "", **changes: Any) -> Le
         (2, {"strategy": "ddp"}),
         (2, {"strategy": "fsdp"}),
         (4, {"strategy": "fsdp"}),  # of six experts the fourth process has none
+        (2, {"gather_gib": ONE_BY_ONE}),
+        (4, {"gather_gib": ONE_BY_ONE, "activation_checkpointing": True}),
+        (3, {**LORA, "learning_rate": 1e-2, "gather_gib": ONE_BY_ONE}),
         (2, {"train_routers": True, "router_bias_rate": 1e-3, "activation_checkpointing": True}),
         (2, {"adapt": "lora", "lora_experts": True, "learning_rate": 1e-2}),
         (2, {**LORA, "learning_rate": 1e-2, "activation_checkpointing": True}),

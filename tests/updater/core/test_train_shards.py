@@ -21,6 +21,7 @@ from updater.train.encode import collate, encode
 from updater.train.likelihood import negative_log_likelihood
 from updater.train.shards import arranged, reshard
 
+LARGE = 2**40
 EXACT = ("embeddings", "lm_head", "norm", "gate", "A_log", "D", "dt_bias", "conv1d", "out_proj")
 
 
@@ -55,7 +56,9 @@ def test_matrices_are_gathered_in_the_precision_that_they_are_multiplied_in(
     base: Path, language: Any, mesh: DeviceMesh, precision: str
 ) -> None:
     mixed = precision == "bf16-mixed"
-    model, tokenizer = checkpoint.load(base, arranged=arranged(mesh, precision))
+    model, tokenizer = checkpoint.load(
+        base, arranged=arranged(mesh, gather_bytes=LARGE, precision=precision)
+    )
     found = seen(model)
     batch = collate(encode(tokenizer, language(0, 8), max_length_tokens=64), range(8))
     model.train()
@@ -86,7 +89,9 @@ def test_rows_past_the_kernels_reach_are_taken_in_parts_where_that_is_alike_in_a
 ) -> None:
     """Each use of a projection that is gathered by itself is a collective, under LoRA too."""
     monkeypatch.setattr(kernels, "taken", lambda: frozenset(kernels.SCANS))
-    model, _ = checkpoint.load(base, arranged=arranged(mesh, precision))
+    model, _ = checkpoint.load(
+        base, arranged=arranged(mesh, gather_bytes=LARGE, precision=precision)
+    )
     training = TrainingSettings(adapt=adapt, precision=precision)
     freeze(model, training)
     tokens_bl = torch.arange(2, 42).view(4, 10)
@@ -128,7 +133,9 @@ def test_no_copy_of_the_gathered_matrices_is_kept(
     """Autocast's casts of float32 weights are kept for the way back: all of it in bfloat16."""
     sizes, matrices = [], 0
     for precision in ("32-true", "bf16-mixed"):
-        model, tokenizer = checkpoint.load(base, arranged=arranged(mesh, precision))
+        model, tokenizer = checkpoint.load(
+            base, arranged=arranged(mesh, gather_bytes=LARGE, precision=precision)
+        )
         found = seen(model)
         batch = collate(encode(tokenizer, language(0, 2), max_length_tokens=64), range(2))
         sizes.append(kept(model.train(), batch))
