@@ -72,9 +72,9 @@ class Factors:
         """
         mine = rows_of(weight) if is_shard(weight) else slice(None)
         pairs = ((self.a, self.b), *beside)
-        of_a = tuple(self.a_of(a) for a, _ in pairs)
         of_b = tuple(self.b_of(b)[mine] for _, b in pairs)
         # A matrix's rows all need the whole of A; an expert needs its own.
+        of_a = tuple(self.a_of(a)[mine if self.num_experts else ...] for a, _ in pairs)
         cut_a = () if self.num_experts is None else of_a
         for cut in chunks(*terms, *of_b, *cut_a):
             parts, rest = cut[: len(terms)], cut[len(terms) :]
@@ -106,15 +106,13 @@ class LowRankAnchor:
 
     Raises:
         ValueError: an anchored name has no frozen weight, or one of another shape, or a factor's
-            product is not of its weight's shape; or a stack of experts is in shards.
+            product is not of its weight's shape.
     """
 
     def __init__(
         self, held: QuadraticAnchor, frozen: Mapping[str, Tensor], factors: Mapping[str, Factors]
     ) -> None:
         for name, part in factors.items():
-            if part.num_experts is not None and is_shard(frozen[name]):
-                raise ValueError(f"{name!r} is a stack in shards: its factors can't be held")
             made = (*part.b_of(part.b).shape[:-1], part.a.shape[-1])
             if made != tuple(frozen[name].shape):
                 shapes = f"{made}, the weight {tuple(frozen[name].shape)}"
@@ -184,6 +182,8 @@ class LowRankAnchor:
         if not isinstance(weight, Factored) or weight.columns.shape[-2] != 1:
             return None
         rows, columns = (part.to(frozen.device) for part in (weight.rows, weight.columns))
+        if self._factors[name].num_experts is not None:  # each expert has columns of its own
+            columns = all_rows(columns, frozen)
         return Factored(all_rows(rows, frozen), columns)
 
     def _pieces(self, name: str, *beside: tuple[Tensor, Tensor]) -> Iterator[tuple[Piece, Tensor]]:

@@ -36,6 +36,7 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
         ranks.mesh,
         gather_bytes=task.training.gather_bytes,
         precision="32-true" if asks_base else task.training.precision,
+        with_factors=task.training.adapt == "lora" and task.training.lora_experts,
     )
     model, _ = checkpoint.load(task.start, device=device, dtype=dtype, arranged=cut)
     freeze(model, task.training)  # before anything goes forward

@@ -60,6 +60,7 @@ class Pieces:
     Attributes:
         experts: the module.
         dtype: in which they are gathered.
+        world: processes that have a part each.
         held: experts that each process has; the last ones may have fewer, or none.
         rows: how many of them are in a piece; in the last one there may be fewer.
     """
@@ -68,6 +69,7 @@ class Pieces:
     stacks: Mapping[str, DTensor]
     factors: Mapping[str, Factors]
     dtype: torch.dtype
+    world: int
     held: int
     rows: int
 
@@ -75,19 +77,16 @@ class Pieces:
     def of(cls, experts: Any, dtype: torch.dtype) -> "Pieces":
         """Of experts that are cut."""
         stacks = {name: getattr(experts, name) for name in STACKS}
+        world = stacks[STACKS[0]].device_mesh.size()
         return cls(
-            experts,
-            stacks,
-            getattr(experts, _FACTORS, {}),
-            dtype,
-            _parts(experts.num_experts, stacks[STACKS[0]].device_mesh.size()),
-            getattr(experts, _ROWS),
+            experts=experts,
+            stacks=stacks,
+            factors=getattr(experts, _FACTORS, {}),
+            dtype=dtype,
+            world=world,
+            held=_parts(experts.num_experts, world),
+            rows=getattr(experts, _ROWS),
         )
-
-    @property
-    def world(self) -> int:
-        """Processes that have a part each."""
-        return self.stacks[STACKS[0]].device_mesh.size()
 
     @property
     def size(self) -> int:
@@ -108,6 +107,10 @@ class Pieces:
         found = torch.arange(self.world, device=device)[:, None] * self.held + rows
         return found.flatten().clamp_(max=self.experts.num_experts - 1)
 
+    def of_piece(self, mine: Tensor, piece: int) -> Tensor:
+        """A view: of this process' rows of a stack those of a piece."""
+        return mine[piece * self.rows : (piece + 1) * self.rows]
+
     def gathered(self) -> Iterator[list[Tensor]]:
         """Of each piece what it has of each of `STACKS`, whole; zeros at empty places. The next one
         is on its way meanwhile."""
@@ -126,10 +129,6 @@ class Pieces:
             work = distributed.all_gather_into_tensor(whole, part, group=group, async_op=True)
             coming.append(Coming(work, part, whole))
         return coming
-
-    def of_piece(self, mine: Tensor, piece: int) -> Tensor:
-        """A view: of this process' rows of a stack those of a piece."""
-        return mine[piece * self.rows : (piece + 1) * self.rows]
 
     def mean_over_all(self, gradient: Tensor) -> "Coming":
         """Of a gradient of a piece, which each process has its own of, this one's rows of the mean,

@@ -164,7 +164,8 @@ class _Whole:
         """(s, d): what each pair's expert makes of its token, weighed."""
         if not len(hidden_sd):  # which the product doesn't take
             return hidden_sd
-        return grouped_mm_experts_forward(self, hidden_sd, places_s[:, None], weights_s[:, None])
+        experts: Any = self
+        return grouped_mm_experts_forward(experts, hidden_sd, places_s[:, None], weights_s[:, None])
 
 
 class _Totals:

@@ -228,11 +228,6 @@ class TrainingSettings:
             raise ValueError(
                 "devices, precision: 16-mixed is trained on one device; several take bf16-mixed"
             )
-        if self.lora_experts and self.adapt == "lora" and self.sharded:
-            raise ValueError(
-                "lora_experts, strategy: low-rank factors of routed experts are not trained in "
-                "shards; leave them out, or take ddp, each device having the whole model"
-            )
 
     @property
     def num_processes(self) -> int:

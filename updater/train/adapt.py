@@ -17,12 +17,16 @@ from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from torch import Tensor, nn
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+from transformers.models.nemotron_h.modeling_nemotron_h import (
+    NemotronHExperts,
+    NemotronHForCausalLM,
+)
 
 from regularizers.anchor import Regularizer
 from regularizers.low_rank import Factors, under
 from updater.nemotron.checkpoint import freeze_routers
 from updater.nemotron.dtypes import released_dtype
+from updater.nemotron.pieces import are_cut, put_on_top
 from updater.nemotron.validate import Contents
 from updater.settings import TrainingSettings
 
@@ -68,11 +72,14 @@ def adapted(model: NemotronHForCausalLM, training: TrainingSettings) -> Iterator
         tuner = LoraModel(model, _config(model, training), _ADAPTER)
     _in_float32(model)
     factors = dict(_factors(model, names))
+    in_pieces = _put_on_pieces(model, names, factors)
     try:
         yield Adaptation(weights, factors)
         for name, part in factors.items():  # peft's own merging adds up no shards
             part.merge_into(weights[name])
     finally:
+        for experts in in_pieces:
+            put_on_top(experts, {})
         tuner.unload()
         for name, weight in weights.items():
             weight.requires_grad_(trained[name])
@@ -104,6 +111,30 @@ def resting_dtype(training: TrainingSettings, contents: Contents) -> torch.dtype
 def resting(training: TrainingSettings, released: torch.dtype) -> torch.dtype:
     """The same of weights of which the dtype alone is known."""
     return released if training.precision == "bf16-mixed" else torch.float32
+
+
+def _put_on_pieces(
+    model: NemotronHForCausalLM, names: Mapping[int, str], factors: Mapping[str, Factors]
+) -> set[NemotronHExperts]:
+    """Experts that are gathered in pieces add their factors to those, and peft, which would add
+    them to the whole stack, does not; these are returned."""
+    found: dict[NemotronHExperts, dict[str, Factors]] = {}
+    for module in model.modules():
+        if isinstance(module, ParamWrapper) and are_cut(experts := _experts_of(module)):
+            part = factors[names[id(module.get_param())]]
+            found.setdefault(experts, {})[module.parameter_name] = part
+            module.set_adapter([])  # and so they take no gradient
+            part.a.requires_grad_()
+            part.b.requires_grad_()
+    for experts, on_top in found.items():
+        put_on_top(experts, on_top)
+    return set(found)
+
+
+def _experts_of(module: ParamWrapper) -> NemotronHExperts:
+    experts = module.get_base_layer()
+    assert isinstance(experts, NemotronHExperts), "no other parameters are asked for"
+    return experts
 
 
 def _in_float32(model: NemotronHForCausalLM) -> None:

@@ -49,6 +49,7 @@ def shard(
     *,
     gather_bytes: int,
     precision: str = "32-true",
+    with_factors: bool = False,
 ) -> None:
     """The weights of `model` are DTensors over the mesh, a group for each block.
 
@@ -61,9 +62,11 @@ def shard(
             gathered in bfloat16, which takes half the time, and half the memory of what is kept for
             the way back; forward passes have to be under autocast. Values and gradients are
             autocast's own.
+        with_factors: low-rank factors will be put on top of routed experts, whose pieces they are
+            added to: all are gathered so.
     """
     mixed = precision == "bf16-mixed"
-    apart = _in_pieces(model, mesh, gather_bytes, mixed=mixed)
+    apart = _in_pieces(model, mesh, gather_bytes, mixed=mixed, every=with_factors)
     if mixed:
         for module in multiplied(model):
             if not are_cut(module):
@@ -75,16 +78,16 @@ def shard(
 
 
 def _in_pieces(
-    model: nn.Module, mesh: DeviceMesh, gather_bytes: int, *, mixed: bool
+    model: nn.Module, mesh: DeviceMesh, gather_bytes: int, *, mixed: bool, every: bool = False
 ) -> set[nn.Parameter]:
-    """Experts of which a layer's are more than `gather_bytes` are cut by themselves; returned are
-    their weights, which are not FSDP's."""
-    apart = set()
+    """Experts of which a layer's are more than `gather_bytes`, or all, are cut by themselves;
+    returned are their weights, which are not FSDP's."""
+    apart: set[nn.Parameter] = set()
     for module in model.modules():
         if not isinstance(module, NemotronHExperts):
             continue
         itemsize = 2 if mixed else module.up_proj.element_size()
-        if itemsize * sum(p.numel() for p in module.parameters()) > gather_bytes:
+        if every or itemsize * sum(p.numel() for p in module.parameters()) > gather_bytes:
             # The next piece is on its way while one computes.
             cut(module, mesh, piece_bytes=gather_bytes // 2, itemsize=itemsize)
             apart.update(module.parameters())

@@ -47,10 +47,12 @@ def weighing(folder: Path, training: TrainingSettings, **changes: str) -> Weighi
         (FULL, {"estimator": "mas"}),
         (dataclasses.replace(FULL, precision="bf16-mixed"), {}),
         (dataclasses.replace(FULL, activation_checkpointing=True), {}),
+        (dataclasses.replace(FULL, gather_gib=1e-9), {}),
         (dataclasses.replace(FULL, strategy="ddp", train_routers=True), {"form": "bfloat16"}),
         (LORA, {}),
         (SHARDED_LORA, {"form": "factored"}),
         (dataclasses.replace(SHARDED_LORA, precision="bf16-mixed"), {}),
+        (dataclasses.replace(SHARDED_LORA, lora_experts=True, gather_gib=1e-9), {}),
     ],
     ids=[
         "fsdp",
@@ -59,10 +61,12 @@ def weighing(folder: Path, training: TrainingSettings, **changes: str) -> Weighi
         "fsdp mas",
         "fsdp bf16",
         "fsdp checkpointed",
+        "fsdp in pieces",
         "ddp",
         "lora",
         "fsdp lora",
         "fsdp lora bf16",
+        "fsdp lora experts in pieces",
     ],
 )
 def test_an_importance_is_that_of_one_process(
@@ -178,7 +182,7 @@ def test_answers_are_those_of_one_process(
     tables["many"] = pa.concat_tables([tables["many"], long])
     model, tokenizer = checkpoint.load(trained)
     task = Asking(
-        trained, tuple(tables), sharded, batch_size=5, max_length_tokens=64, gather_bytes=2**32
+        trained, tuple(tables), sharded, batch_size=5, max_length_tokens=64, gather_bytes=1
     )
     found = together.outcomes(task, tables, FULL, folder=tmp_path, progress=False)
     assert found.seconds > 0

@@ -91,8 +91,9 @@ def same_heads(one: Path, many: Path, atol: float = 1e-5) -> None:
         {"adapt": "lora"},
         {"strategy": "fsdp"},
         {"activation_checkpointing": True, "train_routers": True, "router_bias_rate": 1e-3},
+        {"strategy": "fsdp", "gather_gib": 1e-9},
     ],
-    ids=["ddp", "fsdp", "fsdp checkpointed"],
+    ids=["ddp", "fsdp", "fsdp checkpointed", "fsdp in pieces"],
 )
 def test_the_head_is_that_of_one_process(
     given: Asked, tmp_path: Path, changes: dict[str, Any]

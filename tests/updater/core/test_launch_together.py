@@ -45,6 +45,7 @@ EWC = RegularizerSettings(method="ewc", strength=10.0)
 NONE = RegularizerSettings(method="none")
 LORA = {"adapt": "lora", "strategy": "fsdp"}
 """In shards, which "auto" does not take."""
+LORA_EXPERTS = {**LORA, "lora_experts": True}
 ONE_BY_ONE = 1e-9
 """GiB: pieces of one expert of each process."""
 
@@ -120,9 +121,9 @@ def task(base: Path, importance: Path, *, trace: str = "", **changes: Any) -> Le
         (2, {"strategy": "ddp"}),
         (2, {"strategy": "fsdp"}),
         (4, {"strategy": "fsdp"}),  # of six experts the fourth process has none
-        (2, {"gather_gib": ONE_BY_ONE}),
         (4, {"gather_gib": ONE_BY_ONE, "activation_checkpointing": True}),
         (3, {**LORA, "learning_rate": 1e-2, "gather_gib": ONE_BY_ONE}),
+        (4, {**LORA, "learning_rate": 1e-2, "lora_experts": True, "gather_gib": ONE_BY_ONE}),
         (2, {"train_routers": True, "router_bias_rate": 1e-3, "activation_checkpointing": True}),
         (2, {"adapt": "lora", "lora_experts": True, "learning_rate": 1e-2}),
         (2, {**LORA, "learning_rate": 1e-2, "activation_checkpointing": True}),
@@ -170,7 +171,14 @@ class InParts(Likelihood):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "checkpointing"), [("ddp", False), ("fsdp", False), ("fsdp", True)]
+    ("strategy", "more"),
+    [
+        ("ddp", {}),
+        ("fsdp", {}),
+        ("fsdp", {"activation_checkpointing": True}),
+        ("fsdp", {"gather_gib": ONE_BY_ONE}),
+    ],
+    ids=["ddp", "fsdp", "fsdp checkpointed", "fsdp in pieces"],
 )
 def test_in_mixed_precision_too(
     base: Path,
@@ -178,7 +186,7 @@ def test_in_mixed_precision_too(
     importance: Path,
     tmp_path: Path,
     strategy: str,
-    checkpointing: bool,
+    more: dict[str, Any],
 ) -> None:
     """Nothing is added up in bfloat16: the weights are those of one process that goes through the
     same parts. Those of one that takes each batch whole are others by rounding alone, for there a
@@ -190,7 +198,7 @@ def test_in_mixed_precision_too(
         *(base, importance),
         devices=2,
         strategy=strategy,
-        activation_checkpointing=checkpointing,
+        **more,
         **changes,
     )
     many = together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
@@ -206,6 +214,7 @@ def test_factors_over_bfloat16_weights_are_float32_in_every_process(
     """Theirs are the parts' gradients added up in float32, at the least learning rate of NVIDIA's
     recipes."""
     changes: dict[str, Any] = {"adapt": "lora", "precision": "bf16-mixed", "learning_rate": 1e-5}
+    changes["lora_experts"] = True
     one, many = tmp_path / "one", tmp_path / "many"
     alone(
         *(release, lesson, importance, one),
@@ -257,7 +266,8 @@ def test_a_base_in_shards_answers_in_mixed_precision(
         ({"method": "l2", "strength": 0.1}, LORA),
         ({"method": "lwf", "strength": 1.0}, LORA),
         ({"method": "ewc", "strength": 10.0, "format": "factored"}, LORA),
-        ({"method": "ewc", "strength": 10.0, "offload": True}, LORA),
+        ({"method": "ewc", "strength": 10.0, "format": "factored"}, LORA_EXPERTS),
+        ({"method": "ewc", "strength": 10.0, "offload": True}, LORA_EXPERTS),
         ({"method": "ewc", "strength": 10.0, "terms": "periods"}, {**LORA, "terms": 2}),
     ],
     ids=lambda value: "-".join(map(str, value.values())),
@@ -391,7 +401,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
     adapt: str,
 ) -> None:
     monkeypatch.setattr(processes, "_POLL_SECONDS", 0.02)
-    changes: dict[str, Any] = {"epochs": 8, "adapt": adapt}
+    changes: dict[str, Any] = {"epochs": 8, "adapt": adapt, "lora_experts": adapt == "lora"}
     model, one = alone(base, lesson, importance, tmp_path / "one", **changes)
     asked = task(base, importance, devices=2, strategy=first, **changes)
     folder = tmp_path / "many"
