@@ -126,7 +126,7 @@ class Pieces:
         for stack in self.stacks.values():
             part = _padded(self.of_piece(local(stack).detach(), piece).to(self.dtype), self.rows)
             whole = part.new_empty(self.size, *part.shape[1:])
-            work = distributed.all_gather_into_tensor(whole, part, group=group, async_op=True)
+            work = distributed.all_gather_single(whole, part, group=group, async_op=True)
             coming.append(Coming(work, part, whole))
         return coming
 
@@ -135,7 +135,7 @@ class Pieces:
         added up in float32: as FSDP2 has it."""
         gradient = gradient.float().contiguous() / self.world
         mine = gradient.new_empty(self.rows, *gradient.shape[1:])
-        work = distributed.reduce_scatter_tensor(mine, gradient, group=self._group, async_op=True)
+        work = distributed.reduce_scatter_single(mine, gradient, group=self._group, async_op=True)
         return Coming(work, gradient, mine)
 
     def as_shard(self, name: str, mine: Tensor | None) -> Tensor | None:
