@@ -147,10 +147,9 @@ def answers(
     from updater.train.asking_footprint import asking_footprint
     from updater.train.portions import MOST_TOKENS
 
-    beside = training.beside_training
     return asking_footprint(
         fields,
+        training=training.beside_training,
         dtype=released if machine.names else torch.float32,  # as `nemotron.dtypes.served_dtype`
         num_tokens=min(training.batch_size * length, max(MOST_TOKENS, length)),
-        shards=beside.num_processes if beside.sharded else 1,
     )

@@ -28,14 +28,20 @@ def cut(experts: NemotronHExperts, mesh: DeviceMesh, *, piece_bytes: int, itemsi
     """The stacks of these experts are DTensors over the mesh, and from now on are gathered in
     pieces of at most `piece_bytes`, or of one expert of each process, where an entry takes
     `itemsize` bytes."""
-    num_experts, world = experts.num_experts, mesh.size()
     one = itemsize * sum(getattr(experts, name)[0].numel() for name in STACKS)
-    held = _parts(num_experts, world)
-    setattr(experts, _ROWS, _parts(held, _parts(held, max(1, piece_bytes // (one * world)))))
+    rows = rows_of_a_piece(experts.num_experts, mesh.size(), one, piece_bytes)
+    setattr(experts, _ROWS, rows)
     for name in STACKS:
         stack = getattr(experts, name)
         shard = distribute_tensor(stack.detach(), mesh, [Shard(0)], src_data_rank=None)
         experts.register_parameter(name, nn.Parameter(shard, requires_grad=stack.requires_grad))
+
+
+def rows_of_a_piece(num_experts: int, world: int, one: int, piece_bytes: int) -> int:
+    """Of how many of each process' experts a piece is, `one` of which takes so many bytes: as few
+    pieces as there can be of at most `piece_bytes`, all alike but for the last."""
+    held = _parts(num_experts, world)
+    return _parts(held, _parts(held, max(1, piece_bytes // (one * world))))
 
 
 def are_cut(experts: Any) -> bool:
@@ -132,8 +138,8 @@ class Pieces:
 
     def mean_over_all(self, gradient: Tensor) -> "Coming":
         """Of a gradient of a piece, which each process has its own of, this one's rows of the mean,
-        added up in float32: as FSDP2 has it."""
-        gradient = gradient.float().contiguous() / self.world
+        added up in float32: as FSDP2 has it. May use the gradient's memory."""
+        gradient = gradient.float().contiguous().div_(self.world)
         mine = gradient.new_empty(self.rows, *gradient.shape[1:])
         work = distributed.reduce_scatter_single(mine, gradient, group=self._group, async_op=True)
         return Coming(work, gradient, mine)

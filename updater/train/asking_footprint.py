@@ -6,12 +6,14 @@ As `updater.train.footprint`, which reckons a training. Called by `updater.recko
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from updater.nemotron.layout import pattern, tensor_shapes
+from updater.settings import TrainingSettings
+from updater.train.gathered import expert_pieces
 from updater.train.likelihood import LOGITS_BYTES
 
 _WIDE = 3
@@ -45,35 +47,46 @@ class AskingFootprint:
 def asking_footprint(
     fields: Mapping[str, Any],
     *,
+    training: TrainingSettings,
     dtype: torch.dtype,
     num_tokens: int,
-    shards: int = 1,
 ) -> AskingFootprint:
     """Of a model of these fields, on each device. No model is built.
 
     Args:
         fields: a config.json's.
+        training: by which processes it is asked, and how they have its weights.
         dtype: that it is asked in, `updater.nemotron.dtypes.served_dtype`. The few weights that
             stay float32 in any are counted in it too.
         num_tokens: of a pass, all of which may be completions.
-        shards: processes that have a part of every weight each.
     """
+    shards = training.num_processes if training.sharded else 1
+    # Not under autocast.
+    plain = replace(training, precision="32-true")
+    pieces = expert_pieces(fields, plain, dtype, num_tokens=num_tokens)
     shapes = tensor_shapes(fields, where="config.json")
     numels = {name: math.prod(shape) for name, shape in shapes.items()}
-    layers = [0] * len(pattern(fields, where="config.json"))
+    letters = pattern(fields, where="config.json")
+    layers = [0] * len(letters)
     for name, numel in numels.items():
         if name.startswith("backbone.layers."):
             layers[int(name.split(".")[2])] += numel
     ends = sum(numels.values()) - sum(layers)
+    whole = max(
+        n - (pieces.apart if letter == "E" else 0)
+        for n, letter in zip(layers, letters, strict=True)
+    )
     # In the model's dtype and in float32, and the log-softmax of that.
     each = dtype.itemsize + 4 + 4
     piece = min(num_tokens, max(LOGITS_BYTES // (4 * fields["vocab_size"]), 1))
     return AskingFootprint(
         weights=dtype.itemsize * sum(numels.values()) // shards,
         logits=each * piece * fields["vocab_size"],
-        states=dtype.itemsize * num_tokens * (2 * fields["hidden_size"] + _WIDE * _widest(fields)),
-        gathered=dtype.itemsize * (max(layers) + ends) if shards > 1 else 0,
-        ahead=dtype.itemsize * max(layers) if shards > 1 else 0,
+        # Of experts in pieces, beside these, what comes into all of them and out.
+        states=dtype.itemsize * num_tokens * (2 * fields["hidden_size"] + _WIDE * _widest(fields))
+        + 2 * pieces.pairs,
+        gathered=dtype.itemsize * (whole + ends) + pieces.piece if shards > 1 else 0,
+        ahead=dtype.itemsize * whole + pieces.piece if shards > 1 else 0,
     )
 
 

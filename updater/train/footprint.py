@@ -25,15 +25,16 @@ from updater.nemotron.layout import pattern
 from updater.nemotron.weights import stays_float32
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import HOLD_WEIGHTS
-from updater.train.activations import checkpointed
+from updater.train import activations
 from updater.train.adapt import adapted, freeze
+from updater.train.gathered import ExpertPieces, expert_pieces, gathered_bytes
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
 from updater.train.shards import multiplied
 
 Measured = Callable[..., Counter[str]]
-"""(fields, checkpointed=) -> counts of a model of these fields: parameters "trained" and "frozen",
-and the bytes "kept" for the way back, and whatever else adds up."""
+"""(fields, checkpointed=, in_pieces=) -> counts of a model of these fields: parameters "trained"
+and "frozen", and the bytes "kept" for the way back, and whatever else adds up."""
 
 CONTEXT_BYTES = 2**30
 """What CUDA, its libraries and the allocator's odds and ends take on a GPU: chosen, about that."""
@@ -99,25 +100,26 @@ def footprint(
         kernels: Mamba-2 is mamba-ssm's fused one, which keeps less than PyTorch's operators do.
     """
     shards = training.num_processes if training.sharded else 1
+    lora = training.adapt == "lora"
+    with_factors = lora and training.lora_experts
+    num_tokens = training.share * length
+    cut_dtype = frozen_dtype if lora else torch.float32
+    pieces = expert_pieces(fields, training, cut_dtype, num_tokens=num_tokens, every=with_factors)
     training = replace(training.on_one_device, batch_size=training.share)
     dtypes = (frozen_dtype, anchor_dtype(regularizer, released_dtype))
 
-    def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
-        how = replace(training, activation_checkpointing=checkpointed)
+    def measured(part: dict[str, Any], **kept: bool) -> Counter[str]:
         fields, form = json.dumps(part), regularizer.format
-        return Counter(
-            _measured(fields, how, form, length, dtypes, kernels=kernels, in_shards=shards > 1)
-        )
+        given = {"kernels": kernels, "in_shards": shards > 1, **kept}
+        return Counter(_measured(fields, training, form, length, dtypes, **given))
 
-    total = summed(fields, measured, checkpointed=training.activation_checkpointing)
-    lora = training.adapt == "lora"
+    total = summed(fields, measured, checkpointed=training.activation_checkpointing, pieces=pieces)
     holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
     # Under LoRA the base's own weights, which stay as they are; of several terms not.
     shares = lora and not _between_terms(regularizer)
     # Low-rank factors are whole in each process, and so is a factored importance beside them.
     cut = 1 if lora else shards
     importance_cut = cut if shares and regularizer.format == "factored" else shards
-    num_tokens = training.batch_size * length
     return Footprint(
         weights=4 * total["trained"] // cut + frozen_dtype.itemsize * total["frozen"] // shards,
         gradients=4 * total["trained"] // cut,
@@ -130,7 +132,8 @@ def footprint(
         recomputed=total["recomputed"],
         # The logits, their gradient, and the log-softmax between.
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
-        gathered=gathered_bytes(total, frozen_dtype if lora else torch.float32, gradients=not lora)
+        gathered=gathered_bytes(total, cut_dtype, gradients=not lora)
+        + pieces.bytes(gradients=not lora, factors=with_factors)
         if shards > 1
         else 0,
         idle=idle_bytes(fields, training, shards=shards),
@@ -181,44 +184,51 @@ def idle_bytes(fields: Mapping[str, Any], training: TrainingSettings, *, shards:
     return min(max(KEPT_BYTES, *stacks), letters.count("E") * sum(stacks))
 
 
-def summed(fields: Mapping[str, Any], measured: Measured, *, checkpointed: bool) -> Counter[str]:
+def summed(
+    fields: Mapping[str, Any],
+    measured: Measured,
+    *,
+    checkpointed: bool,
+    pieces: ExpertPieces,
+) -> Counter[str]:
     """What the whole takes of what `measured` tells of some of its layers, where everything adds up
     over layers: one and two of each kind tell what one of it takes.
 
-    Beside those, "recomputed": what is kept of the one layer that is computed again at a time; and
-    the parameters "ends", of embeddings and output head, and "largest", of a layer.
+    Beside those, "recomputed": what is kept of the one layer, or of its experts in `pieces`, that
+    is computed again at a time; and the parameters "ends", of embeddings and output head, and
+    "largest", of a layer without such experts.
     """
     letters = pattern(fields, where="config.json")
 
-    def told(layers: str, *, checkpointed: bool) -> Counter[str]:
+    def told(layers: str, *, checkpointed: bool, in_pieces: bool) -> Counter[str]:
         changed = {"hybrid_override_pattern": layers, "num_hidden_layers": len(layers)}
-        return measured(dict(fields) | changed, checkpointed=checkpointed)
+        return measured(dict(fields) | changed, checkpointed=checkpointed, in_pieces=in_pieces)
 
     total: Counter[str] = Counter()
     largest = ends = recomputed = 0
     for kind in dict.fromkeys(letters):
-        alone, twice = (told(n * kind, checkpointed=checkpointed) for n in (1, 2))
+        in_pieces = kind == "E" and pieces.apart > 0
+        how = {"checkpointed": checkpointed, "in_pieces": in_pieces}
+        alone, twice = (told(n * kind, **how) for n in (1, 2))
         twice.subtract(alone)
-        if checkpointed:
-            whole = [told(n * kind, checkpointed=False)["kept"] for n in (1, 2)]
-            recomputed = max(recomputed, whole[1] - whole[0])
+        if checkpointed or in_pieces:
+            again = {"checkpointed": False, "in_pieces": False}
+            whole = [told(n * kind, **again)["kept"] for n in (1, 2)]
+            # All tokens may go to the experts of one piece. What comes in and both gradients are
+            # there for all pieces.
+            more = 3 * pieces.pairs if in_pieces else 0
+            kept_anyway = 0 if checkpointed else twice["kept"]
+            recomputed = max(recomputed, whole[1] - whole[0] - kept_anyway + more)
         if not total:
             total.update(alone)
             total.subtract(twice)
             ends = total["trained"] + total["frozen"]
-        largest = max(largest, twice["trained"] + twice["frozen"])
+        here = twice["trained"] + twice["frozen"] - (pieces.apart if in_pieces else 0)
+        largest = max(largest, here)
         for _ in range(letters.count(kind)):
             total.update(twice)
     total.update(largest=largest, ends=ends, recomputed=recomputed)
     return total
-
-
-def gathered_bytes(total: Counter[str], dtype: torch.dtype, *, gradients: bool = True) -> int:
-    """What is whole of a model in shards of `dtype`: the layer that computes, the next one on its
-    way, and a gradient before it is cut, if they take any; from the forward pass to the end of the
-    way back, embeddings and output head."""
-    layers, ends = (3, 2) if gradients else (2, 1)
-    return dtype.itemsize * (layers * total["largest"] + ends * total["ends"])
 
 
 def cast_as_gathered(model: NemotronHForCausalLM) -> None:
@@ -240,6 +250,8 @@ def _measured(
     *,
     kernels: bool,
     in_shards: bool,
+    in_pieces: bool,
+    checkpointed: bool,
 ) -> Counter[str]:
     """Parameters trained and frozen; bytes of the anchor, the importance in the format `form`, and
     what is kept. `fields`: of config.json, as JSON. `dtypes`: of what is frozen, of the anchor."""
@@ -249,7 +261,7 @@ def _measured(
             model = build(json.loads(fields))
             freeze(model, training)
             adaptation = block.enter_context(adapted(model, training))
-        block.enter_context(checkpointed(model, on=training.activation_checkpointing))
+        block.enter_context(activations.checkpointed(model, on=checkpointed))
         found: Counter[str] = Counter()
         for name, parameter in model.named_parameters():
             found["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
@@ -260,8 +272,14 @@ def _measured(
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
         anchors, importance = held_bytes(held, form, anchor_dtype)
         found.update(anchor=sum(anchors), importance=sum(importance))
-        rows, precision = training.batch_size, training.precision
-        if in_shards and precision == "bf16-mixed":
+        if in_shards and training.precision == "bf16-mixed":
             cast_as_gathered(model)
-        found["kept"] = kept_bytes(model, rows, length, precision=precision, kernels=kernels)
+        found["kept"] = kept_bytes(
+            model,
+            training.batch_size,
+            length,
+            precision=training.precision,
+            kernels=kernels,
+            in_pieces=in_pieces,
+        )
     return found

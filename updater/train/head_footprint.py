@@ -17,6 +17,7 @@ from updater.nemotron.layout import mtp_pattern, mtp_shapes, tensor_shapes
 from updater.settings import TrainingSettings
 from updater.train.drafting import NUM_DRAFTS
 from updater.train.footprint import Footprint, idle_bytes
+from updater.train.gathered import expert_pieces
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
 
@@ -54,33 +55,48 @@ def head_footprint(
     num_tokens = alone.batch_size * length
     blocks = dict(fields) | {"hybrid_override_pattern": letters, "num_hidden_layers": len(letters)}
     hidden = fields["hidden_size"]
+    pieces = expert_pieces(blocks, training, torch.float32, num_tokens=num_tokens)
     # Beside its blocks: the norms' and eh_proj's inputs of each draft, and the backbone's states.
     fused = num_tokens * hidden * (NUM_DRAFTS * 4 * (2 + 2) + 2 * resting_dtype.itemsize)
     largest = max(
         sum(n for name, n in sizes.items() if name.startswith(f"mtp.layers.{layer}."))
-        for layer in range(len(letters))
+        - (pieces.apart if letter == "E" else 0)
+        for layer, letter in enumerate(letters)
     )
+    ends = 2 * hidden * fields["vocab_size"]
+    kept = [
+        _kept(json.dumps(blocks), alone, length, kernels=kernels, in_pieces=in_pieces)
+        for in_pieces in (False, True)
+    ]
+    again = kept[False] - kept[True] + 3 * pieces.pairs if pieces.apart else 0
     return Footprint(
         weights=(resting_dtype.itemsize * backbone + 4 * head) // shards,
         gradients=4 * trained // shards,
         optimizer=8 * trained // shards,
         anchor=0,
         importance=0,
-        activations=NUM_DRAFTS * _kept(json.dumps(blocks), alone, length, kernels=kernels) + fused,
-        recomputed=0,
+        activations=NUM_DRAFTS * kept[bool(pieces.apart)] + fused,
+        recomputed=again,
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
         # Of shards: a mixer of the head and its gradient; embedding and output head.
-        gathered=(2 * 4 * largest + resting_dtype.itemsize * 2 * hidden * fields["vocab_size"])
+        gathered=(2 * 4 * largest + resting_dtype.itemsize * ends + pieces.bytes(gradients=True))
         * (shards > 1),
         idle=idle_bytes(blocks, alone, shards=shards),
     )
 
 
 @lru_cache(maxsize=64)
-def _kept(fields: str, training: TrainingSettings, length: int, *, kernels: bool) -> int:
+def _kept(
+    fields: str, training: TrainingSettings, length: int, *, kernels: bool, in_pieces: bool
+) -> int:
     """What the head's blocks keep of one draft; `fields`: of config.json, as JSON."""
     with torch.device("meta"):
         model = build(json.loads(fields))
     return kept_bytes(
-        model, training.batch_size, length, precision=training.precision, kernels=kernels
+        model,
+        training.batch_size,
+        length,
+        precision=training.precision,
+        kernels=kernels,
+        in_pieces=in_pieces,
     )

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from updater.nemotron.checkpoint import build
-from updater.nemotron.weights import stays_float32
+from updater.nemotron.weights import is_experts, stays_float32
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import METHODS
-from updater.train.activations import checkpointed
+from updater.train import activations
 from updater.train.adapt import freeze
-from updater.train.footprint import cast_as_gathered, gathered_bytes, summed
+from updater.train.footprint import cast_as_gathered, summed
+from updater.train.gathered import expert_pieces, gathered_bytes
 from updater.train.importance import SAMPLED_BATCH
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
@@ -74,16 +75,14 @@ def importance_footprint(
     lora = training.adapt == "lora"
     resting = frozen_dtype if lora else torch.float32
     batch_size = SAMPLED_BATCH if source == "fisher" and regularizer.estimator == "sampled" else 1
+    pieces = expert_pieces(fields, training, resting, num_tokens=batch_size * length)
     training = replace(training.on_one_device, batch_size=batch_size)
 
-    def measured(part: dict[str, Any], *, checkpointed: bool) -> Counter[str]:
-        how = replace(training, activation_checkpointing=checkpointed)
-        fields = json.dumps(part)
-        return Counter(
-            _weighed(fields, how, length, frozen_dtype, kernels=kernels, in_shards=shards > 1)
-        )
+    def measured(part: dict[str, Any], **kept: bool) -> Counter[str]:
+        given = {"kernels": kernels, "in_shards": shards > 1, **kept}
+        return Counter(_weighed(json.dumps(part), training, length, frozen_dtype, **given))
 
-    total = summed(fields, measured, checkpointed=training.activation_checkpointing)
+    total = summed(fields, measured, checkpointed=training.activation_checkpointing, pieces=pieces)
     logits = 3 * 4 * batch_size * length * fields["vocab_size"]
     if source == "fisher" and regularizer.estimator == "empirical":
         logits = min(logits, 3 * LOGITS_BYTES)
@@ -91,12 +90,15 @@ def importance_footprint(
         weights=total["weights"] // shards,
         totals=4 * total["trained"] // shards,
         gradient=_gradient_bytes(training, frozen_dtype)
-        * _largest(json.dumps(dict(fields)), training),
+        * _largest(json.dumps(dict(fields)), training, shards if pieces.apart else 1),
         activations=total["kept"],
         recomputed=total["recomputed"],
         logits=logits,
         # Of a layer under LoRA only what has factors takes a gradient, one after the other.
-        gathered=gathered_bytes(total, resting, gradients=not lora) if shards > 1 else 0,
+        gathered=gathered_bytes(total, resting, gradients=not lora)
+        + pieces.bytes(gradients=not lora or training.lora_experts)
+        if shards > 1
+        else 0,
     )
 
 
@@ -115,6 +117,8 @@ def _weighed(
     *,
     kernels: bool,
     in_shards: bool,
+    in_pieces: bool,
+    checkpointed: bool,
 ) -> Counter[str]:
     """Parameters trained, which are asked for their gradient, and frozen; bytes of both, and of
     what is kept. `fields`: of config.json, as JSON."""
@@ -130,16 +134,27 @@ def _weighed(
         found["weights"] += parameter.nbytes
     if in_shards and training.precision == "bf16-mixed":
         cast_as_gathered(model)
-    with checkpointed(model, on=training.activation_checkpointing):
-        rows, precision = training.batch_size, training.precision
-        found["kept"] = kept_bytes(model, rows, length, precision=precision, kernels=kernels)
+    with activations.checkpointed(model, on=checkpointed):
+        found["kept"] = kept_bytes(
+            model,
+            training.batch_size,
+            length,
+            precision=training.precision,
+            kernels=kernels,
+            in_pieces=in_pieces,
+        )
     return found
 
 
 @lru_cache
-def _largest(fields: str, training: TrainingSettings) -> int:
-    """Entries of the largest tensor whose gradient is asked for."""
+def _largest(fields: str, training: TrainingSettings, shards: int) -> int:
+    """Entries of the largest tensor whose gradient is asked for; a stack of experts is in so many
+    shards."""
     with torch.device("meta"):
         model = build(json.loads(fields))
         freeze(model, training)
-    return max(p.numel() for p in model.parameters() if p.requires_grad)
+    return max(
+        p.numel() // (shards if is_experts(name) else 1)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    )

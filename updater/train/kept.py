@@ -19,6 +19,8 @@ from transformers.integrations import moe
 from transformers.models.nemotron_h import modeling_nemotron_h
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
+from updater.nemotron import grouped, piecewise
+
 
 def kept_bytes(
     model: NemotronHForCausalLM,
@@ -27,11 +29,12 @@ def kept_bytes(
     *,
     precision: str,
     kernels: bool = False,
+    in_pieces: bool = False,
 ) -> int:
     """What autograd keeps of a forward pass over so many tokens, every tensor's memory once: the
     weights that autocast casts too, the model's own not. The model may be on the meta device: its
     weights are not looked at. `precision`: of `settings.TrainingSettings`; the mixed ones, of 16
-    bits both, keep the same."""
+    bits both, keep the same. `in_pieces`: routed experts are gathered so, and computed again."""
     found: dict[int, int] = {}
     alive = []  # a storage that is gone could have its name taken by another
 
@@ -51,6 +54,7 @@ def kept_bytes(
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true"),
             _fused() if kernels else nullcontext(),
+            _in_pieces() if in_pieces else nullcontext(),
             _without_mask(),
             _grouped_in_any_dtype(),
         ):
@@ -83,6 +87,35 @@ def _grouped_in_any_dtype() -> Iterator[None]:
         yield
     finally:
         moe._grouped_mm = plain
+
+
+class _Piecewise(torch.autograd.Function):
+    """Keeps what `updater.nemotron.piecewise` keeps, and computes nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Tensor) -> Tensor:
+        hidden_td, index_tk, weights_tk, *_ = given
+        ctx.save_for_backward(hidden_td, index_tk, weights_tk)
+        return torch.empty_like(hidden_td)
+
+
+@contextmanager
+def _in_pieces() -> Iterator[None]:
+    """In the block experts keep what they do in pieces: fake tensors only."""
+
+    def kept(
+        experts: Any, hidden_td: Tensor, index_tk: Tensor, weights_tk: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        given = (hidden_td, index_tk, weights_tk, experts.up_proj, experts.down_proj)
+        made: Tensor = _Piecewise.apply(*given)
+        return made
+
+    forward, are_cut = piecewise.forward, grouped.are_cut
+    piecewise.forward, grouped.are_cut = kept, lambda experts: True
+    try:
+        yield
+    finally:
+        piecewise.forward, grouped.are_cut = forward, are_cut
 
 
 class _FusedScan(torch.autograd.Function):
