@@ -26,7 +26,7 @@ class Way:
     its training, in bytes; `importance_parts`, `head_parts`, `answers_parts`: of the estimate
     before it, of the alignment of a multi-token-prediction head after it, and of what is asked;
     empty where there is none. `peak_bytes`: of whichever is largest. `host_parts` and `host_bytes`:
-    of main memory beside GPUs, empty and 0 where there are none.
+    of main memory beside GPUs, empty and 0 where there are none. `lora_experts`: heeded by "lora".
 
     `fits`: the machine, with nothing else on it. `fits_now`: beside what other processes hold of
     its GPUs now."""
@@ -178,11 +178,12 @@ _LADDER: tuple[Mapping[str, Any], ...] = (
     {"offload": True},
     {"strategy": "fsdp"},
     {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0, "strategy": "auto"},
-    {"strategy": "fsdp", "lora_experts": False},
+    {"strategy": "fsdp"},
+    {"lora_experts": False},
 )
 """What is changed, one thing on top of the other, until an update fits. A smaller batch_size comes
 with a larger accumulate: steps of as many examples, in more passes. fsdp is by all GPUs of the
-machine, of all weights first, which lora_experts is no part of, and then under LoRA."""
+machine, of all weights first, and then under LoRA."""
 
 
 def _ways(
@@ -202,11 +203,12 @@ def _ways(
             training = _in_passes(own, training, _sizes(own, training.num_processes)[0])
         elif changes.get("strategy") == "fsdp":
             devices = max(len(machine.names), training.devices)
-            more = devices > training.devices or not training.sharded
-            with_experts = training.adapt == "lora" and training.lora_experts
-            if devices > 1 and more and (not with_experts or "lora_experts" in changes):
+            if devices > 1 and (devices > training.devices or not training.sharded):
                 training = _in_passes(own, training, _sizes(own, devices)[0])
                 training = replace(training, devices=devices, **changes)
+        elif "lora_experts" in changes:
+            if training.adapt == "lora":
+                training = replace(training, **changes)
         elif changes.get("adapt") != "lora" or lora_refusal(regularizer) is None:
             training = replace(training, **changes)
         if (training, regularizer) not in found:
@@ -297,7 +299,7 @@ def _way(
         devices=training.num_processes,
         strategy="fsdp" if training.sharded else "ddp",
         train_routers=training.train_routers,
-        lora_experts=training.adapt == "lora" and training.lora_experts,
+        lora_experts=training.lora_experts,
         peak_bytes=peak,
         parts=found.parts("training"),
         importance_parts=found.parts("importance"),

@@ -23,7 +23,8 @@ _UPDATE = 'only kind = "scratch" trains by it; the first model trains by that of
 _NEVER = {
     "training.mtp": _HEADLESS,
     **dict.fromkeys(
-        ("training.strategy", "training.rendezvous", "training.nodes_for"), _ONE_DEVICE
+        (f"training.{key}" for key in ("strategy", "gather_gib", "rendezvous", "nodes_for")),
+        _ONE_DEVICE,
     ),
     "regularizer.offload": "it moves what holds to another memory, and changes no result",
     "training.packing": "it leaves padding out, and changes no result",
