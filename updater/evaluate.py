@@ -19,7 +19,7 @@ from updater.errors import UpdateError
 from updater.nemotron.kernel_inputs import check_row
 from updater.train.encode import Encoded, collate, encode
 from updater.train.likelihood import completion_hidden, greedy
-from updater.train.portions import portions
+from updater.train.portions import portions, tokens_of_a_pass
 from updater.train.ranks import ALONE, Ranks
 from updater.train.record import RATE
 
@@ -100,7 +100,8 @@ def _forward(
     # Zeros, for what the processes found is added up.
     token_losses = np.zeros(starts[-1], np.float32)
     choices, answers = np.zeros((2, starts[-1]), np.int64)
-    for some, most_tokens, num_new in portions(encoded, batch_size, ranks):
+    most = tokens_of_a_pass(model)
+    for some, most_tokens, num_new in portions(encoded, batch_size, ranks, most=most):
         batch = collate(encoded, some).to(model.device)
         hidden_cd, tokens_c, _ = completion_hidden(model, batch)
         losses_c, choices_c = greedy(model.lm_head, hidden_cd, tokens_c, most_tokens=most_tokens)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from updater.settings import RegularizerSettings, TrainingSettings
+from updater.settings import EvaluationSettings, RegularizerSettings, TrainingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -144,12 +144,15 @@ def answers(
     """What asking the same takes of each device, in the dtype that it is served in."""
     import torch
 
-    from updater.train.asking_footprint import asking_footprint
-    from updater.train.portions import MOST_TOKENS
+    from updater.train.asking_footprint import asking_footprint, states_of_token
+    from updater.train.portions import most_tokens
+
+    dtype = released if machine.names else torch.float32  # as `nemotron.dtypes.served_dtype`
+    most = max(most_tokens(states_of_token(fields, dtype)), length)
 
     return asking_footprint(
         fields,
         training=training.beside_training,
-        dtype=released if machine.names else torch.float32,  # as `nemotron.dtypes.served_dtype`
-        num_tokens=min(training.batch_size * length, max(MOST_TOKENS, length)),
+        dtype=dtype,
+        num_tokens=min(EvaluationSettings.batch_size * length, most),
     )

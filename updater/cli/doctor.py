@@ -215,6 +215,8 @@ def _missing(found: "Diagnosis") -> str:
     machine = found.machine
     least = min(found.ways, key=lambda way: way.peak_bytes)
     has = f"{machine.memory_bytes / _GIB:.1f} GiB"
+    if not machine.names and least.devices > 1:
+        has += f" for {least.devices // found.nodes} processes, each of which takes as much"
     told = f"{_gib(least.peak_bytes)} GiB are needed at least, it has {has}"
     if machine.host_bytes is None:
         return told

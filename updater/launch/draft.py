@@ -46,7 +46,7 @@ def ready(
         dtype=resting_dtype(task.training, contents),
         arranged=arranged(ranks.mesh, gather_bytes=most),
     )
-    head = arranged_head(ranks.mesh, gather_bytes=most, precision=task.training.precision)
+    head = arranged_head(ranks.mesh, gather_bytes=most)
     mtp.attach(task.checkpoint, model, arranged=head)
     freeze_backbone(model)
     freeze(model, _of_head(task.training))  # before anything goes forward

@@ -19,23 +19,20 @@ from updater.launch.task import Learning
 from updater.nemotron import checkpoint
 from updater.nemotron.dtypes import load_aside
 from updater.train.adapt import freeze, frozen_dtype
-from updater.train.distilled import RECIPES
 from updater.train.fit import fit
 from updater.train.memory import Memory, ones
 from updater.train.ranks import Ranks
-from updater.train.shards import arranged, reshard
+from updater.train.shards import arranged, gathered_in, reshard
 
 
 def learn(folder: Path, ranks: Ranks, device: str) -> None:
     """The checkpoint that came of the training lies in the folder."""
     task, lesson = Learning.read(folder)
     dtype = frozen_dtype(task.training, checkpoint.check(task.start))
-    # Who asks the base for its answers asks in float32, and outside of autocast.
-    asks_base = task.regularizer.method in RECIPES
     cut = arranged(
         ranks.mesh,
         gather_bytes=task.training.gather_bytes,
-        precision="32-true" if asks_base else task.training.precision,
+        precision=gathered_in(task.training, task.regularizer.method),
         with_factors=task.training.adapt == "lora" and task.training.lora_experts,
     )
     model, _ = checkpoint.load(task.start, device=device, dtype=dtype, arranged=cut)

@@ -81,14 +81,16 @@ class Pieces:
 
     @classmethod
     def of(cls, experts: Any, dtype: torch.dtype) -> "Pieces":
-        """Of experts that are cut."""
+        """Of experts that are cut, for a product in `dtype`. Those with factors are gathered in
+        their own, which these are added in, as peft adds them: in bfloat16 a small one is none."""
         stacks = {name: getattr(experts, name) for name in STACKS}
+        factors = getattr(experts, _FACTORS, {})
         world = stacks[STACKS[0]].device_mesh.size()
         return cls(
             experts=experts,
             stacks=stacks,
-            factors=getattr(experts, _FACTORS, {}),
-            dtype=dtype,
+            factors=factors,
+            dtype=stacks[STACKS[0]].dtype if factors else dtype,
             world=world,
             held=_parts(experts.num_experts, world),
             rows=getattr(experts, _ROWS),
@@ -119,13 +121,13 @@ class Pieces:
 
     def gathered(self) -> Iterator[list[Tensor]]:
         """Of each piece what it has of each of `STACKS`, whole; zeros at empty places. The next one
-        is on its way meanwhile."""
+        is on its way meanwhile, for which who asks has to have let go of the one before."""
         coming = self._gather(0)
         for piece in range(len(self)):
             arrived = [part.arrived() for part in coming]
-            if piece + 1 < len(self):
-                coming = self._gather(piece + 1)
+            coming = self._gather(piece + 1) if piece + 1 < len(self) else []
             yield arrived
+            arrived.clear()  # asked for what is next, nobody keeps this
 
     def _gather(self, piece: int) -> "list[Coming]":
         group, coming = self._group, []

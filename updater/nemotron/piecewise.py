@@ -28,7 +28,7 @@ def forward(
     pieces = Pieces.of(experts, dtype)
     of_factors = [side for part in pieces.factors.values() for side in (part.a, part.b)]
     leaves = (*pieces.stacks.values(), *of_factors)
-    made: Tensor = _Piecewise.apply(pieces, hidden_td, index_tk, weights_tk, *leaves)
+    made: Tensor = _Piecewise.apply(pieces, dtype, hidden_td, index_tk, weights_tk, *leaves)
     return made
 
 
@@ -36,62 +36,65 @@ class _Piecewise(torch.autograd.Function):
     """Keeps what came in, and computes the rest again.
 
     What comes into a product is float32, so that what comes out is too, and is summed over a
-    token's experts before it is rounded; the product itself is of the pieces' dtype.
+    token's experts before it is rounded; the product itself is of a smaller dtype.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         pieces: Pieces,
+        dtype: torch.dtype,
         hidden_td: Tensor,
         index_tk: Tensor,
         weights_tk: Tensor,
         *leaves: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(hidden_td, index_tk, weights_tk)
-        ctx.pieces, ctx.factors = pieces, leaves[len(STACKS) :]
-        ctx.precision = _precision(hidden_td.device.type)
+        ctx.pieces, ctx.dtype, factors = pieces, dtype, leaves[len(STACKS) :]
+        ctx.factors = factors
         route = _Route(pieces, index_tk)
         hidden_sd, weights_s = route.of_tokens(hidden_td), route.of_pairs(weights_tk)
         made_sd = torch.empty_like(hidden_sd)
-        for piece, stacks in enumerate(pieces.gathered()):
+
+        def go(piece: int, stacks: Sequence[Tensor]) -> None:  # a piece is gone when it ends
             some = route.pairs(piece)
-            whole = _Whole(pieces, piece, stacks, ctx.factors)
+            whole = _Whole(pieces, piece, stacks, factors, dtype)
             made_sd[some] = whole.of(hidden_sd[some], route.places[some], weights_s[some])
+
+        for piece, stacks in enumerate(pieces.gathered()):
+            go(piece, stacks)
         return route.to_tokens(made_sd).to(hidden_td.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient_td: Tensor) -> Any:
         hidden_td, index_tk, weights_tk = ctx.saved_tensors
         pieces: Pieces = ctx.pieces
-        needs_hidden, _, needs_weights, *needs = ctx.needs_input_grad[1:]
+        needs_hidden, _, needs_weights, *needs = ctx.needs_input_grad[2:]
         route = _Route(pieces, index_tk)
         hidden_sd, weights_s = route.of_tokens(hidden_td), route.of_pairs(weights_tk)
         gradient_sd = route.of_tokens(gradient_td)
         to_hidden_sd, to_weights_s = torch.empty_like(hidden_sd), torch.empty_like(weights_s)
         factors = [factor.detach() for factor in ctx.factors]
         totals = _Totals(pieces, factors, needs)
-        for piece, stacks in enumerate(pieces.gathered()):
+
+        def go_back(piece: int, stacks: Sequence[Tensor]) -> None:  # a piece is gone when it ends
             some = route.pairs(piece)
             hidden, weights = hidden_sd[some].detach(), weights_s[some].detach()
             asked = [hidden, weights, *compress((*stacks, *factors), needs)]
-            with torch.enable_grad(), torch.autocast(**ctx.precision):
+            with torch.enable_grad():
                 for tensor in asked:
                     tensor.requires_grad_()
-                whole = _Whole(pieces, piece, stacks, factors)
+                whole = _Whole(pieces, piece, stacks, factors, ctx.dtype)
                 made = whole.of(hidden, route.places[some], weights)
             found = _gradients(made, asked, gradient_sd[some])
             to_hidden_sd[some], to_weights_s[some] = found[:2]
             totals.add(piece, found[2:])
+
+        for piece, stacks in enumerate(pieces.gathered()):
+            go_back(piece, stacks)
         to_hidden = route.to_tokens(to_hidden_sd).to(hidden_td.dtype) if needs_hidden else None
         to_weights = route.to_pairs(to_weights_s) if needs_weights else None
-        return None, to_hidden, None, to_weights, *totals.done()
-
-
-def _precision(device: str) -> dict[str, Any]:
-    """What autocast does here, to be done again on the way back."""
-    enabled = torch.is_autocast_enabled(device)
-    return {"device_type": device, "dtype": torch.get_autocast_dtype(device), "enabled": enabled}
+        return None, None, to_hidden, None, to_weights, *totals.done()
 
 
 def _gradients(made: Tensor, asked: Sequence[Tensor], gradient: Tensor) -> Sequence[Tensor]:
@@ -105,6 +108,7 @@ class _Route:
 
     def __init__(self, pieces: Pieces, index_tk: Tensor) -> None:
         piece_s, place_s = pieces.places(index_tk.flatten())
+        # Stable: sums over an expert's tokens are always in the same order.
         keys_s, self._order_s = torch.sort(piece_s * pieces.size + place_s, stable=True)
         self._back_s = torch.argsort(self._order_s)
         self._num_experts = index_tk.shape[1]
@@ -140,10 +144,16 @@ class _Whole:
     Args:
         stacks: of the piece, as they were gathered.
         factors: A and B of each stack that has any.
+        dtype: of the product.
     """
 
     def __init__(
-        self, pieces: Pieces, piece: int, stacks: Sequence[Tensor], factors: Sequence[Tensor]
+        self,
+        pieces: Pieces,
+        piece: int,
+        stacks: Sequence[Tensor],
+        factors: Sequence[Tensor],
+        dtype: torch.dtype,
     ) -> None:
         self._experts, self.num_experts = pieces.experts, pieces.size
         self._stacks = dict(zip(STACKS, stacks, strict=True))
@@ -154,7 +164,7 @@ class _Whole:
             a, b = part.a_of(next(sides))[here], part.b_of(next(sides))[here]
             with torch.autocast(stack.device.type, enabled=False):  # as peft adds them
                 sum_ = torch.baddbmm(stack, b.to(stack.dtype), a.to(stack.dtype), alpha=part.scale)
-            self._stacks[name] = sum_
+            self._stacks[name] = sum_.to(dtype)
 
     def __getattr__(self, name: str) -> Any:
         stacks = self.__dict__["_stacks"]

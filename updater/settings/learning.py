@@ -135,7 +135,7 @@ class TrainingSettings:
     every batch; "fsdp", each has a part of every weight, gradient and optimizer state as well;
     under lora of the frozen weights, and the factors whole; "auto", ddp under lora and fsdp else.
     `gather_gib`: in shards, of a layer's routed experts so many GiB are whole at a time; more are
-    gathered in pieces. 4 is chosen, to leave Nano's as FSDP2 has them.
+    gathered in pieces. 5 is chosen, to leave Nano's, 4.8 in float32, as FSDP2 has them.
     `rendezvous`: host:port where several nodes meet, of the first; "auto", that one's address and
     a free port, which it tells those that `updater join`. `nodes_for`: "training", the other
     nodes train a backbone, and all else is done by the first one's devices; "all", whatever works
@@ -166,7 +166,7 @@ class TrainingSettings:
     nodes: int = 1
     nodes_for: str = "training"
     strategy: str = "auto"
-    gather_gib: float = 4.0
+    gather_gib: float = 5.0
     rendezvous: str = ""
     seed: int = 0
     train_routers: bool = False

@@ -30,7 +30,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {
         "nodes": 1,
         "nodes_for": "training",
         "strategy": "auto",
-        "gather_gib": 4.0,
+        "gather_gib": 5.0,
         "rendezvous": "",
     },
     "regularizer": {"offload": False},

@@ -14,7 +14,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from updater.train.encode import Batch, Encoded, collate
 from updater.train.likelihood import negative_log_likelihood
-from updater.train.portions import portions
+from updater.train.portions import MOST_TOKENS, portions
 from updater.train.ranks import ALONE
 
 NUM_TURNS = 11
@@ -30,7 +30,7 @@ def side_by_side(
     models = (one.eval(), other.eval())
     read = [
         collate(examples, some).to(one.device)
-        for some, _, _ in portions(examples, batch_size, ALONE)
+        for some, _, _ in portions(examples, batch_size, ALONE, most=MOST_TOKENS)
     ]
     turns = [tuple(_seconds(model, read) for model in models) for _ in range(NUM_TURNS + 1)]
     turns = sorted(turns[1:], key=lambda turn: turn[0] / turn[1])

@@ -15,10 +15,7 @@ from updater.nemotron.layout import pattern, tensor_shapes
 from updater.settings import TrainingSettings
 from updater.train.gathered import expert_pieces
 from updater.train.likelihood import LOGITS_BYTES
-
-_WIDE = 3
-"""As many tensors of a layer's widest states are there at once: chosen, what goes into an
-operation, what comes out of it, and a copy."""
+from updater.train.portions import token_bytes
 
 
 @dataclass(frozen=True)
@@ -82,20 +79,25 @@ def asking_footprint(
     return AskingFootprint(
         weights=dtype.itemsize * sum(numels.values()) // shards,
         logits=each * piece * fields["vocab_size"],
-        # Of experts in pieces, beside these, what comes into all of them and out.
-        states=dtype.itemsize * num_tokens * (2 * fields["hidden_size"] + _WIDE * _widest(fields))
-        + 2 * pieces.pairs,
+        states=num_tokens * states_of_token(fields, dtype),
         gathered=dtype.itemsize * (whole + ends) + pieces.piece if shards > 1 else 0,
         ahead=dtype.itemsize * whole + pieces.piece if shards > 1 else 0,
     )
 
 
-def _widest(fields: Mapping[str, Any]) -> int:
-    """Numbers that a layer makes of a token at the most: Mamba-2's projection, an MLP's neurons, or
-    those of all experts that a token comes to."""
-    widest = 0
+def states_of_token(fields: Mapping[str, Any], dtype: torch.dtype) -> int:
+    """Bytes that a layer's states take of a token, `updater.train.portions.token_bytes` of these
+    fields of a config.json."""
+    widest, routed = 0, 0
     for name, shape in tensor_shapes(fields, where="config.json").items():
-        if name.startswith("backbone.layers.") and len(shape) == 2:
-            times = fields["num_experts_per_tok"] if ".mixer.experts." in name else 1
-            widest = max(widest, times * shape[0])
-    return widest
+        if not name.startswith("backbone.layers.") or len(shape) != 2:
+            continue
+        times = 1
+        if ".mixer.experts." in name:
+            times = fields["num_experts_per_tok"]
+            if "down_proj" in name:
+                routed = times * shape[0]
+        widest = max(widest, times * shape[0])
+    return token_bytes(
+        itemsize=dtype.itemsize, hidden=fields["hidden_size"], widest=widest, routed=routed
+    )

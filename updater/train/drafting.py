@@ -19,7 +19,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 from updater.train.encode import PADDING, Batch, Encoded, collate
 from updater.train.likelihood import completion_hidden, greedy, per_example, token_losses
 from updater.train.objective import Objected
-from updater.train.portions import portions
+from updater.train.portions import portions, tokens_of_a_pass
 from updater.train.ranks import ALONE, Ranks
 from updater.train.schedule import MicroBatch
 
@@ -118,7 +118,8 @@ def acceptance(
     has the result of all.
     """
     counts_2n = torch.zeros(2, NUM_DRAFTS, dtype=torch.int64, device=model.device)
-    for some, most_tokens, num_new in portions(examples, batch_size, ranks):
+    most = tokens_of_a_pass(model)
+    for some, most_tokens, num_new in portions(examples, batch_size, ranks, most=most):
         batch = replace(collate(examples, some), most_targets=most_tokens).to(model.device)
         found_2n = _accepted(model, batch)
         if num_new:

@@ -26,15 +26,16 @@ from updater.nemotron.weights import stays_float32
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import HOLD_WEIGHTS
 from updater.train import activations
-from updater.train.adapt import adapted, freeze
+from updater.train.adapt import Adaptation, adapted, freeze
 from updater.train.gathered import ExpertPieces, expert_pieces, gathered_bytes
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
-from updater.train.shards import multiplied
+from updater.train.shards import gathered_in, multiplied
 
 Measured = Callable[..., Counter[str]]
-"""(fields, checkpointed=, in_pieces=) -> counts of a model of these fields: parameters "trained"
-and "frozen", and the bytes "kept" for the way back, and whatever else adds up."""
+"""(fields, checkpointed=, in_pieces=, merged=) -> counts of a model of these fields: parameters
+"trained" and "frozen", and the bytes "kept" for the way back, and whatever else adds up. merged:
+weights take the gradients, and no low-rank factors do."""
 
 CONTEXT_BYTES = 2**30
 """What CUDA, its libraries and the allocator's odds and ends take on a GPU: chosen, about that."""
@@ -51,7 +52,8 @@ class Footprint:
     """Bytes of one device, part by part. `activations`: at the end of a forward pass, the weights
     that autocast casts among them; `recomputed`: of the one layer that is computed again on the way
     back; `logits`: of one piece of the loss; `gathered`: of shards, what is whole while a layer
-    computes; `idle`: of a step, what is kept of experts that no token came to, at most."""
+    computes; `idle`: of a step, what is kept of experts that no token came to, at most;
+    `accumulated`: gradients that are there in a step's later passes."""
 
     weights: int
     gradients: int
@@ -63,6 +65,7 @@ class Footprint:
     logits: int
     gathered: int = 0
     idle: int = 0
+    accumulated: int = 0
 
     @property
     def least(self) -> int:
@@ -71,12 +74,12 @@ class Footprint:
 
     @property
     def peak(self) -> int:
-        """The most at any time: at the end of a forward pass, when a step's gradients are gone, or
-        when the last gradient is there and all activations are gone but those of a layer that is
-        computed again, or in the step after it."""
+        """The most at any time: at the end of a step's last forward pass, or when the last gradient
+        is there and all activations are gone but those of a layer that is computed again, or in the
+        step after it."""
         held = self.weights + self.optimizer + self.anchor + self.importance
         always = held + self.gathered
-        passing = self.activations + max(self.logits, self.recomputed)
+        passing = self.accumulated + self.activations + max(self.logits, self.recomputed)
         return always + max(passing, self.gradients + max(self.recomputed, self.idle))
 
 
@@ -104,13 +107,19 @@ def footprint(
     with_factors = lora and training.lora_experts
     num_tokens = training.share * length
     cut_dtype = frozen_dtype if lora else torch.float32
-    pieces = expert_pieces(fields, training, cut_dtype, num_tokens=num_tokens, every=with_factors)
+    precision = gathered_in(training, regularizer.method)
+    pieces = expert_pieces(
+        *(fields, replace(training, precision=precision), cut_dtype),
+        num_tokens=num_tokens,
+        every=with_factors,
+    )
+    cast = shards > 1 and precision == "bf16-mixed"
     training = replace(training.on_one_device, batch_size=training.share)
     dtypes = (frozen_dtype, anchor_dtype(regularizer, released_dtype))
 
     def measured(part: dict[str, Any], **kept: bool) -> Counter[str]:
         fields, form = json.dumps(part), regularizer.format
-        given = {"kernels": kernels, "in_shards": shards > 1, **kept}
+        given = {"kernels": kernels, "cast": cast, **kept}
         return Counter(_measured(fields, training, form, length, dtypes, **given))
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing, pieces=pieces)
@@ -120,9 +129,10 @@ def footprint(
     # Low-rank factors are whole in each process, and so is a factored importance beside them.
     cut = 1 if lora else shards
     importance_cut = cut if shares and regularizer.format == "factored" else shards
+    gradients = 4 * total["trained"] // cut
     return Footprint(
         weights=4 * total["trained"] // cut + frozen_dtype.itemsize * total["frozen"] // shards,
-        gradients=4 * total["trained"] // cut,
+        gradients=gradients,
         optimizer=8 * total["trained"] // cut,
         anchor=total["anchor"] // shards if holds and not shares else 0,
         importance=total["importance"] // importance_cut
@@ -137,6 +147,9 @@ def footprint(
         if shards > 1
         else 0,
         idle=idle_bytes(fields, training, shards=shards),
+        accumulated=(gradients + pieces.shard(shards, trained=not lora))
+        if training.accumulate > 1
+        else 0,
     )
 
 
@@ -200,19 +213,20 @@ def summed(
     """
     letters = pattern(fields, where="config.json")
 
-    def told(layers: str, *, checkpointed: bool, in_pieces: bool) -> Counter[str]:
+    def told(layers: str, **how: bool) -> Counter[str]:
         changed = {"hybrid_override_pattern": layers, "num_hidden_layers": len(layers)}
-        return measured(dict(fields) | changed, checkpointed=checkpointed, in_pieces=in_pieces)
+        return measured(dict(fields) | changed, **how)
 
     total: Counter[str] = Counter()
     largest = ends = recomputed = 0
     for kind in dict.fromkeys(letters):
         in_pieces = kind == "E" and pieces.apart > 0
-        how = {"checkpointed": checkpointed, "in_pieces": in_pieces}
+        how = {"checkpointed": checkpointed, "in_pieces": in_pieces, "merged": False}
         alone, twice = (told(n * kind, **how) for n in (1, 2))
         twice.subtract(alone)
         if checkpointed or in_pieces:
-            again = {"checkpointed": False, "in_pieces": False}
+            # What experts in pieces have on top is in the piece already.
+            again = {"checkpointed": False, "in_pieces": False, "merged": in_pieces}
             whole = [told(n * kind, **again)["kept"] for n in (1, 2)]
             # All tokens may go to the experts of one piece. What comes in and both gradients are
             # there for all pieces.
@@ -249,18 +263,22 @@ def _measured(
     dtypes: tuple[torch.dtype, torch.dtype],
     *,
     kernels: bool,
-    in_shards: bool,
+    cast: bool,
     in_pieces: bool,
+    merged: bool,
     checkpointed: bool,
 ) -> Counter[str]:
     """Parameters trained and frozen; bytes of the anchor, the importance in the format `form`, and
-    what is kept. `fields`: of config.json, as JSON. `dtypes`: of what is frozen, of the anchor."""
+    what is kept. `fields`: of config.json, as JSON. `dtypes`: of what is frozen, of the anchor.
+    `cast`: shards are gathered in bfloat16."""
     frozen_dtype, anchor_dtype = dtypes
     with ExitStack() as block:
         with torch.device("meta"):
             model = build(json.loads(fields))
             freeze(model, training)
-            adaptation = block.enter_context(adapted(model, training))
+            adaptation = Adaptation()
+            if not merged:
+                adaptation = block.enter_context(adapted(model, training))
         block.enter_context(activations.checkpointed(model, on=checkpointed))
         found: Counter[str] = Counter()
         for name, parameter in model.named_parameters():
@@ -272,7 +290,7 @@ def _measured(
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
         anchors, importance = held_bytes(held, form, anchor_dtype)
         found.update(anchor=sum(anchors), importance=sum(importance))
-        if in_shards and training.precision == "bf16-mixed":
+        if cast:
             cast_as_gathered(model)
         found["kept"] = kept_bytes(
             model,

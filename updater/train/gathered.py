@@ -33,6 +33,11 @@ class ExpertPieces:
     itemsize: int = 0
     pairs: int = 0
 
+    def shard(self, shards: int, *, trained: bool) -> int:
+        """Of each device, a layer's gradient where one is there already: it is summed by itself
+        first."""
+        return 4 * self.apart // shards if trained else 0
+
     def bytes(self, *, gradients: bool = False, factors: bool = False) -> int:
         """Of a device: the piece that computes and the one on its way; with `gradients` of the
         stacks that one's, and the float32 sum of the one before; with `factors` the piece that they
@@ -65,7 +70,8 @@ def expert_pieces(
     inner = fields.get("moe_latent_size") or fields["hidden_size"]
     one = 2 * inner * fields["moe_intermediate_size"]
     num_experts, world = fields["n_routed_experts"], training.num_processes
-    itemsize = min(dtype.itemsize, 2 if training.precision == "bf16-mixed" else 4)
+    cast = training.precision == "bf16-mixed" and not every
+    itemsize = min(dtype.itemsize, 2 if cast else 4)
     if not every and itemsize * one * num_experts <= training.gather_bytes:
         return ExpertPieces()
     rows = rows_of_a_piece(num_experts, world, itemsize * one, training.gather_bytes // 2)

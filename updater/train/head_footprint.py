@@ -55,7 +55,9 @@ def head_footprint(
     num_tokens = alone.batch_size * length
     blocks = dict(fields) | {"hybrid_override_pattern": letters, "num_hidden_layers": len(letters)}
     hidden = fields["hidden_size"]
-    pieces = expert_pieces(blocks, training, torch.float32, num_tokens=num_tokens)
+    plain = replace(training, precision="32-true")  # asked outside of autocast
+    pieces = expert_pieces(blocks, plain, torch.float32, num_tokens=num_tokens)
+    of_backbone = expert_pieces(fields, plain, resting_dtype, num_tokens=num_tokens).bytes()
     # Beside its blocks: the norms' and eh_proj's inputs of each draft, and the backbone's states.
     fused = num_tokens * hidden * (NUM_DRAFTS * 4 * (2 + 2) + 2 * resting_dtype.itemsize)
     largest = max(
@@ -78,8 +80,15 @@ def head_footprint(
         activations=NUM_DRAFTS * kept[bool(pieces.apart)] + fused,
         recomputed=again,
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
-        # Of shards: a mixer of the head and its gradient; embedding and output head.
-        gathered=(2 * 4 * largest + resting_dtype.itemsize * ends + pieces.bytes(gradients=True))
+        # Of shards: a mixer of the head and its gradient; embedding and output head. Each draft
+        # has a gradient of its own.
+        gathered=(
+            resting_dtype.itemsize * ends
+            + max(
+                2 * 4 * largest + pieces.bytes(gradients=True) + pieces.shard(shards, trained=True),
+                of_backbone,
+            )
+        )
         * (shards > 1),
         idle=idle_bytes(blocks, alone, shards=shards),
     )

@@ -80,6 +80,7 @@ def importance_footprint(
 
     def measured(part: dict[str, Any], **kept: bool) -> Counter[str]:
         given = {"kernels": kernels, "in_shards": shards > 1, **kept}
+        del given["merged"]  # no factors are there yet
         return Counter(_weighed(json.dumps(part), training, length, frozen_dtype, **given))
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing, pieces=pieces)
@@ -148,13 +149,13 @@ def _weighed(
 
 @lru_cache
 def _largest(fields: str, training: TrainingSettings, shards: int) -> int:
-    """Entries of the largest tensor whose gradient is asked for; a stack of experts is in so many
-    shards."""
+    """Entries of the largest tensor whose gradient is asked for. Where experts are in so many
+    shards, both stacks of a layer's come at once."""
     with torch.device("meta"):
         model = build(json.loads(fields))
         freeze(model, training)
     return max(
-        p.numel() // (shards if is_experts(name) else 1)
+        2 * p.numel() // shards if shards > 1 and is_experts(name) else p.numel()
         for name, p in model.named_parameters()
         if p.requires_grad
     )

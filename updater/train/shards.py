@@ -23,6 +23,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
 from updater.nemotron.mtp import MtpHead
 from updater.nemotron.pieces import are_cut, cut
 from updater.nemotron.weights import is_experts, released_name
+from updater.settings import TrainingSettings
+from updater.train.distilled import RECIPES
 
 _MULTIPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -41,6 +43,12 @@ bfloat16."""
 _BFLOAT16 = MixedPrecisionPolicy(
     param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
 )
+
+
+def gathered_in(training: TrainingSettings, method: str) -> str:
+    """The `precision` of `shard` for a training held by `method`: float32 where the base is asked
+    for its answers, outside of autocast."""
+    return "32-true" if method in RECIPES else training.precision
 
 
 def shard(
@@ -86,7 +94,7 @@ def _in_pieces(
     for module in model.modules():
         if not isinstance(module, NemotronHExperts):
             continue
-        itemsize = 2 if mixed else module.up_proj.element_size()
+        itemsize = 2 if mixed and not every else module.up_proj.element_size()
         if every or itemsize * sum(p.numel() for p in module.parameters()) > gather_bytes:
             # The next piece is on its way while one computes.
             cut(module, mesh, piece_bytes=gather_bytes // 2, itemsize=itemsize)
@@ -102,13 +110,11 @@ def multiplied(model: NemotronHForCausalLM) -> Iterator[nn.Module]:
             yield block.get_submodule(name)
 
 
-def shard_head(
-    head: MtpHead, mesh: DeviceMesh, *, gather_bytes: int, precision: str = "32-true"
-) -> None:
-    """The same of a multi-token-prediction head: a group for each mixer, in float32 but for experts
-    in pieces. All else is small, and the head's own, for it calls what fuses its inputs without the
+def shard_head(head: MtpHead, mesh: DeviceMesh, *, gather_bytes: int) -> None:
+    """The same of a multi-token-prediction head: a group for each mixer, in float32, which it is
+    asked in. All else is small, and the head's own, for it calls what fuses its inputs without the
     layer that has it."""
-    apart = _in_pieces(head, mesh, gather_bytes, mixed=precision == "bf16-mixed")
+    apart = _in_pieces(head, mesh, gather_bytes, mixed=False)
     for layer in head.layers:
         fully_shard(layer.get_submodule("mixer"), mesh=mesh, ignored_params=apart)
     fully_shard(head, mesh=mesh, ignored_params=apart)

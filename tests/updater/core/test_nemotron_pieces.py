@@ -5,6 +5,7 @@ shows.
 """
 
 import math
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,36 +163,42 @@ class _Shape:
         return self._stack
 
 
+@pytest.mark.parametrize("factors", [False, True])
 def test_no_more_is_whole_at_a_time_than_is_asked_for(
-    base: Path, language: Any, mesh: DeviceMesh, monkeypatch: pytest.MonkeyPatch
+    base: Path, language: Any, mesh: DeviceMesh, monkeypatch: pytest.MonkeyPatch, factors: bool
 ) -> None:
-    """Pieces are asked for one ahead, and nothing of them is kept for the way back."""
-    gathered: list[Any] = []
+    """The piece that computes and the one on its way, forth and back; and then none."""
+    alive: list[weakref.ref[Tensor]] = []
+    seen: list[tuple[int, int]] = []  # bytes that were asked for, and those that are there then
     plain = distributed.all_gather_single
 
-    def seen(whole: Tensor, part: Tensor, **how: Any) -> Any:
-        gathered.append(whole.untyped_storage())
+    def gather(whole: Tensor, part: Tensor, **how: Any) -> Any:
+        alive.append(weakref.ref(whole))
+        there = [found.nbytes for ref in alive if (found := ref()) is not None]
+        seen.append((whole.nbytes, sum(there)))
         return plain(whole, part, **how)
 
-    monkeypatch.setattr(distributed, "all_gather_single", seen)
-    model, tokenizer = checkpoint.load(base, arranged=arranged(mesh, gather_bytes=1))
-    experts = next(m for m in model.modules() if isinstance(m, NemotronHExperts))
-    one = sum(getattr(experts, stack)[0].numel() for stack in STACKS) * 4
-    for most, at_a_time in ((1, 1), (4 * one, 2), (4 * one + 1, 2), (2**40, experts.num_experts)):
-        how: dict[str, Any] = {"gather_bytes": most, "with_factors": True}
-        model, _ = checkpoint.load(base, arranged=arranged(mesh, **how))
-        gathered.clear()
-        batch = collate(encode(tokenizer, language(0, 2), max_length_tokens=64), range(2))
-        kept: list[Any] = []
+    monkeypatch.setattr(distributed, "all_gather_single", gather)
+    plain_model, tokenizer = checkpoint.load(base)
+    batch = collate(encode(tokenizer, language(0, 2), max_length_tokens=64), range(2))
+    layers = [m for m in plain_model.modules() if isinstance(m, NemotronHExperts)]
+    num_experts = layers[0].num_experts
+    one = sum(getattr(layers[0], stack)[0].numel() for stack in STACKS) * 4
+    for most, at_a_time in ((1, 1), (4 * one, 2), (4 * one + 1, 2), (2**40, num_experts)):
 
-        def pack(tensor: Tensor, kept: list[Any] = kept) -> Tensor:
-            kept.append(tensor.untyped_storage())
-            return tensor
+        def check(at_a_time: int = at_a_time) -> None:
+            assert len(seen) == 2 * len(layers) * math.ceil(num_experts / at_a_time)
+            assert sum(asked for asked, _ in seen) == len(layers) * num_experts * one
+            assert max(there for _, there in seen) <= 2 * at_a_time * one
+            assert not [ref for ref in alive if ref() is not None]
+            seen.clear()
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            negative_log_likelihood(model.train(), batch)
-        pairs = [sum(s.nbytes() for s in gathered[i : i + 2]) for i in range(0, len(gathered), 2)]
-        num_layers = sum(isinstance(m, NemotronHExperts) for m in model.modules())
-        assert len(pairs) == num_layers * math.ceil(experts.num_experts / at_a_time)
-        assert set(pairs) == {at_a_time * one}
-        assert not {s._cdata for s in kept} & {s._cdata for s in gathered}
+        cut = arranged(mesh, gather_bytes=most, with_factors=True)
+        model, _ = checkpoint.load(base, arranged=cut)
+        for module in model.modules():
+            if factors and isinstance(module, NemotronHExperts):
+                pieces.put_on_top(module, {stack: low_rank(module, stack) for stack in STACKS})
+        sums_b, _ = negative_log_likelihood(model.train(), batch)
+        check()
+        sums_b.sum().backward()
+        check()

@@ -3,11 +3,15 @@
 from collections import Counter
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from updater.nemotron import checkpoint, presets
+from updater.train.asking_footprint import states_of_token
 from updater.train.encode import Encoded
-from updater.train.portions import MOST_TOKENS, portions
+from updater.train.portions import MOST_TOKENS, most_tokens, portions, tokens_of_a_pass
 from updater.train.ranks import Ranks
 
 LENGTHS = st.lists(
@@ -24,7 +28,8 @@ def test_each_example_is_asked_once_and_no_pass_is_too_large(
     prompts = np.array([length // 2 for length in lengths], np.int64)
     encoded = Encoded(np.zeros(0, np.int32), starts, prompts, np.arange(len(lengths)), ())
     of_ranks = [
-        list(portions(encoded, batch_size, Ranks(rank=rank, world=world))) for rank in range(world)
+        list(portions(encoded, batch_size, Ranks(rank=rank, world=world), most=MOST_TOKENS))
+        for rank in range(world)
     ]
     asked: Counter[int] = Counter()
     for passes in zip(*of_ranks, strict=True):  # all take as many passes
@@ -37,3 +42,23 @@ def test_each_example_is_asked_once_and_no_pass_is_too_large(
             assert len(examples) == 1 or padded <= MOST_TOKENS
             assert 1 <= len(examples) <= batch_size
     assert asked == Counter(range(len(lengths)))
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("nemotron-3-tiny", MOST_TOKENS, MOST_TOKENS),
+        ("nemotron-3-nano-4b", 60_000, MOST_TOKENS),
+        ("nemotron-3-nano", 35_000, 45_000),
+        ("nemotron-3-super", 10_000, 30_000),
+        ("nemotron-3-ultra", 6_000, 9_000),
+    ],
+)
+def test_a_large_model_is_asked_fewer_tokens_at_a_time(name: str, least: int, most: int) -> None:
+    """As many as are reckoned of its config.json."""
+    fields = presets.config_fields(name, 131_072)
+    with torch.device("meta"):
+        model = checkpoint.build(fields).to(torch.bfloat16)
+    found = tokens_of_a_pass(model)
+    assert found == most_tokens(states_of_token(fields, torch.bfloat16))
+    assert least <= found <= most
