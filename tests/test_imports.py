@@ -29,7 +29,7 @@ CORE = (
 )
 LIGHT = (
     *("gate", "release", "objections", "config", "workspace", "cli", "outcome", "statistics"),
-    "periods",
+    *("periods", "nemotron.heads"),
 )
 
 

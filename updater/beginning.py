@@ -121,6 +121,29 @@ def check_start(
         check(fields, settings, where=_where(workspace, start.digest))
 
 
+def check_head(workspace: Workspace, start: Start) -> None:
+    """What `training.mtp` asks for can be done to the weights that an update begins at, as far as
+    config.json and the index tell. Those in a single file have no index: the first step that works
+    with the model reads which tensors are there (`updater.steps.room`).
+
+    Raises:
+        InputError: they have no head to align.
+        StoreError: those files can't be read.
+    """
+    training = workspace.settings.training
+    if training.mtp != "align":
+        return
+    from updater.nemotron import files, heads
+
+    checkpoints, tensors = workspace.checkpoints, None
+    if files.INDEX in checkpoints.names(start.digest):
+        index = checkpoints.read(start.digest, files.INDEX)
+        where = f"{checkpoints.uri(start.digest)}/{files.INDEX}"
+        tensors = files.parse_index(index, where=where).keys()
+    fields = _fields(workspace, start.digest)
+    heads.check(training, fields, tensors, where=f"version {start.version.id}")
+
+
 def _where(workspace: Workspace, digest: str) -> str:
     return f"{workspace.checkpoints.uri(digest)}/config.json"
 

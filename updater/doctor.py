@@ -13,6 +13,7 @@ import psutil
 
 from updater import training_core
 from updater.errors import InputError
+from updater.nemotron import heads
 from updater.nemotron.describe import Description, describe
 from updater.nemotron.validate import Contents, check
 from updater.reckoning import Machine, stages
@@ -85,10 +86,11 @@ def diagnose(
 
     Raises:
         InputError: the folder holds no checkpoint that can be trained; which one is needed. Or
-            there is no torch here.
+            it has no head, which is to be aligned, or there is no torch here.
     """
     training_core.check("doctor")
     contents = check(folder)
+    heads.check(training, contents.config, contents.entries, where=str(folder))
     described = describe(folder, contents)
     if 0 < described.longest < length:
         raise InputError(

@@ -37,8 +37,9 @@ def open_update(
         UpdateError: by the ledger's clock the scheduled period has not closed.
         InputError: nothing is deployed, an unknown, already learnt or unclosed period, the first
             of a schedule that would pass over older ones, bad source data, the deployed version's
-            training has not recorded what holds the update, it is made for shorter examples, or
-            this machine, which is to train, has no torch.
+            training has not recorded what holds the update, it is made for shorter examples or has
+            no head to align, or this machine, which is to train, has no torch, or not the devices
+            or the kernels that the settings ask for.
         NotFoundError: MLflow has no experiment of the workspace's name.
         StoreError: a store can't be read or written.
     """
@@ -67,7 +68,11 @@ def open_update(
         beginning.check_base_template(workspace, digest)
     workspace.registry.check()  # training would miss it at its end, after hours
     beginning.check_length(workspace, digest)
-    beginning.check_start(workspace, start_at(workspace, base), base)
+    start = start_at(workspace, base)
+    beginning.check_start(workspace, start, base)
+    beginning.check_head(workspace, start)
+    if trains_here:
+        room.check_means(workspace.settings.training)
     started = time.monotonic()
     dataset = _with_holdout(ingest.version_period(workspace, period))
     if learnt.get(period) == dataset.id:

@@ -8,14 +8,19 @@ import pytest
 import torch
 from commands import answered
 from heads import with_head
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from updater import opening
 from updater.nemotron import checkpoint, files
 from updater.report.collect import collect
 from updater.report.page import render
 from updater.workspace import Workspace
 
 pytestmark = pytest.mark.slow
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("work was begun")
 
 
 def checkpoint_of(folder: Path, version: str) -> Path:
@@ -84,7 +89,51 @@ def test_the_head_is_the_bases_or_drafts_better(
     assert "What the head drafts" in render(data)
 
 
-def test_a_head_that_is_not_there_is_told_before_training(headless: Path) -> None:
-    _, said = answered(headless, "update", "east", "--set", "training.mtp=align", code=2)
+ALIGN = ("--set", "training.mtp=align")
+
+
+@pytest.mark.parametrize("command", [("update", "east"), ("step", "ingest", "--period", "east")])
+def test_a_head_that_is_not_there_is_told_before_the_update_is_opened(
+    headless: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """Also by what opens an update in Airflow, where no model need be in reach."""
+    monkeypatch.setattr(opening.ingest, "version_period", refuse)
+    _, said = answered(headless, *command, *ALIGN, code=2)
+    assert 'training.mtp = "align", but version 1 has no multi-token-prediction head' in said
+    assert 'take training.mtp = "keep", or the release with its mtp.* tensors' in said
+    assert answered(headless, "status")[0]["unfinished"] == []
+
+
+def test_doctor_tells_that_there_is_no_head_to_align(headless: Path, headed: Path) -> None:
+    assert "Traceback" not in answered(headless, "doctor", "--no-timing")[1]
+    _, said = answered(headless, "doctor", "--no-timing", *ALIGN, code=2)
     assert "has no multi-token-prediction head" in said
-    assert not list(headless.glob("runs/*/training"))
+    assert 'take training.mtp = "keep"' in said
+    assert answered(headed, "doctor", "--no-timing", *ALIGN)[0]["model"]["mtp"] == "whole"
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_head_whose_tensors_were_dropped_is_told_before_the_base_is_loaded(
+    headless: Path,
+    lay_out: Callable[[Path], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    shards: bool,
+) -> None:
+    """config.json still speaks of it. An index tells before the update is opened; without one the
+    first step that works with the model does."""
+    folder, dropped = lay_out(tmp_path / "ws"), tmp_path / "dropped"
+    with_head(checkpoint_of(headless, "1"), dropped)
+    kept = {n: t for n, t in load_file(dropped / files.SINGLE).items() if not n.startswith("mtp.")}
+    (dropped / files.SINGLE).unlink()
+    save_file(kept, dropped / ("one.safetensors" if shards else files.SINGLE), {"format": "pt"})
+    if shards:
+        index = {"weight_map": dict.fromkeys(kept, "one.safetensors")}
+        (dropped / files.INDEX).write_text(json.dumps(index))
+    answered(folder, "init", str(folder))
+    answered(folder, "adopt", str(dropped), "--periods", "north")
+    monkeypatch.setattr(checkpoint, "load", refuse)
+    _, said = answered(folder, "update", "east", *ALIGN, code=2)
+    assert "has no multi-token-prediction head" in said
+    assert len(answered(folder, "status")[0]["unfinished"]) == (0 if shards else 1)

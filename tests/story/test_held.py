@@ -14,7 +14,7 @@ from commands import answered
 
 from regularizers import importance as weights
 from regularizers.formats import Factored, whole
-from updater import doctor, verify
+from updater import doctor, opening, verify
 from updater.nemotron import checkpoint
 from updater.steps import importance as importance_step
 from updater.steps import verification
@@ -376,10 +376,36 @@ def test_a_base_that_is_too_large_for_the_machine_is_refused_before_it_is_loaded
     assert "updater doctor" in said
 
 
-def test_packing_without_its_kernels_is_refused_before_the_base_is_loaded(
-    line: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.packing=true", "training.packing = true. only the fused Mamba-2 kernels"),
+        ("training.devices=3", "training.devices = 3. this machine has 1 GPUs"),
+    ],
+)
+def test_what_this_machine_has_not_is_told_before_an_update_here_is_opened(
+    line: Path, monkeypatch: pytest.MonkeyPatch, setting: str, message: str
 ) -> None:
+    """The kernels are missing indeed; a GPU is made up."""
+    if "devices" in setting:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    known = answered(line, "status")[0]["unfinished"]
+    monkeypatch.setattr(opening.ingest, "version_period", refuse)
+    _, said = answered(line, "update", "south", *settings(setting), code=2)
+    assert message in said
+    assert answered(line, "status")[0]["unfinished"] == known
+
+
+def test_steps_that_run_elsewhere_tell_of_their_own_machine(
+    line: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever opens the update need not have what trains it."""
+    folder = tmp_path / "ws"
+    shutil.copytree(line, folder, symlinks=True)
+    asked = settings("training.packing=true")
+    update = answered(folder, "step", "ingest", "--period", "south", *asked)[0]["update"]
+    answered(folder, "step", "rehearse", "--update", update, *asked)
     monkeypatch.setattr(checkpoint, "load", refuse)
-    _, said = answered(line, "update", "south", *settings("training.packing=true"), code=2)
+    _, said = answered(folder, "step", "importance", "--update", update, *asked, code=2)
     assert "training.packing = true. only the fused Mamba-2 kernels" in said
     assert "or take training.packing = false" in said

@@ -104,6 +104,15 @@ def test_a_head_that_transformers_dropped_is_told(tmp_path: Path) -> None:
     assert told("--model", str(folder), "--no-timing")["model"]["mtp"] == "missing"
 
 
+@pytest.mark.parametrize(("name", "head"), [("nano", True), ("super", False)])
+def test_what_has_no_head_is_not_said_to_align_it(name: str, tmp_path: Path, *, head: bool) -> None:
+    """None by its config.json, or none of its tensors."""
+    folder = released(tmp_path / "x", f"nemotron-3-{name}", head=head)
+    align, nothing = TrainingSettings(mtp="align"), RegularizerSettings(method="none")
+    with pytest.raises(InputError, match="has no multi-token-prediction head"):
+        doctor.diagnose(folder, training=align, regularizer=nothing, length=64, timed=False)
+
+
 def test_a_release_as_transformers_writes_it_takes_what_it_takes(tmp_path: Path) -> None:
     """Layers by their names, and a number that JSON has not."""
     names = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from updater.nemotron import heads
 from updater.nemotron.layout import mtp_shapes, pattern, tensor_shapes
 from updater.nemotron.recognise import release
 from updater.nemotron.tokenizer import has_template, reader
@@ -64,7 +65,7 @@ def describe(folder: Path, contents: Contents) -> Description:
     """What `validate.check` found in the folder, in figures."""
     fields, where = contents.config, str(folder)
     letters, head = pattern(fields, where=where), mtp_shapes(fields, where=where)
-    has_head = bool(head) and contents.entries.keys() >= head.keys()
+    has_head = heads.has_head(fields, contents.entries, where=where)
     parameters = parameters_of(fields)
     if has_head:
         parameters[HEAD] = sum(

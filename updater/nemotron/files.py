@@ -168,9 +168,26 @@ def read_index(path: Path) -> dict[str, str]:
         InputError: the index is not the JSON that it should be.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        data = path.read_bytes()
+    except OSError as error:
+        raise _no_index(str(path), error) from None
+    return parse_index(data, where=str(path))
+
+
+def parse_index(data: bytes, *, where: str) -> dict[str, str]:
+    """The same of an index that was read already. `where`: what an error message calls it.
+
+    Raises:
+        InputError: as `read_index`.
+    """
+    try:
+        found = json.loads(data.decode("utf-8"))["weight_map"]
         return {str(name): str(file) for name, file in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{path}: {type(error).__name__}: {error}"
-        cure = "fetch the file again from where it came from"
-        raise InputError(what, 'must be JSON with a "weight_map"', cure) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_index(where, error) from None
+
+
+def _no_index(where: str, error: Exception) -> InputError:
+    what = f"{where}: {type(error).__name__}: {error}"
+    cure = "fetch the file again from where it came from"
+    return InputError(what, 'must be JSON with a "weight_map"', cure)

@@ -8,7 +8,7 @@ transformers 5.23 builds none, and drops its tensors. Form: DeepSeek-V3 (arXiv 2
 
 with the backbone's own embedding and lm_head, and h_i its last hidden state after norm_f, which is
 what serving stacks hand over. For the draft after, h''_i stands in h_i's place. Not its training
-(`updater.train.drafting`). Called by `updater.launch.draft` and the train step.
+(`updater.train.drafting`). Called by `updater.launch.draft` and `updater.compress`.
 
 Shape suffixes: b examples of a batch, l positions, d hidden size.
 """
@@ -28,7 +28,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
     NemotronHRMSNorm,
 )
 
-from updater.nemotron.layout import mtp_shapes
+from updater.nemotron import heads
 from updater.nemotron.precise import route_in_float32
 from updater.nemotron.reading import fill
 from updater.nemotron.validate import check
@@ -87,8 +87,7 @@ def has_head(folder: Path) -> bool:
         InputError: as `checkpoint.load`.
     """
     contents = check(folder)
-    names = mtp_shapes(contents.config, where=str(folder / "config.json"))
-    return bool(names) and contents.entries.keys() >= names.keys()
+    return heads.has_head(contents.config, contents.entries, where=str(folder / "config.json"))
 
 
 def attach(

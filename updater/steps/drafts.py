@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.ledger import Update
-from updater.errors import InputError
-from updater.settings import TrainingSettings
 from updater.steps.trainings import training_of
 from updater.workspace import Workspace
 
@@ -25,24 +23,6 @@ if TYPE_CHECKING:
 _NUM_EXAMPLES = 256
 """Holdout examples of the new periods that acceptance is measured on, at most: some thousand
 drafts, whose share has a standard error of about a point."""
-
-
-def check(training: TrainingSettings, base: Path) -> None:
-    """What `training.mtp` asks for can be done to the checkpoint in the folder.
-
-    Raises:
-        InputError: it has no head to align.
-    """
-    if training.mtp != "align":
-        return
-    from updater.nemotron.mtp import has_head
-
-    if not has_head(base):
-        raise InputError(
-            f'training.mtp = "align", but {base} has no multi-token-prediction head',
-            "only a head that is there can be aligned",
-            'take training.mtp = "keep", or the release with its mtp.* tensors',
-        )
 
 
 def align(

@@ -2,7 +2,8 @@
 
 The refusals are `updater.refusals`'. Called by the steps importance and train, and by rehearse
 where the base answers, for each may be the first that does; of a compression, and of what makes a
-first version, before it is opened.
+first version, before it is opened. `check_means`, which asks nothing of the base, also before an
+update is opened whose steps all run here.
 """
 
 import dataclasses
@@ -20,20 +21,25 @@ def check(workspace: Workspace, update: Update) -> None:
     """It may have, as far as can be told without training.
 
     Raises:
-        InputError: it has not the devices or the kernels that the settings ask for, or the base,
-            or what a first version would be, is too large.
+        InputError: it has not the devices or the kernels that the settings ask for, the base has
+            no head to align, or it, or what a first version would be, is too large.
     """
     if update.base is None:
         check_first(workspace, update.kind, update.config["arguments"].get("checkpoint", ""))
         return
     training = training_of(workspace, update)
-    _check_means(training)
+    check_means(training)
+    from updater.nemotron import heads
+    from updater.nemotron.validate import check as contents_of
     from updater.refusals import refuse_too_large
 
+    folder = start_folder(workspace, update.base)
+    if training.mtp == "align":
+        contents = contents_of(folder)
+        heads.check(training, contents.config, contents.entries, where=str(folder))
     regularizer = workspace.settings.regularizer
     if regularizer.method != "l2" and not weighs(workspace, update):
         regularizer = dataclasses.replace(regularizer, method="none")
-    folder = start_folder(workspace, update.base)
     refuse_too_large(folder, training=training, regularizer=regularizer)
 
 
@@ -54,7 +60,7 @@ def check_first(workspace: Workspace, kind: str, checkpoint: str) -> None:
     from updater.nemotron.presets import config_fields
 
     training, shape = settings.training_from_scratch, architecture(workspace)
-    _check_means(training)
+    check_means(training)
     fields = config_fields(shape, settings.model.vocabulary_size)
     refuse_first(fields, training=training, where=f"model.architecture {shape}")
 
@@ -69,7 +75,7 @@ def check_recovery(workspace: Workspace, version: ModelVersion) -> None:
     settings = workspace.settings
     if settings.compression.recovery == "none":
         return
-    _check_means(settings.training)
+    check_means(settings.training)
     if settings.compression.remove == "weights":
         from updater.refusals import refuse_too_large
 
@@ -80,7 +86,12 @@ def check_recovery(workspace: Workspace, version: ModelVersion) -> None:
         )
 
 
-def _check_means(training: TrainingSettings) -> None:
+def check_means(training: TrainingSettings) -> None:
+    """This machine has what the training asks for, whatever it trains.
+
+    Raises:
+        InputError: it has not the devices, or not the kernels.
+    """
     if training.packing:
         from updater.nemotron import packing
 

@@ -147,7 +147,6 @@ def _fit(
         return candidate, read_json(result_file)
     new = _new_examples(workspace, update)
     progress, training = workspace.progress, training_of(workspace, update)
-    drafts.check(training, start)
     tables, trace = Tables(new, rehearsed), traces.trace_of(workspace)
     every = training.checkpoint_every_steps
     run_id = run_of(workspace, update)
