@@ -26,7 +26,7 @@ IMPORTANCE = "importance.safetensors"
 """The file of an importance."""
 
 _DONE, _REFUSED, _CRASHED = "done.json", "refused.json", "crashed.json"
-_METRICS, _UNFIT = "metrics.jsonl", "unfit-"
+_METRICS, _RESUMED, _UNFIT = "metrics.jsonl", "resumed.jsonl", "unfit-"
 _TENSORS = ("trace", "moved")
 
 
@@ -44,36 +44,62 @@ def metrics(folder: Path) -> Iterator[Callable[[int, dict[str, float]], None]]:
 
 @contextmanager
 def watch(folder: Path, ranks: Ranks) -> Iterator[Watch]:
-    """Hands out what a training tells its metrics to: the first process writes them down."""
+    """Hands out what a training tells its metrics to, and where it goes on: the first process
+    writes them down."""
     if not ranks.first:
         yield Watch(progress=False)
         return
+
+    def resumed(step: int, num_steps: int) -> None:
+        with (folder / _RESUMED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([step, num_steps]) + "\n")
+
     with metrics(folder) as tell:
-        yield Watch(tell, progress=False)
+        yield Watch(tell, progress=False, on_resumed=resumed)
 
 
-class Heard:
-    """The metrics as they come."""
+class _Lines:
+    """A file of lines of JSON as they come."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path, self._read = folder / _METRICS, 0
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
 
-    def new(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Those that were told since this was last asked; a half line waits."""
+    def new(self) -> Iterator[Any]:
+        """Those that were written since this was last asked; a half line waits."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
             file.seek(self._read)
             whole, end, _ = file.read().rpartition(b"\n")
         self._read += len(whole) + len(end)
-        for line in whole.splitlines():
-            step, metrics = json.loads(line)
-            yield step, metrics
+        yield from map(json.loads, whole.splitlines())
+
+
+class Heard:
+    """The metrics as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lines = _Lines(folder / _METRICS)
+
+    def new(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Those that were told since this was last asked."""
+        yield from self._lines.new()
+
+
+class Resumed:
+    """Each time that a training went on from a saved state."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lines = _Lines(folder / _RESUMED)
+
+    def new(self) -> Iterator[tuple[int, int]]:
+        """From which step, of how many, since this was last asked."""
+        yield from self._lines.new()
 
 
 def clear(folder: Path) -> None:
     """Nothing is said of an earlier run in the folder; its state stays."""
-    for name in (_DONE, _REFUSED, _CRASHED, _METRICS):
+    for name in (_DONE, _REFUSED, _CRASHED, _METRICS, _RESUMED):
         (folder / name).unlink(missing_ok=True)
     for file in folder.glob(f"{_UNFIT}*.json"):
         file.unlink(missing_ok=True)
@@ -122,6 +148,11 @@ def crash(folder: Path, rank: int, error: BaseException) -> None:
         said = traceback.format_exception_only(error)[-1].strip()
         with suppress(OSError):  # where the disk is what failed
             write_json(folder / _CRASHED, f"process {rank} ended by {said}")
+
+
+def forget_crash(folder: Path) -> None:
+    """It was told, and all start again: what ends them next is another."""
+    (folder / _CRASHED).unlink(missing_ok=True)
 
 
 def read_crash(folder: Path) -> str:

@@ -17,7 +17,7 @@ import torch
 
 from updater import __version__
 from updater.errors import InputError
-from updater.launch import answer, call, processes, task
+from updater.launch import answer, call, ends, processes, task
 from updater.launch.call import Call
 from updater.launch.meeting import answering
 
@@ -93,7 +93,7 @@ def _take_part(one: Call, calls: Path, heard: Callable[[], list[Call]]) -> bool:
         return True
     title = _TITLES[task.kind_of(folder)]
     log.info("takes part in %s, called by %s", title, one.host)
-    said = folder / f"processes-{call.own_name()}.log"
+    said = ends.joined_log(folder, call.own_name())
     with said.open("ab") as output:
         part = subprocess.Popen(
             processes.torchrun(one.training, folder, answering()),

@@ -8,7 +8,6 @@ to do stands in a folder (`updater.launch.task`), and so does what comes of it
 import logging
 import math
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -24,14 +23,15 @@ from updater.gpu_memory import give_back
 from updater.launch import answer, command
 from updater.launch.call import num_joined, open_call
 from updater.launch.command import MAX_RESTARTS
+from updater.launch.crashes import Crashes
+from updater.launch.ends import LOG
 from updater.launch.meeting import answering, in_pytorchjob, met_at
 from updater.launch.parent import PARENT
 from updater.settings import TrainingSettings
+from updater.train.record import GOES_ON
 
 log = logging.getLogger("updater")
 
-_LOG = "processes.log"
-_ERROR = re.compile(r"^\w[\w.]*(?:Error|Exception): .*$", re.MULTILINE)
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0
 _SEEN_SECONDS = 90.0  # for which a network's file system may say that there is no such file
@@ -90,8 +90,9 @@ def run(
     training, meeting = met_at(training)
     give_back()
     heard, unfit = answer.Heard(folder), set[str]()
-    with (folder / _LOG).open("ab") as said, _others(training, folder, calls):
-        begin, silent_since = said.tell(), time.monotonic()
+    resumed, crashes = answer.Resumed(folder), Crashes(folder, max_restarts=MAX_RESTARTS)
+    with (folder / LOG).open("ab") as said, _others(training, folder, calls):
+        silent_since = time.monotonic()
         processes = subprocess.Popen(
             torchrun(training, folder, meeting),
             stdin=subprocess.DEVNULL,
@@ -105,20 +106,24 @@ def run(
                 for told in heard.new():
                     on_metrics(*told)
                     silent_since = time.monotonic()
-                answer.read_refusal(folder)
+                crashes.look()
+                for resumption in resumed.new():
+                    log.info(GOES_ON, *resumption)
                 for why in sorted(answer.unfit(folder) - unfit):
                     log.warning("%s", why)
                     unfit.add(why)
                 if training.nodes > 1 and time.monotonic() > silent_since + _SILENT_SECONDS:
-                    log.warning(_SILENT, folder / _LOG)
+                    log.warning(_SILENT, folder / LOG)
                     silent_since = math.inf  # until it is heard of again
         finally:
             stop(processes)
+        for resumption in resumed.new():
+            log.info(GOES_ON, *resumption)
         for told in heard.new():
             on_metrics(*told)
     answer.read_refusal(folder)
     if not (_is_done(folder) if ended == 0 else answer.is_done(folder)):
-        raise CrashError(_crashed(folder, ended, begin, training))
+        raise CrashError(crashes.told(ended, training))
 
 
 def torchrun(training: TrainingSettings, folder: Path, meeting: Sequence[str] = ()) -> list[str]:
@@ -184,24 +189,3 @@ def stop(processes: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         processes.kill()
         processes.wait()
-
-
-def _crashed(folder: Path, code: int, begin: int, training: TrainingSettings) -> str:
-    """`begin`: where in the log this run's words begin."""
-    log = folder / _LOG
-    with log.open("rb") as file:
-        file.seek(begin)
-        said = file.read().decode(errors="replace")
-    why = answer.read_crash(folder)
-    if not why and "RendezvousTimeoutError" in said:
-        return (
-            f"fewer machines than training.nodes = {training.nodes} came to {training.rendezvous} "
-            "in time: run `updater join` on the others, or set training.nodes"
-        )
-    if not why:  # it ended before it could say so itself
-        errors = _ERROR.findall(said)
-        why = f"one ended by {errors[0]}" if errors else "one was killed, or never began"
-    return (
-        f"the processes ended with exit code {code}, after at most {MAX_RESTARTS} restarts: {why}."
-        f" {log} has all of what they said"
-    )

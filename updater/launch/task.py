@@ -171,6 +171,11 @@ def kind_of(folder: Path) -> str:
     return str(read_json(folder / _TASK)["kind"])
 
 
+def saves_state(folder: Path) -> bool:
+    """Whether what it tells goes on after a kill, and does not begin again."""
+    return kind_of(folder) in (Learning.KIND, Drafting.KIND)
+
+
 def is_sharded(folder: Path) -> bool:
     """Whether each process has a part of the weights alone."""
     return bool(read_json(folder / _TASK)["sharded"])

@@ -8,6 +8,7 @@ the first of the processes writes, and is heard.
 
 import os
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +28,10 @@ from updater.train.ranks import Ranks
 _LONGEST = timedelta(hours=2)
 """For which the first may write what came of it: chosen, for a terabyte."""
 
+_LAST_SECONDS = 1.0
+"""torchrun looks ten times a second who has ended, and takes the first that it sees for what ended
+the others."""
+
 
 def main() -> None:
     """The task in the folder of the first argument is done, or why not stands there."""
@@ -39,6 +44,7 @@ def main() -> None:
         raise SystemExit(1) from error
     except Exception as error:
         answer.crash(folder, int(os.environ["RANK"]), error)
+        time.sleep(_LAST_SECONDS)  # it may have lost one that was killed, which is to be seen first
         raise
 
 

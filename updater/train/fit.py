@@ -73,7 +73,8 @@ def fit(
 
     `folder` keeps the run's state every `training.checkpoint_every_steps` steps and at the end.
     Called again with the same arguments after a kill, training goes on from there; on a CPU the
-    weights end bit for bit as if it had never stopped. A state of other arguments is not used.
+    weights end bit for bit as if it had never stopped, and `watch` is told. A state of other
+    arguments is not used.
 
     `trace`: what is recorded on the way, for `Fit.trace`: "" nothing, "optimizer", or "path". Also
     there where a finished run is asked again.
@@ -103,6 +104,8 @@ def fit(
             of_run = fingerprint(training, lesson, dict(model.named_parameters()), guards) + trace
             saver = Saver(folder, of_run, training, ranks)
             restored = saver.restore(learner)
+            if ranks.first and restored[0].num_steps:
+                watch.on_resumed(restored[0].num_steps, plan.num_steps)
             done = restored[0].num_examples
             bar = Progress(watch.title, plan.num_examples, done=done, shown=watch.progress)
             with bar as progress:

@@ -4,6 +4,7 @@ Not the run's state on disk (`updater.train.state`). Called by `updater.train.le
 micro-batch and step.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from updater.progress import Progress
 from updater.train.ranks import ALONE, Ranks
 from updater.train.schedule import MicroBatch, Plan
 from updater.train.state import Counters
+
+log = logging.getLogger("updater")
 
 EVERY_STEPS = 10
 """Losses are read, and metrics handed out, once in so many steps: on a GPU each read waits."""
@@ -34,15 +37,25 @@ def _no_metrics(_step: int, _metrics: dict[str, float]) -> None:
     """Metrics go nowhere."""
 
 
+GOES_ON = "goes on from step %d of %d"
+"""Logged where a run was restored: nothing of it was lost."""
+
+
+def _log_resumed(step: int, num_steps: int) -> None:
+    log.info(GOES_ON, step, num_steps)
+
+
 @dataclass(frozen=True)
 class Watch:
     """Who looks on while a run goes. `on_metrics(step, metrics)` is called every few steps; steps
     that a kill made vain come twice. `progress` shows how far the run is, on stderr, by the name
-    `title`: an update may train several times."""
+    `title`: an update may train several times. `on_resumed(step, num_steps)` is called where it
+    goes on from a saved state."""
 
     on_metrics: Metrics = _no_metrics
     progress: bool = True
     title: str = "train"
+    on_resumed: Callable[[int, int], None] = _log_resumed
 
 
 class Record:

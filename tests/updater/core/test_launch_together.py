@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
+import re
 import shlex
 import signal
 import socket
@@ -22,7 +24,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausa
 
 from regularizers import importance as weights
 from regularizers.consolidate import Held
-from updater.errors import InputError, UpdateError
+from updater.errors import CrashError, InputError, UpdateError
 from updater.launch import answer, processes, together
 from updater.launch.task import Learning, TermFiles
 from updater.nemotron import checkpoint
@@ -426,7 +428,11 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
 
 
 def test_a_killed_process_costs_no_more_than_its_last_steps(
-    base: Path, lesson: Lesson, importance: Path, tmp_path: Path
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     model, one = alone(base, lesson, importance, tmp_path / "one", epochs=8)
     folder = tmp_path / "many"
@@ -441,10 +447,65 @@ def test_a_killed_process_costs_no_more_than_its_last_steps(
             os.kill(killed[0], signal.SIGKILL)
 
     asked = task(base, importance, devices=2, epochs=8)
-    many = together.fit(asked, lesson, folder=folder, watch=Watch(kill_one, progress=False))
+    with caplog.at_level(logging.INFO, "updater"):
+        many = together.fit(asked, lesson, folder=folder, watch=Watch(kill_one, progress=False))
     assert min(steps) >= 10, steps
+    died, went_on = caplog.messages
+    assert re.fullmatch(
+        r"process \d was killed by signal 9 \(SIGKILL\); "
+        r"all start again from the last saved state, 1 of at most 3 times",
+        died,
+    )
+    assert re.fullmatch(rf"goes on from step \d+ of {one.num_steps}", went_on)
     same_weights(folder, model)
     assert (many.num_steps, many.num_examples) == (one.num_steps, one.num_examples)
+
+
+def test_who_was_killed_is_told_before_who_lost_it(
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each time that it is, and what to do in the end, which is done. The survivor says that a peer
+    has reset its connection."""
+    monkeypatch.setattr(processes, "MAX_RESTARTS", 1)
+    folder = tmp_path / "many"
+    killed: list[int] = []
+
+    def kill_second(step: int, _metrics: dict[str, float]) -> None:
+        found = [pid for pid in workers(folder) if rank_of(pid) == 1]
+        if step >= 10 and found and found[0] not in killed:
+            killed.append(found[0])
+            os.kill(found[0], signal.SIGKILL)
+
+    asked = task(base, importance, devices=2, epochs=40)
+    with pytest.raises(CrashError) as raised:
+        together.fit(asked, lesson, folder=folder, watch=Watch(kill_second, progress=False))
+    told = str(raised.value)
+    assert len(killed) == 2
+    assert re.search(
+        r"exit code 1, after at most 1 restarts: process 1 was killed by signal 9 \(SIGKILL\); the "
+        r"kernel does so where main memory runs out .*\. Run the same command again: it goes on "
+        r"from the last saved state\. .*processes\.log",
+        told,
+    )
+    assert "process 0" not in told
+    assert caplog.text.count("1 of at most 1 times") == caplog.text.count("start again") == 1
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "updater"), pytest.raises(Stopped):
+        together.fit(asked, lesson, folder=folder, watch=stop_at(20))
+    (went_on,) = caplog.messages
+    assert re.fullmatch(r"goes on from step \d\d+ of \d+", went_on)
+
+
+def rank_of(pid: int) -> int:
+    """Of a process that trains."""
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    (rank,) = [word for word in words if word.startswith(b"RANK=")]
+    return int(rank.partition(b"=")[2])
 
 
 def test_no_process_outlives_the_one_that_asked(

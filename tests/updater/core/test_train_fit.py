@@ -1,6 +1,7 @@
 """Fine-tuning: it learns, resumes exactly, pulls at the anchor once a step, stops when it must."""
 
 import dataclasses
+import logging
 import multiprocessing
 import os
 import signal
@@ -163,6 +164,7 @@ def test_killed_and_run_again_the_weights_are_bit_for_bit_the_same(
     base: Path,
     tmp_path: Path,
     driver: ModuleType,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Killed with SIGKILL in the middle of an optimizer step, and again after it was resumed, a
     run ends with the weights, losses and counts of one that was never killed. What an objective
@@ -172,7 +174,10 @@ def test_killed_and_run_again_the_weights_are_bit_for_bit_the_same(
         arguments = (base, tmp_path / "killed", kill_at, accumulate, "", way)
         assert run_in(driver, *arguments) == -signal.SIGKILL
     assert (tmp_path / "killed" / state.FILE).exists()
-    driver.run(base, tmp_path / "killed", 0, accumulate, "", way)
+    with caplog.at_level(logging.INFO, "updater"):
+        assert "goes on" not in caplog.text
+        driver.run(base, tmp_path / "killed", 0, accumulate, "", way)
+    assert sum(said.startswith("goes on from step ") for said in caplog.messages) == 1
     whole, resumed = (
         load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")
     )
