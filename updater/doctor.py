@@ -42,6 +42,7 @@ class Way:
     activation_checkpointing: bool
     devices: int
     strategy: str
+    gather_gib: float
     train_routers: bool
     lora_experts: bool
     peak_bytes: int
@@ -169,23 +170,29 @@ def _free_bytes() -> int | None:
 
 
 _Asked = tuple[TrainingSettings, RegularizerSettings]
-_COSTLY = ((1, "offload"), (0, "activation_checkpointing"), (1, "format"))
+_COSTLY = (
+    *((1, "offload"), (0, "activation_checkpointing")),
+    *((0, "gather_gib"), (1, "format")),
+)
 """Changes that cost an update time or exactness, the costliest first; each of the training (0) or
 of the regularizer (1)."""
 
 _LADDER: tuple[Mapping[str, Any], ...] = (
     {"batch_size": 1},
     {"activation_checkpointing": True},
+    {"gather_gib": 1.0},
     {"format": "factored"},
     {"offload": True},
     {"strategy": "fsdp"},
+    {"gather_gib": 1.0},
     {"adapt": "lora", "train_routers": False, "router_bias_rate": 0.0, "strategy": "auto"},
     {"strategy": "fsdp"},
+    {"gather_gib": 1.0},
     {"lora_experts": False},
 )
 """What is changed, one thing on top of the other, until an update fits. A smaller batch_size comes
 with a larger accumulate: steps of as many examples, in more passes. fsdp is by all GPUs of the
-machine, of all weights first, and then under LoRA."""
+machine, of all weights first, and then under LoRA; gather_gib is heeded there alone."""
 
 
 def _ways(
@@ -208,11 +215,14 @@ def _ways(
             if devices > 1 and (devices > training.devices or not training.sharded):
                 training = _in_passes(own, training, _sizes(own, devices)[0])
                 training = replace(training, devices=devices, **changes)
+        elif "gather_gib" in changes:
+            if training.sharded and training.gather_gib > changes["gather_gib"]:
+                training = replace(training, **changes)
         elif "lora_experts" in changes:
             if training.adapt == "lora":
                 training = replace(training, **changes)
-        elif changes.get("adapt") != "lora" or lora_refusal(regularizer) is None:
-            training = replace(training, **changes)
+        elif "adapt" not in changes or lora_refusal(regularizer) is None:
+            training = replace(training, **{"gather_gib": own.gather_gib} | changes)
         if (training, regularizer) not in found:
             found.append((training, regularizer))
     return found
@@ -300,6 +310,7 @@ def _way(
         activation_checkpointing=training.activation_checkpointing,
         devices=training.num_processes,
         strategy="fsdp" if training.sharded else "ddp",
+        gather_gib=training.gather_gib,
         train_routers=training.train_routers,
         lora_experts=training.lora_experts,
         peak_bytes=peak,

@@ -520,6 +520,31 @@ def test_what_fits_no_gpu_is_updated_under_lora_in_shards(
     assert fitting.parts["anchor"] == 0
 
 
+def test_smaller_pieces_are_advised_where_they_are_what_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All of Super's weights on three machines of GPUs that are a little smaller than H200s."""
+    eight = dataclasses.replace(GPU, names=GPU.names * 8, memory_bytes=115 * 2**30)
+    monkeypatch.setattr(doctor, "this_machine", lambda: eight)
+    training = TrainingSettings(
+        devices=8,
+        nodes=3,
+        nodes_for="all",
+        rendezvous="auto",
+        precision="bf16-mixed",
+        batch_size=24,
+        activation_checkpointing=True,
+    )
+    found = doctor.diagnose(
+        released(tmp_path / "x", "nemotron-3-super"),
+        training=training,
+        regularizer=RegularizerSettings(format="factored"),
+        length=4096,
+        timed=False,
+    )
+    assert _verdict(found).endswith("with training.gather_gib = 1 it does.")
+
+
 def test_factors_of_experts_are_left_out_where_they_do_not_fit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -191,6 +191,8 @@ def _verdict(found: "Diagnosis") -> str:
     # What "auto" stands for is another under lora.
     if first.devices > 1 and (first.strategy, first.adapt) != (own.strategy, own.adapt):
         changes.append(f'training.strategy = "{first.strategy}"')
+    if first.gather_gib != own.gather_gib:
+        changes.append(f"training.gather_gib = {first.gather_gib:g}")
     if first.batch_size != own.batch_size:
         changes.append(f"training.batch_size = {first.batch_size}")
         changes.append(f"training.accumulate = {first.accumulate}")

@@ -104,7 +104,7 @@ def fit(
             of_run = fingerprint(training, lesson, dict(model.named_parameters()), guards) + trace
             saver = Saver(folder, of_run, training, ranks)
             restored = saver.restore(learner)
-            if ranks.first and restored[0].num_steps:
+            if ranks.first and 0 < restored[0].num_steps < plan.num_steps:
                 watch.on_resumed(restored[0].num_steps, plan.num_steps)
             done = restored[0].num_examples
             bar = Progress(watch.title, plan.num_examples, done=done, shown=watch.progress)
