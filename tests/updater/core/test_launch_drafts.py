@@ -114,7 +114,8 @@ def test_the_head_is_that_of_one_process(
     assert moved == now.keys() - kept
 
 
-def test_over_a_backbone_in_bfloat16(given: Asked, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {"gather_gib": 1e-9}], ids=["whole", "in pieces"])
+def test_over_a_backbone_in_bfloat16(given: Asked, tmp_path: Path, more: dict[str, Any]) -> None:
     """As released, in mixed precision: of what is not trained there is no float32."""
     folder = with_head(given.folder, tmp_path / "released")
     tensors = load_file(given.folder / files.SINGLE)
@@ -122,7 +123,7 @@ def test_over_a_backbone_in_bfloat16(given: Asked, tmp_path: Path) -> None:
     save_file(small, folder / files.SINGLE, {"format": "pt"})
     given, changes = given._replace(folder=folder), {"precision": "bf16-mixed"}
     one = given.alone(tmp_path / "one", **changes)
-    many = given.together(tmp_path / "many", **changes)
+    many = given.together(tmp_path / "many", **changes, **more)
     assert ready(given.task(**changes, devices=1)).dtype == torch.bfloat16
     same_heads(tmp_path / "one", tmp_path / "many", atol=2e-2)
     assert many["acceptance_after"] == pytest.approx(one["acceptance_after"], abs=0.1)
