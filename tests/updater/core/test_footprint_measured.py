@@ -66,7 +66,8 @@ def train(training: TrainingSettings, folder: Path) -> None:
     guards = Guards(held)
     del held, moved
     watch = Watch(progress=False)
-    fit(model, lesson(3), training=training, guards=guards, folder=folder, watch=watch)
+    steps = lesson(3 * training.accumulate)
+    fit(model, steps, training=training, guards=guards, folder=folder, watch=watch)
 
 
 def peak_bytes(trace: Path) -> int:
@@ -86,6 +87,7 @@ def peak_bytes(trace: Path) -> int:
         {"precision": "bf16-mixed"},
         {"activation_checkpointing": True},
         {"precision": "bf16-mixed", "activation_checkpointing": True},
+        {"accumulate": 3},
         {"adapt": "lora"},
         {"adapt": "lora", "precision": "bf16-mixed"},
     ],
