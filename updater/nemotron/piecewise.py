@@ -164,7 +164,8 @@ class _Whole:
             a, b = part.a_of(next(sides))[here], part.b_of(next(sides))[here]
             with torch.autocast(stack.device.type, enabled=False):  # as peft adds them
                 sum_ = torch.baddbmm(stack, b.to(stack.dtype), a.to(stack.dtype), alpha=part.scale)
-            self._stacks[name] = sum_.to(dtype)
+            self._stacks[name] = sum_
+        self._stacks = {name: stack.to(dtype) for name, stack in self._stacks.items()}
 
     def __getattr__(self, name: str) -> Any:
         stacks = self.__dict__["_stacks"]
@@ -186,9 +187,9 @@ class _Totals:
     """
 
     def __init__(self, pieces: Pieces, factors: Sequence[Tensor], needs: Sequence[bool]) -> None:
-        self._pieces, self._needs = pieces, needs
+        self._pieces = pieces
         leaves = (*map(local, pieces.stacks.values()), *factors)
-        # No piece has an expert that this process has not: each row of a stack is written once.
+        # Each row of a stack is in one piece, and written once.
         self._totals = [
             torch.zeros_like(leaf, requires_grad=False) if needed else None
             for leaf, needed in zip(leaves, needs, strict=True)

@@ -202,3 +202,25 @@ def test_no_more_is_whole_at_a_time_than_is_asked_for(
         check()
         sums_b.sum().backward()
         check()
+
+
+@pytest.mark.parametrize("factors", [False, True])
+def test_what_is_added_to_float32_weights_is_added_in_float32(
+    base: Path,
+    language: Any,
+    mesh: DeviceMesh,
+    monkeypatch: pytest.MonkeyPatch,
+    factors: bool,
+) -> None:
+    """In bfloat16 a small factor's part would be rounded away before the product sees it."""
+    dtypes: set[torch.dtype] = set()
+    plain = distributed.all_gather_single
+
+    def gather(whole: Tensor, part: Tensor, **how: Any) -> Any:
+        dtypes.add(whole.dtype)
+        return plain(whole, part, **how)
+
+    monkeypatch.setattr(distributed, "all_gather_single", gather)
+    how: dict[str, Any] = {"precision": "bf16-mixed", "with_factors": True}
+    run(base, language, autocast=True, factors=factors, mesh=mesh, gather_bytes=1, **how)
+    assert dtypes == {torch.float32 if factors else torch.bfloat16}
