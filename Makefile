@@ -60,6 +60,7 @@ bench: setup ## The benchmarks, side by side with the usual way; results in benc
 	$(BIN)/python bench/scan.py --write
 	$(BIN)/python bench/smaller.py --write
 	$(BIN)/python bench/memory.py --write
+	$(BIN)/python bench/pieces.py --write
 	$(BIN)/python bench/compiled.py --write
 	$(BIN)/python bench/dag_parse.py --write
 	$(BIN)/python bench/scale.py --write

@@ -1,6 +1,6 @@
 """Experts in pieces beside FSDP2's whole layers: memory and time of an update's steps.
 
-    python bench/pieces.py            # prints the table, about 4 minutes on 2 cores
+    python bench/pieces.py            # prints the table, about 3 minutes on 2 cores
     python bench/pieces.py --write    # and writes bench/results/pieces.md
 
 Two processes train one model in shards over gloo, on the CPU and in float32: MoE layers that are
@@ -43,7 +43,7 @@ from updater.train.record import Watch
 from updater.train.shards import arranged
 
 RESULTS = Path(__file__).parent / "results" / "pieces.md"
-WORLD, STEPS, LENGTH, BATCH_SIZE = 2, 6, 64, 8
+WORLD, STEPS, LENGTH, BATCH_SIZE = 2, 3, 64, 8
 VOCABULARY_SIZE = 512
 FIELDS = presets.config_fields("nemotron-3-tiny", VOCABULARY_SIZE) | {
     "hybrid_override_pattern": "ME*EME",
@@ -160,7 +160,7 @@ def table(rounds: int) -> list[str]:
         "",
         f"`python bench/pieces.py`, {WORLD} processes over gloo, CPU, float32, torch"
         f" {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores,"
-        f" {datetime.date.today()}.",
+        f" {datetime.date.today()}, load average {os.getloadavg()[0]:.1f} at the start.",
         "",
         f"Three MoE layers with {LAYER_BYTES / 2**20:.0f} MiB of experts each, and little else;"
         f" {BATCH_SIZE} texts of {LENGTH} tokens a step. Memory is the most of the first process at"
