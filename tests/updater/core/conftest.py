@@ -13,6 +13,8 @@ import pyarrow as pa
 import pytest
 import torch
 from releasing import as_released
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
@@ -168,3 +170,13 @@ def driven_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def _one_thread() -> None:
     """Small tensors are fastest on one thread, and tests share the machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
+    """Of one process, which is its own world."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
+    )
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()

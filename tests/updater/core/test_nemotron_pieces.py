@@ -6,7 +6,6 @@ shows.
 
 import math
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, distributed
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
 from regularizers.low_rank import Factors
@@ -25,15 +24,6 @@ from updater.nemotron.pieces import STACKS, Pieces
 from updater.train.encode import collate, encode
 from updater.train.likelihood import negative_log_likelihood
 from updater.train.shards import arranged
-
-
-@pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
-    )
-    yield init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 40))

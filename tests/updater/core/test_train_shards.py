@@ -4,14 +4,13 @@ One process is its own world here; that two come to the weights of one, `test_la
 shows.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from updater.errors import InputError
 from updater.nemotron import checkpoint, kernel_inputs, kernels
@@ -23,15 +22,6 @@ from updater.train.shards import arranged, reshard
 
 LARGE = 2**40
 EXACT = ("embeddings", "lm_head", "norm", "gate", "A_log", "D", "dt_bias", "conv1d", "out_proj")
-
-
-@pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
-    )
-    yield init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
 
 
 def seen(model: nn.Module) -> dict[str, torch.dtype]:
