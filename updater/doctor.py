@@ -171,8 +171,10 @@ def _free_bytes() -> int | None:
 
 _Asked = tuple[TrainingSettings, RegularizerSettings]
 _COSTLY = (
-    *((1, "offload"), (0, "activation_checkpointing")),
-    *((0, "gather_gib"), (1, "format")),
+    (1, "offload"),
+    (0, "activation_checkpointing"),
+    (0, "gather_gib"),
+    (1, "format"),
 )
 """Changes that cost an update time or exactness, the costliest first; each of the training (0) or
 of the regularizer (1)."""
