@@ -33,7 +33,7 @@ def learn(folder: Path, ranks: Ranks, device: str) -> None:
         ranks.mesh,
         gather_bytes=task.training.gather_bytes,
         precision=gathered_in(task.training, task.regularizer.method),
-        with_factors=task.training.adapt == "lora" and task.training.lora_experts,
+        with_factors=task.training.factors_on_experts,
     )
     model, _ = checkpoint.load(task.start, device=device, dtype=dtype, arranged=cut)
     freeze(model, task.training)  # before anything goes forward

@@ -241,6 +241,11 @@ class TrainingSettings:
         return wanted and self.num_processes > 1
 
     @property
+    def factors_on_experts(self) -> bool:
+        """Whether low-rank factors of routed experts are trained."""
+        return self.adapt == "lora" and self.lora_experts
+
+    @property
     def gather_bytes(self) -> int:
         """Of a layer's routed experts in shards, what is whole at a time, at most."""
         return int(self.gather_gib * 2**30)

@@ -25,17 +25,28 @@ from updater.nemotron.layout import pattern
 from updater.nemotron.weights import stays_float32
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import HOLD_WEIGHTS
-from updater.train import activations
+from updater.train.activations import checkpointed
 from updater.train.adapt import Adaptation, adapted, freeze
 from updater.train.gathered import ExpertPieces, expert_pieces, gathered_bytes
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
 from updater.train.shards import gathered_in, multiplied
 
-Measured = Callable[..., Counter[str]]
-"""(fields, checkpointed=, in_pieces=, merged=) -> counts of a model of these fields: parameters
-"trained" and "frozen", and the bytes "kept" for the way back, and whatever else adds up. merged:
-weights take the gradients, and no low-rank factors do."""
+
+@dataclass(frozen=True)
+class Pass:
+    """How a model goes forward. `checkpointed`: each layer is computed again on the way back;
+    `in_pieces`: routed experts are gathered so; `merged`: weights take the gradients, and no
+    low-rank factors do."""
+
+    checkpointed: bool = False
+    in_pieces: bool = False
+    merged: bool = False
+
+
+Measured = Callable[[dict[str, Any], Pass], Counter[str]]
+"""Counts of a model of these fields: parameters "trained" and "frozen", and the bytes "kept" for
+the way back, and whatever else adds up."""
 
 CONTEXT_BYTES = 2**30
 """What CUDA, its libraries and the allocator's odds and ends take on a GPU: chosen, about that."""
@@ -104,7 +115,7 @@ def footprint(
     """
     shards = training.num_processes if training.sharded else 1
     lora = training.adapt == "lora"
-    with_factors = lora and training.lora_experts
+    with_factors = training.factors_on_experts
     num_tokens = training.share * length
     cut_dtype = frozen_dtype if lora else torch.float32
     precision = gathered_in(training, regularizer.method)
@@ -117,27 +128,20 @@ def footprint(
     training = replace(training.on_one_device, batch_size=training.share)
     dtypes = (frozen_dtype, anchor_dtype(regularizer, released_dtype))
 
-    def measured(part: dict[str, Any], **kept: bool) -> Counter[str]:
-        fields, form = json.dumps(part), regularizer.format
-        given = {"kernels": kernels, "cast": cast, **kept}
-        return Counter(_measured(fields, training, form, length, dtypes, **given))
+    def measured(part: dict[str, Any], passed: Pass) -> Counter[str]:
+        given = (json.dumps(part), training, regularizer.format, length, dtypes, passed)
+        return Counter(_measured(*given, kernels=kernels, cast=cast))
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing, pieces=pieces)
-    holds = regularizer.method in HOLD_WEIGHTS and not regularizer.offload
-    # Under LoRA the base's own weights, which stay as they are; of several terms not.
-    shares = lora and not _between_terms(regularizer)
-    # Low-rank factors are whole in each process, and so is a factored importance beside them.
-    cut = 1 if lora else shards
-    importance_cut = cut if shares and regularizer.format == "factored" else shards
+    cut = 1 if lora else shards  # low-rank factors are whole in each process
     gradients = 4 * total["trained"] // cut
+    anchor, importance = _held(total, regularizer, lora=lora, shards=shards)
     return Footprint(
         weights=4 * total["trained"] // cut + frozen_dtype.itemsize * total["frozen"] // shards,
         gradients=gradients,
         optimizer=8 * total["trained"] // cut,
-        anchor=total["anchor"] // shards if holds and not shares else 0,
-        importance=total["importance"] // importance_cut
-        if holds and regularizer.method != "l2"
-        else 0,
+        anchor=anchor,
+        importance=importance,
         activations=total["kept"],
         recomputed=total["recomputed"],
         # The logits, their gradient, and the log-softmax between.
@@ -151,6 +155,20 @@ def footprint(
         if training.accumulate > 1
         else 0,
     )
+
+
+def _held(
+    total: Counter[str], regularizer: RegularizerSettings, *, lora: bool, shards: int
+) -> tuple[int, int]:
+    """Bytes of anchor and importance on each device."""
+    if regularizer.method not in HOLD_WEIGHTS or regularizer.offload:
+        return 0, 0
+    # Under LoRA the base's own weights, which stay as they are; of several terms not.
+    shares = lora and not _between_terms(regularizer)
+    # Beside low-rank factors, which are whole in each process, a factored importance is too.
+    cut = 1 if shares and regularizer.format == "factored" else shards
+    anchor = 0 if shares else total["anchor"] // shards
+    return anchor, 0 if regularizer.method == "l2" else total["importance"] // cut
 
 
 def anchor_dtype(regularizer: RegularizerSettings, released: torch.dtype) -> torch.dtype:
@@ -198,11 +216,7 @@ def idle_bytes(fields: Mapping[str, Any], training: TrainingSettings, *, shards:
 
 
 def summed(
-    fields: Mapping[str, Any],
-    measured: Measured,
-    *,
-    checkpointed: bool,
-    pieces: ExpertPieces,
+    fields: Mapping[str, Any], measured: Measured, *, checkpointed: bool, pieces: ExpertPieces
 ) -> Counter[str]:
     """What the whole takes of what `measured` tells of some of its layers, where everything adds up
     over layers: one and two of each kind tell what one of it takes.
@@ -213,21 +227,21 @@ def summed(
     """
     letters = pattern(fields, where="config.json")
 
-    def told(layers: str, **how: bool) -> Counter[str]:
+    def told(layers: str, passed: Pass) -> Counter[str]:
         changed = {"hybrid_override_pattern": layers, "num_hidden_layers": len(layers)}
-        return measured(dict(fields) | changed, **how)
+        return measured(dict(fields) | changed, passed)
 
     total: Counter[str] = Counter()
     largest = ends = recomputed = 0
     for kind in dict.fromkeys(letters):
         in_pieces = kind == "E" and pieces.apart > 0
-        how = {"checkpointed": checkpointed, "in_pieces": in_pieces, "merged": False}
-        alone, twice = (told(n * kind, **how) for n in (1, 2))
+        passed = Pass(checkpointed=checkpointed, in_pieces=in_pieces)
+        alone, twice = (told(n * kind, passed) for n in (1, 2))
         twice.subtract(alone)
         if checkpointed or in_pieces:
             # What experts in pieces have on top is in the piece already.
-            again = {"checkpointed": False, "in_pieces": False, "merged": in_pieces}
-            whole = [told(n * kind, **again)["kept"] for n in (1, 2)]
+            again = Pass(merged=in_pieces)
+            whole = [told(n * kind, again)["kept"] for n in (1, 2)]
             # All tokens may go to the experts of one piece. What comes in and both gradients are
             # there for all pieces.
             more = 3 * pieces.pairs if in_pieces else 0
@@ -261,12 +275,10 @@ def _measured(
     form: str,
     length: int,
     dtypes: tuple[torch.dtype, torch.dtype],
+    passed: Pass,
     *,
     kernels: bool,
     cast: bool,
-    in_pieces: bool,
-    merged: bool,
-    checkpointed: bool,
 ) -> Counter[str]:
     """Parameters trained and frozen; bytes of the anchor, the importance in the format `form`, and
     what is kept. `fields`: of config.json, as JSON. `dtypes`: of what is frozen, of the anchor.
@@ -277,9 +289,9 @@ def _measured(
             model = build(json.loads(fields))
             freeze(model, training)
             adaptation = Adaptation()
-            if not merged:
+            if not passed.merged:
                 adaptation = block.enter_context(adapted(model, training))
-        block.enter_context(activations.checkpointed(model, on=checkpointed))
+        block.enter_context(checkpointed(model, on=passed.checkpointed))
         found: Counter[str] = Counter()
         for name, parameter in model.named_parameters():
             found["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
@@ -293,11 +305,6 @@ def _measured(
         if cast:
             cast_as_gathered(model)
         found["kept"] = kept_bytes(
-            model,
-            training.batch_size,
-            length,
-            precision=training.precision,
-            kernels=kernels,
-            in_pieces=in_pieces,
+            model, training, length, kernels=kernels, in_pieces=passed.in_pieces
         )
     return found

@@ -17,7 +17,7 @@ from updater.nemotron.layout import mtp_pattern, mtp_shapes, tensor_shapes
 from updater.settings import TrainingSettings
 from updater.train.drafting import NUM_DRAFTS
 from updater.train.footprint import Footprint, idle_bytes
-from updater.train.gathered import expert_pieces
+from updater.train.gathered import ExpertPieces, expert_pieces
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
 
@@ -60,12 +60,14 @@ def head_footprint(
     of_backbone = expert_pieces(fields, plain, resting_dtype, num_tokens=num_tokens).bytes()
     # Beside its blocks: the norms' and eh_proj's inputs of each draft, and the backbone's states.
     fused = num_tokens * hidden * (NUM_DRAFTS * 4 * (2 + 2) + 2 * resting_dtype.itemsize)
-    largest = max(
+    mixers = [
         sum(n for name, n in sizes.items() if name.startswith(f"mtp.layers.{layer}."))
         - (pieces.apart if letter == "E" else 0)
         for layer, letter in enumerate(letters)
-    )
-    ends = 2 * hidden * fields["vocab_size"]
+    ]
+    of_head = 2 * 4 * max(mixers) + _gathered(pieces, shards)
+    ends = resting_dtype.itemsize * 2 * hidden * fields["vocab_size"]
+    gradients = 4 * trained // shards
     kept = [
         _kept(json.dumps(blocks), alone, length, kernels=kernels, in_pieces=in_pieces)
         for in_pieces in (False, True)
@@ -73,25 +75,23 @@ def head_footprint(
     again = kept[False] - kept[True] + 3 * pieces.pairs if pieces.apart else 0
     return Footprint(
         weights=(resting_dtype.itemsize * backbone + 4 * head) // shards,
-        gradients=4 * trained // shards,
+        gradients=gradients,
         optimizer=8 * trained // shards,
         anchor=0,
         importance=0,
         activations=NUM_DRAFTS * kept[bool(pieces.apart)] + fused,
         recomputed=again,
         logits=3 * min(4 * num_tokens * fields["vocab_size"], LOGITS_BYTES),
-        # Of shards: a mixer of the head and its gradient; embedding and output head. Each draft
-        # has a gradient of its own.
-        gathered=(
-            resting_dtype.itemsize * ends
-            + max(
-                2 * 4 * largest + pieces.bytes(gradients=True) + pieces.shard(shards, trained=True),
-                of_backbone,
-            )
-        )
-        * (shards > 1),
+        # Of shards: a mixer of the head and its gradient; embedding and output head.
+        gathered=(ends + max(of_head, of_backbone)) * (shards > 1),
         idle=idle_bytes(blocks, alone, shards=shards),
+        accumulated=gradients if training.accumulate > 1 else 0,
     )
+
+
+def _gathered(pieces: ExpertPieces, shards: int) -> int:
+    """Each draft has a gradient of its own."""
+    return pieces.bytes(gradients=True) + pieces.shard(shards, trained=True)
 
 
 @lru_cache(maxsize=64)
@@ -101,11 +101,4 @@ def _kept(
     """What the head's blocks keep of one draft; `fields`: of config.json, as JSON."""
     with torch.device("meta"):
         model = build(json.loads(fields))
-    return kept_bytes(
-        model,
-        training.batch_size,
-        length,
-        precision=training.precision,
-        kernels=kernels,
-        in_pieces=in_pieces,
-    )
+    return kept_bytes(model, training, length, kernels=kernels, in_pieces=in_pieces)

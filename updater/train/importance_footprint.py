@@ -17,9 +17,9 @@ from updater.nemotron.checkpoint import build
 from updater.nemotron.weights import is_experts, stays_float32
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import METHODS
-from updater.train import activations
+from updater.train.activations import checkpointed
 from updater.train.adapt import freeze
-from updater.train.footprint import cast_as_gathered, summed
+from updater.train.footprint import Pass, cast_as_gathered, summed
 from updater.train.gathered import expert_pieces, gathered_bytes
 from updater.train.importance import SAMPLED_BATCH
 from updater.train.kept import kept_bytes
@@ -78,10 +78,9 @@ def importance_footprint(
     pieces = expert_pieces(fields, training, resting, num_tokens=batch_size * length)
     training = replace(training.on_one_device, batch_size=batch_size)
 
-    def measured(part: dict[str, Any], **kept: bool) -> Counter[str]:
-        given = {"kernels": kernels, "in_shards": shards > 1, **kept}
-        del given["merged"]  # no factors are there yet
-        return Counter(_weighed(json.dumps(part), training, length, frozen_dtype, **given))
+    def measured(part: dict[str, Any], passed: Pass) -> Counter[str]:
+        given = (json.dumps(part), training, length, frozen_dtype, passed)
+        return Counter(_weighed(*given, kernels=kernels, in_shards=shards > 1))
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing, pieces=pieces)
     logits = 3 * 4 * batch_size * length * fields["vocab_size"]
@@ -97,7 +96,7 @@ def importance_footprint(
         logits=logits,
         # Of a layer under LoRA only what has factors takes a gradient, one after the other.
         gathered=gathered_bytes(total, resting, gradients=not lora)
-        + pieces.bytes(gradients=not lora or training.lora_experts)
+        + pieces.bytes(gradients=not lora or training.factors_on_experts)
         if shards > 1
         else 0,
     )
@@ -115,14 +114,13 @@ def _weighed(
     training: TrainingSettings,
     length: int,
     frozen_dtype: torch.dtype,
+    passed: Pass,
     *,
     kernels: bool,
     in_shards: bool,
-    in_pieces: bool,
-    checkpointed: bool,
 ) -> Counter[str]:
     """Parameters trained, which are asked for their gradient, and frozen; bytes of both, and of
-    what is kept. `fields`: of config.json, as JSON."""
+    what is kept: there are no factors yet. `fields`: of config.json, as JSON."""
     with torch.device("meta"):
         model = build(json.loads(fields))
         freeze(model, training)
@@ -135,14 +133,9 @@ def _weighed(
         found["weights"] += parameter.nbytes
     if in_shards and training.precision == "bf16-mixed":
         cast_as_gathered(model)
-    with activations.checkpointed(model, on=checkpointed):
+    with checkpointed(model, on=passed.checkpointed):
         found["kept"] = kept_bytes(
-            model,
-            training.batch_size,
-            length,
-            precision=training.precision,
-            kernels=kernels,
-            in_pieces=in_pieces,
+            model, training, length, kernels=kernels, in_pieces=passed.in_pieces
         )
     return found
 

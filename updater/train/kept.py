@@ -20,21 +20,21 @@ from transformers.models.nemotron_h import modeling_nemotron_h
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from updater.nemotron import grouped, piecewise
+from updater.settings import TrainingSettings
 
 
 def kept_bytes(
     model: NemotronHForCausalLM,
-    batch_size: int,
+    training: TrainingSettings,
     length: int,
     *,
-    precision: str,
     kernels: bool = False,
     in_pieces: bool = False,
 ) -> int:
-    """What autograd keeps of a forward pass over so many tokens, every tensor's memory once: the
-    weights that autocast casts too, the model's own not. The model may be on the meta device: its
-    weights are not looked at. `precision`: of `settings.TrainingSettings`; the mixed ones, of 16
-    bits both, keep the same. `in_pieces`: routed experts are gathered so, and computed again."""
+    """What autograd keeps of a forward pass over a batch of `training`, of texts of so many tokens:
+    every tensor's memory once, the weights that autocast casts too, the model's own not. It may be
+    on the meta device: its weights are not looked at. The mixed precisions, of 16 bits both, keep
+    the same. `in_pieces`: routed experts are gathered so, and computed again."""
     found: dict[int, int] = {}
     alive = []  # a storage that is gone could have its name taken by another
 
@@ -49,10 +49,10 @@ def kept_bytes(
             name: torch.empty(tensor.shape, dtype=tensor.dtype).requires_grad_(tensor.requires_grad)
             for name, tensor in chain(model.model.named_parameters(), model.model.named_buffers())
         }
-        tokens_bl = torch.zeros(batch_size, length, dtype=torch.int64)
+        tokens_bl = torch.zeros(training.batch_size, length, dtype=torch.int64)
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true"),
+            torch.autocast("cpu", torch.bfloat16, enabled=training.precision != "32-true"),
             _fused() if kernels else nullcontext(),
             _in_pieces() if in_pieces else nullcontext(),
             _without_mask(),
