@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import re
-import struct
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from cutting import chosen, lively
+from reckoned import GPU, released
 
 from store.ledger import ModelVersion, Update, migrate
 from updater import doctor, refusals
@@ -25,45 +24,14 @@ from updater.compress.quantize.write import write
 from updater.errors import InputError
 from updater.initialise import EXAMPLE
 from updater.nemotron import checkpoint, presets
-from updater.nemotron.layout import mtp_shapes, tensor_shapes
+from updater.nemotron.layout import mtp_shapes
 from updater.nemotron.smaller import shrink
 from updater.nemotron.weights import is_experts
-from updater.reckoning import stages
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.train import footprint as footprint_module
 from updater.train.importance_footprint import importance_footprint
 from updater.train.shards import multiplied
 from updater.workspace import Workspace
-
-BYTES = {"BF16": 2, "F32": 4, "U8": 1}
-GPU = doctor.Machine("cuda", ("NVIDIA H200",), 139 * 2**30, 16, kernels=True)
-
-
-def released(
-    folder: Path, name: str, *, dtype: str = "BF16", head: bool = True, vocabulary: int = 131_072
-) -> Path:
-    """A checkpoint of the release's true shape and size, without its bytes: a file with a hole."""
-    folder.mkdir()
-    fields = presets.config_fields(name, vocabulary)
-    (folder / "config.json").write_text(json.dumps(fields))
-    special = [{"id": number, "content": f"<{number}>"} for number in range(3)]
-    tokens = {"added_tokens": special, "model": {"vocab": {"a": vocabulary - 1}}}
-    (folder / "tokenizer.json").write_text(json.dumps(tokens))
-    shapes = tensor_shapes(fields, where="") | (mtp_shapes(fields, where="") if head else {})
-    header: dict[str, Any] = {}
-    end = 0
-    for tensor, shape in shapes.items():
-        kept = "F32" if ".gate." in tensor else dtype
-        size = BYTES[kept]
-        for length in shape:
-            size *= length
-        header[tensor] = {"dtype": kept, "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    with (folder / "model.safetensors").open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        stream.truncate(8 + len(text) + end)
-    return folder
 
 
 def config(folder: Path) -> dict[str, Any]:
@@ -450,129 +418,6 @@ def test_a_heads_alignment_is_reckoned_too(monkeypatch: pytest.MonkeyPatch, tmp_
     assert ways[1].head_parts["weights"] == pytest.approx(4 * (120.67e9 + head) / 4, rel=0.001)
 
 
-def test_an_evaluation_on_one_machine_is_reckoned_beside_a_training_on_many(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    many = dataclasses.replace(GPU, names=GPU.names * 8)
-    monkeypatch.setattr(doctor, "this_machine", lambda: many)
-    folder = released(tmp_path / "x", "nemotron-3-ultra")
-    training = TrainingSettings(devices=4, nodes=32, precision="bf16-mixed")
-    with pytest.raises(InputError, match=r"takes 26\d GiB of each device .* in its evaluation"):
-        refusals.refuse_too_large(
-            folder, training=training, regularizer=RegularizerSettings(method="none")
-        )
-
-
-def test_several_machines_are_told_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ultra by three of eight H200: by all of their GPUs, where the settings have two of each."""
-    monkeypatch.setattr(
-        doctor, "this_machine", lambda: dataclasses.replace(GPU, names=["H200"] * 8)
-    )
-    folder = released(tmp_path / "x", "nemotron-3-ultra")
-    three = TrainingSettings(
-        devices=2,
-        nodes=3,
-        nodes_for="all",
-        rendezvous="auto",
-        adapt="lora",
-        strategy="fsdp",
-        precision="bf16-mixed",
-        batch_size=24,
-    )
-    given = {"regularizer": RegularizerSettings(), "length": 4096, "timed": False}
-    found = doctor.diagnose(folder, training=three, **given)
-    assert found.nodes == 3
-    said = _verdict(found)
-    assert said.startswith("By these settings it doesn't fit 3 machines like this one; with ")
-    assert "training.devices = 8" in said
-    fitting = dataclasses.replace(three, devices=8, batch_size=8, activation_checkpointing=True)
-    said = _verdict(doctor.diagnose(folder, training=fitting, **given))
-    assert said == "3 machines like this one can update it by these settings."
-    assert "3 machines like this one can't" in _verdict(
-        doctor.diagnose(folder, training=three, **{**given, "length": 100_000})
-    )
-
-
-def test_what_fits_no_gpu_is_updated_under_lora_in_shards(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Super on eight H200: all weights take more than there is, and so does one device that has
-    all of them frozen."""
-    eight = dataclasses.replace(GPU, names=GPU.names * 8)
-    monkeypatch.setattr(doctor, "this_machine", lambda: eight)
-    folder = released(tmp_path / "x", "nemotron-3-super")
-    training = TrainingSettings(devices=8, precision="bf16-mixed", lora_experts=True)
-    ewc = RegularizerSettings()
-    found = doctor.diagnose(folder, training=training, regularizer=ewc, length=4096, timed=False)
-    asked = {(way.adapt, way.strategy, way.lora_experts): way for way in found.ways}
-    fitting = asked.pop(("lora", "fsdp", True))
-    assert fitting.fits
-    assert [key for key, way in asked.items() if way.fits] == [("lora", "fsdp", False)]
-    said = _verdict(found)
-    assert 'training.adapt = "lora", training.strategy = "fsdp"' in said
-    assert "lora_experts" not in said
-    chosen = dataclasses.replace(training, adapt="lora", strategy="fsdp")
-    refusals.refuse_too_large(folder, training=chosen, regularizer=ewc)
-    # The frozen weights are cut, in bfloat16; the factors are whole, in float32.
-    factors = fitting.parts["gradients"]
-    assert fitting.parts["optimizer"] == 2 * factors
-    assert fitting.parts["weights"] == pytest.approx(2 * 120.67e9 / 8 + factors, rel=0.001)
-    assert fitting.parts["anchor"] == 0
-
-
-def test_smaller_pieces_are_advised_where_they_are_what_is_needed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """All of Super's weights on three machines of GPUs that are a little smaller than H200s."""
-    eight = dataclasses.replace(GPU, names=GPU.names * 8, memory_bytes=115 * 2**30)
-    monkeypatch.setattr(doctor, "this_machine", lambda: eight)
-    training = TrainingSettings(
-        devices=8,
-        nodes=3,
-        nodes_for="all",
-        rendezvous="auto",
-        precision="bf16-mixed",
-        batch_size=24,
-        activation_checkpointing=True,
-    )
-    found = doctor.diagnose(
-        released(tmp_path / "x", "nemotron-3-super"),
-        training=training,
-        regularizer=RegularizerSettings(format="factored"),
-        length=4096,
-        timed=False,
-    )
-    assert _verdict(found).endswith("with training.gather_gib = 1 it does.")
-
-
-def test_factors_of_experts_are_left_out_where_they_do_not_fit(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Ultra on two machines of eight H200: the estimate of its experts' importance is too large."""
-    eight = dataclasses.replace(GPU, names=GPU.names * 8)
-    monkeypatch.setattr(doctor, "this_machine", lambda: eight)
-    training = TrainingSettings(
-        devices=8,
-        nodes=2,
-        nodes_for="all",
-        rendezvous="auto",
-        adapt="lora",
-        strategy="fsdp",
-        lora_experts=True,
-        precision="bf16-mixed",
-        batch_size=8,
-        activation_checkpointing=True,
-    )
-    found = doctor.diagnose(
-        released(tmp_path / "x", "nemotron-3-ultra"),
-        training=training,
-        regularizer=RegularizerSettings(format="factored"),
-        length=4096,
-        timed=False,
-    )
-    assert _verdict(found).endswith("with training.lora_experts = false it does.")
-
-
 @pytest.mark.parametrize(
     ("name", "machine", "training", "refused"),
     [
@@ -809,70 +654,3 @@ def test_what_the_next_update_trains_is_told_where_the_deployed_version_is_compr
         left = json.loads(result.stdout.splitlines()[-1])
         assert left["compressed"] == "compressed"
         assert left["model"]["num_parameters"] < found["model"]["num_parameters"]
-
-
-@pytest.mark.parametrize(
-    ("name", "nodes"),
-    [*(("Super", nodes) for nodes in (1, 2, 3)), *(("Ultra", nodes) for nodes in (1, 2, 3, 5, 16))],
-)
-def test_what_machines_of_eight_gpus_take_is_as_documented(name: str, nodes: int) -> None:
-    """docs/parallel.md, of each GPU, in GiB."""
-    page = (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
-    (row,) = re.findall(rf"^\| {name} \| {nodes} \|(.*)\|$", page, re.MULTILINE)
-    training = TrainingSettings(
-        devices=8,
-        nodes=nodes,
-        nodes_for="all",
-        rendezvous="auto",
-        strategy="fsdp",
-        precision="bf16-mixed",
-        batch_size=8 * nodes,
-        activation_checkpointing=True,
-        mtp="align",
-    )
-    lora, with_experts, full = (
-        stages(
-            presets.config_fields(f"nemotron-3-{name.lower()}", 131_072),
-            dataclasses.replace(GPU, names=GPU.names * 8),
-            dataclasses.replace(training, **changes),
-            RegularizerSettings(format="factored"),
-            4096,
-            released=torch.bfloat16,
-        )
-        for changes in (
-            {"adapt": "lora"},
-            {"adapt": "lora", "lora_experts": True},
-            {"adapt": "full"},
-        )
-    )
-    asked = (
-        *(lora.answers, lora.head, lora.importance, lora.training),
-        *(with_experts.importance, with_experts.training),
-        *(full.importance, full.training),
-    )
-    peaks = [round(stage.peak / 2**30) for stage in asked if stage is not None]
-    assert peaks == [int(cell) for cell in row.split("|")]
-
-
-def test_what_super_takes_where_each_device_has_it_whole_is_as_documented() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
-    (told,) = re.findall(r"takes (\d+) GiB of each\s+device .* and (\d+) in shards", page)
-    training = TrainingSettings(
-        devices=8,
-        precision="bf16-mixed",
-        batch_size=8,
-        activation_checkpointing=True,
-        adapt="lora",
-    )
-    most = [
-        stages(
-            presets.config_fields("nemotron-3-super", 131_072),
-            dataclasses.replace(GPU, names=GPU.names * 8),
-            dataclasses.replace(training, strategy=strategy),
-            RegularizerSettings(format="factored"),
-            4096,
-            released=torch.bfloat16,
-        ).peak
-        for strategy in ("ddp", "fsdp")
-    ]
-    assert [round(peak / 2**30) for peak in most] == [int(number) for number in told]
