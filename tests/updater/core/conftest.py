@@ -16,8 +16,11 @@ from releasing import as_released
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from regularizers import importance as importances
 from updater.nemotron import checkpoint
 from updater.settings import TrainingSettings
+from updater.train.importance import estimate
+from updater.train.lesson import Lesson
 
 MICRO = {
     "model_type": "nemotron_h",
@@ -180,3 +183,27 @@ def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
     )
     yield init_device_mesh("cpu", (1,))
     distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def lesson(base: Path, language: Any) -> Lesson:
+    """What one and many processes learn: 60 examples."""
+    _, tokenizer = checkpoint.load(base)
+    return Lesson.of(tokenizer, language(0, 40), language(100, 20), max_length_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def importance(base: Path, lesson: Lesson, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the base's weights for it: a file."""
+    model, _ = checkpoint.load(base)
+    found = estimate(
+        model,
+        lesson.examples,
+        estimator="empirical",
+        checkpoint_digest="",
+        data_digest="",
+        progress=False,
+    )
+    path = tmp_path_factory.mktemp("importance") / "importance.safetensors"
+    importances.save(found, path)
+    return path
