@@ -252,11 +252,10 @@ def test_a_place_to_meet_is_taken(tmp_path: Path, place: str) -> None:
     assert settings(tmp_path, f"training.rendezvous={place}").training.rendezvous == place
 
 
-def test_factors_of_experts_are_not_trained_in_shards(tmp_path: Path) -> None:
+def test_factors_of_experts_are_trained_in_shards_where_that_is_asked_for(tmp_path: Path) -> None:
     asked = ("training.adapt=lora", "training.lora_experts=true")
     assert not settings(tmp_path, *asked).training.sharded
-    with pytest.raises(InputError, match="routed experts are not trained in shards"):
-        settings(tmp_path, *asked, "training.strategy=fsdp")
+    assert settings(tmp_path, *asked, "training.strategy=fsdp").training.sharded
 
 
 def test_what_a_cluster_is_told_makes_no_other_update(tmp_path: Path) -> None:
