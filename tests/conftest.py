@@ -1,14 +1,17 @@
 """What tests of several packages share: a tiny architecture, databases, a ledger with a story."""
 
 import contextlib
+import gc
 import json
 import logging
 import os
+import subprocess
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -70,16 +73,38 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take long come first, so that at the end no worker waits for another's; then
-    those with many tests."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    counts = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in slow, -counts[item.path]))
+    those with many tests. Coverage is of the quick tests alone: to follow a training line by line
+    takes a third of its time on top, and most of what slow tests run are other processes."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    for item in slow:
+        item.add_marker("no_cover")  # pytest-cov's
+    files, counts = {item.path for item in slow}, Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in files, -counts[item.path]))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: Python's collector, which looked at all of it again and again, took
+    a tenth of the tests' time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def tiny_json() -> str:
     """The text of a config.json: an architecture that trains in seconds."""
     return json.dumps(ARCHITECTURE)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many processes are forked, and not torchrun's, which import all anew: for tests of what they
+    come to."""
+    from forked_workers import ForkedWorkers
+
+    from updater.launch import processes
+
+    there = {**vars(subprocess), "Popen": ForkedWorkers}
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(**there))
 
 
 def missing(service: str, error: Exception) -> None:

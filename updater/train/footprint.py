@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from regularizers.formats import kept, num_bytes
+from regularizers.formats import FORMATS, kept, num_bytes
 from updater.nemotron.checkpoint import build
 from updater.nemotron.experts import KEPT_BYTES
 from updater.nemotron.layout import pattern
@@ -129,7 +129,7 @@ def footprint(
     dtypes = (frozen_dtype, anchor_dtype(regularizer, released_dtype))
 
     def measured(part: dict[str, Any], passed: Pass) -> Counter[str]:
-        given = (json.dumps(part), training, regularizer.format, length, dtypes, passed)
+        given = (json.dumps(part), of_a_pass(training), length, dtypes, passed)
         return Counter(_measured(*given, kernels=kernels, cast=cast))
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing, pieces=pieces)
@@ -168,7 +168,8 @@ def _held(
     # Beside low-rank factors, which are whole in each process, a factored importance is too.
     cut = 1 if shares and regularizer.format == "factored" else shards
     anchor = 0 if shares else total["anchor"] // shards
-    return anchor, 0 if regularizer.method == "l2" else total["importance"] // cut
+    importance = total[f"importance, {regularizer.format}"]
+    return anchor, 0 if regularizer.method == "l2" else importance // cut
 
 
 def anchor_dtype(regularizer: RegularizerSettings, released: torch.dtype) -> torch.dtype:
@@ -179,6 +180,18 @@ def anchor_dtype(regularizer: RegularizerSettings, released: torch.dtype) -> tor
 
 def _between_terms(regularizer: RegularizerSettings) -> bool:
     return (regularizer.method, regularizer.terms) == ("ewc", "periods")
+
+
+def of_a_pass(training: TrainingSettings) -> TrainingSettings:
+    """The settings of one process, without those that no pass heeds or that `Pass` has: ways that
+    differ in these alone are measured once."""
+    return replace(
+        training,
+        accumulate=1,
+        activation_checkpointing=False,
+        gather_gib=TrainingSettings.gather_gib,
+        strategy="auto",
+    )
 
 
 def held_bytes(
@@ -272,7 +285,6 @@ def cast_as_gathered(model: NemotronHForCausalLM) -> None:
 def _measured(
     fields: str,
     training: TrainingSettings,
-    form: str,
     length: int,
     dtypes: tuple[torch.dtype, torch.dtype],
     passed: Pass,
@@ -280,9 +292,9 @@ def _measured(
     kernels: bool,
     cast: bool,
 ) -> Counter[str]:
-    """Parameters trained and frozen; bytes of the anchor, the importance in the format `form`, and
-    what is kept. `fields`: of config.json, as JSON. `dtypes`: of what is frozen, of the anchor.
-    `cast`: shards are gathered in bfloat16."""
+    """Parameters trained and frozen; bytes of the anchor, the importance in each format, and what
+    is kept. `fields`: of config.json, as JSON. `dtypes`: of what is frozen, of the anchor. `cast`:
+    shards are gathered in bfloat16."""
     frozen_dtype, anchor_dtype = dtypes
     with ExitStack() as block:
         with torch.device("meta"):
@@ -300,8 +312,9 @@ def _measured(
         held = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         if adaptation.factors:
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
-        anchors, importance = held_bytes(held, form, anchor_dtype)
-        found.update(anchor=sum(anchors), importance=sum(importance))
+        for form in FORMATS:
+            anchors, importance = held_bytes(held, form, anchor_dtype)
+            found["anchor"], found[f"importance, {form}"] = sum(anchors), sum(importance)
         if cast:
             cast_as_gathered(model)
         found["kept"] = kept_bytes(

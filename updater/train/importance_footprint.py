@@ -19,7 +19,7 @@ from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import METHODS
 from updater.train.activations import checkpointed
 from updater.train.adapt import freeze
-from updater.train.footprint import Pass, cast_as_gathered, summed
+from updater.train.footprint import Pass, cast_as_gathered, of_a_pass, summed
 from updater.train.gathered import expert_pieces, gathered_bytes
 from updater.train.importance import SAMPLED_BATCH
 from updater.train.kept import kept_bytes
@@ -79,7 +79,7 @@ def importance_footprint(
     training = replace(training.on_one_device, batch_size=batch_size)
 
     def measured(part: dict[str, Any], passed: Pass) -> Counter[str]:
-        given = (json.dumps(part), training, length, frozen_dtype, passed)
+        given = (json.dumps(part), of_a_pass(training), length, frozen_dtype, passed)
         return Counter(_weighed(*given, kernels=kernels, in_shards=shards > 1))
 
     total = summed(fields, measured, checkpointed=training.activation_checkpointing, pieces=pieces)
@@ -90,7 +90,7 @@ def importance_footprint(
         weights=total["weights"] // shards,
         totals=4 * total["trained"] // shards,
         gradient=_gradient_bytes(training, frozen_dtype)
-        * _largest(json.dumps(dict(fields)), training, shards if pieces.apart else 1),
+        * _largest(json.dumps(dict(fields)), of_a_pass(training), shards if pieces.apart else 1),
         activations=total["kept"],
         recomputed=total["recomputed"],
         logits=logits,

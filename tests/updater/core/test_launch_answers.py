@@ -38,6 +38,7 @@ def weighing(folder: Path, training: TrainingSettings, **changes: str) -> Weighi
     return Weighing(folder, training, checkpoint_digest="c", data_digest="d", **told)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("training", "changes"),
     [
@@ -105,6 +106,7 @@ def same_importance(
             )
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_importance_of_a_release_in_bfloat16_in_shards(
     release: Path, language: Any, tmp_path: Path
 ) -> None:
@@ -122,6 +124,7 @@ def test_an_importance_of_a_release_in_bfloat16_in_shards(
         assert apart < 0.05, (name, apart)
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_importance_of_logits_that_are_made_in_pieces(
     trained: Path, language: Any, tmp_path: Path, driven_by: Callable[[str], None]
 ) -> None:
@@ -141,6 +144,7 @@ def test_an_importance_of_logits_that_are_made_in_pieces(
     same_importance(one, weights.load(file))
 
 
+@pytest.mark.usefixtures("forked")
 def test_processes_draw_labels_of_their_own(trained: Path, language: Any, tmp_path: Path) -> None:
     """So that their mean is an estimate of twice as many draws, and not the same twice."""
     examples = encoded(trained, language(0, 40))
@@ -155,6 +159,7 @@ def test_processes_draw_labels_of_their_own(trained: Path, language: Any, tmp_pa
     assert sums[1] == pytest.approx(sums[0], rel=0.5)
 
 
+@pytest.mark.usefixtures("forked")
 def test_fewer_examples_than_processes(trained: Path, language: Any, tmp_path: Path) -> None:
     examples = encoded(trained, language(0, 1))
     model, _ = checkpoint.load(trained)
@@ -173,6 +178,7 @@ def test_fewer_examples_than_processes(trained: Path, language: Any, tmp_path: P
         torch.testing.assert_close(many.tensors[name], tensor, rtol=1e-4, atol=1e-10)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("sharded", [True, False])
 def test_answers_are_those_of_one_process(
     trained: Path, language: Any, tmp_path: Path, sharded: bool
@@ -195,6 +201,7 @@ def test_answers_are_those_of_one_process(
     assert 0 < sum(found.outcomes["many"]["correct"].to_pylist()) < 38
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_release_in_bfloat16_is_asked_in_shards_as_on_a_gpu(
     trained: Path, language: Any, tmp_path: Path, driven_by: Callable[[str], None]
 ) -> None:
@@ -225,6 +232,7 @@ def test_a_process_that_fails_alone_is_told(
         together.outcomes(task, {"t": language(0, 9)}, FULL, folder=tmp_path, progress=False)
 
 
+@pytest.mark.usefixtures("forked")
 def test_logits_that_are_made_in_pieces(
     trained: Path, language: Any, tmp_path: Path, driven_by: Callable[[str], None]
 ) -> None:

@@ -85,6 +85,7 @@ def same_heads(one: Path, many: Path, atol: float = 1e-5) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=atol, msg=name)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -114,6 +115,7 @@ def test_the_head_is_that_of_one_process(
     assert moved == now.keys() - kept
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("more", [{}, {"gather_gib": 1e-9}], ids=["whole", "in pieces"])
 def test_over_a_backbone_in_bfloat16(given: Asked, tmp_path: Path, more: dict[str, Any]) -> None:
     """As released, in mixed precision: of what is not trained there is no float32."""
@@ -130,6 +132,7 @@ def test_over_a_backbone_in_bfloat16(given: Asked, tmp_path: Path, more: dict[st
     assert many["acceptance_after"][0] > many["acceptance_before"][0]
 
 
+@pytest.mark.usefixtures("forked")
 def test_logits_that_are_made_in_pieces(
     given: Asked, tmp_path: Path, driven_by: Callable[[str], None]
 ) -> None:

@@ -41,6 +41,7 @@ from updater.train.record import Watch
 from updater.train.schedule import MicroBatch
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("devices", "changes"),
     [
@@ -96,6 +97,7 @@ class InParts(Likelihood):
         return Objected(found[0].loss + found[1].loss, sums_b, counts_b)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("strategy", "more"),
     [
@@ -133,6 +135,7 @@ def test_in_mixed_precision_too(
     assert 1e-5 < distance(whole, model) < 0.1 * distance(checkpoint.load(base)[0], model)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_factors_over_bfloat16_weights_are_float32_in_every_process(
     release: Path, lesson: Lesson, importance: Path, tmp_path: Path, strategy: str
@@ -162,6 +165,7 @@ def test_factors_over_bfloat16_weights_are_float32_in_every_process(
     assert apart < 1e-4 * moved
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_base_in_shards_answers_in_mixed_precision(
     base: Path, lesson: Lesson, importance: Path, tmp_path: Path
 ) -> None:
@@ -180,6 +184,7 @@ def test_a_base_in_shards_answers_in_mixed_precision(
     assert distance(learnt, model) < 0.1 * distance(checkpoint.load(base)[0], model)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("held", "changes"),
     [
@@ -226,6 +231,7 @@ def test_whatever_holds_them(
     assert any(differ), "what holds them has done nothing"
 
 
+@pytest.mark.usefixtures("forked")
 def test_logits_that_are_made_in_pieces(
     base: Path,
     lesson: Lesson,
@@ -252,6 +258,7 @@ def test_the_variables_of_a_pod_are_not_those_of_its_own_processes(
     same_weights(tmp_path / "many", model)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("trace", ["path", "optimizer"])
 def test_what_a_training_recorded_is_that_of_one_process(
     base: Path, lesson: Lesson, importance: Path, tmp_path: Path, trace: str
