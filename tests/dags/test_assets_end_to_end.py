@@ -8,6 +8,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+from far_ticks import YEARLY
 from running_airflow import running, until
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
@@ -40,7 +41,7 @@ with DAG("deploy", schedule=[deployed]):
 
     deploy()
 """
-SCHEDULE = '[periods]\nevery = "month"\nschedule = "0 3 1 1 *"\n'
+SCHEDULE = f'[periods]\nevery = "month"\nschedule = "{YEARLY}"\n'
 TICK = "2026-05-01T03:00:00"
 SECONDS = 400  # on a busy machine
 RELEASE = {

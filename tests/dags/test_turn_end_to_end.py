@@ -3,23 +3,16 @@ at a time; what follows one that fails; and a question that nobody answers. The 
 stand-in, with real waits, so that runs at the same time would be seen."""
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from far_ticks import MONTHLY, newest_ticks
 from running_airflow import running, until
 
 STEPS = ["ingest", "rehearse", "importance", "train", "evaluate", "gate", "release"]
-CONFIG = '[periods]\nevery = "month"\nschedule = "0 3 1 * *"\n'
+CONFIG = f'[periods]\nevery = "month"\nschedule = "{MONTHLY}"\n'
 SECONDS = 600  # on a busy machine; a minute or two on an idle one
-
-
-def newest_ticks(number: int) -> list[datetime]:
-    """The newest ticks of the schedule until now, oldest first."""
-    now = datetime.now(UTC)
-    months = range(now.year * 12 + now.month - 1 - number, now.year * 12 + now.month)
-    ticks = [datetime(n // 12, n % 12 + 1, 1, 3, tzinfo=UTC) for n in months]
-    return [tick for tick in ticks if tick <= now][-number:]
 
 
 TICKS = newest_ticks(4)

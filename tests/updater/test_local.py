@@ -16,6 +16,7 @@ from pathlib import Path
 import coverage
 import psutil
 import pytest
+from far_ticks import YEARLY
 from running_airflow import Api
 
 from updater import local, orphans
@@ -58,7 +59,7 @@ class Served:
         self.workspace = folder / "workspace"
         self.workspace.mkdir()
         (self.workspace / "updater.toml").write_text(
-            '[periods]\nevery = "month"\nschedule = "0 3 1 1 *"\n'
+            f'[periods]\nevery = "month"\nschedule = "{YEARLY}"\n'
         )
         script = folder / "updater"
         script.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
