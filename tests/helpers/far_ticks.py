@@ -1,7 +1,7 @@
 """Schedules whose last tick is long ago, whatever day it is, and whose next one is far away.
 
-Airflow gives a DAG that has had no run, and no start, one of its last tick where less than a tenth of
-the time to the next has gone by since: a test that counts runs would have one more on some days.
+Airflow gives a DAG that has had no run, and no start, one of its last tick where less than a tenth
+of the time to the next has gone by since: a test that counts runs would have one more on some days.
 """
 
 from datetime import UTC, datetime
