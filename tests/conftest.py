@@ -73,13 +73,14 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take long come first, so that at the end no worker waits for another's; then
-    those with many tests. Coverage is of the quick tests alone: to follow a training line by line
-    takes a third of its time on top, and most of what slow tests run are other processes."""
+    those with many tests. Coverage is of the quick tests and of all fixtures: to follow a training
+    line by line takes a third of its time on top, and most of what slow tests run are other
+    processes."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     for item in slow:
         item.add_marker("no_cover")  # pytest-cov's
-    files, counts = {item.path for item in slow}, Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in files, -counts[item.path]))
+    slow_files, counts = {item.path for item in slow}, Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow_files, -counts[item.path]))
 
 
 def pytest_collection_finish() -> None:
@@ -96,15 +97,21 @@ def tiny_json() -> str:
 
 
 @pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+def forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many processes are forked, and not torchrun's, which import all anew: for tests of what they
-    come to."""
+    come to. But of a case that is marked `torchrun`."""
+    if request.node.get_closest_marker("torchrun"):
+        return
     from forked_workers import ForkedWorkers
 
     from updater.launch import processes
 
-    there = {**vars(subprocess), "Popen": ForkedWorkers}
-    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(**there))
+    there = SimpleNamespace(
+        Popen=ForkedWorkers,
+        DEVNULL=subprocess.DEVNULL,
+        TimeoutExpired=subprocess.TimeoutExpired,
+    )
+    monkeypatch.setattr(processes, "subprocess", there)
 
 
 def missing(service: str, error: Exception) -> None:

@@ -1,6 +1,5 @@
 """One training by one process and by many, and how like what comes of them is."""
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from regularizers import importance as weights
@@ -31,12 +29,6 @@ TRAINING = TrainingSettings(
     epochs=1, batch_size=7, accumulate=2, learning_rate=1e-3, checkpoint_every_steps=2
 )
 EWC = RegularizerSettings(method="ewc", strength=10.0)
-NONE = RegularizerSettings(method="none")
-LORA = {"adapt": "lora", "strategy": "fsdp"}
-"""In shards, which "auto" does not take."""
-LORA_EXPERTS = {**LORA, "lora_experts": True}
-ONE_BY_ONE = 1e-9
-"""GiB: pieces of one expert of each process."""
 
 
 def alone(
@@ -82,10 +74,6 @@ def task(base: Path, importance: Path, *, trace: str = "", **changes: Any) -> Le
     return Learning(base, training, EWC, (TermFiles(base, importance),), trace)
 
 
-def both(first: nn.Module, second: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    return list(first.parameters()), list(second.parameters())
-
-
 def same_weights(folder: Path, model: NemotronHForCausalLM) -> None:
     learnt, _ = checkpoint.load(folder / answer.LEARNT)
     expected = model.state_dict()
@@ -99,39 +87,6 @@ def same_experts(many: Fit, one: Fit) -> None:
     for layer, tokens in one.experts.items():
         assert sum(many.experts[layer]) == sum(tokens) == 2 * one.num_tokens
         assert many.experts[layer] == pytest.approx(tokens, abs=3)
-
-
-def moved(base: Path, model: NemotronHForCausalLM) -> float:
-    """The furthest that any weight went."""
-    before, _ = checkpoint.load(base)
-    return max(
-        float((a - b).detach().abs().max()) for a, b in zip(*both(before, model), strict=True)
-    )
-
-
-def distance(first: nn.Module, second: nn.Module) -> float:
-    """The norm of the difference of all weights."""
-    apart = [(a - b).detach().square().sum() for a, b in zip(*both(first, second), strict=True)]
-    return float(torch.stack(apart).sum().sqrt())
-
-
-def rank_of(pid: int) -> int:
-    """Of a process that trains."""
-    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    (rank,) = [word for word in words if word.startswith(b"RANK=")]
-    return int(rank.partition(b"=")[2])
-
-
-def workers(folder: Path) -> list[int]:
-    """The processes that train in the folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            mine = words[-3:-1] == [b"updater.launch.worker", str(folder).encode()]
-            if mine and b"updater.launch.torchrun" not in words:
-                found.append(int(path.parent.name))
-    return sorted(found)
 
 
 def wait_until(holds: Callable[[], bool], *, seconds: float) -> None:

@@ -20,12 +20,11 @@ def weights(folder: Path, version: str) -> dict[str, torch.Tensor]:
     return load_file(workspace.checkpoints.local(digest) / files.SINGLE)
 
 
-@pytest.mark.parametrize("method", ["ewc", "si"])
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("method", [pytest.param("ewc", marks=pytest.mark.torchrun), "si"])
 def test_two_processes_come_to_what_one_does(
-    lay_out: Callable[[Path], Path], tmp_path: Path, method: str, request: pytest.FixtureRequest
+    lay_out: Callable[[Path], Path], tmp_path: Path, method: str
 ) -> None:
-    if method == "si":  # how they are started makes no difference to it
-        request.getfixturevalue("forked")
     chosen = ("--set", f"regularizer.method={method}")
     found = []
     for devices in (1, 2):

@@ -183,29 +183,31 @@ def _between_terms(regularizer: RegularizerSettings) -> bool:
 
 
 def of_a_pass(training: TrainingSettings) -> TrainingSettings:
-    """The settings of one process, without those that no pass heeds or that `Pass` has: ways that
-    differ in these alone are measured once."""
+    """The settings of one process, without what the ways of one diagnosis change and no pass heeds,
+    or `Pass` has: ways that differ in these alone are measured once."""
+    plain = TrainingSettings
     return replace(
         training,
-        accumulate=1,
-        activation_checkpointing=False,
-        gather_gib=TrainingSettings.gather_gib,
-        strategy="auto",
+        accumulate=plain.accumulate,
+        activation_checkpointing=plain.activation_checkpointing,
+        gather_gib=plain.gather_gib,
+        strategy=plain.strategy,
     )
 
 
-def held_bytes(
-    weights: Mapping[str, torch.Tensor], form: str, dtype: torch.dtype
-) -> tuple[list[int], list[int]]:
-    """Of these weights, by their in-memory names, each anchor's bytes and each tensor's of the
-    importance in the format `form`; `dtype`: the anchor's. The weights may be on the meta
-    device."""
-    anchors = [
+def anchor_bytes(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[int]:
+    """Of the anchor of each of these weights, by their in-memory names, in `dtype`. They may be on
+    the meta device."""
+    return [
         weight.numel() * (4 if stays_float32(name) else dtype.itemsize)
         for name, weight in weights.items()
     ]
-    importance = kept(weights, form)
-    return anchors, [num_bytes({name: weight}) for name, weight in importance.items()]
+
+
+def importance_bytes(weights: Mapping[str, torch.Tensor], form: str) -> list[int]:
+    """Of the importance of each of these weights in the format `form`. They may be on the meta
+    device."""
+    return [num_bytes({name: weight}) for name, weight in kept(weights, form).items()]
 
 
 def idle_bytes(fields: Mapping[str, Any], training: TrainingSettings, *, shards: int = 1) -> int:
@@ -312,9 +314,9 @@ def _measured(
         held = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         if adaptation.factors:
             held = {name: adaptation.weights[name].detach() for name in adaptation.factors}
+        found["anchor"] = sum(anchor_bytes(held, anchor_dtype))
         for form in FORMATS:
-            anchors, importance = held_bytes(held, form, anchor_dtype)
-            found["anchor"], found[f"importance, {form}"] = sum(anchors), sum(importance)
+            found[f"importance, {form}"] = sum(importance_bytes(held, form))
         if cast:
             cast_as_gathered(model)
         found["kept"] = kept_bytes(

@@ -16,7 +16,7 @@ from updater.nemotron.checkpoint import build
 from updater.nemotron.layout import mtp_pattern, mtp_shapes, tensor_shapes
 from updater.settings import TrainingSettings
 from updater.train.drafting import NUM_DRAFTS
-from updater.train.footprint import Footprint, idle_bytes
+from updater.train.footprint import Footprint, idle_bytes, of_a_pass
 from updater.train.gathered import ExpertPieces, expert_pieces
 from updater.train.kept import kept_bytes
 from updater.train.likelihood import LOGITS_BYTES
@@ -69,7 +69,7 @@ def head_footprint(
     ends = resting_dtype.itemsize * 2 * hidden * fields["vocab_size"]
     gradients = 4 * trained // shards
     kept = [
-        _kept(json.dumps(blocks), alone, length, kernels=kernels, in_pieces=in_pieces)
+        _kept(json.dumps(blocks), of_a_pass(alone), length, kernels=kernels, in_pieces=in_pieces)
         for in_pieces in (False, True)
     ]
     again = kept[False] - kept[True] + 3 * pieces.pairs if pieces.apart else 0

@@ -19,7 +19,7 @@ from updater.nemotron.layout import tensor_shapes
 from updater.settings import RegularizerSettings, TrainingSettings
 from updater.settings.regularizing import HOLD_WEIGHTS, METHODS
 from updater.train.adapt import freeze
-from updater.train.footprint import anchor_dtype, held_bytes
+from updater.train.footprint import anchor_bytes, anchor_dtype, of_a_pass
 from updater.train.sharded_state import FILE_BYTES
 
 PROCESS_BYTES = 2**31
@@ -70,7 +70,7 @@ def host_footprint(
     method = METHODS[regularizer.method]
     sizes = _sizes(
         json.dumps(dict(fields)),
-        training.on_one_device,
+        of_a_pass(training.on_one_device),
         regularizer.format,
         anchor_dtype(regularizer, released_dtype),
     )
@@ -133,7 +133,6 @@ def _sizes(fields: str, training: TrainingSettings, form: str, dtype: torch.dtyp
         model = build(json.loads(fields))
         freeze(model, training)
     held = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    anchor, _ = held_bytes(held, form, dtype)
     tensors = [part for weight in kept(held, form).values() for part in parts(weight)]
     entries = sum(weight.numel() for weight in held.values())
     trained = entries
@@ -142,4 +141,6 @@ def _sizes(fields: str, training: TrainingSettings, form: str, dtype: torch.dtyp
             math.prod(w.shape[:-2]) * training.lora_rank * sum(w.shape[-2:]) for w in held.values()
         )
     largest = 4 * max(weight.numel() for weight in held.values())
-    return _Sizes(anchor, [tensor.nbytes for tensor in tensors], largest, trained)
+    return _Sizes(
+        anchor_bytes(held, dtype), [tensor.nbytes for tensor in tensors], largest, trained
+    )

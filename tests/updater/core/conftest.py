@@ -124,7 +124,6 @@ def trained(base: Path, quick: TrainingSettings, tmp_path_factory: pytest.TempPa
     """A checkpoint folder that has learnt most of the language. Not to be written to."""
     from updater.train.fit import fit
     from updater.train.guards import Guards
-    from updater.train.lesson import Lesson
     from updater.train.record import Watch
 
     folder = tmp_path_factory.mktemp("trained")

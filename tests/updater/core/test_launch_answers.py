@@ -53,7 +53,10 @@ def weighing(folder: Path, training: TrainingSettings, **changes: str) -> Weighi
         (LORA, {}),
         (SHARDED_LORA, {"form": "factored"}),
         (dataclasses.replace(SHARDED_LORA, precision="bf16-mixed"), {}),
-        (dataclasses.replace(SHARDED_LORA, lora_experts=True, gather_gib=1e-9), {}),
+        pytest.param(
+            *(dataclasses.replace(SHARDED_LORA, lora_experts=True, gather_gib=1e-9), {}),
+            marks=pytest.mark.torchrun,
+        ),
     ],
     ids=[
         "fsdp",

@@ -92,7 +92,7 @@ def same_heads(one: Path, many: Path, atol: float = 1e-5) -> None:
         {"adapt": "lora"},
         {"strategy": "fsdp"},
         {"activation_checkpointing": True, "train_routers": True, "router_bias_rate": 1e-3},
-        {"strategy": "fsdp", "gather_gib": 1e-9},
+        pytest.param({"strategy": "fsdp", "gather_gib": 1e-9}, marks=pytest.mark.torchrun),
     ],
     ids=["ddp", "fsdp", "fsdp checkpointed", "fsdp in pieces"],
 )

@@ -1,12 +1,12 @@
 """Training by many processes that ends before its time: what is lost, and what is told."""
 
+import contextlib
 import logging
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,10 @@ import torch
 from trained_together import (
     QUIET,
     alone,
-    rank_of,
     same_experts,
     same_weights,
     task,
     wait_until,
-    workers,
 )
 
 from updater.errors import CrashError, InputError, UpdateError
@@ -40,6 +38,25 @@ def stop_at(step: int) -> Watch:
             raise Stopped
 
     return Watch(told, progress=False)
+
+
+def rank_of(pid: int) -> int:
+    """Of a process that trains."""
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    (rank,) = [word for word in words if word.startswith(b"RANK=")]
+    return int(rank.partition(b"=")[2])
+
+
+def workers(folder: Path) -> list[int]:
+    """The processes that train in the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            mine = words[-3:-1] == [b"updater.launch.worker", str(folder).encode()]
+            if mine and b"updater.launch.torchrun" not in words:
+                found.append(int(path.parent.name))
+    return sorted(found)
 
 
 @pytest.mark.parametrize(
@@ -203,21 +220,6 @@ def test_processes_that_crash_each_time_say_their_last_lines(
     asked = task(base, tmp_path / "gone.safetensors", devices=2)
     with pytest.raises(UpdateError, match=r"exit code 1.*FileNotFoundError: .*gone\.safetensors"):
         together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET)
-
-
-def test_no_process_waits_while_another_hashes_the_importance(
-    base: Path,
-    lesson: Lesson,
-    importance: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    driven_by: Callable[[str], None],
-) -> None:
-    """Who starts them has verified it: `steps.importance.files`."""
-    driven_by("waiting_driver.py")
-    monkeypatch.setattr(processes, "MAX_RESTARTS", 0)
-    asked = task(base, importance, devices=2, max_steps=1)
-    assert together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET).num_steps == 1
 
 
 def test_what_ends_a_process_before_it_can_say_so_is_told(

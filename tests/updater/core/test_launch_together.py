@@ -13,16 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from trained_together import (
-    LORA,
-    LORA_EXPERTS,
-    NONE,
-    ONE_BY_ONE,
     QUIET,
     alone,
-    both,
-    distance,
-    moved,
     same_experts,
     same_weights,
     task,
@@ -40,6 +34,31 @@ from updater.train.objective import Likelihood, Objected
 from updater.train.record import Watch
 from updater.train.schedule import MicroBatch
 
+NONE = RegularizerSettings(method="none")
+LORA = {"adapt": "lora", "strategy": "fsdp"}
+"""In shards, which "auto" does not take."""
+LORA_EXPERTS = {**LORA, "lora_experts": True}
+ONE_BY_ONE = 1e-9
+"""GiB: pieces of one expert of each process."""
+
+
+def both(first: nn.Module, second: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return list(first.parameters()), list(second.parameters())
+
+
+def moved(base: Path, model: NemotronHForCausalLM) -> float:
+    """The furthest that any weight went."""
+    before, _ = checkpoint.load(base)
+    return max(
+        float((a - b).detach().abs().max()) for a, b in zip(*both(before, model), strict=True)
+    )
+
+
+def distance(first: nn.Module, second: nn.Module) -> float:
+    """The norm of the difference of all weights."""
+    apart = [(a - b).detach().square().sum() for a, b in zip(*both(first, second), strict=True)]
+    return float(torch.stack(apart).sum().sqrt())
+
 
 @pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
@@ -50,14 +69,14 @@ from updater.train.schedule import MicroBatch
         (4, {"strategy": "fsdp"}),  # of six experts the fourth process has none
         (4, {"gather_gib": ONE_BY_ONE, "activation_checkpointing": True}),
         (3, {**LORA, "learning_rate": 1e-2, "gather_gib": ONE_BY_ONE}),
-        (4, {**LORA, "learning_rate": 1e-2, "lora_experts": True, "gather_gib": ONE_BY_ONE}),
+        pytest.param(
+            *(4, {**LORA, "learning_rate": 1e-2, "lora_experts": True, "gather_gib": ONE_BY_ONE}),
+            marks=pytest.mark.torchrun,
+        ),
         (2, {"train_routers": True, "router_bias_rate": 1e-3, "activation_checkpointing": True}),
         (2, {"adapt": "lora", "lora_experts": True, "learning_rate": 1e-2}),
         (2, {**LORA, "learning_rate": 1e-2, "activation_checkpointing": True}),
-        (
-            3,
-            {"adapt": "lora", "strategy": "fsdp", "learning_rate": 1e-2},
-        ),  # no part is like another
+        (3, {**LORA, "learning_rate": 1e-2}),  # no part is like another
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
 )
@@ -198,7 +217,10 @@ def test_a_base_in_shards_answers_in_mixed_precision(
         ({"method": "lwf", "strength": 1.0}, LORA),
         ({"method": "ewc", "strength": 10.0, "format": "factored"}, LORA),
         ({"method": "ewc", "strength": 10.0, "format": "factored"}, LORA_EXPERTS),
-        ({"method": "ewc", "strength": 10.0, "offload": True}, LORA_EXPERTS),
+        pytest.param(
+            *({"method": "ewc", "strength": 10.0, "offload": True}, LORA_EXPERTS),
+            marks=pytest.mark.torchrun,
+        ),
         ({"method": "ewc", "strength": 10.0, "terms": "periods"}, {**LORA, "terms": 2}),
     ],
     ids=lambda value: "-".join(map(str, value.values())),
@@ -256,6 +278,22 @@ def test_the_variables_of_a_pod_are_not_those_of_its_own_processes(
     model, _ = alone(base, lesson, importance, tmp_path / "one")
     together.fit(task(base, importance, devices=2), lesson, folder=tmp_path / "many", watch=QUIET)
     same_weights(tmp_path / "many", model)
+
+
+@pytest.mark.usefixtures("forked")
+def test_no_process_waits_while_another_hashes_the_importance(
+    base: Path,
+    lesson: Lesson,
+    importance: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driven_by: Callable[[str], None],
+) -> None:
+    """Who starts them has verified it: `steps.importance.files`."""
+    driven_by("waiting_driver.py")
+    monkeypatch.setattr(processes, "MAX_RESTARTS", 0)
+    asked = task(base, importance, devices=2, max_steps=1)
+    assert together.fit(asked, lesson, folder=tmp_path / "many", watch=QUIET).num_steps == 1
 
 
 @pytest.mark.usefixtures("forked")
