@@ -7,6 +7,7 @@ in a form that serving stacks do not read, and drops the MTP layers. Called by t
 `updater.pipeline` and by benchmarks.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -47,6 +48,8 @@ __all__ = [
     "random",
 ]
 
+log = logging.getLogger("updater")
+
 _SHARD_BYTES = 5_000_000_000  # about the size of a shard in NVIDIA's releases
 
 
@@ -64,7 +67,7 @@ def create(
     The same arguments make the same bytes. A byte-level BPE is trained on `texts`, unless
     `tokenizer` names a folder with tokenizer.json, whose size is then the vocabulary's.
     `vocabulary_size` counts the special tokens and the 256 bytes; few texts give fewer entries.
-    A checkpoint that stood at `target` is replaced.
+    A checkpoint that stood at `target` is replaced. It has no multi-token-prediction head.
 
     Raises:
         InputError: an unknown architecture, no texts, or a tokenizer that cannot be used.
@@ -77,6 +80,13 @@ def create(
             ids = tokenizers.train(texts, folder, vocabulary_size=vocabulary_size)
         fields = presets.config_fields(architecture, ids["vocab_size"]) | ids
         fields["torch_dtype"] = "float32"
+        if fields.get("num_nextn_predict_layers"):
+            fields["num_nextn_predict_layers"] = 0
+            log.warning(
+                "%s describes a multi-token-prediction head: none is made from scratch, and the "
+                "new checkpoint's config.json speaks of none",
+                architecture,
+            )
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             model = build(fields)

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, NemotronHForCausalLM
 
 from updater.errors import InputError
 from updater.nemotron import checkpoint, files, tokenizer
+from updater.nemotron.heads import has_head
 from updater.nemotron.weights import released, stays_float32
 from updater.settings import TrainingSettings
 from updater.train.adapt import frozen_dtype
@@ -56,6 +57,19 @@ def test_config_is_in_the_released_form(micro: str, tmp_path: Path) -> None:
     assert config["num_hidden_layers"] == len(config["hybrid_override_pattern"])
     assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (0, 1, 2)
     assert not any(p.suffix in files.PICKLES for p in folder.iterdir())
+
+
+def test_what_is_made_from_scratch_speaks_of_no_head(
+    micro: str, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever serves it would look for its tensors."""
+    head = {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E"}
+    architecture = tmp_path / "config.json"
+    architecture.write_text(json.dumps(json.loads(Path(micro).read_text()) | head))
+    checkpoint.create(str(architecture), ["a bird"], tmp_path / "x", vocabulary_size=300, seed=1)
+    assert "none is made from scratch" in caplog.text
+    assert not checkpoint.check(tmp_path / "x").config.get("num_nextn_predict_layers")
+    assert not has_head(checkpoint.check(tmp_path / "x").config, None, where="x")
 
 
 def test_transformers_reads_what_we_make(base: Path) -> None:
