@@ -90,6 +90,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """What is frozen would be told as leaked at the end by libraries that look."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_json() -> str:
     """The text of a config.json: an architecture that trains in seconds."""
