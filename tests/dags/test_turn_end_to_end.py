@@ -13,8 +13,6 @@ from running_airflow import running, until
 STEPS = ["ingest", "rehearse", "importance", "train", "evaluate", "gate", "release"]
 CONFIG = f'[periods]\nevery = "month"\nschedule = "{MONTHLY}"\n'
 SECONDS = 600  # on a busy machine; a minute or two on an idle one
-
-
 TICKS = newest_ticks(4)
 KEYS = [f"{tick:%Y-%m-%dT%H:%M:%S}" for tick in TICKS]
 

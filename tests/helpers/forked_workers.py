@@ -23,8 +23,8 @@ from typing import IO
 from torch.distributed import TCPStore
 
 from updater.launch.parent import PARENT
+from updater.local import HOST
 
-HOST = "127.0.0.1"
 _WORKER = "updater.launch.worker"
 
 
